@@ -1,0 +1,47 @@
+"""rn-rl: regularity normalization and its relatives inside Stable-Baselines3 agents.
+
+Importing this loads neither Stable-Baselines3 nor gymnasium, nor even torch before it is needed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rn_rl.normalization import (
+        RegularityNorm,
+        available_normalizers,
+        make_normalizers,
+        observation_weights,
+    )
+    from rn_rl.probe import CodeLengthProbe
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "RegularityNorm": "rn_rl.normalization",
+    "available_normalizers": "rn_rl.normalization",
+    "make_normalizers": "rn_rl.normalization",
+    "observation_weights": "rn_rl.normalization",
+    "CodeLengthProbe": "rn_rl.probe",
+}
+
+__all__ = [
+    "CodeLengthProbe",
+    "RegularityNorm",
+    "__version__",
+    "available_normalizers",
+    "make_normalizers",
+    "observation_weights",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'rn_rl' has no attribute {name!r}")
+    return getattr(importlib.import_module(_EXPORTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,7 @@
+"""Agents: SB3 subclasses with replay-aware normalizer state, and their logging."""
+
+from rn_rl.agents.agents import RNDQN, RNPPO
+from rn_rl.agents.logging import NormalizerLogger
+from rn_rl.agents.replay import AgeWeightedReplayBuffer
+
+__all__ = ["RNDQN", "RNPPO", "AgeWeightedReplayBuffer", "NormalizerLogger"]

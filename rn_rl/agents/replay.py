@@ -1,0 +1,53 @@
+"""A replay buffer that knows how old its samples are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor
+
+from rn_rl.errors import UserError
+
+
+class AgeWeightedReplayBuffer(ReplayBuffer):
+    """SB3's ``ReplayBuffer`` that also gives the weight of each sample it last drew.
+
+    Sampling is uniform as ever, so the gradient sees the whole memory; the weights
+    ``w_i = 2 ** (-age_i / half_life_steps)`` are for statistics that ought to follow the current
+    policy, see :func:`rn_rl.observation_weights`. The age of a transition is the number of timesteps
+    taken since it was stored; the newest has age 0.
+
+    Args:
+        half_life_steps: timesteps after which a sample counts half; None weighs all the same.
+        args, kwargs: see SB3.
+    """
+
+    def __init__(self, *args: Any, half_life_steps: float | None = 10_000, **kwargs: Any) -> None:
+        if half_life_steps is not None and not half_life_steps > 0:
+            raise UserError(
+                f"half_life_steps={half_life_steps!r}: expected timesteps above 0, or None"
+            )
+        super().__init__(*args, **kwargs)
+        self.half_life_steps = half_life_steps
+        self.last_weights: Tensor | None = None
+
+    def ages(self, batch_inds: np.ndarray) -> np.ndarray:
+        """Ages in timesteps of the transitions at these positions."""
+        return (self.pos - 1 - batch_inds) % self.buffer_size * self.n_envs
+
+    def _get_samples(
+        self, batch_inds: np.ndarray, env: VecNormalize | None = None
+    ) -> ReplayBufferSamples:
+        if self.half_life_steps is not None:
+            weights = np.exp2(-self.ages(batch_inds) / self.half_life_steps)
+            self.last_weights = torch.as_tensor(weights, device=self.device)
+        return super()._get_samples(batch_inds, env)
+
+    def weights(self) -> Tensor | None:
+        """Weights of the batch drawn last, ``(batch,)``; None when all count the same."""
+        return self.last_weights

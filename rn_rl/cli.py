@@ -1,0 +1,103 @@
+"""``rn-rl ...``: one subcommand a file of ``rn_rl.experiment``, and one place for errors."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import tyro
+
+from rn_rl.errors import UserError
+from rn_rl.experiment.config import TrainConfig
+from rn_rl.experiment.evaluate import EvaluateConfig, run_evaluate
+from rn_rl.experiment.train import TrainingStopped, train
+from rn_rl.experiment.video import VideoConfig, run_video
+from rn_rl.experiment.zoo import NormsConfig, ZooConfig, run_norms, run_zoo
+
+Command = (
+    Annotated[TrainConfig, tyro.conf.subcommand("train", prefix_name=False)]
+    | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate", prefix_name=False)]
+    | Annotated[VideoConfig, tyro.conf.subcommand("video", prefix_name=False)]
+    | Annotated[NormsConfig, tyro.conf.subcommand("norms", prefix_name=False)]
+    | Annotated[ZooConfig, tyro.conf.subcommand("zoo", prefix_name=False)]
+)
+
+
+def run_train(config: TrainConfig) -> None:
+    """Train, and say what to do with the result."""
+    run = train(config)
+    if not config.quiet:
+        print(f"next: rn-rl evaluate '{run.folder}'   or   rn-rl video '{run.folder}'")
+
+
+HANDLERS: dict[type, Callable[[Any], None]] = {
+    TrainConfig: run_train,
+    EvaluateConfig: run_evaluate,
+    VideoConfig: run_video,
+    NormsConfig: run_norms,
+    ZooConfig: run_zoo,
+}
+
+
+def parse(command: Any, arguments: Sequence[str], prog: str, description: str | None) -> object:
+    """tyro's parse, with its boxed errors as one line."""
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(
+                command,
+                prog=prog,
+                description=description,
+                args=list(arguments),
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", errors.getvalue())
+        raise UserError(" ".join(re.sub(r"[╭╮╰╯│─]+", " ", plain).split())) from None
+
+
+def run_command(
+    command: Any,
+    handlers: dict[type, Callable[[Any], None]],
+    prog: str,
+    description: str | None = None,
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Parse, run, and turn what a user can fix into one line.
+
+    Returns:
+        0; 2 for what the user can fix; 130 after Ctrl-C.
+    """
+    try:
+        config = parse(command, sys.argv[1:] if arguments is None else arguments, prog, description)
+        handlers[type(config)](config)
+    except UserError as error:
+        print(f"{prog}: error: {error}", file=sys.stderr)
+        return 2
+    except TrainingStopped as stopped:
+        print(f"{prog}: {stopped}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print(f"{prog}: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; see :func:`run_command`."""
+    about = "Regularity-normalized agents: train, evaluate, film."
+    return run_command(Command, HANDLERS, "rn-rl", about, arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

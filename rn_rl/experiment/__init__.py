@@ -1,0 +1,1 @@
+"""Experiments: train, evaluate, film; runs on disk."""

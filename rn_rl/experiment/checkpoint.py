@@ -1,0 +1,247 @@
+"""Exact resume: the one place where everything random or carried over is gathered.
+
+A checkpoint stands between two phases, when a rollout begins. It is a single ``.npz`` of plain arrays
+and one JSON text, so it appears whole or not at all, and nothing in it is a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
+
+from rn_rl.agents import NormalizerLogger
+from rn_rl.errors import UserError
+from rn_rl.experiment.files import write_npz
+from rn_rl.experiment.run import load_vecnormalize_state, vecnormalize_state
+
+COUNTERS = (
+    "num_timesteps",
+    "_episode_num",
+    "_n_calls",
+    "_n_updates",
+    "_current_progress_remaining",
+    "_total_timesteps",
+    "exploration_rate",
+)
+"""Numbers that an SB3 agent carries from one phase to the next."""
+
+LAST = ("_last_obs", "_last_original_obs", "_last_episode_starts")
+"""Arrays that it carries."""
+
+MEMORY = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+"""Arrays of a replay buffer."""
+
+
+def file(folder: Path) -> Path:
+    """Where the checkpoint of a run is."""
+    return folder / "state.npz"
+
+
+def save(folder: Path, model: BaseAlgorithm, evaluation: EvalCallback, log: NormalizerLogger) -> None:
+    """Write a checkpoint of a training that stands at the start of a rollout."""
+    arrays: dict[str, Any] = {}
+    for name, tensor in model.policy.state_dict().items():
+        arrays[f"policy/{name}"] = tensor.cpu().numpy()
+    optimizer = model.policy.optimizer.state_dict()
+    for index, entry in optimizer["state"].items():
+        for name, value in entry.items():
+            arrays[f"optimizer/{index}/{name}"] = torch.as_tensor(value).cpu().numpy()
+    for name in LAST:
+        put(arrays, f"last/{name}", getattr(model, name, None))
+    memory = getattr(model, "replay_buffer", None)
+    if memory is not None:
+        for name in MEMORY:
+            filled = getattr(memory, name, None)
+            put(arrays, f"memory/{name}", head(filled, memory.size()))
+    arrays["rng/numpy"] = np.random.get_state()[1]  # type: ignore[index]
+    arrays["rng/torch"] = torch.get_rng_state().numpy()
+    if torch.cuda.is_available():
+        for i, state in enumerate(torch.cuda.get_rng_state_all()):
+            arrays[f"rng/cuda/{i}"] = state.numpy()
+    for name in ("timesteps", "results", "length"):
+        arrays[f"evaluations/{name}"] = np.array(getattr(evaluation, f"evaluations_{name}"))
+    arrays["history/timesteps"] = np.array([t for t, _ in log.history])
+    arrays["history/gains"] = np.array([g for _, g in log.history])
+    arrays["history/commit_kls"] = np.array(log.commit_kls)
+
+    assert model.env is not None and model.ep_info_buffer is not None
+    normalizer = model.get_vec_normalize_env()
+    plain = {
+        "counters": {n: getattr(model, n) for n in COUNTERS if hasattr(model, n)},
+        "optimizer": optimizer["param_groups"],
+        "memory": None if memory is None else {"pos": memory.pos, "full": bool(memory.full)},
+        "rng_python": random.getstate(),
+        "rng_numpy": [np.random.get_state()[0], *np.random.get_state()[2:]],
+        "rng_actions": model.action_space.np_random.bit_generator.state,
+        "environments": snapshots(model.env),
+        "evaluation_environments": snapshots(evaluation.eval_env),
+        "vecnormalize": None if normalizer is None else vecnormalize_state(normalizer),
+        "episodes": [{k: float(v) for k, v in e.items()} for e in model.ep_info_buffer],
+        "evaluation_calls": evaluation.n_calls,
+        "best_mean_reward": float(evaluation.best_mean_reward),
+        "rollouts": log.rollouts,
+        "monitor_rows": monitor_rows(folder.parent),
+    }
+    arrays["plain"] = np.array(json.dumps(plain))
+    write_npz(file(folder), **arrays)
+
+
+def restore(
+    folder: Path, model: BaseAlgorithm, evaluation: EvalCallback, log: NormalizerLogger
+) -> None:
+    """Put a fresh agent, its environments and callbacks where a checkpoint stands.
+
+    Raises:
+        UserError: no checkpoint, a damaged one, or an environment that does not replay.
+    """
+    with read(folder) as arrays:
+        plain = json.loads(str(arrays["plain"]))
+        policy = {
+            name.removeprefix("policy/"): torch.from_numpy(arrays[name])
+            for name in arrays.files
+            if name.startswith("policy/")
+        }
+        model.policy.load_state_dict(policy)
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for name in arrays.files:
+            if name.startswith("optimizer/"):
+                _, index, key = name.split("/")
+                moments.setdefault(int(index), {})[key] = torch.from_numpy(arrays[name])
+        model.policy.optimizer.load_state_dict(
+            {"state": moments, "param_groups": plain["optimizer"]}
+        )
+        for name, value in plain["counters"].items():
+            setattr(model, name, value)
+        for name in LAST:
+            value = take(arrays, f"last/{name}")
+            if value is not None:
+                setattr(model, name, value)
+        if plain["memory"] is not None:
+            memory: Any = model.replay_buffer  # type: ignore[attr-defined]
+            for name in MEMORY:
+                fill(getattr(memory, name, None), take(arrays, f"memory/{name}"))
+            memory.pos, memory.full = plain["memory"]["pos"], plain["memory"]["full"]
+        assert model.env is not None
+        restore_environments(model.env, plain["environments"])
+        restore_environments(evaluation.eval_env, plain["evaluation_environments"])
+        normalizer = model.get_vec_normalize_env()
+        if normalizer is not None:
+            load_vecnormalize_state(plain["vecnormalize"], normalizer)
+            held_out = unwrap_vec_normalize(evaluation.eval_env)
+            assert held_out is not None
+            load_vecnormalize_state(plain["vecnormalize"], held_out)
+        model.ep_info_buffer.extend(plain["episodes"])  # type: ignore[union-attr]
+        evaluation.n_calls = plain["evaluation_calls"]
+        evaluation.best_mean_reward = plain["best_mean_reward"]
+        for name in ("timesteps", "results", "length"):
+            stored = arrays[f"evaluations/{name}"]
+            setattr(evaluation, f"evaluations_{name}", stored.tolist())
+        gains = arrays["history/gains"].tolist()
+        steps = arrays["history/timesteps"].tolist()
+        log.history = list(zip(steps, gains, strict=True))
+        log.commit_kls = arrays["history/commit_kls"].tolist()
+        log.rollouts = plain["rollouts"]
+
+        version, internal, gauss = plain["rng_python"]
+        random.setstate((version, tuple(internal), gauss))
+        kind, *rest = plain["rng_numpy"]
+        np.random.set_state((kind, arrays["rng/numpy"], *rest))
+        model.action_space.np_random.bit_generator.state = plain["rng_actions"]
+        for name in arrays.files:
+            if name.startswith("rng/cuda/"):
+                torch.cuda.set_rng_state(torch.from_numpy(arrays[name]), int(name.split("/")[2]))
+        torch.set_rng_state(torch.from_numpy(arrays["rng/torch"]))
+
+
+def read(folder: Path) -> Any:
+    """The arrays of a checkpoint."""
+    path = file(folder)
+    if not path.is_file():
+        raise UserError(
+            f"run {folder.parent}: no checkpoint to continue from; start another run, with "
+            f"--from {folder.parent} to begin with its weights"
+        )
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} is damaged ({' '.join(str(error).split())})") from None
+
+
+def timesteps(folder: Path) -> int:
+    """Timesteps that a checkpoint has behind it."""
+    with read(folder) as arrays:
+        return int(json.loads(str(arrays["plain"]))["counters"]["num_timesteps"])
+
+
+def trim_monitor(folder: Path) -> None:
+    """Drop what the monitor files hold beyond the checkpoint: the resumed run writes it again."""
+    with read(folder) as arrays:
+        rows = json.loads(str(arrays["plain"]))["monitor_rows"]
+    for name, count in rows.items():
+        path = folder.parent / name
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(lines[:count]))
+
+
+def monitor_rows(run_folder: Path) -> dict[str, int]:
+    """Lines in each monitor file of a run."""
+    return {
+        path.name: len(path.read_text().splitlines())
+        for path in sorted(run_folder.glob("*.monitor.csv"))
+    }
+
+
+def snapshots(env: VecEnv) -> list[dict[str, Any]]:
+    """Of every environment; see :class:`rn_rl.experiment.replayable.ReplayableEnv`."""
+    inner = env.unwrapped
+    assert isinstance(inner, DummyVecEnv)
+    return [e.snapshot() for e in inner.envs]  # type: ignore[attr-defined]
+
+
+def restore_environments(env: VecEnv, stored: list[dict[str, Any]]) -> None:
+    """Replay every environment; a vector environment then must not be reset."""
+    inner = env.unwrapped
+    assert isinstance(inner, DummyVecEnv)
+    for one, snapshot in zip(inner.envs, stored, strict=True):
+        one.restore(snapshot)  # type: ignore[attr-defined]
+
+
+def put(arrays: dict[str, Any], name: str, value: Any) -> None:
+    """Store an array, or a dict of them; None stores nothing."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            arrays[f"{name}:{key}"] = part
+    elif value is not None:
+        arrays[name] = np.asarray(value)
+
+
+def take(arrays: Any, name: str) -> Any:
+    """Inverse of :func:`put`."""
+    if name in arrays.files:
+        return arrays[name]
+    parts = {n.split(":", 1)[1]: arrays[n] for n in arrays.files if n.startswith(f"{name}:")}
+    return parts or None
+
+
+def head(value: Any, rows: int) -> Any:
+    """The first rows of an array or a dict of arrays."""
+    if isinstance(value, dict):
+        return {key: head(part, rows) for key, part in value.items()}
+    return None if value is None else value[:rows]
+
+
+def fill(target: Any, value: Any) -> None:
+    """Write rows into the beginning of an array or a dict of arrays, in place."""
+    if isinstance(target, dict):
+        for key, part in target.items():
+            fill(part, value[key])
+    elif target is not None and value is not None:
+        target[: len(value)] = value

@@ -1,0 +1,139 @@
+"""From a config file of the zoo's format and what a user set to one resolved, plain mapping."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterable
+from importlib.resources import files
+from typing import Any
+
+import yaml
+from stable_baselines3.common.utils import LinearSchedule
+
+from rn_rl.errors import UserError, unknown
+from rn_rl.experiment.algorithms import AlgorithmSpec
+
+ENVIRONMENT_KEYS = ("n_envs", "n_timesteps", "env_wrapper", "env_kwargs", "normalize")
+"""Keys of a config that say how the environment is built; the rest go to the algorithm."""
+
+IMPORTABLE = ("rn_rl.", "minigrid.", "gymnasium.", "stable_baselines3.", "sb3_contrib.")
+"""Dotted names in a config are looked up in these packages alone: a config runs nobody's code."""
+
+
+def load_config_file(name: str, config_set: str = "zoo") -> dict[str, Any]:
+    """A whole file of ``zoo_configs``; ``config_set="paper"`` looks into its ``paper`` folder."""
+    if config_set not in ("zoo", "paper"):
+        raise UserError(f"config {config_set!r}: expected 'zoo' or 'paper'")
+    folder = files("rn_rl") / "zoo_configs"
+    path = (folder / "paper" if config_set == "paper" else folder) / f"{name}.yml"
+    loaded: dict[str, Any] = yaml.safe_load(path.read_text())
+    return loaded
+
+
+def tuned(algo: AlgorithmSpec, env_id: str, config_set: str = "zoo") -> dict[str, Any]:
+    """The hyperparameters for an algorithm on an environment, or the algorithm's defaults."""
+    table = load_config_file(algo.zoo_file, config_set)
+    if env_id in table:
+        return dict(table[env_id])
+    if config_set == "paper":
+        raise UserError(
+            f"no 'paper' hyperparameters for {algo.name} on {env_id}: there are some for "
+            f"{', '.join(table)}; use --config zoo"
+        )
+    minigrid = env_id.startswith(("MiniGrid-", "BabyAI-"))
+    return dict(table["minigrid-default" if minigrid else "default"])
+
+
+def parse_assignments(assignments: Iterable[str], flag: str) -> dict[str, Any]:
+    """``("learning_rate=3e-4", "policy_kwargs.net_arch=[64,64]")`` as a nested mapping.
+
+    Values are YAML, and numbers such as ``3e-4`` are numbers too. A bad one raises
+    :class:`UserError`.
+    """
+    parsed: dict[str, Any] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UserError(f"{flag} {text!r}: expected name=value, such as learning_rate=3e-4")
+        target = parsed
+        *path, last = key.split(".")
+        for part in path:
+            target = target.setdefault(part, {})
+        target[last] = parse_value(value, f"{flag} {text!r}")
+    return parsed
+
+
+def parse_value(text: str, context: str) -> Any:
+    """A YAML value, with ``3e-4`` a number as everywhere but in YAML 1.1."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"{context}: cannot read the value {text!r}") from None
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with ``update`` over it, nested mappings merged; new."""
+    merged = dict(base)
+    for key, value in update.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            value = merge(merged[key], value)
+        merged[key] = value
+    return merged
+
+
+def check_names(algo: AlgorithmSpec, hyperparameters: dict[str, Any]) -> None:
+    """Every name must be one that the algorithm (or our own agent class) takes."""
+    known = {*ENVIRONMENT_KEYS}
+    for cls in algo.cls.__mro__:
+        if "__init__" in cls.__dict__ and cls.__module__.startswith(("stable_", "sb3_", "rn_rl")):
+            known |= set(inspect.signature(cls.__init__).parameters)
+    known -= {"self", "env", "kwargs", "args", "_init_setup_model", "norm", "seed", "device"}
+    known -= {"tensorboard_log", "verbose"}
+    for name in hyperparameters:
+        if name not in known:
+            raise unknown(f"hyperparameter of {algo.name}", name, sorted(known))
+
+
+def to_algorithm_arguments(hyperparameters: dict[str, Any]) -> dict[str, Any]:
+    """What to call the algorithm with: schedules and dotted names turned into objects."""
+    arguments = {k: v for k, v in hyperparameters.items() if k not in ENVIRONMENT_KEYS}
+    for key in ("learning_rate", "clip_range", "clip_range_vf"):
+        if isinstance(arguments.get(key), str):
+            arguments[key] = linear_schedule(key, arguments[key])
+    if isinstance(arguments.get("train_freq"), list):
+        arguments["train_freq"] = tuple(arguments["train_freq"])
+    for key in ("policy", "replay_buffer_class"):
+        if isinstance(arguments.get(key), str) and "." in arguments[key]:
+            arguments[key] = import_name(arguments[key])
+    arguments["policy_kwargs"] = dict(arguments.get("policy_kwargs") or {})
+    return arguments
+
+
+def linear_schedule(key: str, text: str) -> LinearSchedule:
+    """The zoo's ``lin_0.001``: falls linearly from 0.001 to 0 over the run."""
+    kind, _, value = text.partition("_")
+    try:
+        if kind == "lin":
+            return LinearSchedule(float(value), 0.0, 1.0)
+    except ValueError:
+        pass
+    raise UserError(f"{key}={text!r}: expected a number, or lin_NUMBER for one that falls to 0")
+
+
+def import_name(dotted: str) -> Any:
+    """What a dotted name in a config stands for, from :data:`IMPORTABLE` packages alone."""
+    module, _, name = dotted.rpartition(".")
+    if not dotted.startswith(IMPORTABLE):
+        packages = ", ".join(p.rstrip(".") for p in IMPORTABLE)
+        raise UserError(f"{dotted!r}: expected a class from one of {packages}")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        raise UserError(f"{dotted!r}: no such class") from None

@@ -1,0 +1,162 @@
+"""Learning runs whose results the README cites: the tuned settings, several normalizers and seeds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from rn_rl.errors import UserError, unknown
+from rn_rl.experiment.config import TrainConfig
+from rn_rl.experiment.evaluate import EvaluateConfig, bootstrap_interval, evaluate
+from rn_rl.experiment.train import train
+
+CASES: dict[str, tuple[str, str, int]] = {
+    "cartpole": ("dqn", "CartPole-v1", 50_000),
+    "lunarlander": ("dqn", "LunarLander-v3", 100_000),
+    "redbluedoors": ("ppo", "MiniGrid-RedBlueDoors-6x6-v0", 1_000_000),
+}
+"""Algorithm, environment and timesteps of each case, with the zoo's tuned hyperparameters."""
+
+
+@dataclass
+class LearningConfig:
+    """Train every normalizer on every case with several seeds, evaluate, tabulate.
+
+    Runs that the results file has are not repeated, so a stopped benchmark goes on, and more seeds
+    add to it.
+    """
+
+    cases: tuple[str, ...] = ("cartpole", "lunarlander", "redbluedoors")
+    """Which cases."""
+    norms: tuple[str, ...] = ("none", "ln", "rn", "ln+rn")
+    """Which normalizers."""
+    seeds: int = 3
+    """Seeds 0, 1, ... of each."""
+    jobs: int = 2
+    """Processes."""
+    episodes: int = 100
+    """Episodes on which each final policy is evaluated."""
+    out: Path = Path("runs/learning")
+    """Where the runs go."""
+    results: Path = Path("results/learning.jsonl")
+    """One line a run."""
+    timesteps: int | None = None
+    """Instead of the case's own; for trying it out."""
+    table: bool = False
+    """Only print the table of what there is."""
+    json: bool = False
+    """Print one JSON object a line."""
+
+
+def run_one(case: str, norm: str, seed: int, config: LearningConfig) -> dict[str, Any]:
+    """Train and evaluate one agent: its line in the results file."""
+    algo, env, timesteps = CASES[case]
+    timesteps = config.timesteps or timesteps
+    run = train(
+        TrainConfig(
+            algo=algo,
+            env=env,
+            norm=norm,
+            seed=seed,
+            timesteps=timesteps,
+            out=config.out,
+            eval_freq=timesteps // 5,
+            quiet=True,
+        )
+    )
+    row: dict[str, Any] = {"case": case, "norm": norm, "seed": seed, "timesteps": timesteps}
+    for stochastic in (False, True) if case == "redbluedoors" else (False,):
+        result = evaluate(EvaluateConfig(run.folder, config.episodes, stochastic))
+        kind = "stochastic" if stochastic else "greedy"
+        row[f"{kind}_mean"] = result.mean_return
+        row[f"{kind}_std"] = result.std_return
+        row[f"{kind}_success"] = result.success_rate
+    if run.code_length_file.is_file():
+        with np.load(run.code_length_file) as stored:
+            row["final_gains"] = [round(float(g), 3) for g in stored["gains"][-1]]
+            if len(stored["commit_kl"]):
+                row["mean_commit_kl"] = float(stored["commit_kl"].mean())
+    return row
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """All lines of a results file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def run_learning(config: LearningConfig) -> None:
+    """Run what is missing, then print the table."""
+    for case in config.cases:
+        if case not in CASES:
+            raise unknown("case", case, CASES)
+    if config.seeds < 1 or config.jobs < 1:
+        raise UserError(f"--seeds {config.seeds} --jobs {config.jobs}: expected at least 1 each")
+    console = Console(stderr=config.json)
+    if not config.table:
+        done = {(r["case"], r["norm"], r["seed"]) for r in read_results(config.results)}
+        jobs = [
+            (case, norm, seed)
+            for case in config.cases
+            for seed in range(config.seeds)
+            for norm in config.norms
+            if (case, norm, seed) not in done
+        ]
+        config.results.parent.mkdir(parents=True, exist_ok=True)
+        parallel = joblib.Parallel(n_jobs=config.jobs, return_as="generator_unordered")
+        finished = parallel(joblib.delayed(run_one)(*job, config) for job in jobs)
+        for count, row in enumerate(finished, 1):
+            with config.results.open("a") as stream:
+                stream.write(json.dumps(row) + "\n")
+            console.print(
+                f"{count}/{len(jobs)} {row['case']} {row['norm']} seed {row['seed']}: "
+                f"{row['greedy_mean']:.2f}"
+            )
+    rows = summarize(read_results(config.results))
+    if config.json:
+        for line in rows:
+            print(json.dumps(line))
+        return
+    table = Table(title="final policies: mean over seeds of the mean return, 95% bootstrap interval")
+    for column in ("case", "actions", "normalizer", "return", "each seed", "success"):
+        table.add_column(column)
+    for line in rows:
+        success = "" if line["success"] is None else f"{100 * line['success']:.0f}%"
+        each = ", ".join(f"{v:.1f}" if abs(v) >= 10 else f"{v:.2f}" for v in line["each"])
+        interval = f"{line['value']:.2f} [{line['low']:.2f}, {line['high']:.2f}]"
+        table.add_row(line["case"], line["actions"], line["norm"], interval, each, success)
+    console.print(table)
+
+
+def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One line for each case, way of acting and normalizer; intervals are over seeds."""
+    lines = []
+    for case in CASES:
+        for kind in ("greedy", "stochastic"):
+            mine = [r for r in rows if r["case"] == case and f"{kind}_mean" in r]
+            for norm in dict.fromkeys(r["norm"] for r in mine):
+                chosen = sorted((r for r in mine if r["norm"] == norm), key=lambda r: r["seed"])
+                means = np.array([r[f"{kind}_mean"] for r in chosen])
+                low, high = bootstrap_interval(means)
+                success = [r[f"{kind}_success"] for r in chosen if r[f"{kind}_success"] is not None]
+                lines.append(
+                    {
+                        "benchmark": "learning",
+                        "case": case,
+                        "actions": kind,
+                        "norm": norm,
+                        "value": float(means.mean()),
+                        "low": low,
+                        "high": high,
+                        "unit": "return",
+                        "each": means.tolist(),
+                        "success": float(np.mean(success)) if success else None,
+                    }
+                )
+    return lines

@@ -1,0 +1,59 @@
+"""An environment that can be put back where it stood, also one that cannot be pickled (Box2D)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+
+class ReplayableEnv(gym.Wrapper):
+    """Remembers how its episode began and every action since: replaying them restores it.
+
+    Right for any environment that draws all its random numbers from ``np_random``, which is
+    gymnasium's convention; :meth:`restore` returns the observation, so that a caller can check.
+    """
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self._begin: dict[str, Any] = {"seed": None, "rng": None}
+        self._actions: list[Any] = []
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self._begin = {"seed": seed, "rng": self._rng() if seed is None else None}
+        self._actions = []
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> Any:
+        self._actions.append(action)
+        return self.env.step(action)
+
+    def _rng(self) -> dict[str, Any]:
+        return dict(self.unwrapped.np_random.bit_generator.state)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Plain data from which :meth:`restore` brings the environment back."""
+        return {
+            "begin": self._begin,
+            "actions": np.asarray(self._actions).tolist(),
+            "rng": self._rng(),
+        }
+
+    def restore(self, snapshot: dict[str, Any]) -> Any:
+        """Replay the episode of a snapshot; returns its last observation.
+
+        Before its first reset there is no episode, and only the generator is put back.
+        """
+        observation = None
+        begin = snapshot["begin"]
+        if begin["seed"] is not None or begin["rng"] is not None:
+            if begin["rng"] is not None:
+                self.unwrapped.np_random.bit_generator.state = begin["rng"]
+            observation, _ = self.env.reset(seed=begin["seed"])
+            dtype = self.action_space.dtype
+            for action in snapshot["actions"]:
+                observation, *_ = self.env.step(np.asarray(action, dtype=dtype)[()])
+            self._begin, self._actions = begin, list(snapshot["actions"])
+        self.unwrapped.np_random.bit_generator.state = snapshot["rng"]
+        return observation

@@ -1,0 +1,82 @@
+"""The tables that ``rn-rl norms`` and ``rn-rl zoo`` print, from the registry and ``zoo_configs``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from rn_rl.experiment.algorithms import ALGORITHMS
+from rn_rl.experiment.hyperparameters import load_config_file
+from rn_rl.normalization import REGISTRY
+
+
+@dataclass
+class NormsConfig:
+    """List the normalizers."""
+
+
+@dataclass
+class ZooConfig:
+    """List the environments, algorithms and published baselines."""
+
+
+def baselines() -> list[dict[str, Any]]:
+    """The published results of the RL Zoo that ship with the library."""
+    path = files("rn_rl") / "zoo_configs" / "baselines.yml"
+    rows: list[dict[str, Any]] = yaml.safe_load(path.read_text())
+    return rows
+
+
+def baseline(algo: str, env: str) -> dict[str, Any] | None:
+    """The published result for exactly this algorithm and environment, if there is one."""
+    return next((row for row in baselines() if (row["algo"], row["env"]) == (algo, env)), None)
+
+
+def run_norms(config: NormsConfig) -> None:
+    """Print the registry."""
+    table = Table(title="normalizers: combine them with +, as in ln+rn(half_life=2000)")
+    for column in ("name", "what", "arguments", "state", "between phases only", "source"):
+        table.add_column(column)
+    for row in REGISTRY.values():
+        table.add_row(
+            row.name,
+            row.summary,
+            ", ".join(row.arguments) or "-",
+            "yes" if row.stateful else "-",
+            ("yes" if row.phase_rule else "no") if row.stateful else "-",
+            row.source,
+        )
+    Console().print(table)
+
+
+def run_zoo(config: ZooConfig) -> None:
+    """Print what ships tuned, and what the RL Zoo published."""
+    console = Console()
+    tuned = Table(title="tuned environments (any other registered one takes the defaults)")
+    for column in ("environment", "algorithm", "--config", "timesteps"):
+        tuned.add_column(column, justify="right" if column == "timesteps" else "left")
+    for config_set in ("zoo", "paper"):
+        for algo in ("dqn", "ppo"):
+            for env, values in load_config_file(algo, config_set).items():
+                if not env.endswith("default"):
+                    steps = f"{int(values['n_timesteps']):,}"
+                    tuned.add_row(env, algo, config_set, steps)
+    console.print(tuned)
+    algorithms = Table(title="algorithms")
+    algorithms.add_column("--algo")
+    algorithms.add_column("what")
+    for spec in ALGORITHMS.values():
+        algorithms.add_row(spec.name, spec.summary)
+    console.print(algorithms)
+    published = Table(title="published by the RL Zoo: one run each, mean ± std over episodes")
+    for column in ("environment", "algorithm", "return", "timesteps"):
+        published.add_column(column, justify="right" if column in ("return", "timesteps") else "left")
+    for row in baselines():
+        result = f"{row['mean']} ± {row['std']}"
+        published.add_row(row["env"], row["algo"], result, f"{row['timesteps']:,}")
+    console.print(published)

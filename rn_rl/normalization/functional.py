@@ -1,0 +1,170 @@
+"""Regularity normalization as pure functions: observe, commit, code_length. One of each, ever.
+
+State is one tensor of shape ``(6, F)`` and what a phase has observed so far is one of shape
+``(4, F)``, where F is 1 (one code per layer) or the number of features (one per neuron). Packed like
+this, a copy to a target network is one tensor, and a stack of many agents is one more dimension.
+No function here looks at a value from Python, so all of them run under ``torch.func.vmap``,
+``torch.compile`` and on a GPU without a synchronisation.
+
+Source: Lin, B. "Regularity Normalization", Entropy 24(1):59, 2022. Departures are named where made.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+MEAN, VAR, COUNT, LOG_MASS, PHASES, GAIN = range(6)
+"""Rows of the state: mean and variance of the history, elements in it, log code mass (nats),
+phases committed, and the gain that the next phase will apply."""
+
+ELEMENTS, SUM, SUM_SQUARES, DENSITY = range(4)
+"""Rows of the pending sums: elements, sums of d and d**2 for d = x - mean, sum of exp(-z**2 / 2)."""
+
+LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+LOG_INITIAL_MASS = math.log(math.e - 1)
+
+
+def initial_state(num_codes: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """An empty history, shape ``(6, num_codes)``: mean 0, variance 1, nothing counted, gain 1."""
+    state = torch.zeros(6, num_codes, dtype=dtype)
+    state[VAR] = 1
+    state[GAIN] = 1
+    return state
+
+
+def code_length(log_mass: Tensor, log_density: Tensor) -> Tensor:
+    """Length in nats of the universal code for something of density ``exp(log_density)``.
+
+    Formula: ``L = log M - log S``, where M is the code mass (the sum over all that the code has to
+    tell apart) and S the density of what is coded. Shapes broadcast. No effect on state.
+    """
+    return log_mass - log_density
+
+
+def floor_exponent(dtype: torch.dtype) -> float:
+    """The smallest exponent whose exponential is a normal number (-708 in float64).
+
+    Exponents of densities are cut off here, so a batch wholly outside the history has a large but
+    finite code length, and no logarithm ever sees a zero.
+    """
+    return math.log(torch.finfo(dtype).tiny)
+
+
+def observe(x: Tensor, state: Tensor, weight: Tensor | None = None) -> Tensor:
+    """What a batch adds to the pending sums, with the state held frozen.
+
+    Args:
+        x: activations, ``(batch, features, ...)``; features on axis 1. Gradients are not followed.
+        state: ``(6, 1)`` for one code per layer, ``(6, features)`` for one per neuron.
+        weight: ``(batch,)`` weights of the samples, at least 0; every sample counts 1 without it.
+
+    Returns:
+        ``(4, F)``: element count, first and second moment sums about the frozen mean, and the sum of
+        ``exp(-z**2 / 2)``. A code whose sums are not finite (a NaN or an infinity in its column)
+        returns zeros: such a batch is skipped for that code and never enters the state.
+    """
+    one_code = state.shape[1] == 1
+    mean, var = state[MEAN], state[VAR]
+    rows = per_code(x.detach(), one_code)
+    d = rows - mean  # of the state's precision, and new: what follows may overwrite it
+
+    if weight is None:
+        count = torch.full_like(mean, rows.shape[0])
+        total = d.sum(0, keepdim=one_code)
+        squares = d.square_()
+        total_squares = squares.sum(0, keepdim=one_code)
+        density = densities_(squares, var).sum(0, keepdim=one_code)
+    else:
+        shape = (-1,) + (1,) * (x.dim() - 1)
+        w = per_code(weight.detach().to(d.dtype).reshape(shape).expand_as(x), one_code)
+        count = w.sum(0, keepdim=one_code)
+        total = (w * d).sum(0, keepdim=one_code)
+        squares = d.square_()
+        total_squares = (w * squares).sum(0, keepdim=one_code)
+        density = (w * densities_(squares, var)).sum(0, keepdim=one_code)
+    sums = torch.stack((count, total, total_squares, density))
+    return torch.where(sums.isfinite().all(0), sums, 0.0)
+
+
+def per_code(x: Tensor, one_code: bool) -> Tensor:
+    """``(elements,)`` for one code over everything, ``(elements, features)`` for one per feature."""
+    if one_code:
+        return x.reshape(-1)
+    return x if x.dim() == 2 else x.movedim(1, -1).reshape(-1, x.shape[1])
+
+
+def densities_(squares: Tensor, var: Tensor) -> Tensor:
+    """``exp(-z**2 / 2)`` from squared distances, in place: fresh memory costs more than the exp."""
+    return squares.mul_(-0.5 / var).clamp_(min=floor_exponent(squares.dtype)).exp_()
+
+
+def commit(state: Tensor, pending: Tensor, decay: float = 1.0, eps: float = 1e-5) -> Tensor:
+    """The state after a phase: one phase is one symbol of the code, however many batches it had.
+
+    With S the element-weighted mean density of the phase under the frozen state:
+
+    1. the first commit only sets mean and variance; the gain stays 1;
+    2. later, ``M <- decay * M + S``, where M starts as ``(e - 1) S``, so that the gain starts at 1;
+    3. ``gain = log M - log S``, which on stationary data is ``log(t + e - 1)`` after t such commits,
+       and with a decay q tends to ``-log(1 - q)``;
+    4. mean and variance by the exact merge of Chan et al. (the published update leaves out the
+       between-batch term), the old counts multiplied by ``decay``; the variance is at least ``eps``.
+
+    Densities are of ``z = (x - mean) / sigma``, not of x as published: the published code mass has
+    units of 1/x, so its gain depends on the scale of the activations. They are taken relative to the
+    mode, ``exp(-z**2 / 2)``: the constant factor is in M and in S and cancels.
+
+    Args:
+        state: ``(6, F)``.
+        pending: ``(4, F)`` sums from :func:`observe`.
+        decay: ``2 ** (-1 / half_life)``, or 1 for the cumulative state.
+        eps: floor of the variance, as in batch normalization.
+
+    Returns:
+        A new ``(6, F)`` state. Columns with nothing pending come back bit for bit as they were.
+    """
+    mean, var, count, log_mass, phases, _ = state.unbind(0)
+    elements = pending[ELEMENTS]
+    shift, mean_square, density = (pending[SUM:] / elements).unbind(0)
+
+    new_count = torch.add(elements, count, alpha=decay)
+    share = elements / new_count
+    moved = shift * share
+    new_var = torch.lerp(var, mean_square, share).addcmul_(moved, moved, value=-1).clamp_(min=eps)
+
+    log_density = density.log()
+    # until there is mass (at the first commit, whose densities mean nothing, and the second) it
+    # starts anew, which makes the gain 1
+    decayed = log_mass if decay == 1.0 else log_mass + math.log(decay)
+    old_mass = torch.where(phases > 1, decayed, log_density + LOG_INITIAL_MASS)
+    new_mass = torch.logaddexp(old_mass, log_density)
+    gain = code_length(new_mass, log_density)
+
+    committed = torch.stack((mean + moved, new_var, new_count, new_mass, phases + 1, gain))
+    return torch.where(elements > 0, committed, state)
+
+
+def sample_gain(x: Tensor, state: Tensor) -> Tensor:
+    """Code length of every sample under the frozen state: the gain of ``axis="sample"``.
+
+    Formula: ``L_i = log M - log mean_j exp(-z_ij**2 / 2)``, at least 0, and 1 before there is code mass. It
+    depends on the sample and the state alone, so the batch does not matter; gradients flow through.
+
+    Args:
+        x: ``(batch, features, ...)``.
+        state: ``(6, 1)``.
+
+    Returns:
+        ``(batch, 1, ...)`` in nats, of x's dtype (computed in float32 or better).
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32)).flatten(1)
+    mean, var, log_mass, phases = (state[i].to(wide.dtype) for i in (MEAN, VAR, LOG_MASS, PHASES))
+    z = (wide - mean) * var.rsqrt()
+    exponent = (-0.5 * z * z).clamp(min=floor_exponent(torch.float64))
+    log_density = exponent.logsumexp(1) - math.log(wide.shape[1])
+    length = code_length(log_mass, log_density).clamp(min=0)
+    gain = torch.where(phases > 1, length, torch.ones_like(length))
+    return gain.to(x.dtype).reshape((-1,) + (1,) * (x.dim() - 1))

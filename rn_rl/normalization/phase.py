@@ -1,0 +1,155 @@
+"""The phase rule: a normalizer's state changes between phases, never inside one.
+
+A normalizer whose state moves is a different function after every move. So training forwards only
+*observe*, and the state moves when the module goes from training to evaluation mode, which
+Stable-Baselines3 does once per phase: after the gradient steps, before the next rollout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+Weights = Tensor | Callable[[], Tensor | None]
+
+
+class PhaseNorm(nn.Module, ABC):
+    """Base of every normalizer that keeps state.
+
+    ======================  ==============================================================
+    ``forward``, training   observes (adds to ``pending_sums``), applies the frozen state
+    ``forward``, eval       applies the frozen state, touches nothing
+    ``train() -> eval()``   commits what is pending; nothing pending changes no bit
+    ======================  ==============================================================
+
+    Buffers: ``running_state``, which SB3 copies to target networks because of its name, and
+    ``pending_sums``, which it does not; both persistent, so a save in the middle of a phase is exact.
+    Both keep their precision (float64, float32 where a device has no float64) under ``.half()`` and
+    ``.to(dtype)``: in float32 a count stops growing at 1.7e7 elements.
+    """
+
+    running_state: Tensor
+    pending_sums: Tensor
+
+    def __init__(self, state: Tensor, pending: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("running_state", state)
+        self.register_buffer("pending_sums", pending)
+        self.frozen = False
+        self.observation_weight: Weights | None = None
+        self._state_before_commit = state.clone()
+        self._initial_state = state.clone()
+
+    @abstractmethod
+    def observe(self, x: Tensor) -> None:
+        """Add this batch to ``pending_sums``, in place."""
+
+    @abstractmethod
+    def next_state(self) -> Tensor:
+        """The state that a commit now would give; pure."""
+
+    @abstractmethod
+    def apply_state(self, x: Tensor) -> Tensor:
+        """The output for x under the frozen state; pure."""
+
+    @property
+    @abstractmethod
+    def gain(self) -> Tensor:
+        """The factor that the frozen state applies, ``(F,)``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and not self.frozen:
+            self.observe(x)
+        return self.apply_state(x)
+
+    @torch.no_grad()
+    def commit(self) -> None:
+        """End the phase: move the state by what is pending, then clear that. In place."""
+        if self.frozen:
+            return
+        self._state_before_commit = self.running_state.clone()
+        self.running_state.copy_(self.next_state())
+        self.pending_sums.zero_()
+
+    def train(self, mode: bool = True) -> PhaseNorm:
+        if self.training and not mode:
+            self.commit()
+        super().train(mode)
+        return self
+
+    def freeze(self, frozen: bool = True) -> PhaseNorm:
+        """Stop observing and committing (fine-tuning, target networks); ``freeze(False)`` resumes."""
+        self.frozen = frozen
+        return self
+
+    @torch.no_grad()
+    def reset_running_state(self) -> None:
+        """Forget the history and what is pending, in place."""
+        self.running_state.copy_(self._initial_state)
+        self.pending_sums.zero_()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PhaseNorm:
+        """Follow the device of ``.to``, ``.cuda`` and the like, but not their precision."""
+        for name, buffer in self._buffers.items():
+            if buffer is None:
+                continue
+            probe = fn(torch.empty(0, dtype=torch.float32, device=buffer.device))
+            if probe.device.type == "mps":
+                buffer = buffer.float()  # the device has no float64
+            moved = fn(buffer)
+            keep = moved if moved.dtype == buffer.dtype else buffer.to(moved.device)
+            self._buffers[name] = keep
+        self._state_before_commit = self._state_before_commit.to(self.running_state)
+        self._initial_state = self._initial_state.to(self.running_state)
+        return self
+
+
+def phase_norms(module: nn.Module) -> dict[str, PhaseNorm]:
+    """Every :class:`PhaseNorm` inside a module by its dotted name, each once."""
+    return {name: m for name, m in module.named_modules() if isinstance(m, PhaseNorm)}
+
+
+@contextlib.contextmanager
+def observation_weights(module: nn.Module, weights: Weights) -> Iterator[None]:
+    """Weigh the samples that training forwards inside this context observe.
+
+    Statistics then follow the weighted samples (say, the newest in a replay batch), while the output
+    and its gradient use the whole batch as before.
+
+    Args:
+        module: anything that contains normalizers.
+        weights: ``(batch,)``, at least 0; or a function that gives them, asked at every forward, for
+            a loop that draws a new batch for each gradient step.
+    """
+    norms = list(phase_norms(module).values())
+    before = [norm.observation_weight for norm in norms]
+    for norm in norms:
+        norm.observation_weight = weights
+    try:
+        yield
+    finally:
+        for norm, weight in zip(norms, before, strict=True):
+            norm.observation_weight = weight
+
+
+@contextlib.contextmanager
+def state_before_commit(module: nn.Module) -> Iterator[None]:
+    """Inside this context every normalizer applies the state it had before its last commit.
+
+    This is how the size of a commit, as a step of the policy, is measured.
+    """
+    norms = list(phase_norms(module).values())
+    now = [norm.running_state.clone() for norm in norms]
+    with torch.no_grad():
+        for norm in norms:
+            norm.running_state.copy_(norm._state_before_commit)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for norm, state in zip(norms, now, strict=True):
+                norm.running_state.copy_(state)

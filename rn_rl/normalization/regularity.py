@@ -1,0 +1,172 @@
+"""Regularity normalization: RN, RLN and RSN, one module."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rn_rl.errors import UserError
+from rn_rl.normalization import functional, published
+from rn_rl.normalization.phase import PhaseNorm
+
+Axis = Literal["layer", "neuron", "sample"]
+Commit = Literal["phase", "forward"]
+
+
+class RegularityNorm(PhaseNorm):
+    r"""Multiply activations by how surprising they are: the length of their universal code.
+
+    With z the activations standardized by their history, S the mean of their standard normal
+    density and M the code mass that S has summed up to over the phases so far,
+
+    .. math:: y = L x, \qquad L = \log M - \log S \;\text{(nats)}.
+
+    ``axis="layer"`` (RN) has one L per layer, ``"neuron"`` (RLN) one per neuron; both are constant
+    within a phase, so forward is one multiplication. ``"sample"`` (RSN) has one per sample, a
+    function of that sample and the frozen state, through which the gradient flows. On stationary
+    data the gain of RN and RLN is ``log(t + e - 1)`` at the t-th phase after the first: it starts
+    at 1 and rises without bound, so any effect must be compared with the control ``logt``.
+
+    A *phase* is what lies between two rollouts. How many a run has differs widely; choose
+    ``half_life`` by it:
+
+    ================================================  =======
+    DQN, CartPole-v1, zoo configuration, 50k steps        192
+    DQN, paper configuration, 50k steps                12,500
+    PPO, RedBlueDoors-6x6, zoo configuration, 1M          245
+    ================================================  =======
+
+    Args:
+        num_features: size of axis 1 of the input.
+        axis: what shares a code.
+        half_life: phases after which an observation counts half; None (default) never forgets. The
+            gain then tends to ``-log(1 - 2 ** (-1 / half_life))`` whatever the input.
+        commit: ``"phase"``: state moves on ``train() -> eval()`` alone. ``"forward"``: the published
+            arithmetic, whose state moves in every training forward and whose gain depends on the
+            batch; in PPO its ratio does not start at 1. For fidelity only.
+        eps: floor of the variance.
+
+    Shape:
+        ``(batch, num_features, ...)`` to the same shape and dtype.
+
+    State:
+        ``running_state``: rows mean, variance, elements, log code mass, phases, gain (``"phase"``);
+        or mean, std, elements, log code mass (``"forward"``). ``pending_sums``: see
+        :mod:`rn_rl.normalization.functional`. A batch with a NaN or an infinity is skipped for the
+        codes it touches.
+
+    Raises:
+        UserError: an argument outside its range, or an input whose axis 1 is not ``num_features``.
+
+    Example:
+        >>> norm = RegularityNorm(8)
+        >>> for _ in range(3):
+        ...     _ = norm.train()(torch.randn(64, 8)); _ = norm.eval()
+        >>> 1.2 < norm.gain.item() < 1.4      # log(2 + e - 1)
+        True
+
+    Source: Lin, Entropy 24(1):59, 2022; where and why this departs from it:
+    :mod:`rn_rl.normalization.functional`.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        axis: Axis = "layer",
+        half_life: float | None = None,
+        commit: Commit = "phase",
+        eps: float = 1e-5,
+    ) -> None:
+        if num_features < 1:
+            raise UserError(f"num_features={num_features}: expected at least 1")
+        if axis not in ("layer", "neuron", "sample"):
+            raise UserError(f"axis={axis!r}: expected 'layer', 'neuron' or 'sample'")
+        if commit not in ("phase", "forward"):
+            raise UserError(f"commit={commit!r}: expected 'phase' or 'forward'")
+        if half_life is not None and not half_life > 0:
+            raise UserError(f"half_life={half_life!r}: expected a number of phases above 0, or None")
+        if not eps > 0:
+            raise UserError(f"eps={eps!r}: expected a variance above 0")
+        if commit == "forward" and (axis == "sample" or half_life is not None):
+            raise UserError(
+                f"commit='forward' is the published arithmetic, which has no axis={axis!r} with "
+                f"half_life={half_life!r}; use axis='layer' or 'neuron' and half_life=None, or "
+                "commit='phase'"
+            )
+        num_codes = num_features if axis == "neuron" else 1
+        self.num_features = num_features
+        self.axis = axis
+        self.half_life = half_life
+        self.commit_on = commit
+        self.eps = eps
+        if commit == "phase":
+            state = functional.initial_state(num_codes)
+            pending = torch.zeros(4, num_codes, dtype=state.dtype)
+        else:
+            state, pending = published.initial_state(num_codes), torch.zeros(0, num_codes)
+        super().__init__(state, pending)
+
+    @property
+    def decay(self) -> float:
+        """What the history is multiplied by at a commit."""
+        return 1.0 if self.half_life is None else 2.0 ** (-1.0 / self.half_life)
+
+    @property
+    def gain(self) -> Tensor:
+        """The frozen gain, ``(1,)`` or ``(num_features,)``.
+
+        For ``"sample"`` it is what RN would apply; for ``commit="forward"`` there is no frozen gain
+        (it depends on the batch), and this is NaN.
+        """
+        if self.commit_on == "forward":
+            return torch.full_like(self.running_state[0], float("nan"))
+        return self.running_state[functional.GAIN]
+
+    @property
+    def code_length(self) -> Tensor:
+        """Code length of the last phase in nats, ``(1,)`` or ``(num_features,)``; for RN, the gain."""
+        return self.gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() < 2 or x.shape[1] != self.num_features:
+            raise UserError(
+                f"input of shape {tuple(x.shape)}: expected (batch, {self.num_features}, ...); build "
+                "the normalizer with num_features equal to the size of axis 1"
+            )
+        if self.commit_on == "forward":
+            return self._published_forward(x)
+        return super().forward(x)
+
+    def observe(self, x: Tensor) -> None:
+        weight = self.observation_weight
+        if callable(weight) and not isinstance(weight, Tensor):
+            weight = weight()
+        self.pending_sums.add_(functional.observe(x, self.running_state, weight))
+
+    def next_state(self) -> Tensor:
+        if self.commit_on == "forward":
+            return self.running_state
+        return functional.commit(self.running_state, self.pending_sums, self.decay, self.eps)
+
+    def apply_state(self, x: Tensor) -> Tensor:
+        if self.axis == "sample":
+            return x * functional.sample_gain(x, self.running_state)
+        if self.axis == "layer":
+            return x * self.running_state[functional.GAIN, 0]  # 0-dim: keeps x's dtype
+        gain = self.running_state[functional.GAIN].to(x.dtype)
+        return x * (gain if x.dim() == 2 else gain.reshape((-1,) + (1,) * (x.dim() - 2)))
+
+    def _published_forward(self, x: Tensor) -> Tensor:
+        moving = self.training and not self.frozen
+        y, state = published.step(x, self.running_state, moving)
+        if moving:
+            self.running_state.copy_(state)
+        return y
+
+    def extra_repr(self) -> str:
+        options = {"half_life": self.half_life, "commit": self.commit_on}
+        defaults = {"half_life": None, "commit": "phase"}
+        shown = "".join(f", {k}={v}" for k, v in options.items() if v != defaults[k])
+        return f"{self.num_features}, axis={self.axis}{shown}"

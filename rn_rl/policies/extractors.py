@@ -1,0 +1,162 @@
+"""Feature extractors: a trunk that fits the observation, then a normalized head.
+
+With an empty ``net_arch`` there is no head, and an extractor is its trunk alone: that is how the
+Norm policies use them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    NatureCNN,
+    create_mlp,
+)
+from torch import Tensor, nn
+
+from rn_rl.errors import UserError, unknown
+from rn_rl.policies.layers import activation, flat_size, normalized
+
+
+class NormExtractor(BaseFeaturesExtractor):
+    """Trunk, then ``net_arch`` hidden layers, each with normalizers before its activation.
+
+    Args:
+        observation_space: what the trunk reads.
+        trunk: from observations to ``(batch, trunk_dim)``.
+        trunk_dim: size of that.
+        norm: a spec, see :func:`rn_rl.make_normalizers`.
+        net_arch: sizes of the head's layers.
+        activation_fn: class or name.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        trunk: nn.Module,
+        trunk_dim: int,
+        norm: str,
+        net_arch: Sequence[int],
+        activation_fn: str | type[nn.Module],
+    ) -> None:
+        super().__init__(observation_space, net_arch[-1] if net_arch else trunk_dim)
+        self.trunk = trunk
+        head = create_mlp(trunk_dim, 0, list(net_arch), activation(activation_fn))
+        self.head = normalized(nn.Sequential(*head), norm)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return self.head(self.trunk(observations))
+
+
+class MlpExtractor(NormExtractor):
+    """Flat observations: ``net_arch`` normalized layers."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        norm: str = "none",
+        net_arch: Sequence[int] = (64, 64),
+        activation_fn: str | type[nn.Module] = nn.ReLU,
+    ) -> None:
+        size = get_flattened_obs_dim(observation_space)
+        super().__init__(observation_space, nn.Flatten(), size, norm, net_arch, activation_fn)
+
+
+class MinigridExtractor(NormExtractor):
+    """MiniGrid's 7x7x3 codes (``ImgObsWrapper``): 2x2 convolutions 16-32-64, then the head.
+
+    The codes run from 0 to 10, so they must not be divided by 255: use it with
+    ``normalize_images=False``, as :func:`rn_rl.policies.policy_kwargs` and the Norm policies do.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        norm: str = "none",
+        net_arch: Sequence[int] = (64, 64),
+        activation_fn: str | type[nn.Module] = nn.ReLU,
+    ) -> None:
+        channels, height, width = image_shape(observation_space, "minigrid")
+        if min(height, width) < 4:
+            raise UserError(
+                f"features='minigrid' on {height}x{width} images: three 2x2 convolutions need at "
+                "least 4x4; use features='mlp'"
+            )
+        trunk = nn.Sequential(
+            nn.Conv2d(channels, 16, 2), nn.ReLU(),
+            nn.Conv2d(16, 32, 2), nn.ReLU(),
+            nn.Conv2d(32, 64, 2), nn.ReLU(),
+            nn.Flatten(),
+        )  # fmt: skip
+        size = flat_size(trunk, (channels, height, width))
+        super().__init__(observation_space, trunk, size, norm, net_arch, activation_fn)
+
+
+class NatureExtractor(NormExtractor):
+    """Images, with the convolutions of the Nature DQN (SB3's own), then the head."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        norm: str = "none",
+        net_arch: Sequence[int] = (512,),
+        activation_fn: str | type[nn.Module] = nn.ReLU,
+    ) -> None:
+        shape = image_shape(observation_space, "nature")
+        if min(shape[1:]) < 36:
+            raise UserError(
+                f"features='nature' on images of {shape[1]}x{shape[2]}: its convolutions need at "
+                "least 36x36; use features='minigrid' or 'mlp'"
+            )
+        trunk = NatureCNN(observation_space, normalized_image=True).cnn
+        size = flat_size(trunk, shape)
+        super().__init__(observation_space, trunk, size, norm, net_arch, activation_fn)
+
+
+class DictExtractor(NormExtractor):
+    """Dict observations: SB3's ``CombinedExtractor``, then the head."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Dict,
+        norm: str = "none",
+        net_arch: Sequence[int] = (64, 64),
+        activation_fn: str | type[nn.Module] = nn.ReLU,
+    ) -> None:
+        trunk = CombinedExtractor(observation_space)
+        size = trunk.features_dim
+        super().__init__(observation_space, trunk, size, norm, net_arch, activation_fn)
+
+
+EXTRACTORS: dict[str, type[NormExtractor]] = {
+    "mlp": MlpExtractor,
+    "minigrid": MinigridExtractor,
+    "nature": NatureExtractor,
+    "dict": DictExtractor,
+}
+
+
+def extractor_class(features: str, observation_space: spaces.Space | None = None) -> type:
+    """The extractor of that name; ``"auto"`` picks by the observation space."""
+    if features == "auto":
+        if isinstance(observation_space, spaces.Dict):
+            return DictExtractor
+        return NatureExtractor if is_image_space(observation_space) else MlpExtractor  # type: ignore[arg-type]
+    if features not in EXTRACTORS:
+        raise unknown("features", features, [*EXTRACTORS, "auto"])
+    return EXTRACTORS[features]
+
+
+def image_shape(space: spaces.Space, features: str) -> tuple[int, int, int]:
+    """``(channels, height, width)`` of an image space, or a :class:`UserError`."""
+    if not isinstance(space, spaces.Box) or len(space.shape) != 3:
+        raise UserError(
+            f"features={features!r} on observations {space}: expected images of shape (channels, "
+            "height, width); use features='mlp', or wrap MiniGrid in ImgObsWrapper"
+        )
+    channels, height, width = space.shape
+    return channels, height, width

@@ -1,0 +1,62 @@
+"""``policy_kwargs()``: normalizers for unmodified SB3 classes, in one argument."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from rn_rl.normalization import parse_spec
+from rn_rl.policies.extractors import extractor_class
+from rn_rl.policies.layers import activation
+
+
+def policy_kwargs(
+    norm: str,
+    net_arch: Sequence[int] = (64, 64),
+    activation_fn: str | type[nn.Module] = nn.ReLU,
+    features: str = "mlp",
+    share_trunk: bool | None = None,
+    **others: Any,
+) -> dict[str, Any]:
+    """A fresh ``policy_kwargs`` that puts normalizers into a stock SB3 agent.
+
+    **Not for SAC, TD3, DDPG, TQC and CrossQ**: the hidden layers go into a features extractor and
+    ``net_arch`` becomes ``[]``, which makes a continuous critic linear in the action. Right for DQN,
+    QR-DQN, PPO, A2C, TRPO and MaskablePPO.
+
+    Args:
+        norm: a spec such as ``"rn"`` or ``"ln+rn"``, see :func:`rn_rl.make_normalizers`.
+        net_arch: hidden layers, all of them normalized.
+        activation_fn: class or name (``"relu"``, ``"tanh"``, ...).
+        features: ``"mlp"``, ``"minigrid"`` (with ``ImgObsWrapper``), ``"nature"`` or ``"dict"``.
+        share_trunk: on-policy algorithms only: whether actor and critic share the extractor (SB3's
+            default, True) or have one each (False). Leave None for DQN and QR-DQN.
+        others: anything else that the policy takes, such as ``optimizer_kwargs``.
+
+    Returns:
+        A new dict every time: SB3 changes the one it is given.
+
+    Raises:
+        UserError: an unknown normalizer, activation or features name.
+
+    Example:
+        >>> from stable_baselines3 import DQN
+        >>> model = DQN("MlpPolicy", "CartPole-v1", policy_kwargs=policy_kwargs("rn"))
+    """
+    parse_spec(norm)
+    kwargs: dict[str, Any] = {
+        "features_extractor_class": extractor_class(features),
+        "features_extractor_kwargs": {
+            "norm": norm,
+            "net_arch": list(net_arch),
+            "activation_fn": activation(activation_fn),
+        },
+        "net_arch": [],
+    }
+    if features == "minigrid":
+        kwargs["normalize_images"] = False
+    if share_trunk is not None:
+        kwargs["share_features_extractor"] = share_trunk
+    return {**kwargs, **others}

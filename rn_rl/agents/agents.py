@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 from stable_baselines3 import DQN, PPO
-from stable_baselines3.common.base_class import BaseAlgorithm
+
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import get_parameters_by_name
 
 from rn_rl.agents.logging import NormalizerLogger
@@ -16,7 +17,7 @@ from rn_rl.errors import UserError
 from rn_rl.normalization import observation_weights, parse_spec
 from rn_rl.policies import NormActorCriticPolicy, NormDQNPolicy
 
-SelfAgent = TypeVar("SelfAgent", bound=BaseAlgorithm)
+
 
 _ALIASES = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy")
 
@@ -26,7 +27,7 @@ def _with_norm(
     norm_policy: type[BasePolicy],
     norm: str,
     kwargs: dict[str, Any] | None,
-) -> tuple[type[BasePolicy], dict[str, Any]]:
+) -> tuple[Any, dict[str, Any]]:
     """The Norm policy and its arguments for what a user gave."""
     parse_spec(norm)
     if isinstance(policy, str):
@@ -84,7 +85,7 @@ class RNDQN(DQN):
     ) -> None:
         self.norm = norm
         self.age_half_life = age_half_life
-        policy, kwargs["policy_kwargs"] = _with_norm(
+        norm_policy, kwargs["policy_kwargs"] = _with_norm(
             policy, NormDQNPolicy, norm, kwargs.get("policy_kwargs")
         )
         if age_half_life is not None:
@@ -100,7 +101,7 @@ class RNDQN(DQN):
                 **(kwargs.get("replay_buffer_kwargs") or {}),
                 "half_life_steps": age_half_life,
             }
-        super().__init__(policy, env, **kwargs)
+        super().__init__(norm_policy, env, **kwargs)
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         memory = self.replay_buffer
@@ -117,8 +118,8 @@ class RNDQN(DQN):
             self.batch_norm_stats_target = get_parameters_by_name(self.q_net_target, ["running_"])
         super()._on_step()
 
-    def learn(self: SelfAgent, total_timesteps: int, callback: Any = None, **kwargs: Any) -> SelfAgent:
-        return super().learn(total_timesteps, callback=_with_logger(callback), **kwargs)  # type: ignore[misc]
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        return super()._init_callback(_with_logger(callback), progress_bar)
 
 
 class RNPPO(PPO):
@@ -136,10 +137,10 @@ class RNPPO(PPO):
         self, policy: str | type[BasePolicy], env: Any, norm: str = "rn", **kwargs: Any
     ) -> None:
         self.norm = norm
-        policy, kwargs["policy_kwargs"] = _with_norm(
+        norm_policy, kwargs["policy_kwargs"] = _with_norm(
             policy, NormActorCriticPolicy, norm, kwargs.get("policy_kwargs")
         )
-        super().__init__(policy, env, **kwargs)
+        super().__init__(norm_policy, env, **kwargs)
 
-    def learn(self: SelfAgent, total_timesteps: int, callback: Any = None, **kwargs: Any) -> SelfAgent:
-        return super().learn(total_timesteps, callback=_with_logger(callback), **kwargs)  # type: ignore[misc]
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        return super()._init_callback(_with_logger(callback), progress_bar)

@@ -45,7 +45,9 @@ def file(folder: Path) -> Path:
     return folder / "state.npz"
 
 
-def save(folder: Path, model: BaseAlgorithm, evaluation: EvalCallback, log: NormalizerLogger) -> None:
+def save(
+    folder: Path, model: BaseAlgorithm, evaluation: EvalCallback, log: NormalizerLogger
+) -> None:
     """Write a checkpoint of a training that stands at the start of a rollout."""
     arrays: dict[str, Any] = {}
     for name, tensor in model.policy.state_dict().items():
@@ -61,7 +63,8 @@ def save(folder: Path, model: BaseAlgorithm, evaluation: EvalCallback, log: Norm
         for name in MEMORY:
             filled = getattr(memory, name, None)
             put(arrays, f"memory/{name}", head(filled, memory.size()))
-    arrays["rng/numpy"] = np.random.get_state()[1]  # type: ignore[index]
+    numpy_kind, numpy_keys, *numpy_rest = np.random.get_state()
+    arrays["rng/numpy"] = numpy_keys
     arrays["rng/torch"] = torch.get_rng_state().numpy()
     if torch.cuda.is_available():
         for i, state in enumerate(torch.cuda.get_rng_state_all()):
@@ -79,7 +82,7 @@ def save(folder: Path, model: BaseAlgorithm, evaluation: EvalCallback, log: Norm
         "optimizer": optimizer["param_groups"],
         "memory": None if memory is None else {"pos": memory.pos, "full": bool(memory.full)},
         "rng_python": random.getstate(),
-        "rng_numpy": [np.random.get_state()[0], *np.random.get_state()[2:]],
+        "rng_numpy": [numpy_kind, *numpy_rest],
         "rng_actions": model.action_space.np_random.bit_generator.state,
         "environments": snapshots(model.env),
         "evaluation_environments": snapshots(evaluation.eval_env),

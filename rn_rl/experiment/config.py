@@ -16,7 +16,7 @@ class TrainConfig:
     algo: str | None = None
     """Algorithm: dqn, ppo, or ours with replay-aware state, rndqn, rnppo."""
     env: str | None = None
-    """Environment: CartPole-v1, LunarLander-v3, MiniGrid-RedBlueDoors-6x6-v0, or any other registered one."""
+    """Environment: CartPole-v1, LunarLander-v3, MiniGrid-RedBlueDoors-6x6-v0, or any registered one."""
     norm: str = "none"
     """Normalizer in every hidden layer: none, ln, rn, rln, ..., ln+rn; 'rn-rl norms' lists them."""
     seed: int = 0

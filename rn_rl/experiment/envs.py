@@ -65,8 +65,9 @@ class CheckObservations(VecEnvWrapper):
             return
         index = [int(i) for i in np.argwhere(~np.isfinite(values))[0]]
         where = f", component {index[1:]}" if index[1:] else ""
+        value = np.asarray(values)[tuple(index)]
         raise UserError(
-            f"the environment gave an {what} of {np.asarray(values)[tuple(index)]} at timestep {self.steps} "
+            f"the environment gave {what} {value} at timestep {self.steps} "
             f"(environment {index[0]}{where}): expected finite numbers; fix the environment"
         )
 
@@ -145,7 +146,9 @@ def make_env(
         )
     except gym.error.DependencyNotInstalled as error:
         extra = str(error).splitlines()[0]
-        raise UserError(f"environment {env_id} needs a package that is not installed: {extra}") from None
+        raise UserError(
+            f"environment {env_id} needs a package that is not installed: {extra}"
+        ) from None
     except (ImportError, gym.error.Error, TypeError, AssertionError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"environment {env_id} cannot be made: {reason}") from None

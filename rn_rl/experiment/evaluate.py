@@ -115,8 +115,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         ci_high=high,
         mean_length=float(np.mean(lengths)),
         success_rate=float((values > 0).mean()) if spec.is_minigrid else None,
-        returns=[float(r) for r in values],
-        lengths=[int(n) for n in lengths],
+        returns=values.tolist(),
+        lengths=np.asarray(lengths).tolist(),
     )
 
 

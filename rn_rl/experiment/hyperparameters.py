@@ -93,7 +93,7 @@ def check_names(algo: AlgorithmSpec, hyperparameters: dict[str, Any]) -> None:
     known = {*ENVIRONMENT_KEYS}
     for cls in algo.cls.__mro__:
         if "__init__" in cls.__dict__ and cls.__module__.startswith(("stable_", "sb3_", "rn_rl")):
-            known |= set(inspect.signature(cls.__init__).parameters)
+            known |= set(inspect.signature(cls.__dict__["__init__"]).parameters)
     known -= {"self", "env", "kwargs", "args", "_init_setup_model", "norm", "seed", "device"}
     known -= {"tensorboard_log", "verbose"}
     for name in hyperparameters:

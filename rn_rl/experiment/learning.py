@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,9 @@ def run_learning(config: LearningConfig) -> None:
         for line in rows:
             print(json.dumps(line))
         return
-    table = Table(title="final policies: mean over seeds of the mean return, 95% bootstrap interval")
+    table = Table(
+        title="final policies: mean over seeds of the mean return, 95% bootstrap interval"
+    )
     for column in ("case", "actions", "normalizer", "return", "each seed", "success"):
         table.add_column(column)
     for line in rows:

@@ -56,7 +56,9 @@ def measure(config: SpeedConfig) -> dict[str, np.ndarray]:
 def run_speed(config: SpeedConfig) -> None:
     """Measure and print."""
     if config.rounds < 1 or config.steps < 1:
-        raise UserError(f"--rounds {config.rounds} --steps {config.steps}: expected at least 1 each")
+        raise UserError(
+            f"--rounds {config.rounds} --steps {config.steps}: expected at least 1 each"
+        )
     torch.set_num_threads(1)
     speeds = measure(config)
     table = Table(title=f"DQN, paper configuration, {config.env}, one core: median of rounds")

@@ -75,7 +75,9 @@ def run_zoo(config: ZooConfig) -> None:
     console.print(algorithms)
     published = Table(title="published by the RL Zoo: one run each, mean ± std over episodes")
     for column in ("environment", "algorithm", "return", "timesteps"):
-        published.add_column(column, justify="right" if column in ("return", "timesteps") else "left")
+        published.add_column(
+            column, justify="right" if column in ("return", "timesteps") else "left"
+        )
     for row in baselines():
         result = f"{row['mean']} ± {row['std']}"
         published.add_row(row["env"], row["algo"], result, f"{row['timesteps']:,}")

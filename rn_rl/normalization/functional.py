@@ -150,8 +150,9 @@ def commit(state: Tensor, pending: Tensor, decay: float = 1.0, eps: float = 1e-5
 def sample_gain(x: Tensor, state: Tensor) -> Tensor:
     """Code length of every sample under the frozen state: the gain of ``axis="sample"``.
 
-    Formula: ``L_i = log M - log mean_j exp(-z_ij**2 / 2)``, at least 0, and 1 before there is code mass. It
-    depends on the sample and the state alone, so the batch does not matter; gradients flow through.
+    Formula: ``L_i = log M - log mean_j exp(-z_ij**2 / 2)``, at least 0, and 1 before there is code
+    mass. It depends on the sample and the state alone, so the batch does not matter; gradients flow
+    through it.
 
     Args:
         x: ``(batch, features, ...)``.

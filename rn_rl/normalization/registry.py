@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
@@ -171,7 +172,7 @@ def make_normalizers(spec: str, num_features: int) -> list[nn.Module]:
         [LayerNorm((64,), eps=1e-05, elementwise_affine=True), RegularityNorm(64, axis=layer)]
     """
     terms = [term for term in parse_spec(spec) if term.row.factory is not None]
-    for before, after in zip(terms, terms[1:], strict=False):
+    for before, after in pairwise(terms):
         if before.row.scalar and after.row.name == "ln":
             warnings.warn(
                 f"{before.row.name}+ln: LayerNorm is scale-invariant, so the gain of "

@@ -86,7 +86,9 @@ class RegularityNorm(PhaseNorm):
         if commit not in ("phase", "forward"):
             raise UserError(f"commit={commit!r}: expected 'phase' or 'forward'")
         if half_life is not None and not half_life > 0:
-            raise UserError(f"half_life={half_life!r}: expected a number of phases above 0, or None")
+            raise UserError(
+                f"half_life={half_life!r}: expected a number of phases above 0, or None"
+            )
         if not eps > 0:
             raise UserError(f"eps={eps!r}: expected a variance above 0")
         if commit == "forward" and (axis == "sample" or half_life is not None):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from gymnasium import spaces
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
@@ -19,7 +19,7 @@ from rn_rl.policies.extractors import extractor_class
 from rn_rl.policies.layers import activation, normalized
 
 
-class NormPolicyMixin:
+class NormPolicyMixin(BasePolicy):
     """What all Norm policies share: ``norm``, ``features`` and activations by name.
 
     Args:
@@ -57,7 +57,7 @@ class NormPolicyMixin:
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        parameters: dict[str, Any] = super()._get_constructor_parameters()  # type: ignore[misc]
+        parameters: dict[str, Any] = super()._get_constructor_parameters()
         return {**parameters, "norm": self.norm}
 
 

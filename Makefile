@@ -1,0 +1,33 @@
+# `make demo` and `make test` do their whole set-up, in .venv, with the versions of constraints.txt.
+PYTHON ?= python3
+PY := .venv/bin/python
+
+.PHONY: demo test test-all lint format clean
+
+demo: .venv/ready
+	$(PY) scripts/demo.py
+
+test: lint
+	$(PY) -m pytest -m "not slow"
+
+test-all: lint
+	$(PY) -m pytest
+
+lint: .venv/ready
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+format: .venv/ready
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+# torch first and by itself: later steps then find it there and leave it as it is
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	touch .venv/ready
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,79 @@
+"""Code lengths of any network, normalized or not."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rn_rl.normalization import functional
+
+
+class CodeLengthProbe:
+    """Measures the code length of every linear and convolutional layer's output, changing nothing.
+
+    While it is attached, forwards of a module in training mode are observed as ``rn`` would observe
+    them; :meth:`commit` ends a phase. The code length is in nats, one per layer.
+
+    Args:
+        module: any network.
+        half_life: phases after which an observation counts half; None never forgets.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> with CodeLengthProbe(net) as probe:
+        ...     for _ in range(3):
+        ...         _ = net(torch.randn(32, 4))
+        ...         lengths = probe.commit()
+        >>> sorted(lengths)
+        ['0', '2']
+    """
+
+    def __init__(self, module: nn.Module, half_life: float | None = None) -> None:
+        self.decay = 1.0 if half_life is None else 2.0 ** (-1.0 / half_life)
+        self._state: dict[str, Tensor] = {}
+        self._pending: dict[str, Tensor] = {}
+        self._hooks = []
+        kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+        for name, layer in module.named_modules():
+            if isinstance(layer, kinds):
+                self._state[name] = functional.initial_state(1).to(layer.weight.device)
+                self._pending[name] = torch.zeros(4, 1).to(self._state[name])
+                self._hooks.append(layer.register_forward_hook(self._observer(name)))
+
+    def _observer(self, name: str) -> Any:
+        def observe(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+            if layer.training:
+                self._pending[name] += functional.observe(output, self._state[name])
+
+        return observe
+
+    def commit(self) -> dict[str, float]:
+        """End a phase; returns :meth:`code_lengths`."""
+        for name, pending in self._pending.items():
+            self._state[name] = functional.commit(self._state[name], pending, self.decay)
+            pending.zero_()
+        return self.code_lengths()
+
+    def code_lengths(self) -> dict[str, float]:
+        """Code length in nats of the last phase, by the layer's name; 1 until the third phase."""
+        return {name: float(state[functional.GAIN]) for name, state in self._state.items()}
+
+    def close(self) -> None:
+        """Detach from the network."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    def __enter__(self) -> CodeLengthProbe:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

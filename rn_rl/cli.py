@@ -60,7 +60,9 @@ def parse(command: Any, arguments: Sequence[str], prog: str, description: str | 
         if stop.code in (0, None):
             raise
         plain = re.sub(r"\x1b\[[0-9;]*m", "", errors.getvalue())
-        raise UserError(" ".join(re.sub(r"[╭╮╰╯│─]+", " ", plain).split())) from None
+        line = " ".join(re.sub(r"[╭╮╰╯│─]+", " ", plain).split())
+        # keep what is wrong; the help that follows it is what --help is for
+        raise UserError(re.split(r" Argument helptext:| For full helptext", line)[0]) from None
 
 
 def run_command(

@@ -37,19 +37,16 @@ class NormalizerLogger(BaseCallback):
         max_observations: rows on which a KL is measured.
         measure_every: measure every n-th commit; None is 1 for on-policy and 50 for off-policy
             algorithms, whose commits are many and small.
-        record_history: also keep the gain of every phase in :attr:`history`.
     """
 
     def __init__(
         self,
         max_observations: int = 512,
         measure_every: int | None = None,
-        record_history: bool = True,
     ) -> None:
         super().__init__()
         self.max_observations = max_observations
         self.measure_every = measure_every
-        self.record_history = record_history
         self.history: list[tuple[int, list[float]]] = []
         """One entry a phase: timesteps, then the mean gain of each layer."""
         self.commit_kls: list[float] = []
@@ -76,12 +73,11 @@ class NormalizerLogger(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         """Right after SB3 went to evaluation mode, that is, after the commit."""
-        if not self._layers:
-            return
+        now = self.model.num_timesteps
+        if not self._layers or (self.history and self.history[-1][0] == now):
+            return  # a resumed run stands at a phase that is in its history already
         self.rollouts += 1
-        if self.record_history:
-            gains = [mean_gain(norm) for norm in self._layers.values()]
-            self.history.append((self.num_timesteps, gains))
+        self.history.append((now, [mean_gain(norm) for norm in self._layers.values()]))
         assert self.measure_every is not None
         if self.rollouts % self.measure_every == 0:
             self._measure()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,8 @@ def restore(
             held_out = unwrap_vec_normalize(evaluation.eval_env)
             assert held_out is not None
             load_vecnormalize_state(plain["vecnormalize"], held_out)
-        model.ep_info_buffer.extend(plain["episodes"])  # type: ignore[union-attr]
+        model.ep_info_buffer = deque(plain["episodes"], maxlen=model._stats_window_size)
+        model.ep_success_buffer = deque(maxlen=model._stats_window_size)
         evaluation.n_calls = plain["evaluation_calls"]
         evaluation.best_mean_reward = plain["best_mean_reward"]
         for name in ("timesteps", "results", "length"):
@@ -214,7 +216,8 @@ def restore_environments(env: VecEnv, stored: list[dict[str, Any]]) -> None:
     inner = env.unwrapped
     assert isinstance(inner, DummyVecEnv)
     for one, snapshot in zip(inner.envs, stored, strict=True):
-        one.restore(snapshot)  # type: ignore[attr-defined]
+        if one.restore(snapshot):  # type: ignore[attr-defined]
+            inner._reset_seeds()  # or the next reset would start the first episode again
 
 
 def put(arrays: dict[str, Any], name: str, value: Any) -> None:

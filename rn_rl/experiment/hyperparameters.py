@@ -88,17 +88,51 @@ def merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def check_names(algo: AlgorithmSpec, hyperparameters: dict[str, Any]) -> None:
-    """Every name must be one that the algorithm (or our own agent class) takes."""
-    known = {*ENVIRONMENT_KEYS}
+LEAST: dict[str, float] = {
+    "batch_size": 1,
+    "buffer_size": 1,
+    "learning_starts": 0,
+    "n_epochs": 1,
+    "n_envs": 1,
+    "n_steps": 1,
+    "n_timesteps": 1,
+    "target_update_interval": 1,
+    "learning_rate": 0,
+    "gamma": 0,
+    "tau": 0,
+}
+"""Smallest sensible values; SB3 itself goes on with a batch of 0 or a negative discount."""
+
+
+def check_given(algo: AlgorithmSpec, given: dict[str, Any]) -> None:
+    """Every name must be one that the algorithm takes, numbers must be numbers, and in range."""
+    parameters: dict[str, Any] = {}
     for cls in algo.cls.__mro__:
         if "__init__" in cls.__dict__ and cls.__module__.startswith(("stable_", "sb3_", "rn_rl")):
-            known |= set(inspect.signature(cls.__dict__["__init__"]).parameters)
-    known -= {"self", "env", "kwargs", "args", "_init_setup_model", "norm", "seed", "device"}
-    known -= {"tensorboard_log", "verbose"}
-    for name in hyperparameters:
-        if name not in known:
-            raise unknown(f"hyperparameter of {algo.name}", name, sorted(known))
+            signature = inspect.signature(cls.__dict__["__init__"])
+            parameters = {**signature.parameters, **parameters}
+    ours = ("self", "env", "kwargs", "args", "_init_setup_model", "norm", "seed", "device")
+    for name in (*ours, "tensorboard_log", "verbose"):
+        parameters.pop(name, None)
+    for name, value in given.items():
+        if name not in parameters and name not in ENVIRONMENT_KEYS:
+            raise unknown(
+                f"hyperparameter of {algo.name}", name, sorted({*parameters, *ENVIRONMENT_KEYS})
+            )
+        default = parameters[name].default if name in parameters else None
+        numeric = isinstance(default, int | float) and not isinstance(default, bool)
+        schedule = isinstance(value, str) and value.startswith("lin_")
+        pair = isinstance(value, list) and name == "train_freq"
+        if numeric and not (schedule or pair) and not _is_number(value):
+            raise UserError(f"{name}={value!r}: expected a number")
+        if name in LEAST and _is_number(value) and not value >= LEAST[name]:
+            raise UserError(f"{name}={value!r}: expected at least {LEAST[name]:g}")
+        if name in ("gamma", "tau") and _is_number(value) and value > 1:
+            raise UserError(f"{name}={value!r}: expected at most 1")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def to_algorithm_arguments(hyperparameters: dict[str, Any]) -> dict[str, Any]:

@@ -64,7 +64,8 @@ class ProgressCallback(BaseCallback):
         elif self.num_timesteps >= self._next_line:
             self._next_line += self.total / 10
             share = 100 * self.num_timesteps / self.total
-            self.console.print(f"  {share:3.0f}%  {self.num_timesteps:>9,}  {self.status()}")
+            line = f"  {share:3.0f}%  {self.num_timesteps:>9,}  {self.status()}"
+            self.console.print(line, soft_wrap=True, highlight=False)
         return True
 
     def status(self) -> str:

@@ -12,7 +12,7 @@ class ReplayableEnv(gym.Wrapper):
     """Remembers how its episode began and every action since: replaying them restores it.
 
     Right for any environment that draws all its random numbers from ``np_random``, which is
-    gymnasium's convention; :meth:`restore` returns the observation, so that a caller can check.
+    gymnasium's convention.
     """
 
     def __init__(self, env: gym.Env) -> None:
@@ -40,20 +40,16 @@ class ReplayableEnv(gym.Wrapper):
             "rng": self._rng(),
         }
 
-    def restore(self, snapshot: dict[str, Any]) -> Any:
-        """Replay the episode of a snapshot; returns its last observation.
-
-        Before its first reset there is no episode, and only the generator is put back.
-        """
-        observation = None
+    def restore(self, snapshot: dict[str, Any]) -> bool:
+        """Replay the episode of a snapshot; returns whether it had one (False before any reset)."""
         begin = snapshot["begin"]
-        if begin["seed"] is not None or begin["rng"] is not None:
-            if begin["rng"] is not None:
-                self.unwrapped.np_random.bit_generator.state = begin["rng"]
-            observation, _ = self.env.reset(seed=begin["seed"])
-            dtype = self.action_space.dtype
-            for action in snapshot["actions"]:
-                observation, *_ = self.env.step(np.asarray(action, dtype=dtype)[()])
-            self._begin, self._actions = begin, list(snapshot["actions"])
+        if begin["seed"] is None and begin["rng"] is None:
+            return False
+        if begin["rng"] is not None:
+            self.unwrapped.np_random.bit_generator.state = begin["rng"]
+        self.env.reset(seed=begin["seed"])
+        for action in snapshot["actions"]:
+            self.env.step(np.asarray(action, dtype=self.action_space.dtype)[()])
+        self._begin, self._actions = begin, list(snapshot["actions"])
         self.unwrapped.np_random.bit_generator.state = snapshot["rng"]
-        return observation
+        return True

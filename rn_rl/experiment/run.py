@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import platform
 import warnings
 import zipfile
@@ -257,15 +258,28 @@ def load_policy(model: BaseAlgorithm, path: Path) -> None:
         raise UserError(f"{path}: no such file; the run has not saved a policy yet")
     try:
         if path.suffix == ".zip":
-            with zipfile.ZipFile(path) as archive, archive.open("policy.pth") as stored:
+            with (
+                zipfile.ZipFile(path) as archive,
+                archive.open("policy.pth") as stored,
+                warnings.catch_warnings(),
+            ):
+                warnings.simplefilter("ignore")  # of odd pickles, which are refused below
                 state = torch.load(stored, map_location=model.device, weights_only=True)
             model.policy.load_state_dict(state)
         else:
             safetensors.torch.load_model(model.policy, str(path))
-    except (zipfile.BadZipFile, KeyError, EOFError, OSError, safetensors.SafetensorError) as error:
+    except (
+        zipfile.BadZipFile,
+        KeyError,
+        EOFError,
+        OSError,
+        pickle.UnpicklingError,
+        safetensors.SafetensorError,
+    ) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{path} is damaged or not an agent ({' '.join(str(error).split())}); train again, or "
-            "give another file of the run"
+            f"{path} is damaged or not an agent ({reason[:200]}); train again, or give another file "
+            "of the run"
         ) from None
     except RuntimeError as error:
         reason = " ".join(str(error).split())

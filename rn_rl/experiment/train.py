@@ -28,7 +28,7 @@ from rn_rl.experiment.config import TrainConfig
 from rn_rl.experiment.envs import check_env_id
 from rn_rl.experiment.files import write_npz
 from rn_rl.experiment.foreign import load_weights
-from rn_rl.experiment.hyperparameters import check_names, merge, parse_assignments, tuned
+from rn_rl.experiment.hyperparameters import check_given, merge, parse_assignments, tuned
 from rn_rl.experiment.progress import ProgressCallback
 from rn_rl.experiment.run import Run, RunSpec, light, new_run
 from rn_rl.normalization import canonical_spec, phase_norms
@@ -52,7 +52,7 @@ def resolve(config: TrainConfig) -> RunSpec:
     env_kwargs = parse_assignments(config.env_kwargs, "--env-kwargs")
     if env_kwargs:
         given = merge(given, {"env_kwargs": env_kwargs})
-    check_names(algo, given)
+    check_given(algo, given)
     hyperparameters = merge(hyperparameters, given)
     default_timesteps = int(hyperparameters.pop("n_timesteps", 1e5))
     default_envs = int(hyperparameters.pop("n_envs", 1))
@@ -60,6 +60,8 @@ def resolve(config: TrainConfig) -> RunSpec:
     timesteps = default_timesteps if config.timesteps is None else config.timesteps
     n_envs = default_envs if config.n_envs is None else config.n_envs
     eval_freq = max(timesteps // 20, 1) if config.eval_freq is None else config.eval_freq
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--device {config.device}: torch sees no GPU here; use --device cpu")
     for name, value, least in (
         ("timesteps", timesteps, 1),
         ("n-envs", n_envs, 1),
@@ -116,7 +118,7 @@ def train(config: TrainConfig, console: Console | None = None) -> Run:
     progress = ProgressCallback(spec.timesteps, evaluation, title, console)
     with stop_on_interrupt(console) as interrupt:
         boundary = BoundaryCallback(run, spec, evaluation, log, interrupt)
-        callbacks: list[BaseCallback] = [boundary, log, progress]
+        callbacks: list[BaseCallback] = [log, boundary, progress]
         if spec.eval_freq > 0:
             callbacks.insert(2, evaluation)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -49,6 +50,7 @@ def video(config: VideoConfig) -> Path:
     for name, value in (("episodes", config.episodes), ("max-steps", config.max_steps)):
         if value < 1:
             raise UserError(f"--{name} {value}: expected at least 1")
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws into memory: no screen needed
     model, env = run.load_agent(weights=weights, n_envs=1, seed=config.seed)
     if env.render_mode != "rgb_array":
         raise UserError(f"environment {spec.env} cannot be filmed: it does not render rgb_array")

@@ -1,0 +1,161 @@
+"""The command line: what users type, and that their mistakes cost one line."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rn_rl.cli import main
+
+ROOT = Path(__file__).parents[2]
+CARTPOLE = "train --algo dqn --env CartPole-v1"
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (f"{CARTPOLE} --norm rnn", "unknown normalizer 'rnn'. Did you mean 'rn'"),
+        (f"{CARTPOLE} --norm rn(half_life=-1)", "half_life=-1"),
+        (f"{CARTPOLE} --norm rn(halflife=3)", "rn takes (half_life)"),
+        ("train --algo dqqn --env CartPole-v1", "unknown algorithm 'dqqn'. Did you mean 'dqn'"),
+        ("train --algo dqn --env CartPole-v5", "Did you mean 'CartPole-v1'"),
+        ("train --algo dqn --env LunarLander-v2", "use LunarLander-v3"),
+        ("train --algo dqn --env Pendulum-v1", "dqn needs Discrete; use ppo"),
+        ("train --algo dqn --env Blackjack-v1", "env_wrapper=gymnasium.wrappers"),
+        ("train --algo ppo --env Ant-v5", 'run `pip install "gymnasium[mujoco]"`'),
+        ("train --algo dqn", "--env is missing"),
+        ("train --env CartPole-v1", "--algo is missing"),
+        (f"{CARTPOLE} --timesteps -5", "--timesteps -5: expected at least 1"),
+        (f"{CARTPOLE} --timesteps many", "--timesteps"),
+        (f"{CARTPOLE} --n-envs 0", "--n-envs 0"),
+        (f"{CARTPOLE} --seed -1", "--seed -1"),
+        (f"{CARTPOLE} --device cuda:99", "--device cpu"),
+        (f"{CARTPOLE} --device toaster", "device 'toaster'"),
+        (f"{CARTPOLE} --out FILE/x", "cannot write there"),
+        (f"{CARTPOLE} --env-kwargs foo=1", "unexpected keyword argument 'foo'"),
+        (f"{CARTPOLE} --set lerning_rate=1", "Did you mean 'learning_rate'"),
+        (f"{CARTPOLE} --set learning_rate", "expected name=value"),
+        (f"{CARTPOLE} --set learning_rate=fast", "expected a number"),
+        (f"{CARTPOLE} --set gamma=2", "gamma=2: expected at most 1"),
+        (f"{CARTPOLE} --set batch_size=0", "batch_size=0: expected at least 1"),
+        (f"{CARTPOLE} --set policy=os.system", "expected a class from one of"),
+        (f"{CARTPOLE} --set policy_kwargs.features=nature", "features='nature'"),
+        (f"{CARTPOLE} --from nowhere", "run nowhere: no such folder"),
+        (f"{CARTPOLE} --config best", "expected 'zoo' or 'paper'"),
+        ("train --resume nowhere", "run nowhere: no such folder"),
+        ("evaluate nowhere", "run nowhere: no such folder"),
+        ("evaluate EMPTY", "no run.yaml"),
+        ("evaluate BROKEN.zip", "is damaged or not an agent"),
+        ("evaluate BROKEN", "is damaged or not an agent"),
+        ("evaluate nowhere.zip", "no such file"),
+        ("video nowhere", "run nowhere: no such folder"),
+        ("evaluat nowhere", "Unrecognized options"),
+        ("", "Missing subcommand"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(typed, said, tmp_path, capsys, broken_run):
+    (tmp_path / "FILE").write_text("")
+    (tmp_path / "EMPTY").mkdir()
+    places = {
+        "FILE/x": tmp_path / "FILE/x",
+        "EMPTY": tmp_path / "EMPTY",
+        "BROKEN": broken_run,
+        "BROKEN.zip": broken_run / "best_model.zip",
+    }
+    arguments = [str(places.get(word, word)) for word in typed.split()]
+    if arguments[:1] == ["train"] and not {"--out", "--resume"} & set(arguments):
+        arguments += ["--out", str(tmp_path / "runs")]
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("rn-rl: error: ")
+    assert printed.err.count("\n") == 1
+    assert said in printed.err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.fixture(scope="module")
+def broken_run(tmp_path_factory, trained_run):
+    """A run whose files were cut off in the middle."""
+    folder = tmp_path_factory.mktemp("broken") / "CartPole-v1_1"
+    shutil.copytree(trained_run, folder)
+    for name in ("policy.safetensors", "best_model.zip"):
+        whole = (trained_run / name).read_bytes()
+        (folder / name).write_bytes(whole[: len(whole) // 2])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained_run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs")
+    typed = f"{CARTPOLE} --norm rn --timesteps 300 --eval-freq 150 --eval-episodes 1 --out"
+    assert main([*typed.split(), str(out)]) == 0
+    return out / "rn" / "dqn" / "CartPole-v1_1"
+
+
+def test_train_shows_its_progress_and_what_to_do_next(tmp_path, capsys):
+    assert main([*f"{CARTPOLE} --timesteps 300 --eval-freq 0 --out".split(), str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "steps/s" in printed and "100%" in printed and "rn-rl evaluate" in printed
+
+
+def test_a_half_life_is_printed_beside_the_phases_to_come(tmp_path, capsys):
+    typed = f"{CARTPOLE} --norm rn(half_life=50) --timesteps 30 --eval-freq 0 --out"
+    assert main([*typed.split(), str(tmp_path)]) == 0
+    assert "half-life 50 phases" in capsys.readouterr().out
+
+
+def test_evaluate_prints_json_and_nothing_else(trained_run, capsys):
+    capsys.readouterr()
+    assert main(["evaluate", str(trained_run), "--episodes", "4", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["episodes"] == 4 and len(result["returns"]) == 4
+    assert {"mean_return", "std_return", "ci_low", "ci_high", "mean_length"} <= set(result)
+
+
+def test_evaluate_prints_a_table(trained_run, capsys):
+    capsys.readouterr()
+    assert main(["evaluate", str(trained_run), "--episodes", "4", "--stochastic"]) == 0
+    assert "95% interval" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "gif"])
+def test_video_is_a_film_in_which_something_moves(trained_run, tmp_path, suffix):
+    from moviepy.video.io.VideoFileClip import VideoFileClip
+
+    clip = tmp_path / f"clip.{suffix}"
+    assert main(["video", str(trained_run), "--out", str(clip), "--episodes", "1"]) == 0
+    with VideoFileClip(str(clip)) as film:
+        frames = list(film.iter_frames())
+    assert len(frames) >= 8
+    assert frames[0].std() > 1 and (frames[0] != frames[-1]).any()
+
+
+def test_norms_and_zoo_print_their_tables(capsys):
+    assert main(["norms"]) == 0 and main(["zoo"]) == 0
+    printed = capsys.readouterr().out
+    assert "rln-paper" in printed and "RedBlueDoors" in printed and "154.4" in printed
+
+
+def test_scripts_are_the_same_commands(tmp_path):
+    words = {"train": "--norm", "evaluate": "--episodes", "record_video": "--out"}
+    started = {
+        word: subprocess.Popen(
+            [sys.executable, str(ROOT / f"scripts/{script}.py"), "--help"],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+        )
+        for script, word in words.items()
+    }
+    for word, process in started.items():
+        assert word in process.communicate()[0]
+        assert process.returncode == 0
+
+
+def test_scripts_are_at_most_40_lines():
+    for script in (ROOT / "scripts").glob("*.py"):
+        assert len(script.read_text().splitlines()) <= 40

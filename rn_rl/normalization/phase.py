@@ -76,7 +76,9 @@ class PhaseNorm(nn.Module, ABC):
         self.pending_sums.zero_()
 
     def train(self, mode: bool = True) -> PhaseNorm:
-        if self.training and not mode:
+        if mode == self.training:
+            return self  # every predict of SB3 comes by here: setting the attribute is not free
+        if not mode:
             self.commit()
         super().train(mode)
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -150,7 +151,14 @@ class RegularityNorm(PhaseNorm):
     def next_state(self) -> Tensor:
         if self.commit_on == "forward":
             return self.running_state
-        return functional.commit(self.running_state, self.pending_sums, self.decay, self.eps)
+        state, pending = self.running_state, self.pending_sums
+        if state.device.type != "cpu":
+            return functional.commit(state, pending, self.decay, self.eps)
+        with np.errstate(
+            all="ignore"
+        ):  # columns with nothing pending divide by 0, and are not used
+            arrays = state.numpy(), pending.numpy()
+            return torch.from_numpy(functional.commit(*arrays, self.decay, self.eps, np))
 
     def apply_state(self, x: Tensor) -> Tensor:
         if self.axis == "sample":

@@ -1,0 +1,185 @@
+"""The pure functions, and what they owe to being pure."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call, stack_module_state, vmap
+
+from rn_rl.normalization import REGISTRY, RegularityNorm, functional, make_normalizers
+from rn_rl.normalization.functional import COUNT, GAIN, MEAN, PHASES, VAR
+
+STATEFUL = [row.name for row in REGISTRY.values() if row.stateful and row.phase_rule]
+
+
+def after_phases(module, phases=3, features=8):
+    for t in range(phases):
+        module.train()(torch.randn(64, features) * (1 + t) + t)
+        module.eval()
+    return module
+
+
+@pytest.mark.parametrize("num_codes", [1, 5])
+def test_commit_without_observations_returns_the_same_bits(num_codes):
+    state = torch.randn(6, num_codes, dtype=torch.float64)
+    assert torch.equal(functional.commit(state, torch.zeros(4, num_codes).double()), state)
+
+
+def test_observe_and_commit_leave_their_arguments_alone():
+    x, state = torch.randn(9, 4), functional.initial_state(4)
+    x_before, state_before = x.clone(), state.clone()
+    pending = functional.observe(x, state)
+    pending_before = pending.clone()
+    functional.commit(state, pending, decay=0.9)
+    assert torch.equal(x, x_before)
+    assert torch.equal(state, state_before)
+    assert torch.equal(pending, pending_before)
+
+
+@pytest.mark.parametrize("num_codes", [1, 4])
+def test_commit_is_the_same_in_numpy_and_in_torch(num_codes):
+    np = pytest.importorskip("numpy")
+    state = functional.initial_state(num_codes)
+    for t in range(4):
+        pending = functional.observe(torch.randn(30, 4) + t, state)
+        ours = functional.commit(state.numpy(), pending.numpy(), decay=0.8, xp=np)
+        state = functional.commit(state, pending, decay=0.8)
+        torch.testing.assert_close(torch.from_numpy(ours), state, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("chunks", [(64, 64), (60, 4, 64), (1,) * 128])
+@pytest.mark.parametrize("name", STATEFUL)
+def test_state_does_not_depend_on_how_a_phase_is_chunked(name, chunks):
+    [whole] = make_normalizers(name, 8)
+    [parts] = make_normalizers(name, 8)
+    for t in range(4):
+        x = torch.randn(128, 8) * (1 + t) + t
+        whole.train()(x)
+        parts.train()
+        for chunk in x.split(chunks):
+            parts(chunk)
+        whole.eval(), parts.eval()
+        for key, value in whole.state_dict().items():
+            torch.testing.assert_close(parts.state_dict()[key], value, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("axis", ["layer", "neuron"])
+def test_a_hundred_million_commits_do_not_saturate_the_state(axis):
+    norm = after_phases(RegularityNorm(64, axis), features=64)
+    elements = 50 * (64 if axis == "layer" else 1)
+    norm.running_state[COUNT] = 1e8 * elements
+    norm.running_state[PHASES] = 1e8
+    before = norm.running_state.clone()
+    x = torch.randn(50, 64) + 7
+    norm.train()(x)
+    after = norm.eval().running_state
+    mean = x.double().mean() if axis == "layer" else x.double().mean(0)
+    torch.testing.assert_close(
+        after[MEAN] - before[MEAN], (mean - before[MEAN]) / (1e8 + 1), rtol=1e-3, atol=0
+    )
+    assert torch.equal(after[COUNT], before[COUNT] + elements)
+    assert torch.equal(after[PHASES], before[PHASES] + 1)
+
+
+@pytest.mark.parametrize("axis", ["layer", "neuron"])
+def test_stationary_gain_is_log_t(axis):
+    norm, x = RegularityNorm(8, axis), torch.randn(64, 8)
+    for t in range(60):  # the same data in every phase: as stationary as it gets
+        norm.train()(x)
+        norm.eval()
+        expected = math.log(max(t, 1) + math.e - 1)
+        torch.testing.assert_close(norm.gain, torch.full_like(norm.gain, expected))
+
+
+@pytest.mark.parametrize("half_life", [0.5, 2, 5])
+@pytest.mark.parametrize("axis", ["layer", "neuron"])
+def test_gain_with_a_half_life_is_steady_at_a_known_value(axis, half_life):
+    norm, x = RegularityNorm(8, axis, half_life), torch.randn(64, 8)
+    for _ in range(200):
+        norm.train()(x)
+        norm.eval()
+    steady = -math.log(1 - 2 ** (-1 / half_life))
+    torch.testing.assert_close(norm.gain, torch.full_like(norm.gain, steady))
+
+
+def test_gain_on_fresh_samples_of_one_distribution_comes_near_the_stationary_one():
+    cumulative, forgetting = RegularityNorm(16), RegularityNorm(16, half_life=5)
+    for _ in range(100):
+        x = torch.randn(256, 16) * 3 + 1
+        for norm in (cumulative, forgetting):
+            norm.train()(x)
+            norm.eval()
+    assert cumulative.gain.item() == pytest.approx(math.log(99 + math.e - 1), abs=0.03)
+    assert forgetting.gain.item() == pytest.approx(-math.log(1 - 2 ** (-1 / 5)), abs=0.03)
+
+
+def test_half_life_is_when_an_observation_counts_half():
+    norm = RegularityNorm(4, half_life=3)
+    norm.train()(torch.randn(10, 4))
+    norm.eval()
+    for _ in range(3):
+        norm.train()(torch.randn(10, 4))
+        norm.eval()
+    q = 2 ** (-1 / 3)
+    assert norm.running_state[COUNT].item() == pytest.approx(40 * (1 / 2 + q**2 + q + 1))
+
+
+def test_the_second_commit_leaves_the_gain_at_1():
+    norm = after_phases(RegularityNorm(8, "neuron"), phases=2)
+    torch.testing.assert_close(norm.gain, torch.ones(8, dtype=torch.float64), rtol=1e-15, atol=0)
+
+
+def test_variance_includes_what_lies_between_the_phases():
+    norm = RegularityNorm(1)
+    for value in (-1.0, 1.0):
+        norm.train()(torch.full((8, 1), value))
+        norm.eval()
+    assert norm.running_state[MEAN].item() == pytest.approx(0, abs=1e-12)
+    assert norm.running_state[VAR].item() == pytest.approx(1, rel=1e-4)  # as published: 0
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.7])
+@pytest.mark.parametrize("num_codes", [1, 5])
+def test_stacked_states_under_vmap_equal_separate_ones(num_codes, decay):
+    states = [functional.initial_state(num_codes) for _ in range(3)]
+    stacked = torch.stack(states)
+    for t in range(4):
+        x = torch.randn(3, 20, 5) * torch.tensor([1.0, 2.0, 3.0])[:, None, None] + t
+        weight = torch.rand(3, 20)
+        for i in range(3):
+            pending = functional.observe(x[i], states[i], weight[i])
+            states[i] = functional.commit(states[i], pending, decay)
+        pending = vmap(functional.observe)(x, stacked, weight)
+        stacked = vmap(lambda s, p: functional.commit(s, p, decay))(stacked, pending)
+    torch.testing.assert_close(stacked, torch.stack(states), rtol=1e-13, atol=0)
+    assert len(set(stacked[:, GAIN, 0].tolist())) == 3
+
+
+@pytest.mark.parametrize("name", [row.name for row in REGISTRY.values() if row.phase_rule])
+def test_stacked_modules_equal_separate_ones(name):
+    nets = []
+    for i in range(3):
+        net = nn.Sequential(nn.Linear(8, 8), *make_normalizers(name, 8), nn.ReLU())
+        nets.append(after_phases(net, phases=3 + i).train())
+    parameters, buffers = stack_module_state(nets)
+    x = torch.randn(3, 20, 8)
+
+    def call(p, b, batch):
+        return functional_call(nets[0], (p, b), (batch,))
+
+    with torch.no_grad():
+        separate = torch.stack([net(batch) for net, batch in zip(nets, x, strict=True)])
+        for key in buffers:  # the separate forwards have observed, these not yet
+            expected = torch.stack([net.state_dict()[key] for net in nets])
+            assert torch.equal(buffers[key], expected) == (not key.endswith("pending_sums"))
+        torch.testing.assert_close(vmap(call)(parameters, buffers, x), separate)
+    for key in buffers:
+        expected = torch.stack([net.state_dict()[key] for net in nets])
+        torch.testing.assert_close(buffers[key], expected)
+
+
+def test_code_length_is_a_difference_of_logarithms():
+    mass, density = torch.tensor([8.0, 2.0]), torch.tensor([2.0, 2.0])
+    length = functional.code_length(mass.log(), density.log())
+    torch.testing.assert_close(length, torch.tensor([math.log(4), 0.0]))

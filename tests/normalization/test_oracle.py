@@ -1,0 +1,161 @@
+"""The normalizers act, and do what METHODS.md says: against its arithmetic in plain NumPy."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from rn_rl.normalization import REGISTRY, functional, make_normalizers
+from rn_rl.normalization.functional import COUNT, GAIN, LOG_MASS, MEAN, PHASES, VAR
+
+FEATURES = 6
+STATEFUL = [row.name for row in REGISTRY.values() if row.stateful and row.phase_rule]
+
+
+def phi(z):
+    """Standard normal density."""
+    return np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+
+
+class Oracle:
+    """RN (one code over everything) or RLN (one per column), for one phase after the other."""
+
+    def __init__(self, per_neuron: bool, half_life: float | None) -> None:
+        self.per_neuron = per_neuron
+        self.q = 1.0 if half_life is None else 0.5 ** (1 / half_life)
+        self.mean, self.var, self.n = np.zeros(1), np.ones(1), 0.0
+        self.mass, self.gain = np.zeros(1), np.ones(1)
+        self.t = 0
+
+    def phase(self, x):
+        x = x.astype(np.float64)
+        x = x if self.per_neuron else x.reshape(-1, 1)
+        k, mean, var = len(x), x.mean(0), x.var(0)
+        if self.t == 0:
+            self.mean, self.var, self.n, self.gain = mean, var, k, np.ones(x.shape[1])
+        else:
+            density = phi((x - self.mean) / np.sqrt(self.var)).mean(0)
+            old_mass = (math.e - 1) * density if self.t == 1 else self.q * self.mass
+            self.mass = old_mass + density
+            self.gain = np.log(self.mass) - np.log(density)
+            n = self.q * self.n  # what is left of the history; then Chan et al.
+            delta = mean - self.mean
+            between = delta**2 * n * k / (n + k)
+            self.var = (n * self.var + k * var + between) / (n + k)
+            self.mean = self.mean + delta * k / (n + k)
+            self.n = n + k
+        self.var = np.maximum(self.var, 1e-5)
+        self.t += 1
+
+    def sample_gain(self, x):
+        if self.t < 2:
+            return np.ones((len(x), 1))
+        density = phi((x - self.mean) / np.sqrt(self.var)).mean(1, keepdims=True)
+        return np.maximum(np.log(self.mass) - np.log(density), 0)
+
+
+def moving(phases, seed=0):
+    """Activations whose mean and spread drift, differently in every feature."""
+    rng = np.random.default_rng(seed)
+    for t in range(phases):
+        centre = np.linspace(-0.5, 0.7, FEATURES) * t
+        yield (rng.normal(size=(48, FEATURES)) * (1 + 0.3 * t) + centre).astype(np.float32)
+
+
+def learn_phase(norm, x, batches=3):
+    norm.train()
+    for batch in np.array_split(x, batches):
+        norm(torch.from_numpy(batch))
+    norm.eval()
+
+
+def spec(name, half_life):
+    return name if half_life is None else f"{name}(half_life={half_life})"
+
+
+@pytest.mark.parametrize("half_life", [None, 2.5])
+@pytest.mark.parametrize("name", ["rn", "rln", "rsn"])
+def test_state_and_gain_follow_the_method(name, half_life):
+    [norm] = make_normalizers(spec(name, half_life), FEATURES)
+    oracle = Oracle(name == "rln", half_life)
+    for t, x in enumerate(moving(7)):
+        learn_phase(norm, x)
+        oracle.phase(x)
+        state = norm.running_state.numpy()
+        np.testing.assert_allclose(norm.gain, oracle.gain, rtol=1e-10)
+        np.testing.assert_allclose(state[GAIN], oracle.gain, rtol=1e-10)
+        np.testing.assert_allclose(state[MEAN], oracle.mean, rtol=1e-10)
+        np.testing.assert_allclose(state[VAR], oracle.var, rtol=1e-10)
+        np.testing.assert_allclose(state[COUNT], oracle.n, rtol=1e-12)
+        assert (state[PHASES] == t + 1).all()
+    # our mass is of densities relative to the mode: the constant factor is left out
+    np.testing.assert_allclose(
+        state[LOG_MASS] - functional.LOG_SQRT_2PI, np.log(oracle.mass), rtol=1e-10
+    )
+    assert (abs(oracle.gain - 1) > 0.05).all()
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("half_life", [None, 2.5])
+@pytest.mark.parametrize("name", ["rn", "rln", "rsn"])
+def test_output_is_the_input_times_the_gain_of_the_frozen_state(name, half_life, training):
+    [norm] = make_normalizers(spec(name, half_life), FEATURES)
+    oracle = Oracle(name == "rln", half_life)
+    probe = (2 * np.random.default_rng(9).normal(size=(32, FEATURES)) + 1).astype(np.float32)
+    for x in moving(6):
+        y = copy.deepcopy(norm).train(training)(torch.from_numpy(probe)).numpy()
+        gain = oracle.sample_gain(probe) if name == "rsn" else oracle.gain
+        np.testing.assert_allclose(y, probe * gain, rtol=1e-5)
+        learn_phase(norm, x)
+        oracle.phase(x)
+    assert (abs(gain - 1) > 0.05).all()
+
+
+def test_convolutional_features_are_on_axis_1():
+    [norm] = make_normalizers("rln", FEATURES)
+    oracle = Oracle(True, None)
+    for x in moving(4):
+        learn_phase(norm, np.ascontiguousarray(x.reshape(12, 2, 2, FEATURES).transpose(0, 3, 1, 2)))
+        oracle.phase(x)
+    np.testing.assert_allclose(norm.gain, oracle.gain, rtol=1e-10)
+    y = norm(torch.ones(3, FEATURES, 2, 2))
+    expected = np.broadcast_to(oracle.gain.reshape(1, -1, 1, 1), y.shape)
+    np.testing.assert_allclose(y, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("phases", [0, 1, 2, 3, 9, 25])
+def test_the_schedules_are_their_formulas(phases):
+    norms = make_normalizers("logt+ramp(4, 10)+gain(2.5)", FEATURES)
+    for _ in range(phases):
+        for norm in norms:
+            learn_phase(norm, np.ones((2, FEATURES), np.float32))
+    gains = [norm.gain.item() for norm in norms]
+    logt = math.log(max(phases - 1, 1) + math.e - 1)
+    assert gains == pytest.approx([logt, 0.1 + 3.9 * min(phases / 10, 1), 2.5], rel=1e-12)
+    y = norms[0](torch.full((1, FEATURES), 2.0))
+    torch.testing.assert_close(y, torch.full((1, FEATURES), 2 * logt))
+
+
+@pytest.mark.parametrize("name", [name for name in STATEFUL if name != "gain"])
+def test_two_histories_give_two_outputs(name):
+    probe = np.random.default_rng(9).normal(size=(16, FEATURES)).astype(np.float32)
+    outputs = []
+    for phases, seed in ((3, 0), (6, 1)):
+        [norm] = make_normalizers(name, FEATURES)
+        for x in moving(phases, seed):
+            learn_phase(norm, x)
+        outputs.append(norm(torch.from_numpy(probe)))
+    assert ((outputs[0] - outputs[1]).abs() > 1e-3 * outputs[0].abs()).any(0).all()
+
+
+@pytest.mark.parametrize("name", ["rn", "rln", "rsn"])
+def test_as_many_phases_of_other_data_give_another_gain(name):
+    gains = []
+    for seed in (0, 1):
+        [norm] = make_normalizers(name, FEATURES)
+        for x in moving(5, seed):
+            learn_phase(norm, x)
+        gains.append(norm.gain)
+    assert (gains[0] != gains[1]).all()

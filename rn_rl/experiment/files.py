@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from rn_rl.errors import UserError
+
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
@@ -44,3 +46,21 @@ def write_npz(path: Path, **arrays: Any) -> None:
     """Plain arrays (no objects, so nothing in it is a pickle)."""
     with whole(path) as temporary:
         np.savez(temporary, **arrays)
+
+
+def replace_block(path: Path, name: str, text: str) -> None:
+    """Put a generated text between ``<!-- name -->`` and ``<!-- /name -->`` of a document."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    document = path.read_text()
+    head, found, rest = document.partition(begin)
+    _, closed, tail = rest.partition(end)
+    if not found or not closed:
+        raise UserError(f"{path}: expected the lines {begin.strip()} and {end} in it")
+    with whole(path) as temporary:
+        temporary.write_text(f"{head}{begin}{text.strip()}\n{end}{tail}")
+
+
+def markdown_table(columns: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; the first column to the left, the others to the right."""
+    lines = [columns, ["---"] + ["---:"] * (len(columns) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

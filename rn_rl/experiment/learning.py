@@ -15,6 +15,7 @@ from rich.table import Table
 from rn_rl.errors import UserError, unknown
 from rn_rl.experiment.config import TrainConfig
 from rn_rl.experiment.evaluate import EvaluateConfig, bootstrap_interval, evaluate
+from rn_rl.experiment.files import markdown_table, replace_block
 from rn_rl.experiment.train import train
 
 CASES: dict[str, tuple[str, str, int]] = {
@@ -51,6 +52,8 @@ class LearningConfig:
     """Instead of the case's own; for trying it out."""
     table: bool = False
     """Only print the table of what there is."""
+    readme: Path | None = None
+    """Also write the table into this document, between its learning marks."""
     json: bool = False
     """Print one JSON object a line."""
 
@@ -118,22 +121,38 @@ def run_learning(config: LearningConfig) -> None:
                 f"{count}/{len(jobs)} {row['case']} {row['norm']} seed {row['seed']}: "
                 f"{row['greedy_mean']:.2f}"
             )
-    rows = summarize(read_results(config.results))
+    lines = summarize(read_results(config.results))
+    if config.readme is not None:
+        replace_block(config.readme, "learning", markdown_table(COLUMNS, table_rows(lines)))
     if config.json:
-        for line in rows:
+        for line in lines:
             print(json.dumps(line))
         return
     table = Table(
         title="final policies: mean over seeds of the mean return, 95% bootstrap interval"
     )
-    for column in ("case", "actions", "normalizer", "return", "each seed", "success"):
+    for column in COLUMNS:
         table.add_column(column)
-    for line in rows:
-        success = "" if line["success"] is None else f"{100 * line['success']:.0f}%"
-        each = ", ".join(f"{v:.1f}" if abs(v) >= 10 else f"{v:.2f}" for v in line["each"])
-        interval = f"{line['value']:.2f} [{line['low']:.2f}, {line['high']:.2f}]"
-        table.add_row(line["case"], line["actions"], line["norm"], interval, each, success)
+    for row in table_rows(lines):
+        table.add_row(*row)
     console.print(table)
+
+
+COLUMNS = ["case", "actions", "normalizer", "return [95% interval]", "each seed", "success"]
+
+
+def table_rows(lines: list[dict[str, Any]]) -> list[list[str]]:
+    """The lines of :func:`summarize` as text."""
+    rows = []
+    for line in lines:
+        digits = 2 if abs(line["value"]) < 2 else 1
+        interval = (
+            f"{line['value']:.{digits}f} [{line['low']:.{digits}f}, {line['high']:.{digits}f}]"
+        )
+        each = ", ".join(f"{value:.{digits}f}" for value in line["each"])
+        success = "" if line["success"] is None else f"{100 * line['success']:.0f}%"
+        rows.append([line["case"], line["actions"], line["norm"], interval, each, success])
+    return rows
 
 
 def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

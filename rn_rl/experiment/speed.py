@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.config import TrainConfig
+from rn_rl.experiment.files import markdown_table, replace_block
 from rn_rl.experiment.train import resolve
 
 
@@ -29,6 +32,8 @@ class SpeedConfig:
     """Timesteps of each normalizer in a round."""
     rounds: int = 25
     """Rounds; a ratio is the median of the rounds' ratios."""
+    readme: Path | None = None
+    """Also write the table into this document, between its speed marks."""
     json: bool = False
     """Print one JSON object a line."""
 
@@ -61,28 +66,45 @@ def run_speed(config: SpeedConfig) -> None:
         )
     torch.set_num_threads(1)
     speeds = measure(config)
+    lines = summarize(config.env, speeds)
+    if config.json:
+        for line in lines:
+            print(json.dumps(line))
+        return
+    columns = ["normalizer", "steps/s", "to none", "to ln"]
+    rows = [
+        [norm, f"{np.median(values):,.0f}", ratio(speeds, norm, "none"), ratio(speeds, norm, "ln")]
+        for norm, values in speeds.items()
+    ]
+    if config.readme is not None:
+        replace_block(config.readme, "speed", markdown_table(columns, rows))
     table = Table(title=f"DQN, paper configuration, {config.env}, one core: median of rounds")
-    table.add_column("normalizer")
-    for column in ("steps/s", "to none", "to ln"):
-        table.add_column(column, justify="right")
-    for norm, values in speeds.items():
-        cells = [norm, f"{np.median(values):,.0f}"]
-        for reference in ("none", "ln"):
-            if reference not in speeds:
-                cells.append("-")
-                continue
-            ratio = float(np.median(values / speeds[reference]))
-            cells.append(f"{ratio:.2f}")
-            if config.json:
-                line = {
-                    "benchmark": "train",
-                    "case": f"{config.env}/{norm}",
-                    "value": float(np.median(values)),
-                    "unit": "steps/s",
-                    "ratio": ratio,
-                    "ratio_to": f"{config.env}/{reference}",
-                }
-                print(json.dumps(line))
-        table.add_row(*cells)
-    if not config.json:
-        Console().print(table)
+    for column in columns:
+        table.add_column(column, justify="left" if column == "normalizer" else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def ratio(speeds: dict[str, np.ndarray], norm: str, reference: str) -> str:
+    """Median over the rounds of one speed divided by another, as text."""
+    if reference not in speeds:
+        return "-"
+    return f"{np.median(speeds[norm] / speeds[reference]):.2f}"
+
+
+def summarize(env: str, speeds: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """One line for each normalizer and reference."""
+    return [
+        {
+            "benchmark": "train",
+            "case": f"{env}/{norm}",
+            "value": float(np.median(values)),
+            "unit": "steps/s",
+            "ratio": float(np.median(values / speeds[reference])),
+            "ratio_to": f"{env}/{reference}",
+        }
+        for norm, values in speeds.items()
+        for reference in ("none", "ln")
+        if reference in speeds
+    ]

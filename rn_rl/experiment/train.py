@@ -85,7 +85,7 @@ def resolve(config: TrainConfig) -> RunSpec:
         threads=config.threads,
         config=config.config,
         hyperparameters=hyperparameters,
-        command=shlex.join(["rn-rl", *sys.argv[1:]]),
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         started_from=str(config.from_agent) if config.from_agent else None,
     )
 

@@ -18,12 +18,12 @@ from rn_rl.experiment.evaluate import EvaluateConfig, bootstrap_interval, evalua
 from rn_rl.experiment.files import markdown_table, replace_block
 from rn_rl.experiment.train import train
 
-CASES: dict[str, tuple[str, str, int]] = {
-    "cartpole": ("dqn", "CartPole-v1", 50_000),
-    "lunarlander": ("dqn", "LunarLander-v3", 100_000),
-    "redbluedoors": ("ppo", "MiniGrid-RedBlueDoors-6x6-v0", 1_000_000),
+CASES: dict[str, tuple[str, str, str, int]] = {
+    "cartpole": ("dqn", "CartPole-v1", "zoo", 50_000),
+    "lunarlander": ("dqn", "LunarLander-v3", "zoo", 100_000),
+    "redbluedoors": ("ppo", "MiniGrid-RedBlueDoors-6x6-v0", "paper", 1_000_000),
 }
-"""Algorithm, environment and timesteps of each case, with the zoo's tuned hyperparameters."""
+"""Algorithm, environment, set of hyperparameters and timesteps of each case."""
 
 
 @dataclass
@@ -60,13 +60,14 @@ class LearningConfig:
 
 def run_one(case: str, norm: str, seed: int, config: LearningConfig) -> dict[str, Any]:
     """Train and evaluate one agent: its line in the results file."""
-    algo, env, timesteps = CASES[case]
+    algo, env, config_set, timesteps = CASES[case]
     timesteps = config.timesteps or timesteps
     run = train(
         TrainConfig(
             algo=algo,
             env=env,
             norm=norm,
+            config=config_set,
             seed=seed,
             timesteps=timesteps,
             out=config.out,

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -39,7 +40,7 @@ def test_observe_and_commit_leave_their_arguments_alone():
 
 @pytest.mark.parametrize("num_codes", [1, 4])
 def test_commit_is_the_same_in_numpy_and_in_torch(num_codes):
-    np = pytest.importorskip("numpy")
+
     state = functional.initial_state(num_codes)
     for t in range(4):
         pending = functional.observe(torch.randn(30, 4) + t, state)

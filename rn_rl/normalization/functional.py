@@ -67,7 +67,7 @@ def observe(x: Tensor, state: Tensor, weight: Tensor | None = None) -> Tensor:
     if weight is None:
         count = torch.full_like(mean, rows.shape[0])
         total = d.sum(0, keepdim=one_code)
-        squares = d.square_()
+        squares = d.mul_(d)
         total_squares = squares.sum(0, keepdim=one_code)
         density = densities_(squares, var).sum(0, keepdim=one_code)
     else:
@@ -75,7 +75,7 @@ def observe(x: Tensor, state: Tensor, weight: Tensor | None = None) -> Tensor:
         w = per_code(weight.detach().to(d.dtype).reshape(shape).expand_as(x), one_code)
         count = w.sum(0, keepdim=one_code)
         total = (w * d).sum(0, keepdim=one_code)
-        squares = d.square_()
+        squares = d.mul_(d)
         total_squares = (w * squares).sum(0, keepdim=one_code)
         density = (w * densities_(squares, var)).sum(0, keepdim=one_code)
     sums = torch.stack((count, total, total_squares, density))

@@ -93,7 +93,11 @@ class Term:
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        inside = ",".join(f"{k}={v}" for k, v in self.arguments.items())
+        """One spelling: defaults left out, 2000.0 as 2000."""
+        assert self.row.factory is not None
+        defaults = inspect.signature(self.row.factory).parameters
+        given = {k: v for k, v in self.arguments.items() if v != defaults[k].default}
+        inside = ",".join(f"{k}={int(v) if float(v).is_integer() else v}" for k, v in given.items())
         return f"{self.row.name}({inside})" if inside else self.row.name
 
 
@@ -130,17 +134,22 @@ def _parse_arguments(row: NormalizerSpec, text: str) -> dict[str, Any]:
     takes = f"takes ({', '.join(row.arguments)})" if row.arguments else "takes no arguments"
     try:
         call = ast.parse(f"f({text})", mode="eval").body
-        assert isinstance(call, ast.Call)
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise SyntaxError
         positional = [ast.literal_eval(value) for value in call.args]
         named = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+        if len(named) < len(call.keywords):
+            raise TypeError("an argument is given twice")
         parameters = [
             inspect.Parameter(a, inspect.Parameter.POSITIONAL_OR_KEYWORD) for a in row.arguments
         ]
         arguments = inspect.Signature(parameters).bind_partial(*positional, **named).arguments
-    except (SyntaxError, ValueError, TypeError, AssertionError):
+    except (SyntaxError, ValueError, TypeError):
         raise UserError(f"normalizer {row.name}({text}): {row.name} {takes}") from None
     for key, value in arguments.items():
-        if isinstance(value, bool) or not isinstance(value, int | float | None):
+        optional = inspect.signature(row.factory).parameters[key].default is None  # type: ignore[arg-type]
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number and not (value is None and optional):
             raise UserError(f"normalizer {row.name}: {key}={value!r}: expected a number")
     return dict(arguments)
 
@@ -168,8 +177,8 @@ def make_normalizers(spec: str, num_features: int) -> list[nn.Module]:
         UserError: see :func:`parse_spec`.
 
     Example:
-        >>> make_normalizers("ln+rn", 64)
-        [LayerNorm((64,), eps=1e-05, elementwise_affine=True), RegularityNorm(64, axis=layer)]
+        >>> [type(module).__name__ for module in make_normalizers("ln+rn", 64)]
+        ['LayerNorm', 'RegularityNorm']
     """
     terms = [term for term in parse_spec(spec) if term.row.factory is not None]
     for before, after in pairwise(terms):

@@ -1,0 +1,99 @@
+"""The published arithmetic, against the numbers of the published code."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from rn_rl.normalization import RegularityNorm, make_normalizers
+from rn_rl.normalization.published import COUNT, LOG_MASS, MEAN, STD
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "data/regularity_golden.json").read_text())
+AXIS = {"rn": "layer", "rln": "neuron"}
+
+
+def build(method, how):
+    if how == "class":
+        return RegularityNorm(4, axis=AXIS[method], commit="forward")
+    [norm] = make_normalizers(f"{method}-paper", 4)
+    return norm
+
+
+def error(ours, golden):
+    """Largest deviation over the largest absolute value of the golden array."""
+    golden = torch.as_tensor(golden, dtype=torch.float64)
+    return ((ours.double() - golden).abs().max() / golden.abs().max()).item()
+
+
+@pytest.mark.parametrize("how", ["class", "registry"])
+@pytest.mark.parametrize("method", ["rn", "rln"])
+def test_the_published_numbers_are_reproduced(method, how):
+    norm = build(method, how)
+    assert [step["train"] for step in GOLDEN[method]].count(True) == 4
+    for step in GOLDEN[method]:
+        x = torch.tensor(step["x"], requires_grad=True)
+        y = norm.train(step["train"])(x)
+        w = torch.linspace(-1, 1, 20).reshape(5, 4)
+        [gradient] = torch.autograd.grad((w * y).sum(), x)
+        assert error(y, step["y"]) <= 5e-5
+        assert error(gradient, step["grad_of_sum_w_y"]) <= 5e-5
+        state = norm.running_state
+        comp = torch.tensor(step["comp"]).reshape(-1)
+        assert state.shape[1] == len(comp) == (1 if method == "rn" else 4)
+        assert error(state[MEAN], step["mean"]) <= 5e-5
+        assert error(state[STD], step["std"]) <= 5e-5
+        assert error(state[LOG_MASS], comp) <= 5e-5
+        assert (state[COUNT] == step["count"]).all()
+
+
+@pytest.mark.parametrize("name", ["rn-paper", "rln-paper"])
+def test_state_moves_in_training_forwards_and_is_detached(name):
+    [norm] = make_normalizers(name, 4)
+    before = norm.running_state.clone()
+    norm.train()(torch.randn(5, 4, requires_grad=True))
+    assert not torch.equal(norm.running_state, before)
+    assert not norm.running_state.requires_grad
+
+
+@pytest.mark.parametrize("name", ["rn-paper", "rln-paper"])
+def test_evaluation_moves_no_state(name):
+    [norm] = make_normalizers(name, 4)
+    norm.train()(torch.randn(5, 4))
+    before = norm.eval().running_state.clone()
+    norm(torch.randn(7, 4))
+    assert torch.equal(norm.running_state, before)
+
+
+def test_gain_on_stationary_data_is_log_t():
+    [norm] = make_normalizers("rn-paper", 64)
+    x = torch.randn(512, 64)  # so many that the initial mass of 1 is nothing beside theirs
+    for t in range(1, 11):
+        y = norm.train()(x)
+        assert (y / x).mean().item() == pytest.approx(math.log(t), abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["rn-paper", "rln-paper"])
+def test_output_depends_on_the_batch_which_is_why_ours_departs(name):
+    [norm] = make_normalizers(name, 4)
+    x = torch.randn(64, 4)
+    for _ in range(3):
+        norm.train()(x)
+    norm.eval()
+    alone = torch.cat([norm(row[None]) for row in x])
+    assert ((alone - norm(x)).abs() > 0.5 * norm(x).abs()).all()
+
+
+@pytest.mark.parametrize("name", ["rn-paper", "rln-paper"])
+@pytest.mark.parametrize("x", [torch.ones(5, 4), torch.zeros(1, 4), torch.randn(1, 4)])
+def test_constants_and_single_rows_stay_finite(name, x):
+    [norm] = make_normalizers(name, 4)
+    for training in (True, True, True, False):
+        assert norm.train(training)(x).isfinite().all()
+        assert norm.running_state.isfinite().all()
+
+
+def test_there_is_no_frozen_gain():
+    [norm] = make_normalizers("rln-paper", 4)
+    assert norm.gain.shape == (4,) and norm.gain.isnan().all()

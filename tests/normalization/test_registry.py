@@ -1,0 +1,196 @@
+"""One table and one grammar."""
+
+import doctest
+import importlib
+import pkgutil
+import warnings
+
+import pytest
+from torch import nn
+
+import rn_rl.normalization
+from rn_rl.errors import UserError
+from rn_rl.normalization import (
+    REGISTRY,
+    PhaseNorm,
+    RegularityNorm,
+    available_normalizers,
+    canonical_spec,
+    make_normalizers,
+    parse_spec,
+)
+
+
+@pytest.mark.parametrize("row", REGISTRY.values(), ids=REGISTRY)
+def test_every_row_documents_itself(row):
+    assert row.summary and row.source
+    assert "\n" not in row.summary
+    assert row.name == row.name.lower() == canonical_spec(row.name)
+    assert available_normalizers()[row.name] == row.summary
+
+
+@pytest.mark.parametrize("row", REGISTRY.values(), ids=REGISTRY)
+def test_every_row_builds_what_it_says(row):
+    modules = make_normalizers(row.name, 8)
+    assert len(modules) == (row.factory is not None)
+    assert any(isinstance(m, PhaseNorm) for m in modules) == row.stateful
+    assert any("running_" in key for m in modules for key in m.state_dict()) == row.stateful
+
+
+@pytest.mark.parametrize("row", REGISTRY.values(), ids=REGISTRY)
+def test_modules_are_new_each_time(row):
+    for one, other in zip(
+        make_normalizers(row.name, 8), make_normalizers(row.name, 8), strict=True
+    ):
+        assert one is not other
+        ours = {t.data_ptr() for t in one.state_dict().values() if t.numel()}
+        theirs = {t.data_ptr() for t in other.state_dict().values() if t.numel()}
+        assert not ours & theirs
+
+
+def test_terms_apply_in_the_order_of_the_spec():
+    ln, rn = make_normalizers("ln+rn(half_life=2000)", 16)
+    assert isinstance(ln, nn.LayerNorm) and ln.normalized_shape == (16,)
+    assert isinstance(rn, RegularityNorm) and rn.half_life == 2000 and rn.axis == "layer"
+
+
+@pytest.mark.parametrize(
+    ("spec", "arguments"),
+    [
+        ("ramp(5, 5000)", [{"to": 5, "over": 5000}]),
+        ("ramp(5)", [{"to": 5}]),
+        ("ramp(over=3)", [{"over": 3}]),
+        ("ramp(+5, over=1e3)", [{"to": 5, "over": 1000.0}]),
+        ("gain(-2)", [{"c": -2}]),
+        ("rn()", [{}]),
+        ("rn(half_life=None)", [{"half_life": None}]),
+        (" LN + Rln ( half_life = 2.5 ) ", [{}, {"half_life": 2.5}]),
+        ("rn(2)+rn(+3)+ln", [{"half_life": 2}, {"half_life": 3}, {}]),
+    ],
+)
+def test_arguments_are_read(spec, arguments):
+    assert [term.arguments for term in parse_spec(spec)] == arguments
+
+
+@pytest.mark.parametrize(
+    ("spec", "canonical"),
+    [
+        ("RN", "rn"),
+        (" ln + rn ", "ln+rn"),
+        ("rn( half_life = 2000 )", "rn(half_life=2000)"),
+        ("rn(2000)", "rn(half_life=2000)"),
+        ("ramp(5, 500)", "ramp(over=500)"),
+        ("ramp(over=500, to=5)", "ramp(over=500)"),
+        ("none", "none"),
+        ("None+rn+none", "rn"),
+        ("rn()", "rn"),
+        ("RN-Paper", "rn-paper"),
+    ],
+)
+def test_canonical_spec_is_one_spelling_and_reads_back(spec, canonical):
+    assert canonical_spec(spec) == canonical
+    assert canonical_spec(canonical) == canonical
+    assert str(make_normalizers(canonical, 4)) == str(make_normalizers(spec, 4))
+
+
+@pytest.mark.parametrize(
+    ("spec", "same"),
+    [
+        ("rn(half_life=None)", "rn"),
+        ("rn(half_life=2000.0)", "rn(half_life=2000)"),
+        ("ramp(5, 5000)", "ramp"),
+        ("gain(3)", "gain(3.0)"),
+    ],
+)
+def test_specs_of_one_meaning_have_one_spelling(spec, same):
+    assert canonical_spec(spec) == canonical_spec(same)
+
+
+@pytest.mark.parametrize(
+    ("spec", "nearest"), [("rnn", "'rn'"), ("ln+lnr", "'rln'"), ("logtt", "'logt'")]
+)
+def test_an_unknown_name_is_answered_with_the_nearest_and_the_whole_list(spec, nearest):
+    with pytest.raises(
+        UserError, match=rf"unknown normalizer '\w+'. Did you mean .*{nearest}"
+    ) as e:
+        parse_spec(spec)
+    assert ", ".join(REGISTRY) in str(e.value)
+    assert repr(spec.split("+")[-1]) in str(e.value)
+
+
+def test_a_name_near_to_nothing_gets_the_list_alone():
+    with pytest.raises(UserError, match=r"unknown normalizer 'zzzz'\. \(known: none, ln, rn") as e:
+        parse_spec("zzzz")
+    assert "mean" not in str(e.value)
+
+
+@pytest.mark.parametrize("spec", ["", "  ", "+", "rn+", "+rn", "rn(", "rn)", "rn ln", "3", "rn(1"])
+def test_what_cannot_be_read_is_shown(spec):
+    with pytest.raises(UserError, match="normalizer '") as error:
+        parse_spec(spec)
+    assert repr(spec) in str(error.value) and "expected" in str(error.value)
+
+
+@pytest.mark.parametrize("spec", [None, 3, ["rn"]])
+def test_what_is_no_text_is_shown(spec):
+    with pytest.raises(UserError, match="expected a spec such as 'rn' or 'ln") as error:
+        parse_spec(spec)
+    assert repr(spec) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("rn(life=3)", r"rn\(life=3\): rn takes \(half_life\)"),
+        ("rn(1, 2)", r"rn\(1, 2\): rn takes \(half_life\)"),
+        ("rn(1, half_life=2)", r"rn takes \(half_life\)"),
+        ("rn(half_life=1, half_life=2)", r"rn takes \(half_life\)"),
+        ("rn(half_life=)", r"rn takes \(half_life\)"),
+        ("rn(half_life=print(1))", r"rn takes \(half_life\)"),
+        ("rn(**{'half_life': 2})", r"rn takes \(half_life\)"),
+        ("rn(1)(2)", r"rn takes \(half_life\)"),
+        ("rn(1) if f(2)", r"normalizer"),
+        ("ln(3)", r"ln\(3\): ln takes no arguments"),
+        ("ramp(steps=3)", r"ramp takes \(to, over\)"),
+        ("rn(half_life='long')", "rn: half_life='long': expected a number"),
+        ("rn(half_life=True)", "rn: half_life=True: expected a number"),
+        ("rn(half_life=[2])", r"rn: half_life=\[2\]: expected a number"),
+    ],
+)
+def test_bad_arguments_are_named_with_what_is_taken(spec, message):
+    with pytest.raises(UserError, match=message):
+        parse_spec(spec)
+
+
+def test_arguments_out_of_range_are_found_when_building():
+    with pytest.raises(UserError, match="half_life=-1: expected a number of phases above 0"):
+        make_normalizers("rn(half_life=-1)", 8)
+
+
+@pytest.mark.parametrize("row", [r for r in REGISTRY.values() if r.scalar], ids=lambda r: r.name)
+@pytest.mark.parametrize("between", ["+", "+none+"])
+def test_a_gain_that_layer_norm_cancels_is_warned_of(row, between):
+    with pytest.warns(UserWarning, match=rf"{row.name}\+ln: LayerNorm is scale-invariant"):
+        make_normalizers(f"{row.name}{between}ln", 8)
+
+
+@pytest.mark.parametrize("spec", ["ln+rn", "rln+ln", "rn", "ln", "ln+rn+rln+ln"])
+def test_no_other_order_is_warned_of(spec):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_normalizers(spec, 8)
+
+
+def test_none_gives_no_module():
+    assert make_normalizers("none", 8) == []
+    assert len(make_normalizers("none+rn+none", 8)) == 1
+
+
+PACKAGE = rn_rl.normalization
+MODULES = [f"{PACKAGE.__name__}.{m.name}" for m in pkgutil.iter_modules(PACKAGE.__path__)]
+
+
+def test_examples_in_docstrings_are_true():
+    results = [doctest.testmod(importlib.import_module(name)) for name in MODULES]
+    assert sum(result.attempted for result in results) >= 4
+    assert sum(result.failed for result in results) == 0

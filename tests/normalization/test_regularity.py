@@ -1,0 +1,248 @@
+"""Regularity normalization at the edges of its input, its gradient, its arguments."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from torch import nn
+
+from rn_rl.errors import UserError
+from rn_rl.normalization import REGISTRY, RegularityNorm, make_normalizers
+from rn_rl.normalization.functional import COUNT, VAR
+
+FEATURES = 8
+PHASE_RULE = [row.name for row in REGISTRY.values() if row.phase_rule]
+STATEFUL = [name for name in PHASE_RULE if REGISTRY[name].stateful]
+AXES = ["layer", "neuron", "sample"]
+
+
+def phase(module, *batches):
+    module.train()
+    outputs = [module(x) for x in batches]
+    module.eval()
+    return outputs
+
+
+def used(spec):
+    module = nn.Sequential(*make_normalizers(spec, FEATURES))
+    for t in range(4):
+        phase(module, torch.randn(40, FEATURES) * (1 + t) + t)
+    return module
+
+
+def assert_finite(module, *outputs):
+    for y in outputs:
+        assert y.isfinite().all()
+    for key, value in module.state_dict().items():
+        assert value.isfinite().all(), key
+
+
+EDGES = {
+    "batch of one": torch.linspace(-1, 1, FEATURES)[None],
+    "constant": torch.full((16, FEATURES), 0.3),
+    "constant features": torch.linspace(-1, 1, FEATURES).expand(16, FEATURES),
+    "zeros": torch.zeros(16, FEATURES),
+    "huge": torch.linspace(-1e30, 1e30, 16 * FEATURES).reshape(16, FEATURES),
+    "tiny": torch.linspace(-1e-30, 1e-30, 16 * FEATURES).reshape(16, FEATURES),
+    "far from the history": torch.linspace(1e4, 2e4, 16 * FEATURES).reshape(16, FEATURES),
+    "empty": torch.zeros(0, FEATURES),
+}
+
+
+@pytest.mark.parametrize("edge", EDGES)
+@pytest.mark.parametrize("spec", STATEFUL)
+def test_edges_give_finite_outputs_and_state_from_the_first_phase_on(spec, edge):
+    module = nn.Sequential(*make_normalizers(spec, FEATURES))
+    for _ in range(4):
+        assert_finite(module, *phase(module, EDGES[edge]), module(EDGES[edge]))
+
+
+@pytest.mark.parametrize("edge", EDGES)
+@pytest.mark.parametrize("spec", STATEFUL)
+def test_edges_after_a_history_give_finite_outputs_gradients_and_state(spec, edge):
+    module = used(spec)
+    x = EDGES[edge].clone().requires_grad_()
+    y = module.train()(x)
+    [gradient] = torch.autograd.grad(y.sum(), x)
+    assert_finite(module.eval(), y, gradient, module(EDGES[edge]))
+    assert_finite(module, *phase(module, torch.randn(40, FEATURES)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("spec", STATEFUL)
+def test_half_precision_stays_finite_and_keeps_its_dtype(spec, dtype):
+    module = nn.Sequential(*make_normalizers(spec, FEATURES)).to(dtype)
+    for t in range(4):
+        outputs = phase(module, torch.randn(40, FEATURES, dtype=dtype) + t)
+        assert outputs[0].dtype == dtype
+        assert_finite(module, *outputs)
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_half_precision_input_gives_the_state_of_the_same_values_in_double(axis):
+    low, high = RegularityNorm(FEATURES, axis), RegularityNorm(FEATURES, axis)
+    for t in range(3):
+        x = (torch.randn(40, FEATURES) + t).half()
+        phase(low, x)
+        phase(high, x.double())
+    assert torch.equal(low.running_state, high.running_state)
+
+
+@pytest.mark.parametrize("axis", ["layer", "neuron"])
+def test_a_batch_outside_the_history_has_a_large_gain(axis):
+    norm = RegularityNorm(FEATURES, axis)
+    for _ in range(3):
+        phase(norm, torch.randn(40, FEATURES))
+    phase(norm, torch.randn(40, FEATURES) + 1e3)
+    assert (norm.gain > 100).all() and norm.gain.isfinite().all()
+    phase(norm, torch.randn(40, FEATURES))
+    assert (norm.gain < 10).all()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("spec", STATEFUL)
+def test_a_batch_that_is_not_finite_is_skipped(spec, bad):
+    module = used(spec)
+    clean = copy.deepcopy(module)
+    x, poisoned = torch.randn(40, FEATURES), torch.full((40, FEATURES), bad)
+    phase(module, x, poisoned)
+    phase(clean, x)
+    for key, value in clean.state_dict().items():
+        assert torch.equal(module.state_dict()[key], value)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("spec", ["rn", "rln", "rsn"])
+def test_a_phase_without_a_finite_number_changes_no_bit(spec, bad):
+    module = used(spec)
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    phase(module, torch.full((40, FEATURES), bad))
+    for key, value in before.items():
+        assert torch.equal(module.state_dict()[key], value)
+
+
+def test_rln_skips_the_features_that_are_not_finite_and_no_other():
+    [norm], [clean] = used("rln"), used("rln")
+    clean.load_state_dict(norm.state_dict())
+    before = norm.running_state.clone()
+    x = torch.randn(40, FEATURES)
+    poisoned = x.clone()
+    poisoned[7, 2] = float("nan")
+    phase(norm, poisoned)
+    phase(clean, x)
+    others = torch.arange(FEATURES) != 2
+    assert torch.equal(norm.running_state[:, 2], before[:, 2])
+    assert torch.equal(norm.running_state[:, others], clean.running_state[:, others])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_weighted_batch_that_is_not_finite_is_skipped_too(bad):
+    norm = used("rn")[0]
+    norm.observation_weight = torch.rand(40)
+    before = norm.running_state.clone()
+    phase(norm, torch.randn(40, FEATURES).index_fill(0, torch.tensor([3]), bad))
+    assert torch.equal(norm.running_state, before)
+
+
+@pytest.mark.parametrize("spec", PHASE_RULE)
+def test_gradient_is_right_at_a_frozen_state(spec):
+    module = used(spec).double()
+    x = torch.randn(5, FEATURES, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(module, x)
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_gradient_flows_through_the_gain_of_rsn_alone(axis):
+    norm = RegularityNorm(FEATURES, axis)
+    for t in range(4):
+        phase(norm, torch.randn(40, FEATURES) + t)
+    x = torch.randn(5, FEATURES, requires_grad=True)
+    y = norm(x)
+    [gradient] = torch.autograd.grad(y.sum(), x)
+    through_the_product = (y / x).detach()
+    close = torch.isclose(gradient, through_the_product, rtol=1e-4)
+    assert close.all() if axis != "sample" else not close.any()
+
+
+def test_rsn_amplifies_the_sample_that_surprises():
+    norm = RegularityNorm(FEATURES, "sample")
+    for _ in range(5):
+        phase(norm, torch.randn(40, FEATURES))
+    x = torch.ones(2, FEATURES)
+    x[1] *= 3
+    usual, surprising = (norm(x) / x).mean(1)
+    assert surprising > usual + 1
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_variance_has_a_floor_and_the_count_is_in_elements(axis):
+    norm = RegularityNorm(FEATURES, axis, eps=0.01)
+    for _ in range(2):
+        phase(norm, torch.zeros(10, FEATURES))
+    assert (norm.running_state[VAR] == 0.01).all()
+    assert (norm.running_state[COUNT] == 20 * (1 if axis == "neuron" else FEATURES)).all()
+
+
+@pytest.mark.parametrize("shape", [(4, FEATURES), (4, FEATURES, 3), (4, FEATURES, 3, 2)])
+@pytest.mark.parametrize("axis", AXES)
+def test_output_has_the_shape_of_the_input(axis, shape):
+    norm = RegularityNorm(FEATURES, axis)
+    for _ in range(3):
+        assert phase(norm, torch.randn(shape))[0].shape == shape
+
+
+@pytest.mark.parametrize("commit", ["phase", "forward"])
+@pytest.mark.parametrize("shape", [(FEATURES,), (4, FEATURES + 1), (FEATURES, 4), ()])
+def test_wrong_input_shapes_are_named(shape, commit):
+    with pytest.raises(UserError, match=rf"expected \(batch, {FEATURES}, ...\)") as error:
+        RegularityNorm(FEATURES, commit=commit)(torch.zeros(shape))
+    assert str(shape) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_features": 0}, "num_features=0: expected at least 1"),
+        ({"axis": "batch"}, "axis='batch': expected 'layer', 'neuron' or 'sample'"),
+        ({"commit": "never"}, "commit='never': expected 'phase' or 'forward'"),
+        ({"half_life": 0}, "half_life=0: expected a number of phases above 0, or None"),
+        ({"half_life": float("nan")}, "half_life=nan: expected a number of phases above 0"),
+        ({"eps": 0}, "eps=0: expected a variance above 0"),
+        ({"commit": "forward", "axis": "sample"}, "has no axis='sample'"),
+        ({"commit": "forward", "half_life": 2}, "half_life=2"),
+    ],
+)
+def test_arguments_out_of_range_are_named(arguments, message):
+    with pytest.raises(UserError, match=message):
+        RegularityNorm(**{"num_features": FEATURES, **arguments})
+
+
+def test_it_prints_what_differs_from_the_default():
+    assert repr(RegularityNorm(4)) == "RegularityNorm(4, axis=layer)"
+    assert "axis=neuron, half_life=3" in repr(RegularityNorm(4, "neuron", 3))
+
+
+finite_batches = st.lists(
+    arrays(
+        np.float32,
+        array_shapes(min_dims=1, max_dims=1, max_side=5).map(lambda rows: (*rows, 3)),
+        elements=st.floats(-(2.0**100), 2.0**100, width=32),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@pytest.mark.parametrize("spec", ["rn", "rln", "rsn", "rn(half_life=2)"])
+@given(batches=finite_batches)
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+def test_finite_in_finite_out(spec, batches):
+    [norm] = make_normalizers(spec, 3)
+    for x in map(torch.from_numpy, batches):
+        assert_finite(norm, *phase(norm, x), norm(x))
+        assert (norm.gain >= 0).all()
+        assert (norm.running_state[VAR] > 0).all()

@@ -2,6 +2,6 @@
 
 from rn_rl.agents.agents import RNDQN, RNPPO
 from rn_rl.agents.logging import NormalizerLogger
-from rn_rl.agents.replay import AgeWeightedReplayBuffer
+from rn_rl.agents.replay import AgeWeightedDictReplayBuffer, AgeWeightedReplayBuffer
 
-__all__ = ["RNDQN", "RNPPO", "AgeWeightedReplayBuffer", "NormalizerLogger"]
+__all__ = ["RNDQN", "RNPPO", "AgeWeightedDictReplayBuffer", "AgeWeightedReplayBuffer", "NormalizerLogger"]

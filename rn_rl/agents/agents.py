@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gymnasium import spaces
 from stable_baselines3 import DQN, PPO
 
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
@@ -12,7 +13,11 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import get_parameters_by_name
 
 from rn_rl.agents.logging import NormalizerLogger
-from rn_rl.agents.replay import AgeWeightedReplayBuffer
+from rn_rl.agents.replay import (
+    AgeWeightedDictReplayBuffer,
+    AgeWeightedReplayBuffer,
+    AgeWeights,
+)
 from rn_rl.errors import UserError
 from rn_rl.normalization import observation_weights, parse_spec
 from rn_rl.policies import NormActorCriticPolicy, NormDQNPolicy
@@ -88,24 +93,31 @@ class RNDQN(DQN):
         norm_policy, kwargs["policy_kwargs"] = _with_norm(
             policy, NormDQNPolicy, norm, kwargs.get("policy_kwargs")
         )
-        if age_half_life is not None:
-            buffer = kwargs.setdefault("replay_buffer_class", AgeWeightedReplayBuffer)
-            if buffer is None:
-                buffer = kwargs["replay_buffer_class"] = AgeWeightedReplayBuffer
-            if not issubclass(buffer, AgeWeightedReplayBuffer):
+        super().__init__(norm_policy, env, **kwargs)
+
+    def _setup_model(self) -> None:
+        if self.age_half_life is not None:
+            if self.n_steps > 1:
                 raise UserError(
-                    f"replay_buffer_class {buffer.__name__}: age_half_life needs an "
+                    f"n_steps={self.n_steps}: an age-weighted replay buffer has 1-step transitions; "
+                    "use n_steps=1, or age_half_life=None"
+                )
+            if self.replay_buffer_class is None:
+                dict_space = isinstance(self.observation_space, spaces.Dict)
+                self.replay_buffer_class = (
+                    AgeWeightedDictReplayBuffer if dict_space else AgeWeightedReplayBuffer
+                )
+            if not issubclass(self.replay_buffer_class, AgeWeights):
+                raise UserError(
+                    f"replay_buffer_class {self.replay_buffer_class.__name__}: age_half_life needs an "
                     "AgeWeightedReplayBuffer; pass age_half_life=None to use this one"
                 )
-            kwargs["replay_buffer_kwargs"] = {
-                **(kwargs.get("replay_buffer_kwargs") or {}),
-                "half_life_steps": age_half_life,
-            }
-        super().__init__(norm_policy, env, **kwargs)
+            self.replay_buffer_kwargs["half_life_steps"] = self.age_half_life
+        super()._setup_model()
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         memory = self.replay_buffer
-        if isinstance(memory, AgeWeightedReplayBuffer):
+        if isinstance(memory, AgeWeights):
             with observation_weights(self.q_net, memory.weights):
                 super().train(gradient_steps, batch_size)
         else:

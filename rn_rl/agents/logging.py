@@ -115,9 +115,8 @@ class NormalizerLogger(BaseCallback):
             memory = self.model.replay_buffer
             if memory is None or memory.size() == 0:
                 return None
-            rows = np.linspace(0, memory.size() - 1, min(self.max_observations, memory.size()))
+            pick = evenly_spaced(memory.size(), self.max_observations)
             seen = memory.observations
-            pick = rows.astype(int)
             chosen = (
                 {key: value[pick, 0] for key, value in seen.items()}
                 if isinstance(seen, dict)
@@ -167,4 +166,9 @@ def strided(array: Any, rows: int) -> Any:
     if isinstance(array, dict):
         return {key: strided(value, rows) for key, value in array.items()}
     flat = array.reshape(-1, *array.shape[2:])
-    return flat[:: max(1, len(flat) // rows)][:rows].copy()
+    return flat[evenly_spaced(len(flat), rows)]
+
+
+def evenly_spaced(size: int, rows: int) -> np.ndarray:
+    """At most so many positions, spread over all of them."""
+    return np.linspace(0, size - 1, min(rows, size)).astype(int)

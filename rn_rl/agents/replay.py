@@ -1,4 +1,4 @@
-"""A replay buffer that knows how old its samples are."""
+"""Replay buffers that know how old their samples are."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from rn_rl.errors import UserError
 
 
-class AgeWeightedReplayBuffer(ReplayBuffer):
-    """SB3's ``ReplayBuffer`` that also gives the weight of each sample it last drew.
+class AgeWeights(ReplayBuffer):
+    """What both buffers below add to SB3's: the weight of each sample that was drawn last.
 
     Sampling is uniform as ever, so the gradient sees the whole memory; the weights
     ``w_i = 2 ** (-age_i / half_life_steps)`` are for statistics that ought to follow the current
@@ -40,9 +39,7 @@ class AgeWeightedReplayBuffer(ReplayBuffer):
         """Ages in timesteps of the transitions at these positions."""
         return (self.pos - 1 - batch_inds) % self.buffer_size * self.n_envs
 
-    def _get_samples(
-        self, batch_inds: np.ndarray, env: VecNormalize | None = None
-    ) -> ReplayBufferSamples:
+    def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
         if self.half_life_steps is not None:
             weights = np.exp2(-self.ages(batch_inds) / self.half_life_steps)
             self.last_weights = torch.as_tensor(weights, device=self.device)
@@ -51,3 +48,11 @@ class AgeWeightedReplayBuffer(ReplayBuffer):
     def weights(self) -> Tensor | None:
         """Weights of the batch drawn last, ``(batch,)``; None when all count the same."""
         return self.last_weights
+
+
+class AgeWeightedReplayBuffer(AgeWeights):
+    """SB3's ``ReplayBuffer`` with the ages of its samples; see :class:`AgeWeights`."""
+
+
+class AgeWeightedDictReplayBuffer(AgeWeights, DictReplayBuffer):
+    """SB3's ``DictReplayBuffer`` with the ages of its samples; see :class:`AgeWeights`."""

@@ -1,0 +1,405 @@
+"""The binding to SB3: same networks, same weights, normalizers where they belong."""
+
+import doctest
+import functools
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+import yaml
+from gymnasium import spaces
+from minigrid.wrappers import ImgObsWrapper
+from sb3_contrib import QRDQN, TRPO
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.dqn.policies import DQNPolicy
+from torch import nn
+
+import rn_rl.policies.kwargs
+from rn_rl.errors import UserError
+from rn_rl.normalization import REGISTRY, PhaseNorm, RegularityNorm, phase_norms
+from rn_rl.policies import NormActorCriticPolicy, NormDQNPolicy, policy_kwargs
+
+PHASE_RULE = [row.name for row in REGISTRY.values() if row.phase_rule]
+SPECS = [*REGISTRY, "ln+rn", "rn(half_life=5)", "ramp(5, 10)"]
+OBSERVATIONS = spaces.Box(-np.inf, np.inf, (4,), np.float32)
+ACTIONS = spaces.Discrete(2)
+
+FEW = {
+    DQN: {"learning_starts": 20, "train_freq": 8, "batch_size": 16, "buffer_size": 500},
+    QRDQN: {"learning_starts": 20, "train_freq": 8, "batch_size": 16, "buffer_size": 500},
+    PPO: {"n_steps": 32, "batch_size": 16, "n_epochs": 1},
+    A2C: {"n_steps": 16},
+    TRPO: {"n_steps": 32, "batch_size": 32, "n_critic_updates": 1},
+}
+
+
+class Images(gym.Env):
+    """Noise of a given shape."""
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, *shape):
+        self.observation_space = spaces.Box(0, 255, shape, np.uint8)
+        self.observation_space.seed(0)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+def build(policy, **kwargs):
+    """A policy as its algorithm would build it, from the same seed every time."""
+    torch.manual_seed(1)
+    return policy(OBSERVATIONS, ACTIONS, lambda _: 1e-3, **kwargs)
+
+
+def linear_weights(module):
+    layers = [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    return [p for layer in layers for p in layer.parameters()]
+
+
+def assert_same_weights(one, other):
+    assert len(linear_weights(one)) >= 6
+    for a, b in zip(linear_weights(one), linear_weights(other), strict=True):
+        assert torch.equal(a, b)
+
+
+def output(policy, x):
+    """All that a policy computes for observations."""
+    if hasattr(policy, "q_net"):
+        return policy.q_net(x)
+    distribution = policy.get_distribution(x).distribution
+    return torch.cat([distribution.logits, policy.predict_values(x)], dim=1)
+
+
+PAIRS = [(NormDQNPolicy, DQNPolicy), (NormActorCriticPolicy, ActorCriticPolicy)]
+
+
+@pytest.mark.parametrize("options", [{}, {"net_arch": [16, 8], "activation_fn": nn.ELU}])
+@pytest.mark.parametrize(("ours", "stock"), PAIRS)
+def test_norm_none_is_the_stock_policy(ours, stock, options):
+    policy, reference = build(ours, norm="none", **options), build(stock, **options)
+    assert policy.state_dict().keys() == reference.state_dict().keys()
+    for key, value in reference.state_dict().items():
+        assert torch.equal(policy.state_dict()[key], value), key
+    x = torch.randn(8, 4)
+    assert torch.equal(output(policy, x), output(reference, x))
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize(("ours", "stock"), PAIRS)
+def test_initial_weights_are_those_of_the_stock_policy_whatever_the_norm(ours, stock, spec):
+    assert_same_weights(build(ours, norm=spec), build(stock))
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("stock", [DQNPolicy, ActorCriticPolicy])
+def test_initial_weights_with_policy_kwargs_are_the_same_whatever_the_norm(stock, spec):
+    assert_same_weights(build(stock, **policy_kwargs(spec)), build(stock, **policy_kwargs("none")))
+
+
+@pytest.mark.parametrize("norm", ["none", "rn"])
+def test_norm_none_trains_as_the_stock_agent_and_another_norm_does_not(norm):
+    def trained(policy, **kwargs):
+        model = DQN(policy, "CartPole-v1", seed=3, policy_kwargs=kwargs, **FEW[DQN])
+        return linear_weights(model.learn(200).policy)
+
+    ours, stock = trained(NormDQNPolicy, norm=norm), trained("MlpPolicy")
+    same = all(torch.equal(a, b) for a, b in zip(ours, stock, strict=True))
+    assert same == (norm == "none")
+
+
+def kinds(sequential):
+    return [type(m).__name__ for m in sequential]
+
+
+HIDDEN = ["Linear", "LayerNorm", "RegularityNorm", "Tanh"]
+
+
+def test_every_hidden_layer_of_the_q_network_is_normalized_and_the_output_is_not():
+    policy = build(NormDQNPolicy, norm="ln+rn", net_arch=[16, 8, 8], activation_fn="tanh")
+    for net in (policy.q_net, policy.q_net_target):
+        assert kinds(net.q_net) == [*(3 * HIDDEN), "Linear"]
+        assert [m.num_features for m in phase_norms(net).values()] == [16, 8, 8]
+
+
+def test_every_hidden_layer_of_actor_and_critic_is_normalized_and_the_output_is_not():
+    arch = {"pi": [16, 8], "vf": [32]}
+    policy = build(NormActorCriticPolicy, norm="ln+rn", net_arch=arch)
+    assert kinds(policy.mlp_extractor.policy_net) == 2 * HIDDEN
+    assert kinds(policy.mlp_extractor.value_net) == HIDDEN
+    assert type(policy.action_net) is type(policy.value_net) is nn.Linear
+    assert [m.num_features for m in phase_norms(policy).values()] == [16, 8, 32]
+
+
+def test_every_hidden_layer_of_the_extractor_is_normalized_and_the_output_is_not():
+    kwargs = policy_kwargs("ln+rn", net_arch=[16, 8, 8], activation_fn="tanh")
+    q_net = build(DQNPolicy, **kwargs).q_net
+    assert kinds(q_net.features_extractor.head) == 3 * HIDDEN
+    assert kinds(q_net.q_net) == ["Linear"]
+    actor_critic = build(ActorCriticPolicy, **kwargs)
+    assert kinds(actor_critic.features_extractor.head) == 3 * HIDDEN
+    assert type(actor_critic.action_net) is type(actor_critic.value_net) is nn.Linear
+
+
+@pytest.mark.parametrize(("share", "count"), [(None, 2), (True, 2), (False, 4)])
+def test_actor_and_critic_share_the_trunk_or_have_one_each(share, count):
+    model = PPO(
+        "MlpPolicy",
+        "CartPole-v1",
+        seed=0,
+        policy_kwargs=policy_kwargs("rn", share_trunk=share),
+        **FEW[PPO],
+    ).learn(128)
+    norms = phase_norms(model.policy)
+    assert len(norms) == count
+    model.policy.set_training_mode(False)
+    assert all(norm.running_state.abs().sum() > 2 for norm in norms.values())  # all have observed
+    assert (model.policy.pi_features_extractor is model.policy.vf_features_extractor) == (
+        count == 2
+    )
+
+
+def test_policy_kwargs_are_new_each_time():
+    one, other = policy_kwargs("rn"), policy_kwargs("rn")
+    assert one == other
+    one["features_extractor_kwargs"]["net_arch"].append(1)
+    one["features_extractor_kwargs"]["norm"] = "ln"
+    one["net_arch"].append(1)
+    one["use_sde"] = False
+    assert other == policy_kwargs("rn") != one
+
+
+def test_policy_kwargs_leave_the_architecture_they_are_given_alone():
+    arch = [8, 8]
+    policy_kwargs("rn", net_arch=arch)["features_extractor_kwargs"]["net_arch"].append(1)
+    assert arch == [8, 8]
+
+
+def test_policy_kwargs_pass_on_whatever_else_the_policy_takes():
+    kwargs = policy_kwargs("rn", optimizer_kwargs={"eps": 1e-4})
+    policy = build(DQNPolicy, **kwargs)
+    assert policy.optimizer.defaults["eps"] == 1e-4
+
+
+@pytest.mark.parametrize("algorithm", FEW)
+@pytest.mark.parametrize("spec", ["rn", "ln+rln", "rsn"])
+def test_policy_kwargs_work_in_stock_algorithms(algorithm, spec):
+    kwargs = policy_kwargs(spec, net_arch=[16, 16])
+    model = algorithm("MlpPolicy", "CartPole-v1", seed=0, policy_kwargs=kwargs, **FEW[algorithm])
+    weights = [p.clone() for p in linear_weights(model.policy)]
+    model.learn(200)
+    assert any(
+        not torch.equal(a, b) for a, b in zip(weights, linear_weights(model.policy), strict=True)
+    )
+    online = getattr(model.policy, "quantile_net", getattr(model.policy, "q_net", model.policy))
+    norms = phase_norms(online)
+    assert len(norms) == 2
+    assert all((norm.gain != 1).all() for norm in norms.values())
+    assert all(p.isfinite().all() for p in model.policy.parameters())
+
+
+def minigrid():
+    return ImgObsWrapper(gym.make("MiniGrid-RedBlueDoors-6x6-v0"))
+
+
+@pytest.mark.parametrize("algorithm", [DQN, PPO])
+def test_minigrid_features_work_on_codes_that_are_not_divided_by_255(algorithm):
+    kwargs = policy_kwargs("rln", net_arch=[16], features="minigrid")
+    model = algorithm("CnnPolicy", minigrid(), seed=0, policy_kwargs=kwargs, **FEW[algorithm])
+    assert model.policy.normalize_images is False
+    seen = []
+    online = getattr(model.policy, "q_net", model.policy)
+    online.features_extractor.trunk.register_forward_pre_hook(lambda _, x: seen.append(x[0].max()))
+    model.learn(100)
+    assert max(seen) > 1
+    assert len(phase_norms(online)) == 1
+
+
+@pytest.mark.parametrize("policy", [NormDQNPolicy, NormActorCriticPolicy])
+def test_minigrid_features_work_in_norm_policies(policy):
+    algorithm = DQN if policy is NormDQNPolicy else PPO
+    kwargs = {"norm": "rn", "features": "minigrid", "net_arch": [16]}
+    model = algorithm(policy, minigrid(), seed=0, policy_kwargs=kwargs, **FEW[algorithm])
+    model.learn(100)
+    assert model.policy.normalize_images is False
+    assert model.policy.features_extractor_class.__name__ == "MinigridExtractor"
+    assert sum(isinstance(m, nn.Conv2d) for m in model.policy.modules()) in (3, 6)
+
+
+def test_nature_features_work_and_are_those_of_sb3():
+    kwargs = policy_kwargs("rn", net_arch=[512], features="nature")
+    torch.manual_seed(1)
+    model = PPO("CnnPolicy", Images(36, 40, 1), seed=0, policy_kwargs=kwargs, **FEW[PPO])
+    stock = PPO("CnnPolicy", Images(36, 40, 1), seed=0, **FEW[PPO])
+    shapes = [p.shape for p in linear_weights(model.policy)]
+    assert sorted(shapes) == sorted(p.shape for p in linear_weights(stock.policy))
+    model.learn(64)
+    assert len(phase_norms(model.policy)) == 1
+
+
+@pytest.mark.parametrize(
+    ("space", "extractor"),
+    [
+        (OBSERVATIONS, "MlpExtractor"),
+        (spaces.Box(0, 255, (3, 40, 40), np.uint8), "NatureExtractor"),
+        (spaces.Dict({"a": OBSERVATIONS, "b": OBSERVATIONS}), "DictExtractor"),
+        (spaces.Discrete(5), "MlpExtractor"),
+    ],
+)
+@pytest.mark.parametrize(("policy", "count"), [(NormDQNPolicy, 1), (NormActorCriticPolicy, 2)])
+def test_norm_policies_pick_the_trunk_by_the_observation_space(policy, count, space, extractor):
+    built = policy(space, ACTIONS, lambda _: 1e-3, norm="rn", net_arch=[8])
+    assert built.features_extractor_class.__name__ == extractor
+    assert len(phase_norms(getattr(built, "q_net", built))) == count
+
+
+@pytest.mark.parametrize(
+    ("features", "shape", "message"),
+    [
+        ("minigrid", (4,), r"features='minigrid' on observations Box\(.*expected images of shape"),
+        ("nature", (4,), r"features='nature' on observations Box\(.*expected images of shape"),
+        ("minigrid", (3, 3, 7), "features='minigrid' on 3x7 images: .* at least 4x4"),
+        ("nature", (3, 36, 35), "features='nature' on images of 36x35: .* at least 36x36"),
+    ],
+)
+def test_observations_that_do_not_fit_the_features_are_named(features, shape, message):
+    space = spaces.Box(0, 255, shape, np.uint8)
+    for make in (
+        lambda: NormDQNPolicy(space, ACTIONS, lambda _: 1e-3, features=features),
+        lambda: DQNPolicy(space, ACTIONS, lambda _: 1e-3, **policy_kwargs("rn", features=features)),
+    ):
+        with pytest.raises(UserError, match=message):
+            make()
+
+
+def test_smallest_images_that_fit_do():
+    for features, shape in (("minigrid", (3, 4, 4)), ("nature", (3, 36, 36))):
+        space = spaces.Box(0, 255, shape, np.uint8)
+        policy = NormDQNPolicy(space, ACTIONS, lambda _: 1e-3, norm="rn", features=features)
+        assert policy.q_net(torch.zeros(2, *shape)).shape == (2, 2)
+
+
+YAML = """
+norm: ln+rn(half_life=20)
+net_arch: [16, 16]
+activation_fn: elu
+"""
+
+
+@pytest.mark.parametrize("policy", [NormDQNPolicy, NormActorCriticPolicy])
+def test_a_yaml_file_can_say_it_all(policy):
+    algorithm = DQN if policy is NormDQNPolicy else PPO
+    kwargs = yaml.safe_load(YAML)
+    model = algorithm(policy, "CartPole-v1", seed=0, policy_kwargs=kwargs, **FEW[algorithm])
+    model.learn(100)
+    modules = list(model.policy.modules())
+    assert {type(m) for m in modules} >= {nn.ELU, nn.LayerNorm, RegularityNorm}
+    assert not {type(m) for m in modules} & {nn.ReLU, nn.Tanh}
+    assert all(n.half_life == 20 for n in phase_norms(model.policy).values())
+
+
+@pytest.mark.parametrize("policy", [NormDQNPolicy, NormActorCriticPolicy])
+def test_net_arch_null_is_the_default(policy):
+    assert_same_weights(build(policy, norm="rn", net_arch=None), build(policy, norm="rn"))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"norm": "rnl"}, "unknown normalizer 'rnl'. Did you mean 'rn'"),
+        ({"norm": "rn(1, 2)"}, r"rn takes \(half_life\)"),
+        ({"activation_fn": "rely"}, "unknown activation 'rely'. Did you mean 'relu'"),
+        ({"features": "mini"}, "unknown features 'mini'. Did you mean 'minigrid'"),
+    ],
+)
+@pytest.mark.parametrize("make", [NormDQNPolicy, NormActorCriticPolicy, policy_kwargs])
+def test_unknown_names_are_answered_with_the_nearest(make, kwargs, message):
+    with pytest.raises(UserError, match=message):
+        if make is policy_kwargs:
+            policy_kwargs(**{"norm": "rn", **kwargs})
+        else:
+            build(make, **kwargs)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("policy", [NormDQNPolicy, NormActorCriticPolicy])
+def test_a_policy_saved_by_itself_comes_back(policy, spec, tmp_path):
+    original = build(policy, norm=spec, net_arch=[8, 8], activation_fn="elu")
+    for _ in range(3):
+        original.set_training_mode(True)
+        output(original, torch.randn(16, 4))
+        original.set_training_mode(False)
+    original.save(tmp_path / "policy")
+    loaded = policy.load(tmp_path / "policy")
+    loaded.set_training_mode(False)
+    assert loaded.norm == spec
+    x = torch.randn(8, 4)
+    assert torch.equal(output(loaded, x), output(original, x))
+    for key, value in original.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value)
+
+
+@pytest.mark.parametrize("spec", ["rn", "rln", "ln+rn"])
+def test_the_optimizer_has_exactly_the_learnable_parameters(spec):
+    def optimized(policy):
+        return [id(p) for group in policy.optimizer.param_groups for p in group["params"]]
+
+    for policy in (
+        build(NormDQNPolicy, norm=spec),
+        build(DQNPolicy, **policy_kwargs(spec)),
+        build(NormActorCriticPolicy, norm=spec),
+        build(ActorCriticPolicy, **policy_kwargs(spec)),
+    ):
+        learnable = getattr(policy, "q_net", policy).parameters()
+        assert optimized(policy) == [id(p) for p in learnable]
+        assert not set(optimized(policy)) & {id(b) for b in policy.buffers()}
+        assert not any(b.requires_grad for b in policy.buffers())
+
+
+@functools.cache
+def trained(algorithm, how, spec):
+    """An agent after 400 steps of CartPole."""
+    if how == "policy_kwargs":
+        policy, kwargs = "MlpPolicy", policy_kwargs(spec, net_arch=[16, 16])
+    else:
+        policy = NormDQNPolicy if algorithm is DQN else NormActorCriticPolicy
+        kwargs = {"norm": spec, "net_arch": [16, 16]}
+    model = algorithm(policy, "CartPole-v1", seed=0, policy_kwargs=kwargs, **FEW[algorithm])
+    return model.learn(400)
+
+
+@pytest.mark.parametrize("spec", PHASE_RULE)
+@pytest.mark.parametrize("how", ["policy_kwargs", "norm policy"])
+@pytest.mark.parametrize("algorithm", [DQN, PPO])
+def test_an_observation_gives_the_same_action_alone_and_in_a_batch(algorithm, how, spec):
+    model = trained(algorithm, how, spec)
+    observations = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
+    together, _ = model.predict(observations, deterministic=True)
+    alone = np.array([model.predict(row, deterministic=True)[0] for row in observations])
+    assert (alone == together).all()
+    x = torch.as_tensor(observations)
+    with torch.no_grad():
+        rows = torch.cat([output(model.policy, row[None]) for row in x])
+        torch.testing.assert_close(rows, output(model.policy, x), rtol=1e-5, atol=1e-5)
+    if REGISTRY[spec].stateful:  # and it is not for want of an active normalizer
+        norms = [m for m in model.policy.modules() if isinstance(m, PhaseNorm)]
+        assert any((norm.gain - 1).abs().max() > 0.05 for norm in norms)
+
+
+def test_the_published_normalizer_acts_differently_in_a_batch():
+    model = trained(DQN, "norm policy", "rn-paper")
+    x = torch.randn(64, 4)
+    with torch.no_grad():
+        rows = torch.cat([output(model.policy, row[None]) for row in x])
+        assert ((rows - output(model.policy, x)).abs() > 0.1 * rows.abs()).float().mean() > 0.5
+
+
+def test_the_example_in_the_docstring_is_true():
+    result = doctest.testmod(rn_rl.policies.kwargs)
+    assert result.attempted == 2 and result.failed == 0

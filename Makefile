@@ -24,6 +24,7 @@ format: .venv/ready
 
 # torch first and by itself: later steps then find it there and leave it as it is
 .venv/ready: pyproject.toml constraints.txt
+	@echo "setting up .venv: some minutes, once"
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"

@@ -261,6 +261,17 @@ def test_from_another_architecture_is_one_line(dqn_run, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("trust", [False, True])
+def test_from_takes_anybodys_zip_of_the_same_network(tmp_path, trust):
+    stock = DQN("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [256, 256]}, seed=3)
+    stock.save(tmp_path / "stock.zip")
+    options = {"norm": "none", "timesteps": 10, "eval_freq": 0, "trust": trust}
+    run = quick(tmp_path / "runs", from_agent=tmp_path / "stock.zip", **options)
+    theirs, ours = stock.policy.state_dict(), load_file(run.policy_file)
+    assert theirs.keys() == ours.keys()
+    assert all((theirs[key] == ours[key]).all() for key in theirs)
+
+
 class NaNCartPole(CartPoleEnv):
     """Gives a NaN at its 300th step."""
 

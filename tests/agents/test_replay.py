@@ -126,3 +126,9 @@ def test_weights_are_in_force_while_training_and_only_then():
     model.train(gradient_steps=2, batch_size=16)
     assert seen == [model.replay_buffer.weights] * 2
     assert norm.observation_weight is None
+
+
+def test_n_step_returns_are_refused_with_the_reason():
+    with pytest.raises(UserError, match=r"n_steps=3: an age-weighted replay buffer"):
+        RNDQN("MlpPolicy", "CartPole-v1", n_steps=3)
+    RNDQN("MlpPolicy", "CartPole-v1", n_steps=3, age_half_life=None)

@@ -4,42 +4,47 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
+
+
+def shown_as(metavar: str, name: str | None = None) -> Any:
+    """How ``--help`` shows an option whose default is nothing, which then need not be said."""
+    return tyro.conf.arg(name=name, metavar=metavar, help_behavior_hint="")
 
 
 @dataclass
 class TrainConfig:
     """Train an agent and leave a run folder that evaluates, films and continues."""
 
-    algo: str | None = None
+    algo: Annotated[str | None, shown_as("NAME")] = None
     """Algorithm: dqn, ppo, or ours with replay-aware state, rndqn, rnppo."""
-    env: str | None = None
+    env: Annotated[str | None, shown_as("ENV")] = None
     """Environment: CartPole-v1, LunarLander-v3, MiniGrid-RedBlueDoors-6x6-v0, or any registered one."""
     norm: str = "none"
     """Normalizer in every hidden layer: none, ln, rn, rln, ..., ln+rn; 'rn-rl norms' lists them."""
     seed: int = 0
     """Seed of everything random."""
-    timesteps: int | None = None
+    timesteps: Annotated[int | None, shown_as("N")] = None
     """Environment steps; default: the tuned value for the environment."""
     out: Path = Path("runs")
     """Folder that holds the runs: OUT/NORM/ALGO/ENV_K."""
-    resume: Path | None = None
+    resume: Annotated[Path | None, shown_as("RUN")] = None
     """Continue this run exactly where its checkpoint stands, with its own settings."""
-    set: tuple[str, ...] = ()
+    set: Annotated[tuple[str, ...], shown_as("NAME=VALUE ...")] = ()
     """Hyperparameters as name=value, such as learning_rate=3e-4 policy_kwargs.net_arch=[64,64]."""
     device: str = "cpu"
     """cpu or cuda. Small networks are faster on the CPU."""
-    n_envs: int | None = None
+    n_envs: Annotated[int | None, shown_as("N")] = None
     """Environments stepped together; default: the tuned value."""
-    eval_freq: int | None = None
+    eval_freq: Annotated[int | None, shown_as("N")] = None
     """Timesteps between evaluations, 0 for none; default: a twentieth of the run."""
     eval_episodes: int = 5
     """Episodes per evaluation during training."""
-    env_kwargs: tuple[str, ...] = ()
+    env_kwargs: Annotated[tuple[str, ...], shown_as("NAME=VALUE ...")] = ()
     """Arguments of the environment as name=value, such as max_episode_steps=100."""
-    from_agent: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    from_agent: Annotated[Path | None, shown_as("AGENT", name="from")] = None
     """Start from the weights and normalizer state of this run or agent zip."""
     config: str = "zoo"
     """Set of tuned hyperparameters: zoo, or paper (the paper's protocol)."""

@@ -15,6 +15,7 @@ from scipy.stats import bootstrap
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from rn_rl.errors import UserError
+from rn_rl.experiment.config import shown_as
 from rn_rl.experiment.run import find_run
 
 
@@ -30,7 +31,7 @@ class EvaluateConfig:
     """Sample actions (PPO) or explore at the final rate (DQN) instead of acting greedily."""
     json: bool = False
     """Print one JSON object and nothing else."""
-    seed: int | None = None
+    seed: Annotated[int | None, shown_as("SEED")] = None
     """Seed of the episodes; default: the run's plus 1000."""
     n_envs: int = 8
     """Environments stepped together."""

@@ -13,6 +13,7 @@ from moviepy.video.io.ImageSequenceClip import ImageSequenceClip
 from rich.console import Console
 
 from rn_rl.errors import UserError
+from rn_rl.experiment.config import shown_as
 from rn_rl.experiment.files import whole
 from rn_rl.experiment.run import find_run
 
@@ -23,7 +24,7 @@ class VideoConfig:
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Run folder, or a zip inside one, such as RUN/best_model.zip."""
-    out: Path | None = None
+    out: Annotated[Path | None, shown_as("FILE")] = None
     """clip.mp4 or clip.gif; default: video.mp4 in the run folder."""
     episodes: int = 3
     """Episodes to film, one after the other."""
@@ -31,7 +32,7 @@ class VideoConfig:
     """Act stochastically; default: as in training evaluations (MiniGrid yes, others no)."""
     max_steps: int = 2000
     """Frames at most."""
-    seed: int | None = None
+    seed: Annotated[int | None, shown_as("SEED")] = None
     """Seed of the episodes; default: the run's plus 1000."""
 
 

@@ -12,7 +12,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.callbacks import CallbackList, CheckpointCallback
+from stable_baselines3.common.callbacks import CallbackList, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.dqn.policies import DQNPolicy
 
@@ -253,7 +253,7 @@ def loggers(callback):
         (lambda seen: [lambda *_: seen.append(1) or True, NormalizerLogger()], 64),
         (lambda seen: NormalizerLogger(), 0),
         (lambda seen: CallbackList([CallbackList([NormalizerLogger()])]), 0),
-        (lambda seen: [CheckpointCallback(10**9, "nowhere")], 0),
+        (lambda seen: [StopTrainingOnMaxEpisodes(10**9)], 0),
     ],
     ids=["none", "function", "list with a logger", "a logger", "nested logger", "another"],
 )

@@ -147,9 +147,9 @@ def table_rows(lines: list[dict[str, Any]]) -> list[list[str]]:
     rows = []
     for line in lines:
         digits = 2 if abs(line["value"]) < 2 else 1
-        interval = (
-            f"{line['value']:.{digits}f} [{line['low']:.{digits}f}, {line['high']:.{digits}f}]"
-        )
+        interval = f"{line['value']:.{digits}f}"
+        if len(line["each"]) > 1:  # one seed has no interval
+            interval += f" [{line['low']:.{digits}f}, {line['high']:.{digits}f}]"
         each = ", ".join(f"{value:.{digits}f}" for value in line["each"])
         success = "" if line["success"] is None else f"{100 * line['success']:.0f}%"
         rows.append([line["case"], line["actions"], line["norm"], interval, each, success])

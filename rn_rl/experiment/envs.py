@@ -23,6 +23,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from rn_rl.errors import UserError, unknown
 from rn_rl.experiment.hyperparameters import import_name
+from rn_rl.experiment.minigrid_view import with_fast_view
 from rn_rl.experiment.replayable import ReplayableEnv
 
 SUPPORTED = (
@@ -92,7 +93,7 @@ def check_env_id(env_id: str) -> None:
 def wrapper_function(names: Any) -> Callable[[gym.Env], gym.Env]:
     """The zoo's ``env_wrapper``: a dotted name, ``{name: kwargs}``, or a list of these.
 
-    Outermost comes what exact resume needs.
+    Innermost comes MiniGrid's faster view, outermost what exact resume needs.
     """
     entries = names if isinstance(names, list) else [names] if names else []
     steps: list[tuple[Any, dict[str, Any]]] = []
@@ -101,6 +102,7 @@ def wrapper_function(names: Any) -> Callable[[gym.Env], gym.Env]:
         steps.append((import_name(name), kwargs or {}))
 
     def wrap(env: gym.Env) -> gym.Env:
+        env = with_fast_view(env)
         for wrapper, kwargs in steps:
             env = wrapper(env, **kwargs)
         return ReplayableEnv(env)

@@ -5,6 +5,7 @@ from rn_rl.normalization.phase import (
     observation_weights,
     phase_norms,
     state_before_commit,
+    unobserved,
 )
 from rn_rl.normalization.registry import (
     REGISTRY,
@@ -26,4 +27,5 @@ __all__ = [
     "parse_spec",
     "phase_norms",
     "state_before_commit",
+    "unobserved",
 ]

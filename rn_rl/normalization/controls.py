@@ -39,7 +39,7 @@ class ScheduleNorm(PhaseNorm):
     def gain(self) -> Tensor:
         return self.running_state[GAIN]
 
-    def observe(self, x: Tensor) -> None:
+    def observe(self, x: Tensor, weight: Tensor | None) -> None:
         self.pending_sums.add_(1)
 
     def next_state(self) -> Tensor:

@@ -59,27 +59,42 @@ def observe(x: Tensor, state: Tensor, weight: Tensor | None = None) -> Tensor:
         ``exp(-z**2 / 2)``. A code whose sums are not finite (a NaN or an infinity in its column)
         returns zeros: such a batch is skipped for that code and never enters the state.
     """
-    one_code = state.shape[1] == 1
-    mean, var = state[MEAN], state[VAR]
+    sums, squares, w = _moments(x, state[MEAN], weight)
+    density = densities_(squares, state[VAR])
+    if w is not None:
+        density = w * density
+    return _finite(torch.stack((*sums, density.sum(0, keepdim=state.shape[1] == 1))))
+
+
+def observe_moments(x: Tensor, mean: Tensor, weight: Tensor | None = None) -> Tensor:
+    """The first three rows of :func:`observe`, ``(3, F)``, about a frozen mean of shape ``(F,)``."""
+    sums, _, _ = _moments(x, mean, weight)
+    return _finite(torch.stack(sums))
+
+
+def _moments(
+    x: Tensor, mean: Tensor, weight: Tensor | None
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor | None]:
+    """Count, sums of d and d**2; then each d**2 and each weight, by code."""
+    one_code = mean.shape[0] == 1
     rows = per_code(x.detach(), one_code)
     d = rows - mean  # of the state's precision, and new: what follows may overwrite it
-
     if weight is None:
         count = torch.full_like(mean, rows.shape[0])
         total = d.sum(0, keepdim=one_code)
         squares = d.mul_(d)
-        total_squares = squares.sum(0, keepdim=one_code)
-        density = densities_(squares, var).sum(0, keepdim=one_code)
-    else:
-        shape = (-1,) + (1,) * (x.dim() - 1)
-        w = per_code(weight.detach().to(d.dtype).reshape(shape).expand_as(x), one_code)
-        count = w.sum(0, keepdim=one_code)
-        total = (w * d).sum(0, keepdim=one_code)
-        squares = d.mul_(d)
-        total_squares = (w * squares).sum(0, keepdim=one_code)
-        density = (w * densities_(squares, var)).sum(0, keepdim=one_code)
-    sums = torch.stack((count, total, total_squares, density))
-    return torch.where(total_squares < math.inf, sums, 0.0)  # false for NaN too
+        return (count, total, squares.sum(0, keepdim=one_code)), squares, None
+    shape = (-1,) + (1,) * (x.dim() - 1)
+    w = per_code(weight.detach().to(d.dtype).reshape(shape).expand_as(x), one_code)
+    count = w.sum(0, keepdim=one_code)
+    total = (w * d).sum(0, keepdim=one_code)
+    squares = d.mul_(d)
+    return (count, total, (w * squares).sum(0, keepdim=one_code)), squares, w
+
+
+def _finite(sums: Tensor) -> Tensor:
+    """Zeros for the codes whose sums are not finite."""
+    return torch.where(sums[SUM_SQUARES] < math.inf, sums, 0.0)  # false for NaN too
 
 
 def per_code(x: Tensor, one_code: bool) -> Tensor:
@@ -124,11 +139,8 @@ def commit(state: Any, pending: Any, decay: float = 1.0, eps: float = 1e-5, xp: 
     mean, var, count, log_mass, phases, _ = state
     elements, _, _, _ = pending
     shift, mean_square, density = pending[SUM:] / elements
-
-    new_count = count * decay + elements
-    share = elements / new_count
-    moved = shift * share
-    new_var = xp.clip(var + share * (mean_square - var) - moved * moved, eps, None)
+    moments = merge(mean, var, count, elements, shift, mean_square, decay)
+    new_var = xp.clip(moments[1], eps, None)
 
     # never the log of 0: a phase wholly outside the history has a large but finite code length
     log_density = xp.log(xp.clip(density, xp.finfo(state.dtype).tiny, None))
@@ -139,8 +151,25 @@ def commit(state: Any, pending: Any, decay: float = 1.0, eps: float = 1e-5, xp: 
     new_mass = xp.logaddexp(old_mass, log_density)
     gain = code_length(new_mass, log_density)
 
-    committed = xp.stack((mean + moved, new_var, new_count, new_mass, phases + 1, gain))
+    committed = xp.stack((moments[0], new_var, moments[2], new_mass, phases + 1, gain))
     return xp.where(elements > 0, committed, state)
+
+
+def merge(
+    mean: Any, var: Any, count: Any, elements: Any, shift: Any, mean_square: Any, decay: float
+) -> tuple[Any, Any, Any]:
+    """Mean, variance and count of a history and a phase together, exactly (Chan et al.).
+
+    Args:
+        mean, var, count: of the history, whose count is first multiplied by ``decay``.
+        elements: of the phase.
+        shift, mean_square: means over the phase of d and ``d**2``, with d the distance from ``mean``.
+        decay: see :func:`commit`.
+    """
+    new_count = count * decay + elements
+    share = elements / new_count
+    moved = shift * share
+    return mean + moved, var + share * (mean_square - var) - moved * moved, new_count
 
 
 def sample_gain(x: Tensor, state: Tensor) -> Tensor:

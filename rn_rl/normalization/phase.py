@@ -40,13 +40,14 @@ class PhaseNorm(nn.Module, ABC):
         self.register_buffer("running_state", state)
         self.register_buffer("pending_sums", pending)
         self.frozen = False
+        self.observing = True
         self.observation_weight: Weights | None = None
         self._state_before_commit = state.clone()
         self._initial_state = state.clone()
 
     @abstractmethod
-    def observe(self, x: Tensor) -> None:
-        """Add this batch to ``pending_sums``, in place."""
+    def observe(self, x: Tensor, weight: Tensor | None) -> None:
+        """Add this batch, whose samples have weights ``(batch,)``, to ``pending_sums``, in place."""
 
     @abstractmethod
     def next_state(self) -> Tensor:
@@ -62,8 +63,10 @@ class PhaseNorm(nn.Module, ABC):
         """The factor that the frozen state applies, ``(F,)``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and not self.frozen:
-            self.observe(x)
+        if self.training and self.observing and not self.frozen:
+            weight = self.observation_weight
+            given = weight if weight is None or isinstance(weight, Tensor) else weight()
+            self.observe(x, given)
         return self.apply_state(x)
 
     @torch.no_grad()
@@ -136,6 +139,20 @@ def observation_weights(module: nn.Module, weights: Weights) -> Iterator[None]:
     finally:
         for norm, weight in zip(norms, before, strict=True):
             norm.observation_weight = weight
+
+
+@contextlib.contextmanager
+def unobserved(module: nn.Module) -> Iterator[None]:
+    """Training forwards inside this context observe nothing: they ask, and do not learn."""
+    norms = list(phase_norms(module).values())
+    before = [norm.observing for norm in norms]
+    for norm in norms:
+        norm.observing = False
+    try:
+        yield
+    finally:
+        for norm, observing in zip(norms, before, strict=True):
+            norm.observing = observing
 
 
 @contextlib.contextmanager

@@ -27,7 +27,9 @@ class NormalizerSpec:
 
     Attributes:
         name: what users write.
-        factory: called with the number of features; None for the identity, which adds no module.
+        factory: called with the number of features; None for the identity, which adds no module, and
+            for a row with ``reparametrize``.
+        reparametrize: changes the weights of the layer itself (weight and spectral normalization).
         arguments: the keyword arguments a spec may give, in positional order.
         stateful: whether it keeps running state.
         phase_rule: whether its state moves between phases alone.
@@ -44,6 +46,19 @@ class NormalizerSpec:
     stateful: bool = True
     phase_rule: bool = True
     scalar: bool = False
+    reparametrize: Callable[..., nn.Module] | None = None
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether it changes nothing."""
+        return self.factory is None and self.reparametrize is None
+
+    @property
+    def build(self) -> Callable[..., nn.Module]:
+        """What is called with the number of features, or with the layer, and the arguments."""
+        build = self.factory or self.reparametrize
+        assert build is not None
+        return build
 
 
 _rln = partial(RegularityNorm, axis="neuron")
@@ -94,8 +109,7 @@ class Term:
 
     def __str__(self) -> str:
         """One spelling: defaults left out, 2000.0 as 2000."""
-        assert self.row.factory is not None
-        defaults = inspect.signature(self.row.factory).parameters
+        defaults = inspect.signature(self.row.build).parameters
         given = {k: v for k, v in self.arguments.items() if v != defaults[k].default}
         inside = ",".join(f"{k}={int(v) if float(v).is_integer() else v}" for k, v in given.items())
         return f"{self.row.name}({inside})" if inside else self.row.name
@@ -147,7 +161,7 @@ def _parse_arguments(row: NormalizerSpec, text: str) -> dict[str, Any]:
     except (SyntaxError, ValueError, TypeError):
         raise UserError(f"normalizer {row.name}({text}): {row.name} {takes}") from None
     for key, value in arguments.items():
-        optional = inspect.signature(row.factory).parameters[key].default is None  # type: ignore[arg-type]
+        optional = inspect.signature(row.build).parameters[key].default is None
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number and not (value is None and optional):
             raise UserError(f"normalizer {row.name}: {key}={value!r}: expected a number")
@@ -156,16 +170,21 @@ def _parse_arguments(row: NormalizerSpec, text: str) -> dict[str, Any]:
 
 def canonical_spec(spec: str) -> str:
     """One spelling per meaning, without spaces: names of run folders are made from it."""
-    terms = [term for term in parse_spec(spec) if term.row.factory is not None]
+    terms = [term for term in parse_spec(spec) if not term.row.is_identity]
     return "+".join(map(str, terms)) or "none"
 
 
-def make_normalizers(spec: str, num_features: int) -> list[nn.Module]:
+def make_normalizers(
+    spec: str, num_features: int, layer: nn.Module | None = None, index: int = 0
+) -> list[nn.Module]:
     """The modules to put, in this order, between a layer and its activation.
 
     Args:
         spec: such as ``"none"`` (no module), ``"rn"``, ``"ln+rn"``, ``"ramp(5, 5000)"``.
         num_features: size of axis 1 of what will pass through.
+        layer: the linear or convolutional layer before them, whose weights ``wn`` and ``spectral``
+            change in place; needed for these alone.
+        index: which hidden layer of its network that is; a recording (``yoked``) has a gain for each.
 
     Returns:
         New modules, with their own state.
@@ -180,7 +199,7 @@ def make_normalizers(spec: str, num_features: int) -> list[nn.Module]:
         >>> [type(module).__name__ for module in make_normalizers("ln+rn", 64)]
         ['LayerNorm', 'RegularityNorm']
     """
-    terms = [term for term in parse_spec(spec) if term.row.factory is not None]
+    terms = [term for term in parse_spec(spec) if not term.row.is_identity]
     for before, after in pairwise(terms):
         if before.row.scalar and after.row.name == "ln":
             warnings.warn(
@@ -188,4 +207,15 @@ def make_normalizers(spec: str, num_features: int) -> list[nn.Module]:
                 f"{before.row.name} cancels; ln+{before.row.name} keeps it",
                 stacklevel=2,
             )
-    return [term.row.factory(num_features, **term.arguments) for term in terms if term.row.factory]
+    modules = []
+    for term in terms:
+        if term.row.factory is not None:
+            modules.append(term.row.factory(num_features, **term.arguments))
+        elif layer is not None:
+            term.row.build(layer, **term.arguments)
+        else:
+            raise UserError(
+                f"normalizer {term.row.name}: it changes the weights of a layer, so it needs one; "
+                "pass layer=, or use it through rn_rl.policies"
+            )
+    return modules

@@ -142,10 +142,7 @@ class RegularityNorm(PhaseNorm):
             return self._published_forward(x)
         return super().forward(x)
 
-    def observe(self, x: Tensor) -> None:
-        weight = self.observation_weight
-        if callable(weight) and not isinstance(weight, Tensor):
-            weight = weight()
+    def observe(self, x: Tensor, weight: Tensor | None) -> None:
         self.pending_sums.add_(functional.observe(x, self.running_state, weight))
 
     def next_state(self) -> Tensor:
@@ -169,7 +166,7 @@ class RegularityNorm(PhaseNorm):
         return x * (gain if x.dim() == 2 else gain.reshape((-1,) + (1,) * (x.dim() - 2)))
 
     def _published_forward(self, x: Tensor) -> Tensor:
-        moving = self.training and not self.frozen
+        moving = self.training and self.observing and not self.frozen
         y, state = published.step(x, self.running_state, moving)
         if moving:
             self.running_state.copy_(state)

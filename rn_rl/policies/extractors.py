@@ -46,7 +46,7 @@ class NormExtractor(BaseFeaturesExtractor):
         super().__init__(observation_space, net_arch[-1] if net_arch else trunk_dim)
         self.trunk = trunk
         head = create_mlp(trunk_dim, 0, list(net_arch), activation(activation_fn))
-        self.head = normalized(nn.Sequential(*head), norm)
+        self.head = normalized(nn.Sequential(*head), norm, len(net_arch))
 
     def forward(self, observations: Tensor) -> Tensor:
         return self.head(self.trunk(observations))

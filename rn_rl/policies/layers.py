@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from rn_rl.errors import unknown
-from rn_rl.normalization import make_normalizers
+from rn_rl.normalization import make_normalizers, unobserved
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -27,24 +31,56 @@ def activation(name_or_class: str | type[nn.Module]) -> type[nn.Module]:
     return name_or_class
 
 
-def normalized(layers: nn.Sequential, norm: str) -> nn.Sequential:
-    """The same layers with new normalizers after each linear layer that an activation follows.
+class Hidden(nn.Sequential):
+    """Hidden layers of a policy, with normalizers that learn only from what the policy learns from.
+
+    A training forward under ``no_grad`` is a question (TRPO trying a step, SAC asking for the next
+    action), not a sample that is learned from, and is not observed.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and not torch.is_grad_enabled():
+            with unobserved(self):
+                return super().forward(x)
+        return super().forward(x)
+
+    def apply(self, fn: Callable[[nn.Module], None]) -> Hidden:
+        """SB3 initializes weights in place through this; reparametrized ones take the result over."""
+        changed: list[Any] = [m for m in self.modules() if parametrize.is_parametrized(m)]
+        with parametrize.cached():
+            super().apply(fn)
+            weights = [m.weight.detach().clone() for m in changed]
+        for module, weight in zip(changed, weights, strict=True):
+            module.weight = weight
+        return self
+
+
+def normalized(layers: nn.Sequential, norm: str, hidden: int | None = None) -> nn.Sequential:
+    """The same layers with new normalizers between each hidden layer and its activation.
 
     The layers keep their weights and their order, so the same seed gives the same initial network
     whatever the normalizer, and ``"none"`` gives the very modules that SB3 built.
 
     Args:
-        layers: what ``create_mlp`` makes; its output layer, which has no activation, stays plain.
+        layers: what ``create_mlp`` makes, or a stack of convolutions (features are on axis 1).
         norm: a spec, see :func:`rn_rl.make_normalizers`.
+        hidden: how many linear or convolutional layers are hidden ones; the first so many are
+            normalized. None: all but a last one that nothing follows.
     """
     modules: list[nn.Module] = []
     children = list(layers)
+    count = 0
     for i, module in enumerate(children):
         modules.append(module)
-        if isinstance(module, nn.Linear) and i + 1 < len(children):
-            new = make_normalizers(norm, module.out_features)
-            modules.extend(m.to(module.weight.device) for m in new)
-    return nn.Sequential(*modules)
+        if not isinstance(module, nn.Linear | nn.Conv2d):
+            continue
+        if i + 1 < len(children) and (hidden is None or count < hidden):
+            width = module.out_features if isinstance(module, nn.Linear) else module.out_channels
+            device = module.weight.device
+            new = make_normalizers(norm, width, layer=module, index=count)
+            modules.extend(m.to(device) for m in new)
+        count += 1
+    return Hidden(*modules)
 
 
 def flat_size(trunk: nn.Module, shape: tuple[int, ...]) -> int:

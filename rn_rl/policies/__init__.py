@@ -1,5 +1,12 @@
 """The binding to Stable-Baselines3: feature extractors, ``policy_kwargs()``, Norm policies."""
 
+from rn_rl.policies.ars import NormARSPolicy
+from rn_rl.policies.continuous import (
+    NormCrossQPolicy,
+    NormSACPolicy,
+    NormTD3Policy,
+    NormTQCPolicy,
+)
 from rn_rl.policies.extractors import (
     DictExtractor,
     MinigridExtractor,
@@ -8,15 +15,28 @@ from rn_rl.policies.extractors import (
     NormExtractor,
 )
 from rn_rl.policies.kwargs import policy_kwargs
-from rn_rl.policies.norm_policies import NormActorCriticPolicy, NormDQNPolicy
+from rn_rl.policies.on_policy import (
+    NormActorCriticPolicy,
+    NormMaskableActorCriticPolicy,
+    NormRecurrentActorCriticPolicy,
+)
+from rn_rl.policies.q_policies import NormDQNPolicy, NormQRDQNPolicy
 
 __all__ = [
     "DictExtractor",
     "MinigridExtractor",
     "MlpExtractor",
     "NatureExtractor",
+    "NormARSPolicy",
     "NormActorCriticPolicy",
+    "NormCrossQPolicy",
     "NormDQNPolicy",
     "NormExtractor",
+    "NormMaskableActorCriticPolicy",
+    "NormQRDQNPolicy",
+    "NormRecurrentActorCriticPolicy",
+    "NormSACPolicy",
+    "NormTD3Policy",
+    "NormTQCPolicy",
     "policy_kwargs",
 ]

@@ -19,6 +19,7 @@ from stable_baselines3.common.torch_layers import (
 from torch import Tensor, nn
 
 from rn_rl.errors import UserError, unknown
+from rn_rl.normalization import canonical_spec
 from rn_rl.policies.layers import activation, flat_size, normalized
 
 
@@ -29,9 +30,11 @@ class NormExtractor(BaseFeaturesExtractor):
         observation_space: what the trunk reads.
         trunk: from observations to ``(batch, trunk_dim)``.
         trunk_dim: size of that.
-        norm: a spec, see :func:`rn_rl.make_normalizers`.
+        norm: a spec for the head, see :func:`rn_rl.make_normalizers`.
         net_arch: sizes of the head's layers.
         activation_fn: class or name.
+
+    Extractors of images also take ``trunk_norm``, a spec for their convolutions.
     """
 
     def __init__(
@@ -61,7 +64,9 @@ class MlpExtractor(NormExtractor):
         norm: str = "none",
         net_arch: Sequence[int] = (64, 64),
         activation_fn: str | type[nn.Module] = nn.ReLU,
+        trunk_norm: str = "none",
     ) -> None:
+        without_convolutions("mlp", trunk_norm)
         size = get_flattened_obs_dim(observation_space)
         super().__init__(observation_space, nn.Flatten(), size, norm, net_arch, activation_fn)
 
@@ -79,6 +84,7 @@ class MinigridExtractor(NormExtractor):
         norm: str = "none",
         net_arch: Sequence[int] = (64, 64),
         activation_fn: str | type[nn.Module] = nn.ReLU,
+        trunk_norm: str = "none",
     ) -> None:
         channels, height, width = image_shape(observation_space, "minigrid")
         if min(height, width) < 4:
@@ -92,6 +98,7 @@ class MinigridExtractor(NormExtractor):
             nn.Conv2d(32, 64, 2), nn.ReLU(),
             nn.Flatten(),
         )  # fmt: skip
+        trunk = normalized(trunk, trunk_norm)
         size = flat_size(trunk, (channels, height, width))
         super().__init__(observation_space, trunk, size, norm, net_arch, activation_fn)
 
@@ -105,6 +112,7 @@ class NatureExtractor(NormExtractor):
         norm: str = "none",
         net_arch: Sequence[int] = (512,),
         activation_fn: str | type[nn.Module] = nn.ReLU,
+        trunk_norm: str = "none",
     ) -> None:
         shape = image_shape(observation_space, "nature")
         if min(shape[1:]) < 36:
@@ -112,7 +120,8 @@ class NatureExtractor(NormExtractor):
                 f"features='nature' on images of {shape[1]}x{shape[2]}: its convolutions need at "
                 "least 36x36; use features='minigrid' or 'mlp'"
             )
-        trunk = NatureCNN(observation_space, normalized_image=True).cnn
+        cnn = NatureCNN(observation_space, normalized_image=True).cnn
+        trunk = normalized(cnn, trunk_norm)
         size = flat_size(trunk, shape)
         super().__init__(observation_space, trunk, size, norm, net_arch, activation_fn)
 
@@ -126,7 +135,9 @@ class DictExtractor(NormExtractor):
         norm: str = "none",
         net_arch: Sequence[int] = (64, 64),
         activation_fn: str | type[nn.Module] = nn.ReLU,
+        trunk_norm: str = "none",
     ) -> None:
+        without_convolutions("dict", trunk_norm)
         trunk = CombinedExtractor(observation_space)
         size = trunk.features_dim
         super().__init__(observation_space, trunk, size, norm, net_arch, activation_fn)
@@ -149,6 +160,15 @@ def extractor_class(features: str, observation_space: spaces.Space | None = None
     if features not in EXTRACTORS:
         raise unknown("features", features, [*EXTRACTORS, "auto"])
     return EXTRACTORS[features]
+
+
+def without_convolutions(features: str, trunk_norm: str) -> None:
+    """Refuse a ``trunk_norm`` where there is nothing that it could normalize."""
+    if canonical_spec(trunk_norm) != "none":
+        raise UserError(
+            f"trunk_norm={trunk_norm!r}: features={features!r} has no convolutions; it is for "
+            "'minigrid' and 'nature'"
+        )
 
 
 def image_shape(space: spaces.Space, features: str) -> tuple[int, int, int]:

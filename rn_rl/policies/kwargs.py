@@ -18,6 +18,7 @@ def policy_kwargs(
     activation_fn: str | type[nn.Module] = nn.ReLU,
     features: str = "mlp",
     share_trunk: bool | None = None,
+    trunk_norm: str = "none",
     **others: Any,
 ) -> dict[str, Any]:
     """A fresh ``policy_kwargs`` that puts normalizers into a stock SB3 agent.
@@ -33,6 +34,8 @@ def policy_kwargs(
         features: ``"mlp"``, ``"minigrid"`` (with ``ImgObsWrapper``), ``"nature"`` or ``"dict"``.
         share_trunk: on-policy algorithms only: whether actor and critic share the extractor (SB3's
             default, True) or have one each (False). Leave None for DQN and QR-DQN.
+        trunk_norm: a spec for the convolutions of ``"minigrid"`` and ``"nature"``; without one only
+            the hidden layers after them are normalized.
         others: anything else that the policy takes, such as ``optimizer_kwargs``.
 
     Returns:
@@ -46,12 +49,14 @@ def policy_kwargs(
         >>> model = DQN("MlpPolicy", "CartPole-v1", policy_kwargs=policy_kwargs("rn"))
     """
     parse_spec(norm)
+    parse_spec(trunk_norm)
     kwargs: dict[str, Any] = {
         "features_extractor_class": extractor_class(features),
         "features_extractor_kwargs": {
             "norm": norm,
             "net_arch": list(net_arch),
             "activation_fn": activation(activation_fn),
+            **({"trunk_norm": trunk_norm} if trunk_norm != "none" else {}),
         },
         "net_arch": [],
     }

@@ -55,7 +55,9 @@ class Hidden(nn.Sequential):
         return self
 
 
-def normalized(layers: nn.Sequential, norm: str, hidden: int | None = None) -> nn.Sequential:
+def normalized(
+    layers: nn.Sequential, norm: str, hidden: int | None = None, first: int = 0
+) -> Hidden:
     """The same layers with new normalizers between each hidden layer and its activation.
 
     The layers keep their weights and their order, so the same seed gives the same initial network
@@ -66,6 +68,7 @@ def normalized(layers: nn.Sequential, norm: str, hidden: int | None = None) -> n
         norm: a spec, see :func:`rn_rl.make_normalizers`.
         hidden: how many linear or convolutional layers are hidden ones; the first so many are
             normalized. None: all but a last one that nothing follows.
+        first: number of the first layer among the hidden layers of a policy, for recordings.
     """
     modules: list[nn.Module] = []
     children = list(layers)
@@ -77,7 +80,7 @@ def normalized(layers: nn.Sequential, norm: str, hidden: int | None = None) -> n
         if i + 1 < len(children) and (hidden is None or count < hidden):
             width = module.out_features if isinstance(module, nn.Linear) else module.out_channels
             device = module.weight.device
-            new = make_normalizers(norm, width, layer=module, index=count)
+            new = make_normalizers(norm, width, layer=module, index=first + count)
             modules.extend(m.to(device) for m in new)
         count += 1
     return Hidden(*modules)
@@ -85,5 +88,5 @@ def normalized(layers: nn.Sequential, norm: str, hidden: int | None = None) -> n
 
 def flat_size(trunk: nn.Module, shape: tuple[int, ...]) -> int:
     """Number of features that a trunk makes of one observation of this shape."""
-    with torch.no_grad():
+    with torch.no_grad():  # under which nothing is observed
         return int(trunk(torch.zeros(1, *shape)).shape[1])

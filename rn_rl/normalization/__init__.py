@@ -11,21 +11,27 @@ from rn_rl.normalization.registry import (
     REGISTRY,
     available_normalizers,
     canonical_spec,
+    check_recordings,
     make_normalizers,
     parse_spec,
 )
 from rn_rl.normalization.regularity import RegularityNorm
+from rn_rl.normalization.saliency import SaliencyNorm, class_shares, saliency_prior
 
 __all__ = [
     "REGISTRY",
     "PhaseNorm",
     "RegularityNorm",
+    "SaliencyNorm",
     "available_normalizers",
     "canonical_spec",
+    "check_recordings",
+    "class_shares",
     "make_normalizers",
     "observation_weights",
     "parse_spec",
     "phase_norms",
+    "saliency_prior",
     "state_before_commit",
     "unobserved",
 ]

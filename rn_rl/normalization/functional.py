@@ -63,13 +63,13 @@ def observe(x: Tensor, state: Tensor, weight: Tensor | None = None) -> Tensor:
     density = densities_(squares, state[VAR])
     if w is not None:
         density = w * density
-    return _finite(torch.stack((*sums, density.sum(0, keepdim=state.shape[1] == 1))))
+    return finite(torch.stack((*sums, density.sum(0, keepdim=state.shape[1] == 1))))
 
 
 def observe_moments(x: Tensor, mean: Tensor, weight: Tensor | None = None) -> Tensor:
     """The first three rows of :func:`observe`, ``(3, F)``, about a frozen mean of shape ``(F,)``."""
     sums, _, _ = _moments(x, mean, weight)
-    return _finite(torch.stack(sums))
+    return finite(torch.stack(sums))
 
 
 def _moments(
@@ -92,9 +92,14 @@ def _moments(
     return (count, total, (w * squares).sum(0, keepdim=one_code)), squares, w
 
 
-def _finite(sums: Tensor) -> Tensor:
-    """Zeros for the codes whose sums are not finite."""
+def finite(sums: Tensor) -> Tensor:
+    """Zeros for the columns whose sums (rows as in :func:`observe`) are not finite."""
     return torch.where(sums[SUM_SQUARES] < math.inf, sums, 0.0)  # false for NaN too
+
+
+def on_axis_1(values: Tensor, x: Tensor) -> Tensor:
+    """``(features,)`` in the shape that broadcasts along axis 1 of x."""
+    return values if x.dim() == 2 else values.reshape((-1,) + (1,) * (x.dim() - 2))
 
 
 def per_code(x: Tensor, one_code: bool) -> Tensor:
@@ -170,6 +175,23 @@ def merge(
     share = elements / new_count
     moved = shift * share
     return mean + moved, var + share * (mean_square - var) - moved * moved, new_count
+
+
+def commit_moments(state: Tensor, pending: Tensor, decay: float) -> Tensor:
+    """Rows mean, variance and count after a phase, from :func:`observe_moments`, by :func:`merge`.
+
+    Args:
+        state: ``(3, ...)``.
+        pending: of the same shape; columns with nothing pending come back bit for bit as they were.
+        decay: see :func:`commit`.
+    """
+    mean, var, count = state
+    elements = pending[ELEMENTS]
+    shift, mean_square = pending[SUM:] / elements
+    new_mean, new_var, new_count = merge(mean, var, count, elements, shift, mean_square, decay)
+    # of a constant, rounding can leave a variance just below 0
+    committed = torch.stack((new_mean, new_var.clamp(min=0), new_count))
+    return torch.where(elements > 0, committed, state)
 
 
 def sample_gain(x: Tensor, state: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from rn_rl.errors import UserError
+
 Weights = Tensor | Callable[[], Tensor | None]
 
 
@@ -29,11 +31,16 @@ class PhaseNorm(nn.Module, ABC):
     Buffers: ``running_state``, which SB3 copies to target networks because of its name, and
     ``pending_sums``, which it does not; both persistent, so a save in the middle of a phase is exact.
     Both keep their precision (float64, float32 where a device has no float64) under ``.half()`` and
-    ``.to(dtype)``: in float32 a count stops growing at 1.7e7 elements.
+    ``.to(dtype)``: in float32 a count stops growing at 1.7e7 elements. Parameters, if there are any,
+    follow every cast.
+
+    Raises:
+        UserError: an input whose axis 1 is not ``num_features``, where that is set.
     """
 
     running_state: Tensor
     pending_sums: Tensor
+    num_features: int | None = None
 
     def __init__(self, state: Tensor, pending: Tensor) -> None:
         super().__init__()
@@ -63,11 +70,20 @@ class PhaseNorm(nn.Module, ABC):
         """The factor that the frozen state applies, ``(F,)``."""
 
     def forward(self, x: Tensor) -> Tensor:
+        self.check_shape(x)
         if self.training and self.observing and not self.frozen:
             weight = self.observation_weight
             given = weight if weight is None or isinstance(weight, Tensor) else weight()
             self.observe(x, given)
         return self.apply_state(x)
+
+    def check_shape(self, x: Tensor) -> None:
+        """Raise for an input that has not its features on axis 1."""
+        if self.num_features is not None and (x.dim() < 2 or x.shape[1] != self.num_features):
+            raise UserError(
+                f"input of shape {tuple(x.shape)}: expected (batch, {self.num_features}, ...); build "
+                "the normalizer with num_features equal to the size of axis 1"
+            )
 
     @torch.no_grad()
     def commit(self) -> None:
@@ -98,7 +114,10 @@ class PhaseNorm(nn.Module, ABC):
         self.pending_sums.zero_()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PhaseNorm:
-        """Follow the device of ``.to``, ``.cuda`` and the like, but not their precision."""
+        """Buffers follow the device of ``.to``, ``.cuda`` and the like, but not their precision."""
+        buffers, self._buffers = self._buffers, {}
+        super()._apply(fn, recurse)
+        self._buffers = buffers
         for name, buffer in self._buffers.items():
             if buffer is None:
                 continue
@@ -111,6 +130,19 @@ class PhaseNorm(nn.Module, ABC):
         self._state_before_commit = self._state_before_commit.to(self.running_state)
         self._initial_state = self._initial_state.to(self.running_state)
         return self
+
+
+def decay_per_phase(half_life: float | None) -> float:
+    """What a history is multiplied by at a commit: ``2 ** (-1 / half_life)``; 1 for None.
+
+    Raises:
+        UserError: a half-life that is not above 0.
+    """
+    if half_life is None:
+        return 1.0
+    if not half_life > 0:
+        raise UserError(f"half_life={half_life!r}: expected a number of phases above 0, or None")
+    return float(2.0 ** (-1.0 / half_life))
 
 
 def phase_norms(module: nn.Module) -> dict[str, PhaseNorm]:

@@ -6,17 +6,25 @@ import ast
 import inspect
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
+from pathlib import PurePath
 from typing import Any
 
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from rn_rl.errors import UserError, unknown
-from rn_rl.normalization.controls import gain, logt, ramp
+from rn_rl.normalization.adaptive import AdaptiveNorm
+from rn_rl.normalization.batch import BatchNorm, BatchRenorm
+from rn_rl.normalization.controls import RECORDING, gain, logt, ramp, read_recording, yoked
+from rn_rl.normalization.established import GroupNorm, LayerNorm, RMSNorm
+from rn_rl.normalization.homeostatic import HomeostaticNorm
 from rn_rl.normalization.regularity import RegularityNorm
+from rn_rl.normalization.saliency import SaliencyNorm
+from rn_rl.normalization.spectral import spectral
 
 LIN = "Lin, Entropy 24(1):59, 2022"
 
@@ -34,6 +42,9 @@ class NormalizerSpec:
         stateful: whether it keeps running state.
         phase_rule: whether its state moves between phases alone.
         scalar: whether it multiplies a whole layer or sample by one positive number.
+        scale_invariant: whether that makes no difference to it.
+        recording: the one argument, where that is the path of a recorded run; it has to be given, and
+            the factory then takes ``index`` too, see :func:`make_normalizers`.
         source: where it comes from.
         summary: one line.
     """
@@ -46,6 +57,8 @@ class NormalizerSpec:
     stateful: bool = True
     phase_rule: bool = True
     scalar: bool = False
+    scale_invariant: bool = False
+    recording: str | None = None
     reparametrize: Callable[..., nn.Module] | None = None
 
     @property
@@ -70,7 +83,8 @@ _HALF_LIFE = ("half_life",)
 _TABLE = (
     NormalizerSpec("none", None, "-", "identity: no normalizer", stateful=False),
     NormalizerSpec(
-        "ln", nn.LayerNorm, "Ba et al. 2016", "layer normalization (torch)", stateful=False
+        "ln", LayerNorm, "Ba et al. 2016", "layer normalization (torch)", stateful=False,
+        scale_invariant=True,
     ),
     NormalizerSpec(
         "rn", RegularityNorm, LIN, "regularity, one gain per layer", _HALF_LIFE, scalar=True
@@ -90,6 +104,44 @@ _TABLE = (
         "ramp", ramp, "this library", "control: a linear ramp", ("to", "over"), scalar=True
     ),
     NormalizerSpec("gain", gain, "this library", "control: a constant", ("c",), scalar=True),
+    NormalizerSpec(
+        "yoked", yoked, "this library", "control: another run's gains, replayed", ("run",),
+        scalar=True, recording="run",
+    ),
+    NormalizerSpec(
+        "sn", SaliencyNorm, LIN, "saliency: rn with a data prior", _HALF_LIFE, scalar=True
+    ),
+    NormalizerSpec(
+        "bn", BatchNorm, "Ioffe & Szegedy 2015", "batch normalization between phases", _HALF_LIFE
+    ),
+    NormalizerSpec(
+        "brn", BatchRenorm, "Ioffe 2017", "bn with the gradient of batch renormalization",
+        _HALF_LIFE,
+    ),
+    NormalizerSpec(
+        "rms", RMSNorm, "Zhang & Sennrich 2019", "root mean square normalization (torch)",
+        stateful=False, scale_invariant=True,
+    ),
+    NormalizerSpec(
+        "gn", GroupNorm, "Wu & He 2018", "group normalization (torch)", ("groups",),
+        stateful=False, scale_invariant=True,
+    ),
+    NormalizerSpec(
+        "wn", None, "Salimans & Kingma 2016", "weight normalization of the layer (torch)",
+        stateful=False, reparametrize=weight_norm,
+    ),
+    NormalizerSpec(
+        "spectral", None, "Miyato et al. 2018", "spectral normalization of the layer",
+        reparametrize=spectral,
+    ),
+    NormalizerSpec(
+        "uan", AdaptiveNorm, "Faye et al. 2024", "adaptive: by a learned mixture of Gaussians",
+        _HALF_LIFE,
+    ),
+    NormalizerSpec(
+        "hs", HomeostaticNorm, "after Shen et al. 2021", "homeostatic scaling of every neuron",
+        ("rate", "target", "momentum"),
+    ),
 )  # fmt: skip
 
 REGISTRY: dict[str, NormalizerSpec] = {row.name: row for row in _TABLE}
@@ -108,15 +160,20 @@ class Term:
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """One spelling: defaults left out, 2000.0 as 2000."""
+        """One spelling: defaults left out, 2000.0 as 2000, a path without quotes."""
+        if self.row.recording is not None:
+            return f"{self.row.name}({self.arguments[self.row.recording]})"
         defaults = inspect.signature(self.row.build).parameters
         given = {k: v for k, v in self.arguments.items() if v != defaults[k].default}
-        inside = ",".join(f"{k}={int(v) if float(v).is_integer() else v}" for k, v in given.items())
+        inside = ",".join(f"{k}={_spelled(v)}" for k, v in given.items())
         return f"{self.row.name}({inside})" if inside else self.row.name
 
 
+def _spelled(value: float | None) -> str:
+    return str(int(value) if value is not None and float(value).is_integer() else value)
+
+
 _TERM = re.compile(r"\s*([A-Za-z][\w-]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
-_PLUS_OUTSIDE_PARENTHESES = re.compile(r"\+(?![^(]*\))")
 
 
 def parse_spec(spec: str) -> list[Term]:
@@ -129,7 +186,7 @@ def parse_spec(spec: str) -> list[Term]:
     if not isinstance(spec, str) or not spec.strip():
         raise UserError(f"normalizer {spec!r}: expected a spec such as 'rn' or 'ln+rn'")
     terms = []
-    for text in _PLUS_OUTSIDE_PARENTHESES.split(spec):
+    for text in _split(spec):
         match = _TERM.fullmatch(text)
         if match is None:
             raise UserError(
@@ -140,8 +197,41 @@ def parse_spec(spec: str) -> list[Term]:
         if name.lower() not in REGISTRY:
             raise unknown("normalizer", name, REGISTRY)
         row = REGISTRY[name.lower()]
-        terms.append(Term(row, _parse_arguments(row, inside or "")))
+        parse = _parse_arguments if row.recording is None else _parse_path
+        terms.append(Term(row, parse(row, inside or "")))
+    changing = [term.row.name for term in terms if term.row.reparametrize is not None]
+    if len(changing) > 1:
+        raise UserError(
+            f"normalizer {spec!r}: expected at most one that changes the weights of the layer, got "
+            f"{' and '.join(changing)}"
+        )
     return terms
+
+
+def _split(spec: str) -> Iterator[str]:
+    """The texts between the ``+`` that stand outside of all parentheses."""
+    start = depth = 0
+    for i, character in enumerate(spec):
+        depth += (character == "(") - (character == ")")
+        if character == "+" and depth == 0:
+            yield spec[start:i]
+            start = i + 1
+    yield spec[start:]
+
+
+def _parse_path(row: NormalizerSpec, text: str) -> dict[str, Any]:
+    """A path, as it is or in quotes, in one spelling: a run by its folder."""
+    assert row.recording is not None
+    named = re.fullmatch(rf"(?:{row.recording}\s*=)?\s*(.*)", text.strip(), re.DOTALL)
+    quoted = re.fullmatch(r"""(['"]?)\s*([^'"]*?)\s*\1""", named[1] if named else "")
+    path = quoted[2] if quoted else ""
+    if not path or not path.isprintable():
+        raise UserError(
+            f"normalizer {row.name}({text!r}): expected one argument, {row.recording}: the folder of a "
+            f"recorded run, such as {row.name}(runs/rn/dqn/CartPole-v1_1)"
+        )
+    given = PurePath(path)
+    return {row.recording: str(given.parent if given.name == RECORDING else given)}
 
 
 def _parse_arguments(row: NormalizerSpec, text: str) -> dict[str, Any]:
@@ -161,7 +251,7 @@ def _parse_arguments(row: NormalizerSpec, text: str) -> dict[str, Any]:
     except (SyntaxError, ValueError, TypeError):
         raise UserError(f"normalizer {row.name}({text}): {row.name} {takes}") from None
     for key, value in arguments.items():
-        optional = inspect.signature(row.build).parameters[key].default is None
+        optional = "None" in str(inspect.signature(row.build).parameters[key].annotation)
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number and not (value is None and optional):
             raise UserError(f"normalizer {row.name}: {key}={value!r}: expected a number")
@@ -171,7 +261,19 @@ def _parse_arguments(row: NormalizerSpec, text: str) -> dict[str, Any]:
 def canonical_spec(spec: str) -> str:
     """One spelling per meaning, without spaces: names of run folders are made from it."""
     terms = [term for term in parse_spec(spec) if not term.row.is_identity]
+    terms.sort(key=lambda term: term.row.reparametrize is None)  # where it stands does not matter
     return "+".join(map(str, terms)) or "none"
+
+
+def check_recordings(spec: str) -> None:
+    """Read every recording that a spec replays, for those who want to refuse before they start.
+
+    Raises:
+        UserError: one is not there or is no recording; see :func:`parse_spec` too.
+    """
+    for term in parse_spec(spec):
+        if term.row.recording is not None:
+            read_recording(term.arguments[term.row.recording])
 
 
 def make_normalizers(
@@ -190,27 +292,25 @@ def make_normalizers(
         New modules, with their own state.
 
     Warns:
-        UserWarning: one positive gain per layer or sample right before LayerNorm cancels.
+        UserWarning: one positive gain per layer or sample right before LayerNorm, RMSNorm or
+            GroupNorm cancels; a recording is missing.
 
     Raises:
-        UserError: see :func:`parse_spec`.
+        UserError: see :func:`parse_spec`; arguments outside their range.
 
     Example:
         >>> [type(module).__name__ for module in make_normalizers("ln+rn", 64)]
         ['LayerNorm', 'RegularityNorm']
     """
     terms = [term for term in parse_spec(spec) if not term.row.is_identity]
-    for before, after in pairwise(terms):
-        if before.row.scalar and after.row.name == "ln":
-            warnings.warn(
-                f"{before.row.name}+ln: LayerNorm is scale-invariant, so the gain of "
-                f"{before.row.name} cancels; ln+{before.row.name} keeps it",
-                stacklevel=2,
-            )
+    if num_features < 1:
+        raise UserError(f"num_features={num_features}: expected at least 1")
+    _warn_of_gains_that_cancel(terms)
     modules = []
     for term in terms:
         if term.row.factory is not None:
-            modules.append(term.row.factory(num_features, **term.arguments))
+            place = {} if term.row.recording is None else {"index": index}
+            modules.append(term.row.factory(num_features, **term.arguments, **place))
         elif layer is not None:
             term.row.build(layer, **term.arguments)
         else:
@@ -219,3 +319,14 @@ def make_normalizers(
                 "pass layer=, or use it through rn_rl.policies"
             )
     return modules
+
+
+def _warn_of_gains_that_cancel(terms: list[Term]) -> None:
+    rows = [term.row for term in terms if term.row.factory is not None]
+    for before, after in pairwise(rows):
+        if before.scalar and after.scale_invariant:
+            warnings.warn(
+                f"{before.name}+{after.name}: {after.build.__name__} is scale-invariant, so the gain "
+                f"of {before.name} cancels; {after.name}+{before.name} keeps it",
+                stacklevel=3,
+            )

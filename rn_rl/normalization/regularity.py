@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rn_rl.errors import UserError
 from rn_rl.normalization import functional, published
-from rn_rl.normalization.phase import PhaseNorm
+from rn_rl.normalization.phase import PhaseNorm, decay_per_phase
 
 Axis = Literal["layer", "neuron", "sample"]
 Commit = Literal["phase", "forward"]
@@ -72,6 +72,8 @@ class RegularityNorm(PhaseNorm):
     :mod:`rn_rl.normalization.functional`.
     """
 
+    num_features: int
+
     def __init__(
         self,
         num_features: int,
@@ -86,10 +88,7 @@ class RegularityNorm(PhaseNorm):
             raise UserError(f"axis={axis!r}: expected 'layer', 'neuron' or 'sample'")
         if commit not in ("phase", "forward"):
             raise UserError(f"commit={commit!r}: expected 'phase' or 'forward'")
-        if half_life is not None and not half_life > 0:
-            raise UserError(
-                f"half_life={half_life!r}: expected a number of phases above 0, or None"
-            )
+        self.decay = decay_per_phase(half_life)
         if not eps > 0:
             raise UserError(f"eps={eps!r}: expected a variance above 0")
         if commit == "forward" and (axis == "sample" or half_life is not None):
@@ -112,11 +111,6 @@ class RegularityNorm(PhaseNorm):
         super().__init__(state, pending)
 
     @property
-    def decay(self) -> float:
-        """What the history is multiplied by at a commit."""
-        return 1.0 if self.half_life is None else 2.0 ** (-1.0 / self.half_life)
-
-    @property
     def gain(self) -> Tensor:
         """The frozen gain, ``(1,)`` or ``(num_features,)``.
 
@@ -133,12 +127,8 @@ class RegularityNorm(PhaseNorm):
         return self.gain
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() < 2 or x.shape[1] != self.num_features:
-            raise UserError(
-                f"input of shape {tuple(x.shape)}: expected (batch, {self.num_features}, ...); build "
-                "the normalizer with num_features equal to the size of axis 1"
-            )
         if self.commit_on == "forward":
+            self.check_shape(x)
             return self._published_forward(x)
         return super().forward(x)
 
@@ -162,12 +152,12 @@ class RegularityNorm(PhaseNorm):
             return x * functional.sample_gain(x, self.running_state)
         if self.axis == "layer":
             return x * self.running_state[functional.GAIN, 0]  # 0-dim: keeps x's dtype
-        gain = self.running_state[functional.GAIN].to(x.dtype)
-        return x * (gain if x.dim() == 2 else gain.reshape((-1,) + (1,) * (x.dim() - 2)))
+        return x * functional.on_axis_1(self.running_state[functional.GAIN].to(x.dtype), x)
 
     def _published_forward(self, x: Tensor) -> Tensor:
         moving = self.training and self.observing and not self.frozen
-        y, state = published.step(x, self.running_state, moving)
+        before = self.running_state.clone()  # the gradient still needs it when the state has moved
+        y, state = published.step(x, before, moving)
         if moving:
             self.running_state.copy_(state)
         return y

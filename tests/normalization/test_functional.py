@@ -1,5 +1,6 @@
 """The pure functions, and what they owe to being pure."""
 
+import copy
 import math
 
 import numpy as np
@@ -8,10 +9,12 @@ import torch
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from rn_rl.normalization import REGISTRY, RegularityNorm, functional, make_normalizers
+from rn_rl.normalization import REGISTRY, RegularityNorm, functional, phase_norms
 from rn_rl.normalization.functional import COUNT, GAIN, MEAN, PHASES, VAR
 
-STATEFUL = [row.name for row in REGISTRY.values() if row.stateful and row.phase_rule]
+PHASE_RULE = [row.name for row in REGISTRY.values() if row.phase_rule]
+STATEFUL = [name for name in PHASE_RULE if REGISTRY[name].stateful]
+OF_ACTIVATIONS = [name for name in STATEFUL if REGISTRY[name].factory is not None]
 
 
 def after_phases(module, phases=3, features=8):
@@ -50,10 +53,9 @@ def test_commit_is_the_same_in_numpy_and_in_torch(num_codes):
 
 
 @pytest.mark.parametrize("chunks", [(64, 64), (60, 4, 64), (1,) * 128])
-@pytest.mark.parametrize("name", STATEFUL)
-def test_state_does_not_depend_on_how_a_phase_is_chunked(name, chunks):
-    [whole] = make_normalizers(name, 8)
-    [parts] = make_normalizers(name, 8)
+@pytest.mark.parametrize("name", OF_ACTIVATIONS)
+def test_state_does_not_depend_on_how_a_phase_is_chunked(name, chunks, build):
+    whole, parts = build(name), build(name)
     for t in range(4):
         x = torch.randn(128, 8) * (1 + t) + t
         whole.train()(x)
@@ -157,11 +159,12 @@ def test_stacked_states_under_vmap_equal_separate_ones(num_codes, decay):
     assert len(set(stacked[:, GAIN, 0].tolist())) == 3
 
 
-@pytest.mark.parametrize("name", [row.name for row in REGISTRY.values() if row.phase_rule])
-def test_stacked_modules_equal_separate_ones(name):
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # torch, for wn
+@pytest.mark.parametrize("name", PHASE_RULE)
+def test_stacked_modules_equal_separate_ones(name, build):
     nets = []
     for i in range(3):
-        net = nn.Sequential(nn.Linear(8, 8), *make_normalizers(name, 8), nn.ReLU())
+        net = nn.Sequential(nn.Linear(8, 8), build(name), nn.ReLU())
         nets.append(after_phases(net, phases=3 + i).train())
     parameters, buffers = stack_module_state(nets)
     x = torch.randn(3, 20, 8)
@@ -178,6 +181,55 @@ def test_stacked_modules_equal_separate_ones(name):
     for key in buffers:
         expected = torch.stack([net.state_dict()[key] for net in nets])
         torch.testing.assert_close(buffers[key], expected)
+
+
+class NextState(nn.Module):
+    """A normalizer whose forward is the state that a commit would give."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self):
+        return self.norm.next_state()
+
+
+# on the CPU these commit in NumPy; functional.commit is stacked in a test above
+IN_NUMPY = ["rn", "rln", "rsn", "sn"]
+
+
+@pytest.mark.parametrize("name", [n for n in STATEFUL if n not in IN_NUMPY])
+def test_stacked_commits_equal_separate_ones(name, build):
+    norms = []
+    for i in range(3):
+        module = after_phases(build(name), phases=i).train()
+        if i != 1:  # one of them has nothing pending
+            module(torch.randn(20, 8))
+        norms.extend(map(NextState, phase_norms(module).values()))
+    _, buffers = stack_module_state(norms)
+    stacked = vmap(lambda state: functional_call(norms[0], state, ()))(buffers)
+    assert len(norms) == 3
+    for norm, state in zip(norms, stacked, strict=True):
+        torch.testing.assert_close(state, norm(), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_a_compiled_module_has_one_graph_and_the_same_numbers(name, build):
+    torch.compiler.reset()
+    plain = after_phases(nn.Sequential(nn.Linear(8, 8), build(name))).train()
+    twin = copy.deepcopy(plain)
+    compiled = torch.compile(twin, backend="eager", fullgraph=True)
+    x = torch.randn(20, 8)
+    outputs, gradients = [], []
+    for net in (plain, compiled):
+        copied = x.clone().requires_grad_()
+        outputs.append(net(copied))
+        gradients.append(torch.autograd.grad(outputs[-1].square().sum(), copied)[0])
+    torch.testing.assert_close(outputs[1], outputs[0])
+    torch.testing.assert_close(gradients[1], gradients[0])
+    plain.eval(), twin.eval()
+    for key, value in plain.state_dict().items():
+        torch.testing.assert_close(twin.state_dict()[key], value)
 
 
 def test_code_length_is_a_difference_of_logarithms():

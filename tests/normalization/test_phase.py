@@ -18,24 +18,12 @@ from rn_rl.normalization import (
 FEATURES = 8
 STATEFUL = [row.name for row in REGISTRY.values() if row.stateful and row.phase_rule]
 PHASE_RULE = [row.name for row in REGISTRY.values() if row.phase_rule]
-FORGETFUL = ["rn(half_life=3)", "rln(half_life=3)"]
-
-
-def build(spec):
-    return nn.Sequential(*make_normalizers(spec, FEATURES))
+OF_ACTIVATIONS = [name for name in STATEFUL if REGISTRY[name].factory is not None]
+FORGETFUL = ["rn(half_life=3)", "rln(half_life=3)", "bn(half_life=None)", "uan(half_life=None)"]
 
 
 def batch(t=0.0, rows=40):
     return torch.randn(rows, FEATURES) * (1 + t) + t
-
-
-def used(spec, phases=4):
-    """A normalizer with a few phases behind it, in evaluation mode."""
-    module = build(spec)
-    for t in range(phases):
-        module.train()(batch(t))
-        module.eval()
-    return module
 
 
 def bits(module):
@@ -43,7 +31,7 @@ def bits(module):
 
 
 @pytest.mark.parametrize("spec", STATEFUL + FORGETFUL)
-def test_training_forwards_change_what_is_pending_and_nothing_else(spec):
+def test_training_forwards_change_what_is_pending_and_nothing_else(spec, used):
     module = used(spec).train()
     before = bits(module)
     for t in range(3):
@@ -53,7 +41,7 @@ def test_training_forwards_change_what_is_pending_and_nothing_else(spec):
 
 
 @pytest.mark.parametrize("spec", STATEFUL + FORGETFUL)
-def test_the_state_moves_at_the_commit_and_pending_is_cleared(spec):
+def test_the_state_moves_at_the_commit_and_pending_is_cleared(spec, used):
     module = used(spec).train()
     before = bits(module)
     module(batch(9))
@@ -63,7 +51,7 @@ def test_the_state_moves_at_the_commit_and_pending_is_cleared(spec):
 
 
 @pytest.mark.parametrize("spec", PHASE_RULE)
-def test_evaluation_forwards_change_no_bit(spec):
+def test_evaluation_forwards_change_no_bit(spec, used):
     module = used(spec)
     before = bits(module)
     for t in range(3):
@@ -74,7 +62,7 @@ def test_evaluation_forwards_change_no_bit(spec):
 
 @pytest.mark.parametrize("phases", [0, 1, 2, 4])
 @pytest.mark.parametrize("spec", STATEFUL + FORGETFUL + ["rn-paper", "rln-paper"])
-def test_a_commit_with_nothing_pending_changes_no_bit(spec, phases):
+def test_a_commit_with_nothing_pending_changes_no_bit(spec, phases, used, build):
     module = used(spec, phases)
     before = bits(module)
     module.train().eval()
@@ -89,7 +77,7 @@ def test_a_commit_with_nothing_pending_changes_no_bit(spec, phases):
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("spec", PHASE_RULE)
-def test_a_sample_gives_the_same_output_alone_and_in_a_batch(spec, training):
+def test_a_sample_gives_the_same_output_alone_and_in_a_batch(spec, training, used):
     module = used(spec).train(training)
     x = batch(2, rows=64)
     together = module(x)
@@ -98,7 +86,7 @@ def test_a_sample_gives_the_same_output_alone_and_in_a_batch(spec, training):
 
 
 @pytest.mark.parametrize("spec", PHASE_RULE)
-def test_acting_and_learning_apply_the_same_function(spec):
+def test_acting_and_learning_apply_the_same_function(spec, used):
     module = used(spec)
     x = batch(2)
     acting = module(x)
@@ -107,7 +95,7 @@ def test_acting_and_learning_apply_the_same_function(spec):
 
 @pytest.mark.parametrize("cast", ["half", "bfloat16", "float", "double"])
 @pytest.mark.parametrize("spec", STATEFUL)
-def test_casts_leave_precision_and_value_of_the_state(spec, cast):
+def test_casts_leave_precision_and_value_of_the_state(spec, cast, used):
     module = used(spec).train()
     module(batch())
     before = {key: buffer.clone() for key, buffer in module.named_buffers()}
@@ -119,7 +107,7 @@ def test_casts_leave_precision_and_value_of_the_state(spec, cast):
 
 
 @pytest.mark.parametrize("spec", STATEFUL)
-def test_to_dtype_leaves_precision_and_value_of_the_state(spec):
+def test_to_dtype_leaves_precision_and_value_of_the_state(spec, used):
     module = used(spec)
     before = {key: buffer.clone() for key, buffer in module.named_buffers()}
     module.to(torch.float32).to(torch.float64).to("cpu", torch.float16)
@@ -127,7 +115,7 @@ def test_to_dtype_leaves_precision_and_value_of_the_state(spec):
 
 
 @pytest.mark.parametrize("spec", ["rn", "rln", "rsn"])
-def test_a_cast_normalizer_goes_on_as_before(spec):
+def test_a_cast_normalizer_goes_on_as_before(spec, used):
     cast, plain = used(spec).half(), used(spec)
     cast.load_state_dict(plain.state_dict())
     x = batch(3)
@@ -136,26 +124,30 @@ def test_a_cast_normalizer_goes_on_as_before(spec):
     assert bits(cast.eval()) == bits(plain.eval())
 
 
-def through_state_dict(module, spec):
+def through_state_dict(module, spec, build):
     fresh = build(spec)
     fresh.load_state_dict(copy.deepcopy(module.state_dict()))
     return fresh
 
 
-def through_pickle(module, spec):
+def through_pickle(module, spec, build):
     return pickle.loads(pickle.dumps(module))
 
 
-def through_deepcopy(module, spec):
+def through_deepcopy(module, spec, build):
     return copy.deepcopy(module)
 
 
-@pytest.mark.parametrize("duplicate", [through_deepcopy, through_pickle, through_state_dict])
-@pytest.mark.parametrize("spec", STATEFUL + FORGETFUL)
-def test_a_copy_in_the_middle_of_a_phase_is_exact(spec, duplicate):
+COPIES = [(spec, copied) for spec in STATEFUL for copied in (through_deepcopy, through_state_dict)]
+# torch pickles no module whose weights are parametrized
+COPIES += [(spec, through_pickle) for spec in OF_ACTIVATIONS + FORGETFUL]
+
+
+@pytest.mark.parametrize(("spec", "duplicate"), COPIES)
+def test_a_copy_in_the_middle_of_a_phase_is_exact(spec, duplicate, used, build):
     module = used(spec).train()
     module(batch(1))
-    copied = duplicate(module, spec)
+    copied = duplicate(module, spec, build)
     assert bits(copied) == bits(module)
     rest = batch(2)
     module(rest)
@@ -165,7 +157,7 @@ def test_a_copy_in_the_middle_of_a_phase_is_exact(spec, duplicate):
 
 
 @pytest.mark.parametrize("spec", STATEFUL)
-def test_weights_of_0_and_1_observe_the_subset(spec):
+def test_weights_of_0_and_1_observe_the_subset(spec, used, build):
     weighted, subset = used(spec), build(spec)
     subset.load_state_dict(weighted.state_dict())
     x, chosen = batch(3), torch.arange(40) % 3 == 0
@@ -178,7 +170,7 @@ def test_weights_of_0_and_1_observe_the_subset(spec):
 
 
 @pytest.mark.parametrize("spec", ["rn", "rln", "rsn"])
-def test_weights_decide_what_is_observed(spec):
+def test_weights_decide_what_is_observed(spec, used, build):
     weighted, plain = used(spec), build(spec)
     plain.load_state_dict(weighted.state_dict())
     x = batch(3)
@@ -189,7 +181,7 @@ def test_weights_decide_what_is_observed(spec):
 
 
 @pytest.mark.parametrize("spec", ["rn", "rln"])
-def test_integer_weights_count_as_repetitions_in_images_too(spec):
+def test_integer_weights_count_as_repetitions_in_images_too(spec, build):
     weighted, repeated = build(spec).train(), build(spec).train()
     for _ in range(3):
         x, times = torch.randn(5, FEATURES, 2, 3), torch.tensor([0, 1, 2, 3, 1])
@@ -202,7 +194,7 @@ def test_integer_weights_count_as_repetitions_in_images_too(spec):
 
 
 @pytest.mark.parametrize("spec", STATEFUL)
-def test_weights_leave_output_and_gradient_alone(spec):
+def test_weights_leave_output_and_gradient_alone(spec, used):
     module, x = used(spec).train(), batch(3).requires_grad_()
     plain = module(x)
     [plain_gradient] = torch.autograd.grad(plain.square().sum(), x)
@@ -213,7 +205,7 @@ def test_weights_leave_output_and_gradient_alone(spec):
     assert torch.equal(gradient, plain_gradient)
 
 
-def test_a_function_is_asked_for_weights_at_each_forward():
+def test_a_function_is_asked_for_weights_at_each_forward(used, build):
     asking, given = used("rn").train(), build("rn").train()
     given.load_state_dict(asking.state_dict())
     weights = [torch.rand(40), None, torch.rand(40)]
@@ -230,7 +222,7 @@ def test_a_function_is_asked_for_weights_at_each_forward():
         torch.testing.assert_close(asking.state_dict()[key], value, rtol=1e-12, atol=0)
 
 
-def test_weights_nest_and_are_restored():
+def test_weights_nest_and_are_restored(build):
     module = build("rn+rln")
     outer, inner = torch.ones(3), torch.zeros(3)
 
@@ -244,7 +236,7 @@ def test_weights_nest_and_are_restored():
     assert weights() == [None, None]
 
 
-def test_weights_are_restored_after_an_error():
+def test_weights_are_restored_after_an_error(build):
     module = build("rn")
     with pytest.raises(KeyError), observation_weights(module, torch.ones(3)):
         raise KeyError
@@ -252,7 +244,7 @@ def test_weights_are_restored_after_an_error():
 
 
 @pytest.mark.parametrize("spec", [*STATEFUL, "rn-paper", "rln-paper"])
-def test_a_frozen_normalizer_neither_observes_nor_commits(spec):
+def test_a_frozen_normalizer_neither_observes_nor_commits(spec, used):
     module = used(spec).train()
     module(batch(1))
     for norm in phase_norms(module).values():
@@ -272,7 +264,7 @@ def test_a_frozen_normalizer_neither_observes_nor_commits(spec):
 
 
 @pytest.mark.parametrize("spec", STATEFUL)
-def test_what_was_pending_when_frozen_is_committed_after_it(spec):
+def test_what_was_pending_when_frozen_is_committed_after_it(spec, used, build):
     module, plain = used(spec), build(spec)
     plain.load_state_dict(module.state_dict())
     x = batch(3)
@@ -287,7 +279,7 @@ def test_what_was_pending_when_frozen_is_committed_after_it(spec):
 
 
 @pytest.mark.parametrize("spec", [*STATEFUL, "rn-paper", "rln-paper"])
-def test_reset_gives_a_new_normalizer(spec):
+def test_reset_gives_a_new_normalizer(spec, used, build):
     module = used(spec).train()
     module(batch())
     assert bits(module) != bits(build(spec))
@@ -297,7 +289,7 @@ def test_reset_gives_a_new_normalizer(spec):
 
 
 @pytest.mark.parametrize("spec", ["rn", "rln", "rsn", "logt", "ramp(5, 10)"])
-def test_the_state_before_a_commit_can_be_applied_again(spec):
+def test_the_state_before_a_commit_can_be_applied_again(spec, used):
     module, x = used(spec), batch(2)
     before, before_bits = module(x), bits(module)
     module.train()(batch(3))
@@ -311,7 +303,7 @@ def test_the_state_before_a_commit_can_be_applied_again(spec):
     assert not torch.equal(before, after)
 
 
-def test_the_state_after_the_commit_comes_back_after_an_error():
+def test_the_state_after_the_commit_comes_back_after_an_error(used):
     module = used("rn")
     after = bits(module)
     with pytest.raises(KeyError), state_before_commit(module):
@@ -320,7 +312,7 @@ def test_the_state_after_the_commit_comes_back_after_an_error():
 
 
 @pytest.mark.parametrize("spec", STATEFUL)
-def test_a_commit_writes_into_the_same_memory(spec):
+def test_a_commit_writes_into_the_same_memory(spec, used):
     """Targets, safe-weights files and SB3's lists hold on to the buffers themselves."""
     module = used(spec)
     before = [buffer.data_ptr() for buffer in module.buffers()]
@@ -330,7 +322,7 @@ def test_a_commit_writes_into_the_same_memory(spec):
 
 
 @pytest.mark.parametrize("spec", STATEFUL)
-def test_state_and_pending_are_saved(spec):
+def test_state_and_pending_are_saved(spec, build):
     module = build(spec)
     assert {key.split(".")[-1] for key, _ in module.named_buffers()} <= {
         key.split(".")[-1] for key in module.state_dict()
@@ -341,5 +333,11 @@ def test_state_and_pending_are_saved(spec):
 
 def test_each_phase_norm_is_found_once():
     shared = make_normalizers("rn", FEATURES)[0]
-    net = nn.ModuleDict({"a": shared, "b": shared, "c": nn.Sequential(nn.ReLU(), *build("rln"))})
+    net = nn.ModuleDict(
+        {
+            "a": shared,
+            "b": shared,
+            "c": nn.Sequential(nn.ReLU(), *make_normalizers("rln", FEATURES)),
+        }
+    )
     assert list(phase_norms(net)) == ["a", "c.1"]

@@ -58,6 +58,18 @@ def test_state_moves_in_training_forwards_and_is_detached(name):
 
 
 @pytest.mark.parametrize("name", ["rn-paper", "rln-paper"])
+def test_gradient_is_of_the_state_before_it_moved_in_double_precision_too(name):
+    gradients = []
+    x = torch.randn(5, 4)
+    for dtype in (torch.float32, torch.float64):
+        [norm] = make_normalizers(name, 4)
+        norm.train()(x.flip(0))
+        z = x.to(dtype).requires_grad_()
+        gradients += torch.autograd.grad(norm(z).square().sum(), z)
+    torch.testing.assert_close(gradients[0].double(), gradients[1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["rn-paper", "rln-paper"])
 def test_evaluation_moves_no_state(name):
     [norm] = make_normalizers(name, 4)
     norm.train()(torch.randn(5, 4))

@@ -1,0 +1,107 @@
+"""Saliency normalization: regularity with a prior on what is in the batch (top-down attention)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from rn_rl.errors import UserError
+from rn_rl.normalization import functional
+from rn_rl.normalization.regularity import RegularityNorm
+
+GivenPrior = Tensor | Callable[[], Tensor]
+
+
+class SaliencyNorm(RegularityNorm):
+    r"""RN with a data prior: what was to be expected is shortened, what was not is amplified.
+
+    With the code mass M and density S of RN, and a prior s of each sample,
+
+    .. math:: y_i = L_i x_i, \qquad L_i = (\log M - \log S) - \log s_i \;\text{(nats)}.
+
+    Without a prior it is exactly RN; until there is code mass, its part of the sum is 1, as in RN.
+    The prior comes from :func:`saliency_prior` or, where nothing is given, from ``prior``.
+
+    Args:
+        num_features: size of axis 1 of the input.
+        half_life: phases after which an observation counts half; None (default) never forgets.
+        prior: from the input to s, ``(batch,)``; a module is a part of this one.
+        eps: floor of the variance.
+
+    Shape:
+        ``(batch, num_features, ...)`` to the same shape and dtype. s is in (0, 1]; what lies outside
+        is moved to the nearest of 1.2e-38 (the smallest normal float32) and 1. Gradients flow
+        through it.
+
+    State:
+        As RegularityNorm's; the prior is observed nowhere and does not enter it.
+
+    Raises:
+        UserError: a prior whose shape is not ``(batch,)``.
+
+    Example:
+        >>> norm = SaliencyNorm(4)
+        >>> with saliency_prior(norm, class_shares(torch.tensor([0, 0, 0, 1]))):
+        ...     norm(torch.ones(4, 4))[:, 0]          # 1 - log s, s the share of the sample's class
+        tensor([1.2877, 1.2877, 1.2877, 2.3863])
+
+    Source: Lin, Entropy 24(1):59, 2022, whose s is the class's share of the batch.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        half_life: float | None = None,
+        prior: Callable[[Tensor], Tensor] | None = None,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__(num_features, "layer", half_life, eps=eps)
+        self.prior = prior
+        self.given_prior: GivenPrior | None = None
+
+    def apply_state(self, x: Tensor) -> Tensor:
+        s = self._prior_of(x)
+        if s is None:
+            return super().apply_state(x)
+        if s.shape != x.shape[:1]:
+            raise UserError(
+                f"saliency prior of shape {tuple(s.shape)}: expected ({x.shape[0]},), one number for "
+                "each sample of the batch"
+            )
+        likely = s.to(self.running_state.dtype).clamp(torch.finfo(torch.float32).tiny, 1)
+        length = functional.code_length(self.gain, likely.log())
+        return x * length.to(x.dtype).reshape((-1,) + (1,) * (x.dim() - 1))
+
+    def _prior_of(self, x: Tensor) -> Tensor | None:
+        given = self.given_prior
+        if given is None:
+            return None if self.prior is None else self.prior(x)
+        return given if isinstance(given, Tensor) else given()
+
+
+@contextlib.contextmanager
+def saliency_prior(module: nn.Module, s: GivenPrior) -> Iterator[None]:
+    """The prior of every :class:`SaliencyNorm` in a module, for forwards inside this context.
+
+    Args:
+        module: anything that contains normalizers.
+        s: ``(batch,)``, in (0, 1]; or a function that gives it, asked at every forward.
+    """
+    norms = [m for m in module.modules() if isinstance(m, SaliencyNorm)]
+    before = [norm.given_prior for norm in norms]
+    for norm in norms:
+        norm.given_prior = s
+    try:
+        yield
+    finally:
+        for norm, prior in zip(norms, before, strict=True):
+            norm.given_prior = prior
+
+
+def class_shares(labels: Tensor) -> Tensor:
+    """The share of the batch that has the same label, for each sample: ``(batch,)`` to ``(batch,)``."""
+    same = labels[:, None] == labels
+    return same.to(torch.get_default_dtype()).mean(1)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gymnasium import spaces
 from sb3_contrib.crossq import policies as crossq
 from sb3_contrib.tqc import policies as tqc
 from stable_baselines3.common.policies import BaseModel, ContinuousCritic
@@ -20,6 +21,7 @@ from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor, nn
 
+from rn_rl.errors import UserError
 from rn_rl.normalization import unobserved
 from rn_rl.policies.layers import normalized
 from rn_rl.policies.norm_policy import NormPolicyMixin, copy_state, freeze_normalizers
@@ -136,3 +138,11 @@ class NormCrossQPolicy(NormContinuousMixin, crossq.CrossQPolicy):
     """
 
     critic_class = NormCrossQCritic
+
+    def __init__(self, observation_space: spaces.Space, *args: Any, **kwargs: Any) -> None:
+        if isinstance(observation_space, spaces.Dict):
+            raise UserError(
+                f"CrossQ on observations {observation_space}: sb3-contrib's CrossQ cannot join dicts; "
+                "use SAC or TQC, or flatten them with gymnasium.wrappers.FlattenObservation"
+            )
+        super().__init__(observation_space, *args, **kwargs)

@@ -67,7 +67,7 @@ class MlpExtractor(NormExtractor):
         trunk_norm: str = "none",
     ) -> None:
         without_convolutions("mlp", trunk_norm)
-        size = get_flattened_obs_dim(observation_space)
+        size = int(get_flattened_obs_dim(observation_space))
         super().__init__(observation_space, nn.Flatten(), size, norm, net_arch, activation_fn)
 
 

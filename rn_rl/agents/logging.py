@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from collections import deque
 from typing import Any
 
 import numpy as np
 import torch
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.distributions import kl_divergence
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution, kl_divergence
 
-from rn_rl.normalization import RegularityNorm, phase_norms, state_before_commit
+from rn_rl.normalization import PhaseNorm, RegularityNorm, phase_norms, state_before_commit
 
 
 class NormalizerLogger(BaseCallback):
     """Logs, for any agent with normalizers, stock or ours, beside SB3's own figures:
 
-    ==============================  ======================================================
-    ``normalizer/gain/<layer>``     mean gain of the layer after the last commit
-    ``normalizer/code_length/...``  mean code length in nats of its last phase
-    ``normalizer/commit_kl``        mean KL(before || after) of the last commits measured
-    ``normalizer/commit_greedy``    DQN: share of greedy actions that a commit changed
-    ==============================  ======================================================
+    ============================  ========================================================
+    ``normalizer/gain/<layer>``    mean gain of the layer after the last commit
+    ``normalizer/code_length/..``  mean code length in nats of its last phase
+    ``normalizer/commit_kl``       mean KL(before || after) of the last commits measured
+    ``normalizer/commit_greedy``   DQN, QR-DQN: share of greedy actions that a commit changed
+    ``normalizer/commit_action``   TD3, DDPG, which have no KL: mean absolute change of the
+                                   action, each component in [-1, 1]
+    ============================  ========================================================
 
-    A commit is an unclipped step of the policy, so its KL belongs beside ``train/approx_kl``. For
-    PPO the two policies are compared on observations of the rollout just learned from; for DQN they
-    are ``softmax(Q)`` on observations from the replay buffer.
+    Layers are those of the networks that act and learn; targets are left out. A commit is an
+    unclipped step of the policy, so its KL belongs beside ``train/approx_kl``. What it compares:
+
+    =====================  ===============================================================
+    PPO, A2C, TRPO         the policies, on observations of the rollout just learned from
+    MaskablePPO            the same, under the masks of those observations
+    RecurrentPPO           the same, as if each observation began an episode (LSTM state 0)
+    SAC, TQC, CrossQ       the Gaussians before squashing, on observations from the replay buffer
+    DQN, QR-DQN            ``softmax(Q)``, on the same; Q of QR-DQN is the mean over quantiles
+    ARS                    nothing: it has no phases, and its normalizers stay as they began
+    =====================  ===============================================================
 
     Args:
         max_observations: rows on which a KL is measured.
@@ -51,16 +61,17 @@ class NormalizerLogger(BaseCallback):
         """One entry a phase: timesteps, then the mean gain of each layer."""
         self.commit_kls: list[float] = []
         """Every KL measured."""
-        self._recent: deque[tuple[float, float]] = deque(maxlen=1)
+        self.commit_actions: list[float] = []
+        """Every change of the action measured."""
+        self._recent: deque[dict[str, float]] = deque(maxlen=1)
         self.rollouts = 0
         """Rollouts begun."""
         self._observations: Any = None
-        self._layers: dict[str, nn.Module] = {}
+        self._masks: np.ndarray | None = None
+        self._layers: dict[str, PhaseNorm] = {}
 
     def _init_callback(self) -> None:
-        online = getattr(self.model.policy, "q_net", self.model.policy)
-        self._online: nn.Module = online
-        self._layers = dict(phase_norms(online))
+        self._layers = online_norms(self.model.policy)
         if self.measure_every is None:
             self.measure_every = 50 if isinstance(self.model, OffPolicyAlgorithm) else 1
         if isinstance(self.model, OffPolicyAlgorithm):  # many small commits: smooth over the last
@@ -85,13 +96,15 @@ class NormalizerLogger(BaseCallback):
     def _measure(self) -> None:
         observations = self._sample_observations()
         if observations is not None:
-            kl, greedy = self._commit_size(observations)
-            self.commit_kls.append(kl)
-            self._recent.append((kl, greedy))
-            kl, greedy = np.mean(self._recent, axis=0)
-            self.logger.record("normalizer/commit_kl", float(kl))
-            if not math.isnan(greedy):
-                self.logger.record("normalizer/commit_greedy", float(greedy))
+            size = self._commit_size(observations)
+            self._recent.append(size)
+            if "commit_kl" in size:
+                self.commit_kls.append(size["commit_kl"])
+            if "commit_action" in size:
+                self.commit_actions.append(size["commit_action"])
+            for name in size:
+                recent = float(np.mean([measured[name] for measured in self._recent]))
+                self.logger.record(f"normalizer/{name}", recent)
         gains = {name: mean_gain(norm) for name, norm in self._layers.items()}
         for name, gain in gains.items():
             self.logger.record(f"normalizer/gain/{name}", gain, exclude="stdout")
@@ -99,7 +112,9 @@ class NormalizerLogger(BaseCallback):
             if isinstance(norm, RegularityNorm):
                 length = float(norm.code_length.mean())
                 self.logger.record(f"normalizer/code_length/{name}", length, exclude="stdout")
-        self.logger.record("normalizer/gain", float(np.mean([*gains.values()])), exclude="tensorboard")
+        self.logger.record(
+            "normalizer/gain", float(np.mean([*gains.values()])), exclude="tensorboard"
+        )
 
     def _on_step(self) -> bool:
         return True
@@ -109,6 +124,8 @@ class NormalizerLogger(BaseCallback):
         if buffer is None or not self._layers:
             return
         self._observations = strided(buffer.observations, self.max_observations)
+        if hasattr(buffer, "action_masks"):
+            self._masks = strided(buffer.action_masks, self.max_observations)
 
     def _sample_observations(self) -> Any:
         if isinstance(self.model, OffPolicyAlgorithm):
@@ -127,33 +144,66 @@ class NormalizerLogger(BaseCallback):
         return self._observations
 
     @torch.no_grad()
-    def _commit_size(self, observations: Any) -> tuple[float, float]:
-        obs = obs_as_tensor(observations, self.model.device)
+    def _commit_size(self, observations: Any) -> dict[str, float]:
+        """How far the last commit moved the policy, under the names that are logged."""
         policy = self.model.policy
-        if isinstance(policy, ActorCriticPolicy):
-            with state_before_commit(policy):
-                before = policy.get_distribution(obs).distribution
-                # SB3 reuses its distribution object: keep torch's, ask for the new one after
-                holder = policy.action_dist
-                old = _copy_distribution(holder, before)
-            new = policy.get_distribution(obs)
-            divergence = kl_divergence(old, new)
-            return float(divergence.reshape(len(divergence), -1).sum(1).mean()), math.nan
-        q_net: Any = self._online
-        with state_before_commit(q_net):
-            q_before: Tensor = q_net(obs)
-        q_after: Tensor = q_net(obs)
-        old_log = q_before.log_softmax(1)
-        kl = (old_log.exp() * (old_log - q_after.log_softmax(1))).sum(1).mean()
-        changed = (q_before.argmax(1) != q_after.argmax(1)).double().mean()
-        return float(kl), float(changed)
+        obs = obs_as_tensor(observations, self.model.device)
+        with state_before_commit(policy):
+            before = behaviour(policy, obs, self._masks)
+        after = behaviour(policy, obs, self._masks)
+        if not isinstance(before, Tensor):
+            return {"commit_kl": mean_kl(before, after)}
+        if q_network(policy) is None:
+            return {"commit_action": float((before - after).abs().mean())}
+        old, new = (Categorical(logits=q, validate_args=False) for q in (before, after))
+        changed = (before.argmax(1) != after.argmax(1)).double().mean()
+        return {"commit_kl": mean_kl([old], [new]), "commit_greedy": float(changed)}
 
 
-def _copy_distribution(holder: Any, torch_distribution: Any) -> Any:
-    """An SB3 distribution of its own around a torch distribution."""
-    duplicate = copy.copy(holder)
-    duplicate.distribution = torch_distribution
-    return duplicate
+def q_network(policy: BasePolicy) -> nn.Module | None:
+    """The online network of DQN and QR-DQN; None for policies with an actor."""
+    return getattr(policy, "q_net", None) or getattr(policy, "quantile_net", None)
+
+
+def online_norms(policy: BasePolicy) -> dict[str, PhaseNorm]:
+    """Normalizers of the networks that act and learn, by their names; those of targets left out."""
+    norms = phase_norms(q_network(policy) or policy)
+    return {name: norm for name, norm in norms.items() if "_target." not in name}
+
+
+def behaviour(policy: Any, obs: Any, masks: np.ndarray | None) -> Any:
+    """What a policy does with observations: a list of torch distributions, or one tensor.
+
+    The tensor has Q-values for DQN and QR-DQN, and actions in [-1, 1] for TD3 and DDPG.
+    """
+    network = q_network(policy)
+    if network is not None:
+        values: Tensor = network(obs)
+        return values if values.dim() == 2 else values.mean(1)  # (batch, quantiles, actions)
+    actor = getattr(policy, "actor", None)
+    if actor is not None:
+        if not hasattr(actor, "get_action_dist_params"):
+            return actor(obs)
+        mean, log_std, others = actor.get_action_dist_params(obs)
+        return [actor.action_dist.proba_distribution(mean, log_std, **others).distribution]
+    if isinstance(policy, RecurrentActorCriticPolicy):
+        rows = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
+        layers, _, width = policy.lstm_hidden_state_shape
+        zeros = torch.zeros(layers, rows, width, device=policy.device)
+        starts = torch.ones(rows, device=policy.device)
+        given: Any = policy.get_distribution(obs, (zeros, zeros), starts)[0]
+    elif isinstance(policy, MaskableActorCriticPolicy):
+        given = policy.get_distribution(obs, action_masks=masks)
+    else:
+        given = policy.get_distribution(obs)
+    parts = given.distributions if hasattr(given, "distributions") else given.distribution
+    return parts if isinstance(parts, list) else [parts]
+
+
+def mean_kl(old: list[Distribution], new: list[Distribution]) -> float:
+    """Mean over rows of KL(old || new); the components of an action are independent, so they add."""
+    parts = [kl_divergence(p, q) for p, q in zip(old, new, strict=True)]
+    return float(sum(part.reshape(len(part), -1).sum(1) for part in parts).mean())  # type: ignore[union-attr]
 
 
 def mean_gain(norm: Any) -> float:

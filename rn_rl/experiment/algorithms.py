@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gymnasium import spaces
-from stable_baselines3 import DQN, PPO
+from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from rn_rl.agents import RNDQN, RNPPO
@@ -18,12 +19,14 @@ class AlgorithmSpec:
     """One row.
 
     Attributes:
-        name: as given to ``--algo``.
+        name: as given to ``--algo`` and as run folders have it: the RL Zoo's, so that its tools find
+            our runs.
         cls: the SB3 class.
         zoo_file: which file of ``zoo_configs`` has its hyperparameters.
         action_spaces: what it can act in.
         replay: whether it learns from a replay buffer.
         summary: one line.
+        aliases: other names for ``--algo``.
     """
 
     name: str
@@ -32,34 +35,62 @@ class AlgorithmSpec:
     action_spaces: tuple[type[spaces.Space[Any]], ...]
     replay: bool
     summary: str
+    aliases: tuple[str, ...] = ()
 
 
-_ANY = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Box)
+_DISCRETE = (spaces.Discrete,)
+_FINITE = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+_BOX = (spaces.Box,)
+_ANY = (*_FINITE, *_BOX)
 _TABLE = (
-    AlgorithmSpec("dqn", DQN, "dqn", (spaces.Discrete,), True, "SB3's DQN"),
+    AlgorithmSpec("dqn", DQN, "dqn", _DISCRETE, True, "SB3's DQN"),
     AlgorithmSpec("ppo", PPO, "ppo", _ANY, False, "SB3's PPO"),
+    AlgorithmSpec("a2c", A2C, "a2c", _ANY, False, "SB3's A2C"),
+    AlgorithmSpec("sac", SAC, "sac", _BOX, True, "SB3's SAC"),
+    AlgorithmSpec("td3", TD3, "td3", _BOX, True, "SB3's TD3"),
+    AlgorithmSpec("ddpg", DDPG, "ddpg", _BOX, True, "SB3's DDPG"),
     AlgorithmSpec(
-        "rndqn", RNDQN, "dqn", (spaces.Discrete,), True, "DQN, statistics weighted by age"
+        "qrdqn", QRDQN, "qrdqn", _DISCRETE, True, "sb3-contrib's QR-DQN", ("qr-dqn",)
     ),
+    AlgorithmSpec("trpo", TRPO, "trpo", _ANY, False, "sb3-contrib's TRPO"),
+    AlgorithmSpec("tqc", TQC, "tqc", _BOX, True, "sb3-contrib's TQC"),
+    AlgorithmSpec("crossq", CrossQ, "crossq", _BOX, True, "sb3-contrib's CrossQ"),
+    AlgorithmSpec(
+        "ars", ARS, "ars", (spaces.Discrete, spaces.Box), False, "sb3-contrib's ARS: no gradients"
+    ),
+    AlgorithmSpec(
+        "ppo_lstm", RecurrentPPO, "ppo_lstm", _ANY, False, "sb3-contrib's RecurrentPPO",
+        ("recurrentppo", "recurrent-ppo", "recurrent_ppo", "ppo-lstm"),
+    ),
+    AlgorithmSpec(
+        "ppo_mask", MaskablePPO, "ppo_mask", _FINITE, False, "sb3-contrib's MaskablePPO",
+        ("maskableppo", "maskable-ppo", "maskable_ppo", "ppo-mask"),
+    ),
+    AlgorithmSpec("rndqn", RNDQN, "dqn", _DISCRETE, True, "DQN, statistics weighted by age"),
     AlgorithmSpec("rnppo", RNPPO, "ppo", _ANY, False, "PPO, commits measured"),
 )  # fmt: skip
 
 ALGORITHMS: dict[str, AlgorithmSpec] = {row.name: row for row in _TABLE}
+_BY_ANY_NAME = {**{alias: row for row in _TABLE for alias in row.aliases}, **ALGORITHMS}
 
 
 def algorithm(name: str) -> AlgorithmSpec:
-    """The row of that name, or a :class:`UserError` with the nearest ones."""
-    if name.lower() not in ALGORITHMS:
-        raise unknown("algorithm", name, ALGORITHMS)
-    return ALGORITHMS[name.lower()]
+    """The row of that name or alias, or a :class:`UserError` with the nearest ones."""
+    if name.lower() not in _BY_ANY_NAME:
+        raise unknown("algorithm", name, _BY_ANY_NAME, f"known: {', '.join(ALGORITHMS)}")
+    return _BY_ANY_NAME[name.lower()]
 
 
 def check_action_space(spec: AlgorithmSpec, env_id: str, space: spaces.Space[Any]) -> None:
-    """Raise a :class:`UserError` where the algorithm cannot act in this environment."""
+    """Raise a :class:`UserError` where the algorithm cannot act in this environment.
+
+    Of those that can, the ones made for this kind of action space are named first.
+    """
     if not isinstance(space, spec.action_spaces):
-        able = [a.name for a in _TABLE if isinstance(space, a.action_spaces)]
+        able = [row for row in _TABLE if isinstance(space, row.action_spaces)]
+        names = [row.name for row in sorted(able, key=lambda row: len(row.action_spaces))]
         raise UserError(
             f"{spec.name} on {env_id}: its actions are {space}, and {spec.name} needs "
             f"{' or '.join(s.__name__ for s in spec.action_spaces)}; "
-            + (f"use {' or '.join(able)}" if able else "no algorithm here can act in it")
+            + (f"use {', '.join(names)}" if names else "no algorithm here can act in it")
         )

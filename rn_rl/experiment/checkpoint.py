@@ -1,26 +1,42 @@
 """Exact resume: the one place where everything random or carried over is gathered.
 
-A checkpoint stands between two phases, when a rollout begins. It is a single ``.npz`` of plain arrays
-and one JSON text, so it appears whole or not at all, and nothing in it is a pickle.
+A checkpoint stands between two phases, when a rollout begins or after the last one. It is a single
+``.npz`` of plain arrays and one JSON text, so it appears whole or not at all, and nothing in it is a
+pickle. What is trained (networks, optimizers, SAC's entropy coefficient) is found as SB3 itself finds
+it when it saves an agent.
+
+SB3 calls back when a rollout begins after drawing the noise of state-dependent exploration, and resets
+action noise in ``learn()``. So a resumed run gets its random state twice: before ``learn()``, and again
+(:func:`restore_rollout`) when its first rollout begins. ARS calls back after drawing its candidates and
+keeps them to itself; its checkpoint has the random state of before that, and the resumed run draws the
+same ones.
 """
 
 from __future__ import annotations
 
 import json
-import random
 from collections import deque
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from sb3_contrib import ARS
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 
 from rn_rl.agents import NormalizerLogger
 from rn_rl.errors import UserError
 from rn_rl.experiment.files import write_npz
+from rn_rl.experiment.randomness import (
+    exploration,
+    generators,
+    set_exploration,
+    set_generators,
+)
 from rn_rl.experiment.run import load_vecnormalize_state, vecnormalize_state
 
 COUNTERS = (
@@ -40,6 +56,9 @@ LAST = ("_last_obs", "_last_original_obs", "_last_episode_starts")
 MEMORY = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 """Arrays of a replay buffer."""
 
+EVALUATIONS = ("timesteps", "results", "length", "successes")
+"""What an evaluation callback has collected."""
+
 
 def file(folder: Path) -> Path:
     """Where the checkpoint of a run is."""
@@ -47,48 +66,57 @@ def file(folder: Path) -> Path:
 
 
 def save(
-    folder: Path, model: BaseAlgorithm, evaluation: EvalCallback, log: NormalizerLogger
+    folder: Path,
+    model: BaseAlgorithm,
+    evaluation: EvalCallback,
+    log: NormalizerLogger,
+    *,
+    rollout_began: bool = False,
+    random: dict[str, np.ndarray] | None = None,
 ) -> None:
-    """Write a checkpoint of a training that stands at the start of a rollout."""
+    """Write a checkpoint of a training.
+
+    Args:
+        folder: where.
+        model, evaluation, log: agent and callbacks, which stand between two phases.
+        rollout_began: whether SB3 has drawn the noise of the next rollout already.
+        random: states of generators, see :func:`rn_rl.experiment.randomness.generators`; default: now.
+    """
     arrays: dict[str, Any] = {}
-    for name, tensor in model.policy.state_dict().items():
-        arrays[f"policy/{name}"] = tensor.cpu().numpy()
-    optimizer = model.policy.optimizer.state_dict()
-    for index, entry in optimizer["state"].items():
-        for name, value in entry.items():
-            arrays[f"optimizer/{index}/{name}"] = torch.as_tensor(value).cpu().numpy()
+    optimizers = put_trained(arrays, model)
     for name in LAST:
         put(arrays, f"last/{name}", getattr(model, name, None))
+    states = getattr(model, "_last_lstm_states", None)
+    if states is not None:
+        for i, tensor in enumerate((*states.pi, *states.vf)):
+            arrays[f"lstm/{i}"] = tensor.cpu().numpy()
     memory = getattr(model, "replay_buffer", None)
     if memory is not None:
         for name in MEMORY:
             filled = getattr(memory, name, None)
             put(arrays, f"memory/{name}", head(filled, memory.size()))
-    numpy_kind, numpy_keys, *numpy_rest = np.random.get_state()
-    arrays["rng/numpy"] = numpy_keys
-    arrays["rng/torch"] = torch.get_rng_state().numpy()
-    if torch.cuda.is_available():
-        for i, state in enumerate(torch.cuda.get_rng_state_all()):
-            arrays[f"rng/cuda/{i}"] = state.numpy()
-    for name in ("timesteps", "results", "length"):
+    put(arrays, "random", random or generators(model))
+    put(arrays, "exploration", exploration(model))
+    for name in EVALUATIONS:
         arrays[f"evaluations/{name}"] = np.array(getattr(evaluation, f"evaluations_{name}"))
     arrays["history/timesteps"] = np.array([t for t, _ in log.history])
     arrays["history/gains"] = np.array([g for _, g in log.history])
     arrays["history/commit_kls"] = np.array(log.commit_kls)
+    arrays["history/commit_actions"] = np.array(log.commit_actions)
 
     assert model.env is not None and model.ep_info_buffer is not None
+    assert model.ep_success_buffer is not None
     normalizer = model.get_vec_normalize_env()
     plain = {
         "counters": {n: getattr(model, n) for n in COUNTERS if hasattr(model, n)},
-        "optimizer": optimizer["param_groups"],
+        "optimizers": optimizers,
         "memory": None if memory is None else {"pos": memory.pos, "full": bool(memory.full)},
-        "rng_python": random.getstate(),
-        "rng_numpy": [numpy_kind, *numpy_rest],
-        "rng_actions": model.action_space.np_random.bit_generator.state,
+        "rollout_began": rollout_began,
         "environments": snapshots(model.env),
         "evaluation_environments": snapshots(evaluation.eval_env),
         "vecnormalize": None if normalizer is None else vecnormalize_state(normalizer),
         "episodes": [{k: float(v) for k, v in e.items()} for e in model.ep_info_buffer],
+        "successes": [float(success) for success in model.ep_success_buffer],
         "evaluation_calls": evaluation.n_calls,
         "best_mean_reward": float(evaluation.best_mean_reward),
         "rollouts": log.rollouts,
@@ -108,26 +136,16 @@ def restore(
     """
     with read(folder) as arrays:
         plain = json.loads(str(arrays["plain"]))
-        policy = {
-            name.removeprefix("policy/"): torch.from_numpy(arrays[name])
-            for name in arrays.files
-            if name.startswith("policy/")
-        }
-        model.policy.load_state_dict(policy)
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for name in arrays.files:
-            if name.startswith("optimizer/"):
-                _, index, key = name.split("/")
-                moments.setdefault(int(index), {})[key] = torch.from_numpy(arrays[name])
-        model.policy.optimizer.load_state_dict(
-            {"state": moments, "param_groups": plain["optimizer"]}
-        )
+        take_trained(arrays, model, plain["optimizers"])
         for name, value in plain["counters"].items():
             setattr(model, name, value)
         for name in LAST:
             value = take(arrays, f"last/{name}")
             if value is not None:
                 setattr(model, name, value)
+        if "lstm/0" in arrays.files:
+            states = [torch.from_numpy(arrays[f"lstm/{i}"]).to(model.device) for i in range(4)]
+            model._last_lstm_states = RNNStates((*states[:2],), (*states[2:],))  # type: ignore[attr-defined]
         if plain["memory"] is not None:
             memory: Any = model.replay_buffer  # type: ignore[attr-defined]
             for name in MEMORY:
@@ -143,27 +161,80 @@ def restore(
             assert held_out is not None
             load_vecnormalize_state(plain["vecnormalize"], held_out)
         model.ep_info_buffer = deque(plain["episodes"], maxlen=model._stats_window_size)
-        model.ep_success_buffer = deque(maxlen=model._stats_window_size)
+        model.ep_success_buffer = deque(plain["successes"], maxlen=model._stats_window_size)
         evaluation.n_calls = plain["evaluation_calls"]
         evaluation.best_mean_reward = plain["best_mean_reward"]
-        for name in ("timesteps", "results", "length"):
+        for name in EVALUATIONS:
             stored = arrays[f"evaluations/{name}"]
             setattr(evaluation, f"evaluations_{name}", stored.tolist())
         gains = arrays["history/gains"].tolist()
         steps = arrays["history/timesteps"].tolist()
         log.history = list(zip(steps, gains, strict=True))
         log.commit_kls = arrays["history/commit_kls"].tolist()
+        log.commit_actions = arrays["history/commit_actions"].tolist()
         log.rollouts = plain["rollouts"]
+        set_generators(model, take(arrays, "random"))
 
-        version, internal, gauss = plain["rng_python"]
-        random.setstate((version, tuple(internal), gauss))
-        kind, *rest = plain["rng_numpy"]
-        np.random.set_state((kind, arrays["rng/numpy"], *rest))
-        model.action_space.np_random.bit_generator.state = plain["rng_actions"]
-        for name in arrays.files:
-            if name.startswith("rng/cuda/"):
-                torch.cuda.set_rng_state(torch.from_numpy(arrays[name]), int(name.split("/")[2]))
-        torch.set_rng_state(torch.from_numpy(arrays["rng/torch"]))
+
+def restore_rollout(folder: Path, model: BaseAlgorithm) -> None:
+    """When the first rollout of a resumed run begins: undo what was drawn and reset on the way."""
+    with read(folder) as arrays:
+        set_exploration(model, take(arrays, "exploration") or {})
+        if json.loads(str(arrays["plain"]))["rollout_began"]:
+            set_generators(model, take(arrays, "random"))
+
+
+def trained(model: BaseAlgorithm) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What SB3 saves of an agent: networks and optimizers by name, and single tensors by name."""
+    with_state, tensors = model._get_torch_save_params()
+    tensors = [*tensors, "weights"] if isinstance(model, ARS) else tensors
+    return (
+        {name: recursive_getattr(model, name) for name in with_state},
+        {name: recursive_getattr(model, name) for name in tensors},
+    )
+
+
+def put_trained(arrays: dict[str, Any], model: BaseAlgorithm) -> dict[str, list[dict[str, Any]]]:
+    """Store networks, optimizers and tensors; returns the parameter groups of the optimizers."""
+    groups = {}
+    parts, tensors = trained(model)
+    for part, holder in parts.items():
+        state = holder.state_dict()
+        if isinstance(holder, torch.optim.Optimizer):
+            groups[part] = state["param_groups"]
+            for index, entry in state["state"].items():
+                for name, value in entry.items():
+                    arrays[f"{part}/{index}/{name}"] = torch.as_tensor(value).cpu().numpy()
+        else:
+            for name, value in state.items():
+                arrays[f"{part}/{name}"] = value.cpu().numpy()
+    for name, tensor in tensors.items():
+        arrays[f"tensor/{name}"] = tensor.detach().cpu().numpy()
+    return groups
+
+
+@torch.no_grad()
+def take_trained(
+    arrays: Any, model: BaseAlgorithm, groups: dict[str, list[dict[str, Any]]]
+) -> None:
+    """Inverse of :func:`put_trained`, in place."""
+    parts, tensors = trained(model)
+    for part, holder in parts.items():
+        stored = {
+            name.removeprefix(f"{part}/"): torch.from_numpy(arrays[name])
+            for name in arrays.files
+            if name.startswith(f"{part}/")
+        }
+        if isinstance(holder, torch.optim.Optimizer):
+            moments: dict[int, dict[str, torch.Tensor]] = {}
+            for name, value in stored.items():
+                index, key = name.split("/")
+                moments.setdefault(int(index), {})[key] = value
+            holder.load_state_dict({"state": moments, "param_groups": groups[part]})
+        else:
+            holder.load_state_dict(stored)
+    for name, tensor in tensors.items():
+        tensor.copy_(torch.from_numpy(arrays[f"tensor/{name}"]))
 
 
 def read(folder: Path) -> Any:

@@ -172,7 +172,14 @@ def make_env(
         options.setdefault("gamma", hyperparameters.get("gamma", 0.99))
         if evaluation:
             options.update(training=False, norm_reward=False)
-        env = VecNormalize(env, **options)
+        try:
+            env = VecNormalize(env, **options)
+        except (TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"normalize={normalize!r} on environment {env_id}: {reason} Or use --set "
+                "normalize=false"
+            ) from None
     space = env.observation_space
     if is_image_space(space) and not is_image_space_channels_first(space):  # type: ignore[arg-type]
         env = VecTransposeImage(env)

@@ -12,10 +12,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import bootstrap
-from stable_baselines3.common.evaluation import evaluate_policy
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.config import shown_as
+from rn_rl.experiment.masking import play
 from rn_rl.experiment.run import find_run
 
 
@@ -28,7 +28,7 @@ class EvaluateConfig:
     episodes: int = 100
     """Episodes to play."""
     stochastic: bool = False
-    """Sample actions (PPO) or explore at the final rate (DQN) instead of acting greedily."""
+    """Sample actions (PPO, SAC, ...) or explore at the final rate (DQN) instead of acting greedily."""
     json: bool = False
     """Print one JSON object and nothing else."""
     seed: Annotated[int | None, shown_as("SEED")] = None
@@ -91,13 +91,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     spec = run.read_spec()
     n_envs = min(config.n_envs, config.episodes)
     model, env = run.load_agent(weights=weights, n_envs=n_envs, seed=config.seed)
-    returns, lengths = evaluate_policy(
-        model,
-        env,
-        n_eval_episodes=config.episodes,
-        deterministic=not config.stochastic,
-        return_episode_rewards=True,
-    )
+    returns, lengths = play(model, env, config.episodes, deterministic=not config.stochastic)
     env.close()
     values = np.asarray(returns)
     low, high = bootstrap_interval(values)

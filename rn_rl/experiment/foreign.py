@@ -9,7 +9,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.algorithms import algorithm
-from rn_rl.experiment.run import RunSpec, find_run, load_policy
+from rn_rl.experiment.run import RunSpec, adopt_policy, find_run, load_policy
 
 
 def load_weights(path: Path, spec: RunSpec, model: BaseAlgorithm, *, trust: bool) -> None:
@@ -25,6 +25,7 @@ def load_weights(path: Path, spec: RunSpec, model: BaseAlgorithm, *, trust: bool
         load_policy(model, run.policy_file)
     elif trust and not run.spec_file.is_file():
         model.policy.load_state_dict(load_trusted(path, spec.algo).policy.state_dict())
+        adopt_policy(model)
     else:
         load_policy(model, weights)
 

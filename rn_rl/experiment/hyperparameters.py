@@ -8,7 +8,14 @@ from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
 import yaml
+from gymnasium import spaces
+from stable_baselines3.common.noise import (
+    ActionNoise,
+    NormalActionNoise,
+    OrnsteinUhlenbeckActionNoise,
+)
 from stable_baselines3.common.utils import LinearSchedule
 
 from rn_rl.errors import UserError, unknown
@@ -16,6 +23,12 @@ from rn_rl.experiment.algorithms import AlgorithmSpec
 
 ENVIRONMENT_KEYS = ("n_envs", "n_timesteps", "env_wrapper", "env_kwargs", "normalize")
 """Keys of a config that say how the environment is built; the rest go to the algorithm."""
+
+NOISE_KEYS = ("noise_type", "noise_std")
+"""The zoo's keys for SB3's ``action_noise``."""
+
+SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf", "delta_std")
+"""Keys that may fall over the run, as the zoo's ``lin_0.001``."""
 
 IMPORTABLE = ("rn_rl.", "minigrid.", "gymnasium.", "stable_baselines3.", "sb3_contrib.")
 """Dotted names in a config are looked up in these packages alone: a config runs nobody's code."""
@@ -26,7 +39,14 @@ def load_config_file(name: str, config_set: str = "zoo") -> dict[str, Any]:
     if config_set not in ("zoo", "paper"):
         raise UserError(f"config {config_set!r}: expected 'zoo' or 'paper'")
     folder = files("rn_rl") / "zoo_configs"
-    path = (folder / "paper" if config_set == "paper" else folder) / f"{name}.yml"
+    folder = folder / "paper" if config_set == "paper" else folder
+    path = folder / f"{name}.yml"
+    if not path.is_file():
+        there = sorted(entry.name.removesuffix(".yml") for entry in folder.iterdir())
+        raise UserError(
+            f"no {config_set!r} hyperparameters for {name}: there are some for "
+            f"{', '.join(there)}; use --config zoo"
+        )
     loaded: dict[str, Any] = yaml.safe_load(path.read_text())
     return loaded
 
@@ -91,11 +111,18 @@ def merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
 LEAST: dict[str, float] = {
     "batch_size": 1,
     "buffer_size": 1,
+    "delta_std": 0,
     "learning_starts": 0,
-    "n_epochs": 1,
+    "n_critic_updates": 1,
+    "n_delta": 1,
     "n_envs": 1,
+    "n_epochs": 1,
+    "n_eval_episodes": 1,
     "n_steps": 1,
     "n_timesteps": 1,
+    "n_top": 1,
+    "noise_std": 0,
+    "policy_delay": 1,
     "target_update_interval": 1,
     "learning_rate": 0,
     "gamma": 0,
@@ -104,24 +131,38 @@ LEAST: dict[str, float] = {
 """Smallest sensible values; SB3 itself goes on with a batch of 0 or a negative discount."""
 
 
+def parameters(algo: AlgorithmSpec) -> dict[str, Any]:
+    """The hyperparameters that an algorithm takes, with their defaults.
+
+    A class that passes ``**kwargs`` on takes those of its base, too.
+    """
+    taken: dict[str, Any] = {}
+    for cls in algo.cls.__mro__:
+        if "__init__" not in cls.__dict__:
+            continue
+        signature = inspect.signature(cls.__dict__["__init__"]).parameters.values()
+        taken = {**{p.name: p.default for p in signature}, **taken}
+        if all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in signature):
+            break
+    if "action_noise" in taken:
+        taken.update(zip(NOISE_KEYS, ("normal", 0.1), strict=True))
+    ours = ("self", "env", "kwargs", "_init_setup_model", "norm", "seed", "device", "action_noise")
+    for name in (*ours, "tensorboard_log", "verbose"):
+        taken.pop(name, None)
+    return taken
+
+
 def check_given(algo: AlgorithmSpec, given: dict[str, Any]) -> None:
     """Every name must be one that the algorithm takes, numbers must be numbers, and in range."""
-    parameters: dict[str, Any] = {}
-    for cls in algo.cls.__mro__:
-        if "__init__" in cls.__dict__ and cls.__module__.startswith(("stable_", "sb3_", "rn_rl")):
-            signature = inspect.signature(cls.__dict__["__init__"])
-            parameters = {**signature.parameters, **parameters}
-    ours = ("self", "env", "kwargs", "args", "_init_setup_model", "norm", "seed", "device")
-    for name in (*ours, "tensorboard_log", "verbose"):
-        parameters.pop(name, None)
+    known = parameters(algo)
     for name, value in given.items():
-        if name not in parameters and name not in ENVIRONMENT_KEYS:
+        if name not in known and name not in ENVIRONMENT_KEYS:
             raise unknown(
-                f"hyperparameter of {algo.name}", name, sorted({*parameters, *ENVIRONMENT_KEYS})
+                f"hyperparameter of {algo.name}", name, sorted({*known, *ENVIRONMENT_KEYS})
             )
-        default = parameters[name].default if name in parameters else None
+        default = known.get(name)
         numeric = isinstance(default, int | float) and not isinstance(default, bool)
-        schedule = isinstance(value, str) and value.startswith("lin_")
+        schedule = name in SCHEDULES and isinstance(value, str) and value.startswith("lin_")
         pair = isinstance(value, list) and name == "train_freq"
         if numeric and not (schedule or pair) and not _is_number(value):
             raise UserError(f"{name}={value!r}: expected a number")
@@ -135,12 +176,18 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def to_algorithm_arguments(hyperparameters: dict[str, Any]) -> dict[str, Any]:
-    """What to call the algorithm with: schedules and dotted names turned into objects."""
-    arguments = {k: v for k, v in hyperparameters.items() if k not in ENVIRONMENT_KEYS}
-    for key in ("learning_rate", "clip_range", "clip_range_vf"):
+def to_algorithm_arguments(
+    hyperparameters: dict[str, Any], action_space: spaces.Space[Any]
+) -> dict[str, Any]:
+    """What to call the algorithm with: schedules, noise and dotted names turned into objects."""
+    other = (*ENVIRONMENT_KEYS, *NOISE_KEYS)
+    arguments = {k: v for k, v in hyperparameters.items() if k not in other}
+    for key in SCHEDULES:
         if isinstance(arguments.get(key), str):
             arguments[key] = linear_schedule(key, arguments[key])
+    if hyperparameters.get("noise_type") is not None:
+        kind, std = hyperparameters["noise_type"], hyperparameters.get("noise_std", 0.1)
+        arguments["action_noise"] = action_noise(kind, std, action_space)
     if isinstance(arguments.get("train_freq"), list):
         arguments["train_freq"] = tuple(arguments["train_freq"])
     for key in ("policy", "replay_buffer_class"):
@@ -148,6 +195,20 @@ def to_algorithm_arguments(hyperparameters: dict[str, Any]) -> dict[str, Any]:
             arguments[key] = import_name(arguments[key])
     arguments["policy_kwargs"] = dict(arguments.get("policy_kwargs") or {})
     return arguments
+
+
+NOISES: dict[str, type[NormalActionNoise] | type[OrnsteinUhlenbeckActionNoise]] = {
+    "normal": NormalActionNoise,
+    "ornstein-uhlenbeck": OrnsteinUhlenbeckActionNoise,
+}
+
+
+def action_noise(kind: str, std: float, action_space: spaces.Space[Any]) -> ActionNoise:
+    """The zoo's ``noise_type`` and ``noise_std``: noise around the action, scaled to [-1, 1]."""
+    if kind not in NOISES:
+        raise unknown("noise_type", str(kind), NOISES)
+    assert isinstance(action_space, spaces.Box)
+    return NOISES[kind](np.zeros(action_space.shape), np.full(action_space.shape, std))
 
 
 def linear_schedule(key: str, text: str) -> LinearSchedule:

@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
-from rn_rl.agents.logging import mean_gain
-from rn_rl.normalization import phase_norms
+from rn_rl.agents.logging import mean_gain, online_norms
 
 
 class ProgressCallback(BaseCallback):
@@ -77,8 +76,7 @@ class ProgressCallback(BaseCallback):
             parts.append(f"training return {np.mean(returns):.2f}")
         if np.isfinite(self.evaluation.last_mean_reward):
             parts.append(f"evaluation {self.evaluation.last_mean_reward:.2f}")
-        norms = phase_norms(getattr(self.model.policy, "q_net", self.model.policy))
-        gains = [mean_gain(norm) for norm in norms.values()]
+        gains = [mean_gain(norm) for norm in online_norms(self.model.policy).values()]
         if gains and np.isfinite(gains).all():
             parts.append(f"gain {np.mean(gains):.2f}")
         return " · ".join(parts)

@@ -34,9 +34,11 @@ class ReplayableEnv(gym.Wrapper):
 
     def snapshot(self) -> dict[str, Any]:
         """Plain data from which :meth:`restore` brings the environment back."""
+        actions = np.asarray(self._actions)
         return {
             "begin": self._begin,
-            "actions": np.asarray(self._actions).tolist(),
+            "actions": actions.tolist(),
+            "dtype": actions.dtype.str,
             "rng": self._rng(),
         }
 
@@ -48,8 +50,8 @@ class ReplayableEnv(gym.Wrapper):
         if begin["rng"] is not None:
             self.unwrapped.np_random.bit_generator.state = begin["rng"]
         self.env.reset(seed=begin["seed"])
-        for action in snapshot["actions"]:
-            self.env.step(np.asarray(action, dtype=self.action_space.dtype)[()])
-        self._begin, self._actions = begin, list(snapshot["actions"])
+        self._begin, self._actions = begin, list(np.array(snapshot["actions"], snapshot["dtype"]))
+        for action in self._actions:
+            self.env.step(action)
         self.unwrapped.np_random.bit_generator.state = snapshot["rng"]
         return True

@@ -18,6 +18,7 @@ import safetensors.torch
 import stable_baselines3
 import torch
 import yaml
+from sb3_contrib import ARS
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
@@ -81,7 +82,7 @@ class RunSpec:
         """A fresh agent of this description."""
         spec = algorithm(self.algo)
         check_action_space(spec, self.env, env.action_space)
-        arguments = to_algorithm_arguments(self.hyperparameters)
+        arguments = to_algorithm_arguments(self.hyperparameters, env.action_space)
         if self.algo in ("rndqn", "rnppo"):
             arguments["norm"] = self.norm
         else:
@@ -177,6 +178,11 @@ class Run:
 
     def save_agent(self, spec: RunSpec, model: BaseAlgorithm) -> None:
         """Everything that evaluating, filming and the zoo's tools need."""
+        if isinstance(
+            model, ARS
+        ):  # its parameters are views of one vector, which safetensors refuses
+            for parameter in model.policy.parameters():
+                parameter.data = parameter.data.clone()
         with whole(self.policy_file) as temporary:
             safetensors.torch.save_model(model.policy, str(temporary))
         with whole(self.zip_file(spec.env)) as temporary:
@@ -205,7 +211,8 @@ class Run:
             warnings.simplefilter("ignore")
             model = spec.make_model(env, **light(spec))
         load_policy(model, weights or self.policy_file)
-        model.exploration_rate = spec.hyperparameters.get("exploration_final_eps", 0.05)  # type: ignore[attr-defined]
+        if hasattr(model, "exploration_rate"):
+            model.exploration_rate = model.exploration_final_eps  # type: ignore[attr-defined]
         env.seed(seed)
         return model, env
 
@@ -285,6 +292,16 @@ def load_policy(model: BaseAlgorithm, path: Path) -> None:
         reason = " ".join(str(error).split())
         reason = reason if len(reason) < 240 else reason[:240] + "..."
         raise UserError(f"{path} does not fit this run's network: {reason}") from None
+    adopt_policy(model)
+
+
+def adopt_policy(model: BaseAlgorithm) -> None:
+    """Make the weights that were loaded into the policy those from which the agent learns on.
+
+    They are the same thing but for ARS, which searches from a copy.
+    """
+    if isinstance(model, ARS):
+        model.weights = torch.nn.utils.parameters_to_vector(model.policy.parameters()).detach()  # type: ignore[assignment]
 
 
 def vecnormalize_state(normalizer: VecNormalize) -> dict[str, Any]:

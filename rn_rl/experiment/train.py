@@ -16,11 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from sb3_contrib import ARS, MaskablePPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 
 from rn_rl.agents import NormalizerLogger
+from rn_rl.agents.logging import online_norms
 from rn_rl.errors import UserError
 from rn_rl.experiment import checkpoint
 from rn_rl.experiment.algorithms import ALGORITHMS, algorithm
@@ -29,9 +32,11 @@ from rn_rl.experiment.envs import check_env_id
 from rn_rl.experiment.files import write_npz
 from rn_rl.experiment.foreign import load_weights
 from rn_rl.experiment.hyperparameters import check_given, merge, parse_assignments, tuned
+from rn_rl.experiment.masking import evaluation_callback, masked
 from rn_rl.experiment.progress import ProgressCallback
+from rn_rl.experiment.randomness import generators
 from rn_rl.experiment.run import Run, RunSpec, light, new_run
-from rn_rl.normalization import canonical_spec, phase_norms
+from rn_rl.normalization import canonical_spec, check_recordings
 
 
 class TrainingStopped(Exception):
@@ -46,6 +51,7 @@ def resolve(config: TrainConfig) -> RunSpec:
         raise UserError("--env is missing: such as CartPole-v1; 'rn-rl zoo' shows the tuned ones")
     algo = algorithm(config.algo)
     norm = canonical_spec(config.norm)
+    check_recordings(norm)
     check_env_id(config.env)
     hyperparameters = tuned(algo, config.env, config.config)
     given = parse_assignments(config.set, "--set")
@@ -107,7 +113,7 @@ def train(config: TrainConfig, console: Console | None = None) -> Run:
     env = spec.make_env(monitor_dir=run.folder, append_monitor=resuming)
     model = spec.make_model(env)
     model.set_logger(configure(str(run.folder), ["tensorboard"]))
-    evaluation = make_evaluation(spec, run)
+    evaluation = make_evaluation(spec, run, model)
     log = NormalizerLogger()
     if resuming:
         checkpoint.restore(run.checkpoint, model, evaluation, log)
@@ -117,15 +123,19 @@ def train(config: TrainConfig, console: Console | None = None) -> Run:
     title = f"{spec.norm} {spec.algo} {spec.env} seed {spec.seed}"
     progress = ProgressCallback(spec.timesteps, evaluation, title, console)
     with stop_on_interrupt(console) as interrupt:
-        boundary = BoundaryCallback(run, spec, evaluation, log, interrupt)
+        boundary = BoundaryCallback(run, spec, evaluation, log, interrupt, resuming=resuming)
         callbacks: list[BaseCallback] = [log, boundary, progress]
         if spec.eval_freq > 0:
             callbacks.insert(2, evaluation)
         try:
+            masking: dict[str, Any] = {}
+            if isinstance(model, MaskablePPO):
+                masking = {"use_masking": masked(model, env)}
             model.learn(
                 spec.timesteps - model.num_timesteps,
                 callback=CallbackList(callbacks),
                 reset_num_timesteps=not resuming,
+                **masking,
             )
             checkpoint.save(run.checkpoint, model, evaluation, log)
         finally:
@@ -167,9 +177,24 @@ def continued(config: TrainConfig) -> tuple[RunSpec, Run]:
             f"run {run.folder} has {done:,} of {spec.timesteps:,} timesteps; to go further give "
             "more with --timesteps"
         )
+    check_resumable(spec, run)
     checkpoint.trim_monitor(run.checkpoint)
     run.write_spec(spec)
     return spec, run
+
+
+def check_resumable(spec: RunSpec, run: Run) -> None:
+    """Raise a :class:`UserError` for the one kind of run that cannot be continued exactly."""
+    falling = [
+        name
+        for name in ("learning_rate", "delta_std")
+        if isinstance(spec.hyperparameters.get(name), str)
+    ]
+    if spec.algo == "ars" and falling:
+        raise UserError(
+            f"run {run.folder}: {falling[0]} falls over the run, and ARS begins such schedules anew "
+            f"whenever it continues; start another run, with --from {run.folder}"
+        )
 
 
 def scratch(run: Run) -> Path:
@@ -177,11 +202,11 @@ def scratch(run: Run) -> Path:
     return run.folder / ".evaluation"
 
 
-def make_evaluation(spec: RunSpec, run: Run) -> EvalCallback:
+def make_evaluation(spec: RunSpec, run: Run, model: BaseAlgorithm) -> EvalCallback:
     """SB3's evaluation, whose files appear in the run whole."""
     env = spec.make_env(n_envs=1, seed=spec.seed + 10_000, evaluation=True)
     folder = scratch(run)
-    return EvalCallback(
+    return evaluation_callback(model, env)(
         env,
         callback_on_new_best=MoveCallback(folder / "best_model.zip", run.best_model_file),
         callback_after_eval=MoveCallback(folder / "evaluations.npz", run.evaluations_file),
@@ -216,20 +241,39 @@ class BoundaryCallback(BaseCallback):
         evaluation: EvalCallback,
         log: NormalizerLogger,
         interrupt: dict[str, bool],
+        *,
+        resuming: bool = False,
     ) -> None:
         super().__init__()
         self.run, self.spec = run, spec
         self.evaluation, self.log, self.interrupt = evaluation, log, interrupt
+        self.resuming = resuming
         self._every = max(spec.timesteps // 10, 1)
         self._next = 0
+        self._random: dict[str, np.ndarray] | None = None
 
     def _on_training_start(self) -> None:
         self._next = self.model.num_timesteps + self._every
+        self._on_rollout_end()
+
+    def _on_rollout_end(self) -> None:
+        if isinstance(self.model, ARS):  # draws before it says that a rollout begins
+            self._random = generators(self.model)
 
     def _on_rollout_start(self) -> None:
+        if self.resuming:
+            checkpoint.restore_rollout(self.run.checkpoint, self.model)
+            self.resuming = False
         due = self.model.num_timesteps >= self._next
         if due or self.interrupt["requested"]:
-            checkpoint.save(self.run.checkpoint, self.model, self.evaluation, self.log)
+            checkpoint.save(
+                self.run.checkpoint,
+                self.model,
+                self.evaluation,
+                self.log,
+                rollout_began=not isinstance(self.model, ARS),
+                random=self._random,
+            )
             self._next = self.model.num_timesteps + self._every
             if due:
                 self.run.save_agent(self.spec, self.model)
@@ -268,28 +312,41 @@ def stop_on_interrupt(console: Console) -> Iterator[dict[str, bool]]:
 def describe(spec: RunSpec, run: Run, model: BaseAlgorithm, console: Console) -> None:
     """What is about to run; with a half-life, how many phases there will be."""
     console.print(f"run folder: {run.folder}", soft_wrap=True, highlight=False)
-    halves = {
-        norm.half_life
-        for norm in phase_norms(model.policy).values()
-        if getattr(norm, "half_life", None)
-    }
+    assert model.env is not None
+    if isinstance(model, MaskablePPO) and not masked(model, model.env):
+        console.print(f"{spec.env} has no action_masks(): trained without masks, as PPO would")
+    norms = online_norms(model.policy)
+    if isinstance(model, ARS):
+        if norms:
+            console.print(
+                f"ars has no gradient phases: the normalizers of {spec.norm} keep their first state"
+            )
+        return
+    halves = {n.half_life for n in norms.values() if getattr(n, "half_life", None)}
+    count = phases(spec, model)
+    to_come = "each episode is one" if count is None else f"this run will have about {count:,}"
     for half_life in sorted(halves):  # type: ignore[type-var]
-        console.print(
-            f"half-life {half_life:g} phases; this run will have about {phases(spec, model):,}"
-        )
+        console.print(f"half-life {half_life:g} phases; {to_come}")
 
 
-def phases(spec: RunSpec, model: Any) -> int:
-    """How many commits a run will have."""
+def phases(spec: RunSpec, model: Any) -> int | None:
+    """How many commits a run will have: 0 for ARS, None where episodes decide."""
+    if isinstance(model, ARS):
+        return 0
     left = spec.timesteps - model.num_timesteps
-    if hasattr(model, "train_freq"):
-        left -= max(model.learning_starts - model.num_timesteps, 0)
-        return max(left // (model.train_freq.frequency * model.n_envs), 0)
-    return max(-(-left // (model.n_steps * model.n_envs)), 0)
+    if not hasattr(model, "train_freq"):
+        return max(-(-left // (model.n_steps * model.n_envs)), 0)
+    if model.train_freq.unit is TrainFrequencyUnit.EPISODE:
+        return None
+    left -= max(model.learning_starts - model.num_timesteps, 0)
+    return max(left // (model.train_freq.frequency * model.n_envs), 0)
 
 
 def write_code_length(run: Run, log: NormalizerLogger) -> None:
-    """``code_length.npz``: the gain of every layer at every phase, and the KL of commits."""
+    """``code_length.npz``: the gain of every layer at every phase, and the size of commits.
+
+    The size is a KL (``commit_kl``), or a change of the action (``commit_action``) for TD3 and DDPG.
+    """
     if log.layer_names:
         write_npz(
             run.code_length_file,
@@ -297,4 +354,5 @@ def write_code_length(run: Run, log: NormalizerLogger) -> None:
             timesteps=np.array([t for t, _ in log.history]),
             gains=np.array([g for _, g in log.history]),
             commit_kl=np.array(log.commit_kls),
+            commit_action=np.array(log.commit_actions),
         )

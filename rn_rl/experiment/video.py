@@ -15,6 +15,7 @@ from rich.console import Console
 from rn_rl.errors import UserError
 from rn_rl.experiment.config import shown_as
 from rn_rl.experiment.files import whole
+from rn_rl.experiment.masking import masks
 from rn_rl.experiment.run import find_run
 
 
@@ -60,16 +61,22 @@ def video(config: VideoConfig) -> Path:
         stochastic = not spec.deterministic_evaluation
     frames: list[np.ndarray] = []
     episodes = 0
-    observation = env.reset()
+    observation, state, starts = env.reset(), None, np.ones(1, dtype=bool)
     while episodes < config.episodes and len(frames) < config.max_steps:
         frame = env.render()
         if frame is None:
             raise UserError(f"environment {spec.env} cannot be filmed: it renders nothing")
         # libx264 needs even sides
         frames.append(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2])
-        action, _ = model.predict(observation, deterministic=not stochastic)  # type: ignore[arg-type]
-        observation, _, dones, _ = env.step(action)
-        episodes += int(dones[0])
+        action, state = model.predict(
+            observation,  # type: ignore[arg-type]
+            state,
+            starts,
+            deterministic=not stochastic,
+            **masks(model, env),
+        )
+        observation, _, starts, _ = env.step(action)
+        episodes += int(starts[0])
     fps = env.metadata.get("render_fps") or 30
     env.close()
     try:

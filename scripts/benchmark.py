@@ -1,19 +1,29 @@
 #!/usr/bin/env python3
-"""Benchmarks: ``train`` (steps per second, interleaved), ``learning`` (what agents learn)."""
+"""Benchmarks: ``train`` (steps per second), ``learning`` (what agents learn), ``layer`` (cost of a
+normalizer by itself), ``nonstationary`` (how the state follows changing data)."""
 
 from typing import Annotated
 
 import tyro
 
 from rn_rl.cli import run_command
+from rn_rl.experiment.layer_cost import LayerCostConfig, run_layer_cost
 from rn_rl.experiment.learning import LearningConfig, run_learning
+from rn_rl.experiment.nonstationary import NonstationaryConfig, run_nonstationary
 from rn_rl.experiment.speed import SpeedConfig, run_speed
 
 Benchmark = (
     Annotated[SpeedConfig, tyro.conf.subcommand("train", prefix_name=False)]
     | Annotated[LearningConfig, tyro.conf.subcommand("learning", prefix_name=False)]
+    | Annotated[LayerCostConfig, tyro.conf.subcommand("layer", prefix_name=False)]
+    | Annotated[NonstationaryConfig, tyro.conf.subcommand("nonstationary", prefix_name=False)]
 )
+HANDLERS = {
+    SpeedConfig: run_speed,
+    LearningConfig: run_learning,
+    LayerCostConfig: run_layer_cost,
+    NonstationaryConfig: run_nonstationary,
+}
 
 if __name__ == "__main__":
-    handlers = {SpeedConfig: run_speed, LearningConfig: run_learning}
-    raise SystemExit(run_command(Benchmark, handlers, prog="benchmark.py"))
+    raise SystemExit(run_command(Benchmark, HANDLERS, prog="benchmark.py"))

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from rn_rl.experiment import layer_cost
 from rn_rl.experiment.algorithms import ALGORITHMS
+from rn_rl.experiment.files import markdown_table, replace_block
 from rn_rl.experiment.hyperparameters import load_config_file
 from rn_rl.normalization import REGISTRY
+from rn_rl.normalization.registry import NormalizerSpec
 
 
 @dataclass
 class NormsConfig:
     """List the normalizers."""
+
+    readme: Path | None = None
+    """Also write the table into this document, between its norms marks."""
 
 
 @dataclass
@@ -37,20 +45,45 @@ def baseline(algo: str, env: str) -> dict[str, Any] | None:
     return next((row for row in baselines() if (row["algo"], row["env"]) == (algo, env)), None)
 
 
-def run_norms(config: NormsConfig) -> None:
-    """Print the registry."""
-    table = Table(title="normalizers: combine them with +, as in ln+rn(half_life=2000)")
-    for column in ("name", "what", "arguments", "state", "between phases only", "source"):
-        table.add_column(column)
-    for row in REGISTRY.values():
-        table.add_row(
+NORM_COLUMNS = ["name", "what", "arguments", "state", "phase rule", "cost to ln", "source"]
+
+
+def norm_rows() -> list[list[str]]:
+    """The registry as text, with the measured cost of each row."""
+    costs = layer_cost.recorded()
+    return [
+        [
             row.name,
             row.summary,
             ", ".join(row.arguments) or "-",
             "yes" if row.stateful else "-",
-            ("yes" if row.phase_rule else "no") if row.stateful else "-",
+            where_it_obeys(row),
+            f"{costs[row.name]:.2f}" if row.name in costs else "-",
             row.source,
-        )
+        ]
+        for row in REGISTRY.values()
+    ]
+
+
+def where_it_obeys(row: NormalizerSpec) -> str:
+    """In which algorithms the state moves between phases alone."""
+    if not row.stateful:
+        return "no state"
+    return "every algorithm" if row.phase_rule else "no: fidelity only"
+
+
+def run_norms(config: NormsConfig) -> None:
+    """Print the registry."""
+    rows = norm_rows()
+    if config.readme is not None:
+        replace_block(config.readme, "norms", markdown_table(NORM_COLUMNS, rows))
+    title = "normalizers: combine them with +, as in ln+rn(half_life=2000)"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # seven columns in 80
+    for column in NORM_COLUMNS:
+        longest_word = 15 if column == "what" else None
+        table.add_column(column, no_wrap=column == "name", min_width=longest_word, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
     Console().print(table)
 
 

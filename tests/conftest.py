@@ -1,16 +1,24 @@
-"""For all tests: one thread, and the same random numbers whatever ran before."""
-
-import random
+"""Specs of the whole registry, also of the row that replays a recorded run."""
 
 import numpy as np
 import pytest
-import torch
-
-torch.set_num_threads(1)
 
 
-@pytest.fixture(autouse=True)
-def seeded():
-    random.seed(0)
-    np.random.seed(0)
-    torch.manual_seed(0)
+@pytest.fixture(scope="session")
+def recording(tmp_path_factory):
+    """A run folder with gains: 31 phases of 4 layers, none like another."""
+    folder = tmp_path_factory.mktemp("recorded")
+    gains = 0.5 + np.sqrt(np.arange(1, 125)).reshape(31, 4)
+    np.savez(
+        folder / "code_length.npz",
+        layers=np.array(["pi.1", "pi.4", "vf.1", "vf.4"]),
+        timesteps=np.arange(31) * 64,
+        gains=gains,
+    )
+    return folder
+
+
+@pytest.fixture
+def spec(request, recording):
+    """For ``parametrize(..., indirect=True)``: a row by its name, such that it acts in few phases."""
+    return {"yoked": f"yoked({recording})", "hs": "hs(rate=0.1)"}.get(request.param, request.param)

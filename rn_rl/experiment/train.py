@@ -141,7 +141,7 @@ def train(config: TrainConfig, console: Console | None = None) -> Run:
         finally:
             progress.close()
             run.save_agent(spec, model)
-            write_code_length(run, log)
+            write_code_length(run, log, model)
             env.close()
             evaluation.eval_env.close()
             model.logger.close()
@@ -342,10 +342,11 @@ def phases(spec: RunSpec, model: Any) -> int | None:
     return max(left // (model.train_freq.frequency * model.n_envs), 0)
 
 
-def write_code_length(run: Run, log: NormalizerLogger) -> None:
-    """``code_length.npz``: the gain of every layer at every phase, and the size of commits.
+def write_code_length(run: Run, log: NormalizerLogger, model: BaseAlgorithm) -> None:
+    """``code_length.npz``: the gain of every layer at every rollout, and the size of commits.
 
     The size is a KL (``commit_kl``), or a change of the action (``commit_action``) for TD3 and DDPG.
+    Rollouts up to ``learning_starts`` filled the memory and had no commit.
     """
     if log.layer_names:
         write_npz(
@@ -355,4 +356,5 @@ def write_code_length(run: Run, log: NormalizerLogger) -> None:
             gains=np.array([g for _, g in log.history]),
             commit_kl=np.array(log.commit_kls),
             commit_action=np.array(log.commit_actions),
+            learning_starts=np.array(getattr(model, "learning_starts", 0)),
         )

@@ -186,10 +186,10 @@ def test_commit_kl_of_dqn_is_that_of_the_softmax_before_and_after():
     with torch.no_grad():
         p, q = before(x).double().softmax(1), model.q_net(x).double().softmax(1)
         changed = (before(x).argmax(1) != model.q_net(x).argmax(1)).double().mean()
-    kl, greedy = callback._commit_size(x.numpy())
-    assert kl == pytest.approx((p * (p / q).log()).sum(1).mean().item(), rel=1e-3)
-    assert kl > 1e-6
-    assert greedy == changed
+    size = callback._commit_size(x.numpy())
+    expected = (p * (p / q).log()).sum(1).mean().item()
+    assert expected > 1e-6
+    assert size == {"commit_kl": pytest.approx(expected, rel=1e-3), "commit_greedy": changed}
 
 
 @pytest.mark.parametrize("algorithm", [PPO, DQN])

@@ -74,7 +74,7 @@ class Record:
 
 
 @pytest.mark.parametrize("how", ["policy_kwargs", "RNPPO"])
-@pytest.mark.parametrize("spec", [*PHASE_RULE, "ln+rn", "rln(half_life=3)"])
+@pytest.mark.parametrize("spec", [*PHASE_RULE, "ln+rn", "rln(half_life=3)"], indirect=True)
 def test_ppo_ratio_is_1_before_any_gradient_step(spec, how):
     model = ppo(how, spec, learning_rate=0.0)
     record = Record(model)
@@ -95,7 +95,7 @@ def test_the_published_normalizers_violate_the_ratio(spec):
     assert max(record.value_errors) > 0.1
 
 
-@pytest.mark.parametrize("spec", STATEFUL)
+@pytest.mark.parametrize("spec", STATEFUL, indirect=True)
 def test_state_moves_once_a_rollout_and_stays_through_all_epochs(spec):
     model = ppo("RNPPO", spec)
     record = Record(model)
@@ -115,7 +115,7 @@ def test_state_moves_once_a_rollout_and_stays_through_all_epochs(spec):
 
 
 @pytest.mark.parametrize("how", ["policy_kwargs", "NormDQNPolicy", "RNDQN"])
-@pytest.mark.parametrize("spec", STATEFUL)
+@pytest.mark.parametrize("spec", STATEFUL, indirect=True)
 def test_target_has_the_state_of_the_online_network_after_an_update(spec, how):
     model = dqn(how, spec).learn(300)  # the last step is one of a target update
     online, target = model.q_net, model.q_net_target
@@ -126,7 +126,7 @@ def test_target_has_the_state_of_the_online_network_after_an_update(spec, how):
 
 
 @pytest.mark.parametrize("how", ["policy_kwargs", "NormDQNPolicy", "RNDQN"])
-@pytest.mark.parametrize("spec", STATEFUL)
+@pytest.mark.parametrize("spec", STATEFUL, indirect=True)
 def test_the_target_has_observed_nothing(spec, how):
     model = dqn(how, spec).learn(300)
     assert all(not any(value) for value in bits(model.q_net_target, "pending_").values())

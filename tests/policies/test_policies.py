@@ -15,10 +15,12 @@ from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import nn
+from torch.nn.utils import parametrize
 
 import rn_rl.policies.kwargs
 from rn_rl.errors import UserError
 from rn_rl.normalization import REGISTRY, PhaseNorm, RegularityNorm, phase_norms
+from rn_rl.normalization.established import LayerNorm
 from rn_rl.policies import NormActorCriticPolicy, NormDQNPolicy, policy_kwargs
 
 PHASE_RULE = [row.name for row in REGISTRY.values() if row.phase_rule]
@@ -59,8 +61,14 @@ def build(policy, **kwargs):
 
 
 def linear_weights(module):
-    layers = [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    return [p for layer in layers for p in layer.parameters()]
+    """Weights and biases; where ``wn`` or ``spectral`` makes the weight of another one, that one."""
+    found = []
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            made = parametrize.is_parametrized(layer)
+            weight = list(layer.parametrizations.weight.parameters())[-1] if made else layer.weight
+            found.extend([weight, layer.bias])
+    return found
 
 
 def assert_same_weights(one, other):
@@ -91,13 +99,13 @@ def test_norm_none_is_the_stock_policy(ours, stock, options):
     assert torch.equal(output(policy, x), output(reference, x))
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", SPECS, indirect=True)
 @pytest.mark.parametrize(("ours", "stock"), PAIRS)
 def test_initial_weights_are_those_of_the_stock_policy_whatever_the_norm(ours, stock, spec):
     assert_same_weights(build(ours, norm=spec), build(stock))
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", SPECS, indirect=True)
 @pytest.mark.parametrize("stock", [DQNPolicy, ActorCriticPolicy])
 def test_initial_weights_with_policy_kwargs_are_the_same_whatever_the_norm(stock, spec):
     assert_same_weights(build(stock, **policy_kwargs(spec)), build(stock, **policy_kwargs("none")))
@@ -299,7 +307,7 @@ def test_a_yaml_file_can_say_it_all(policy):
     model = algorithm(policy, "CartPole-v1", seed=0, policy_kwargs=kwargs, **FEW[algorithm])
     model.learn(100)
     modules = list(model.policy.modules())
-    assert {type(m) for m in modules} >= {nn.ELU, nn.LayerNorm, RegularityNorm}
+    assert {type(m) for m in modules} >= {nn.ELU, LayerNorm, RegularityNorm}
     assert not {type(m) for m in modules} & {nn.ReLU, nn.Tanh}
     assert all(n.half_life == 20 for n in phase_norms(model.policy).values())
 
@@ -327,7 +335,7 @@ def test_unknown_names_are_answered_with_the_nearest(make, kwargs, message):
             build(make, **kwargs)
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", SPECS, indirect=True)
 @pytest.mark.parametrize("policy", [NormDQNPolicy, NormActorCriticPolicy])
 def test_a_policy_saved_by_itself_comes_back(policy, spec, tmp_path):
     original = build(policy, norm=spec, net_arch=[8, 8], activation_fn="elu")
@@ -374,7 +382,7 @@ def trained(algorithm, how, spec):
     return model.learn(400)
 
 
-@pytest.mark.parametrize("spec", PHASE_RULE)
+@pytest.mark.parametrize("spec", PHASE_RULE, indirect=True)
 @pytest.mark.parametrize("how", ["policy_kwargs", "norm policy"])
 @pytest.mark.parametrize("algorithm", [DQN, PPO])
 def test_an_observation_gives_the_same_action_alone_and_in_a_batch(algorithm, how, spec):
@@ -387,7 +395,7 @@ def test_an_observation_gives_the_same_action_alone_and_in_a_batch(algorithm, ho
     with torch.no_grad():
         rows = torch.cat([output(model.policy, row[None]) for row in x])
         torch.testing.assert_close(rows, output(model.policy, x), rtol=1e-5, atol=1e-5)
-    if REGISTRY[spec].stateful:  # and it is not for want of an active normalizer
+    if REGISTRY[spec.partition("(")[0]].stateful:  # and it is not for want of an active normalizer
         norms = [m for m in model.policy.modules() if isinstance(m, PhaseNorm)]
         assert any((norm.gain - 1).abs().max() > 0.05 for norm in norms)
 

@@ -22,6 +22,7 @@ CASES: dict[str, tuple[str, str, str, int]] = {
     "cartpole": ("dqn", "CartPole-v1", "zoo", 50_000),
     "lunarlander": ("dqn", "LunarLander-v3", "zoo", 100_000),
     "redbluedoors": ("ppo", "MiniGrid-RedBlueDoors-6x6-v0", "paper", 1_000_000),
+    "redbluedoors-lstm": ("ppo_lstm", "MiniGrid-RedBlueDoors-6x6-v0", "paper", 1_000_000),
 }
 """Algorithm, environment, set of hyperparameters and timesteps of each case."""
 
@@ -34,7 +35,7 @@ class LearningConfig:
     add to it.
     """
 
-    cases: tuple[str, ...] = ("cartpole", "lunarlander", "redbluedoors")
+    cases: tuple[str, ...] = tuple(CASES)
     """Which cases."""
     norms: tuple[str, ...] = ("none", "ln", "rn", "ln+rn")
     """Which normalizers."""
@@ -76,7 +77,7 @@ def run_one(case: str, norm: str, seed: int, config: LearningConfig) -> dict[str
         )
     )
     row: dict[str, Any] = {"case": case, "norm": norm, "seed": seed, "timesteps": timesteps}
-    for stochastic in (False, True) if case == "redbluedoors" else (False,):
+    for stochastic in (False, True) if case.startswith("redbluedoors") else (False,):
         result = evaluate(EvaluateConfig(run.folder, config.episodes, stochastic))
         kind = "stochastic" if stochastic else "greedy"
         row[f"{kind}_mean"] = result.mean_return

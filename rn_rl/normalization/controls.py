@@ -205,14 +205,17 @@ def read_recording(run: str) -> np.ndarray:
             f"{_no_recording(run)}; give the folder of a run that had a normalizer with gains"
         )
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        # np.load leaves a file open that it opened itself and cannot read
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             gains, timesteps = np.asarray(arrays["gains"], float), arrays["timesteps"]
             learning_starts = arrays.get("learning_starts", 0)
+        if gains.ndim != 2 or not gains.size or timesteps.shape != gains.shape[:1]:
+            raise ValueError(f"gains {gains.shape}, timesteps {timesteps.shape}")
         learned = (timesteps > learning_starts) & (np.arange(len(gains)) > 0)
         recorded = np.concatenate((gains[:1], gains[learned]))
-        if recorded.ndim != 2 or not recorded.size or not np.isfinite(recorded).all():
+        if not np.isfinite(recorded).all():
             raise ValueError("no finite gains")
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, TypeError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(
             f"yoked({run}): {file} is no recording of gains ({error}); expected finite gains of shape "
             "(phases, layers) and timesteps, as training writes them"

@@ -29,8 +29,8 @@ class AdaptiveNorm(PhaseNorm):
 
     where m and s are the mean and standard deviation of the input weighted by :math:`\tau_k`. The
     paper takes them from the batch; here they are running ones, frozen within a phase, so that acting
-    and learning are one function. On N(0, 1) the output has mean 0 and a standard deviation of 1.2 to
-    1.6, not 1. The authors' code departs from this formula (its densities leave out
+    and learning are one function. On N(0, 1) the output of a new mixture has mean 0 and a standard
+    deviation of about 1.5, not 1. The authors' code departs from this formula (its densities leave out
     :math:`1/\sigma_k`, its softmax has one term, its averages are of the output); the formula is kept.
 
     Args:

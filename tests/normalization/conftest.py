@@ -11,21 +11,13 @@ FEATURES = 8
 
 
 @pytest.fixture(scope="session")
-def recording(tmp_path_factory):
-    """A run folder with gains: 31 phases of 2 layers, none like another."""
-    folder = tmp_path_factory.mktemp("recorded")
-    gains = 0.5 + np.sqrt(np.arange(1, 63)).reshape(31, 2)
-    np.savez(
-        folder / "code_length.npz",
-        layers=np.array(["head.1", "head.4"]),
-        timesteps=np.arange(31) * 64,
-        gains=gains,
-    )
-    return folder
+def spec_of(recording):
+    """The shortest spec for the name of a row: the name, but for the one that needs an argument."""
+    return lambda name: f"yoked({recording})" if name == "yoked" else name
 
 
 @pytest.fixture(scope="session")
-def build(recording):
+def build(spec_of):
     """What a spec adds to a layer; with the (always same) layer, where it changes that."""
 
     def build(spec, features=FEATURES):
@@ -34,9 +26,7 @@ def build(recording):
             with torch.random.fork_rng():
                 torch.manual_seed(0)
                 layers = [nn.Linear(features, features)]
-        if spec == "yoked":
-            spec = f"yoked({recording})"
-        return nn.Sequential(*layers, *make_normalizers(spec, features, *layers))
+        return nn.Sequential(*layers, *make_normalizers(spec_of(spec), features, *layers))
 
     return build
 
@@ -53,3 +43,29 @@ def used(build):
         return module
 
     return used
+
+
+@pytest.fixture(scope="session")
+def moving():
+    """Activations of one phase after the other; mean and spread drift, differently per feature."""
+
+    def moving(phases, seed=0):
+        rng = np.random.default_rng(seed)
+        for t in range(phases):
+            centre = np.linspace(-0.5, 0.7, FEATURES) * t
+            yield rng.normal(size=(48, FEATURES)) * (1 + 0.3 * t) + centre
+
+    return moving
+
+
+@pytest.fixture(scope="session")
+def learn_phase():
+    """Training forwards on the rows of x, batch by batch, and then the commit."""
+
+    def learn_phase(module, x, batches=3):
+        module.train()
+        for batch in np.array_split(x, batches):
+            module(torch.from_numpy(batch))
+        module.eval()
+
+    return learn_phase

@@ -9,12 +9,19 @@ import torch
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from rn_rl.normalization import REGISTRY, RegularityNorm, functional, phase_norms
+from rn_rl.normalization import (
+    REGISTRY,
+    RegularityNorm,
+    functional,
+    make_normalizers,
+    phase_norms,
+)
 from rn_rl.normalization.functional import COUNT, GAIN, MEAN, PHASES, VAR
 
 PHASE_RULE = [row.name for row in REGISTRY.values() if row.phase_rule]
 STATEFUL = [name for name in PHASE_RULE if REGISTRY[name].stateful]
 OF_ACTIVATIONS = [name for name in STATEFUL if REGISTRY[name].factory is not None]
+WITH_CODES = ["rn", "rln", "rsn", "sn"]
 
 
 def after_phases(module, phases=3, features=8):
@@ -85,9 +92,9 @@ def test_a_hundred_million_commits_do_not_saturate_the_state(axis):
     assert torch.equal(after[PHASES], before[PHASES] + 1)
 
 
-@pytest.mark.parametrize("axis", ["layer", "neuron"])
-def test_stationary_gain_is_log_t(axis):
-    norm, x = RegularityNorm(8, axis), torch.randn(64, 8)
+@pytest.mark.parametrize("name", WITH_CODES)
+def test_stationary_gain_is_log_t(name):
+    [norm], x = make_normalizers(name, 8), torch.randn(64, 8)
     for t in range(60):  # the same data in every phase: as stationary as it gets
         norm.train()(x)
         norm.eval()
@@ -96,9 +103,9 @@ def test_stationary_gain_is_log_t(axis):
 
 
 @pytest.mark.parametrize("half_life", [0.5, 2, 5])
-@pytest.mark.parametrize("axis", ["layer", "neuron"])
-def test_gain_with_a_half_life_is_steady_at_a_known_value(axis, half_life):
-    norm, x = RegularityNorm(8, axis, half_life), torch.randn(64, 8)
+@pytest.mark.parametrize("name", WITH_CODES)
+def test_gain_with_a_half_life_is_steady_at_a_known_value(name, half_life):
+    [norm], x = make_normalizers(f"{name}({half_life})", 8), torch.randn(64, 8)
     for _ in range(200):
         norm.train()(x)
         norm.eval()
@@ -160,9 +167,9 @@ def test_stacked_states_under_vmap_equal_separate_ones(num_codes, decay):
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # torch, for wn
-@pytest.mark.parametrize("name", PHASE_RULE)
+@pytest.mark.parametrize("name", REGISTRY)
 def test_stacked_modules_equal_separate_ones(name, build):
-    nets = []
+    nets, moving = [], "pending_sums" if REGISTRY[name].phase_rule else "running_state"
     for i in range(3):
         net = nn.Sequential(nn.Linear(8, 8), build(name), nn.ReLU())
         nets.append(after_phases(net, phases=3 + i).train())
@@ -176,7 +183,7 @@ def test_stacked_modules_equal_separate_ones(name, build):
         separate = torch.stack([net(batch) for net, batch in zip(nets, x, strict=True)])
         for key in buffers:  # the separate forwards have observed, these not yet
             expected = torch.stack([net.state_dict()[key] for net in nets])
-            assert torch.equal(buffers[key], expected) == (not key.endswith("pending_sums"))
+            assert torch.equal(buffers[key], expected) == (not key.endswith(moving))
         torch.testing.assert_close(vmap(call)(parameters, buffers, x), separate)
     for key in buffers:
         expected = torch.stack([net.state_dict()[key] for net in nets])
@@ -194,11 +201,8 @@ class NextState(nn.Module):
         return self.norm.next_state()
 
 
-# on the CPU these commit in NumPy; functional.commit is stacked in a test above
-IN_NUMPY = ["rn", "rln", "rsn", "sn"]
-
-
-@pytest.mark.parametrize("name", [n for n in STATEFUL if n not in IN_NUMPY])
+# on the CPU those with codes commit in NumPy; functional.commit is stacked in a test above
+@pytest.mark.parametrize("name", [n for n in STATEFUL if n not in WITH_CODES])
 def test_stacked_commits_equal_separate_ones(name, build):
     norms = []
     for i in range(3):
@@ -216,20 +220,33 @@ def test_stacked_commits_equal_separate_ones(name, build):
 @pytest.mark.parametrize("name", REGISTRY)
 def test_a_compiled_module_has_one_graph_and_the_same_numbers(name, build):
     torch.compiler.reset()
-    plain = after_phases(nn.Sequential(nn.Linear(8, 8), build(name))).train()
+    plain = after_phases(nn.Sequential(nn.Linear(8, 8), build(name)))
     twin = copy.deepcopy(plain)
     compiled = torch.compile(twin, backend="eager", fullgraph=True)
     x = torch.randn(20, 8)
-    outputs, gradients = [], []
-    for net in (plain, compiled):
-        copied = x.clone().requires_grad_()
-        outputs.append(net(copied))
-        gradients.append(torch.autograd.grad(outputs[-1].square().sum(), copied)[0])
-    torch.testing.assert_close(outputs[1], outputs[0])
-    torch.testing.assert_close(gradients[1], gradients[0])
-    plain.eval(), twin.eval()
+    for training in (True, False):  # with what it observed, and then with the state that gave
+        outputs, gradients = [], []
+        for net in (plain, compiled):
+            copied = x.clone().requires_grad_()
+            outputs.append(net.train(training)(copied))
+            gradients.append(torch.autograd.grad(outputs[-1].square().sum(), copied)[0])
+        torch.testing.assert_close(outputs[1], outputs[0])
+        torch.testing.assert_close(gradients[1], gradients[0])
+        for key, value in plain.state_dict().items():
+            torch.testing.assert_close(twin.state_dict()[key], value)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_inductor_gives_the_same_numbers(build):
+    """The observing forward alone: every graph costs seconds of a C++ compiler."""
+    torch.compiler.reset()
+    plain = after_phases(build("rln")).train()
+    twin = copy.deepcopy(plain)
+    x = torch.randn(20, 8)
+    torch.testing.assert_close(torch.compile(twin, fullgraph=True)(x), plain(x))
     for key, value in plain.state_dict().items():
         torch.testing.assert_close(twin.state_dict()[key], value)
+    assert plain[0].pending_sums.any()
 
 
 def test_code_length_is_a_difference_of_logarithms():

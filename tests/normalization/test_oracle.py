@@ -6,12 +6,20 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from rn_rl.normalization import REGISTRY, functional, make_normalizers
+from rn_rl.normalization import (
+    REGISTRY,
+    SaliencyNorm,
+    class_shares,
+    functional,
+    make_normalizers,
+    saliency_prior,
+)
 from rn_rl.normalization.functional import COUNT, GAIN, LOG_MASS, MEAN, PHASES, VAR
 
-FEATURES = 6
-STATEFUL = [row.name for row in REGISTRY.values() if row.stateful and row.phase_rule]
+FEATURES = 8
+STATEFUL = [row.name for row in REGISTRY.values() if row.stateful]
 
 
 def phi(z):
@@ -56,28 +64,13 @@ class Oracle:
         return np.maximum(np.log(self.mass) - np.log(density), 0)
 
 
-def moving(phases, seed=0):
-    """Activations whose mean and spread drift, differently in every feature."""
-    rng = np.random.default_rng(seed)
-    for t in range(phases):
-        centre = np.linspace(-0.5, 0.7, FEATURES) * t
-        yield (rng.normal(size=(48, FEATURES)) * (1 + 0.3 * t) + centre).astype(np.float32)
-
-
-def learn_phase(norm, x, batches=3):
-    norm.train()
-    for batch in np.array_split(x, batches):
-        norm(torch.from_numpy(batch))
-    norm.eval()
-
-
 def spec(name, half_life):
     return name if half_life is None else f"{name}(half_life={half_life})"
 
 
 @pytest.mark.parametrize("half_life", [None, 2.5])
-@pytest.mark.parametrize("name", ["rn", "rln", "rsn"])
-def test_state_and_gain_follow_the_method(name, half_life):
+@pytest.mark.parametrize("name", ["rn", "rln", "rsn", "sn"])
+def test_state_and_gain_follow_the_method(name, half_life, moving, learn_phase):
     [norm] = make_normalizers(spec(name, half_life), FEATURES)
     oracle = Oracle(name == "rln", half_life)
     for t, x in enumerate(moving(7)):
@@ -99,8 +92,8 @@ def test_state_and_gain_follow_the_method(name, half_life):
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("half_life", [None, 2.5])
-@pytest.mark.parametrize("name", ["rn", "rln", "rsn"])
-def test_output_is_the_input_times_the_gain_of_the_frozen_state(name, half_life, training):
+@pytest.mark.parametrize("name", ["rn", "rln", "rsn", "sn"])
+def test_output_is_the_input_times_the_gain(name, half_life, training, moving, learn_phase):
     [norm] = make_normalizers(spec(name, half_life), FEATURES)
     oracle = Oracle(name == "rln", half_life)
     probe = (2 * np.random.default_rng(9).normal(size=(32, FEATURES)) + 1).astype(np.float32)
@@ -113,20 +106,8 @@ def test_output_is_the_input_times_the_gain_of_the_frozen_state(name, half_life,
     assert (abs(gain - 1) > 0.05).mean() > 0.5  # some samples of rsn happen to come near 1
 
 
-def test_convolutional_features_are_on_axis_1():
-    [norm] = make_normalizers("rln", FEATURES)
-    oracle = Oracle(True, None)
-    for x in moving(4):
-        learn_phase(norm, np.ascontiguousarray(x.reshape(12, 2, 2, FEATURES).transpose(0, 3, 1, 2)))
-        oracle.phase(x)
-    np.testing.assert_allclose(norm.gain, oracle.gain, rtol=1e-10)
-    y = norm(torch.ones(3, FEATURES, 2, 2))
-    expected = np.broadcast_to(oracle.gain.reshape(1, -1, 1, 1), y.shape)
-    np.testing.assert_allclose(y, expected, rtol=1e-6)
-
-
 @pytest.mark.parametrize("phases", [0, 1, 2, 3, 9, 25])
-def test_the_schedules_are_their_formulas(phases):
+def test_the_schedules_are_their_formulas(phases, learn_phase):
     norms = make_normalizers("logt+ramp(4, 10)+gain(2.5)", FEATURES)
     for _ in range(phases):
         for norm in norms:
@@ -138,20 +119,62 @@ def test_the_schedules_are_their_formulas(phases):
     torch.testing.assert_close(y, torch.full((1, FEATURES), 2 * logt))
 
 
-@pytest.mark.parametrize("name", [name for name in STATEFUL if name != "gain"])
-def test_two_histories_give_two_outputs(name):
+def with_prior(x, s, oracle):
+    """x times (log M - log S) - log s; the first part is 1 before there is code mass."""
+    return x * (oracle.gain - np.log(s)[:, None])
+
+
+@pytest.mark.parametrize("given", ["tensor", "function", "argument", "class shares"])
+def test_saliency_adds_the_code_length_of_the_prior(given, moving, learn_phase):
+    s = 0.1 + 0.9 * np.random.default_rng(3).random(48)
+    labels = np.random.default_rng(4).integers(0, 3, 48)
+    if given == "class shares":
+        s = np.bincount(labels)[labels] / 48
+    prior = torch.from_numpy(s)
+    norm = SaliencyNorm(FEATURES, prior=(lambda x: prior) if given == "argument" else None).eval()
+    context = {
+        "tensor": lambda: prior,
+        "function": lambda: lambda: prior,
+        "argument": lambda: None,
+        "class shares": lambda: class_shares(torch.from_numpy(labels)).double(),
+    }
+    oracle = Oracle(False, None)
+    for x in moving(5):
+        with saliency_prior(norm, context[given]()):
+            y = norm(torch.from_numpy(x))
+            learn_phase(norm, x, batches=1)
+        np.testing.assert_allclose(y, with_prior(x, s, oracle), rtol=1e-6)
+        oracle.phase(x)
+        np.testing.assert_allclose(
+            norm.gain, oracle.gain, rtol=1e-10
+        )  # the prior is not in the state
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_it_acts(name, used):
+    module, x = used(name, phases=20), torch.randn(40, FEATURES)  # hs moves by 1% a phase at most
+    plain = x
+    for layer in module:
+        if isinstance(layer, nn.Linear):
+            plain = nn.functional.linear(x, layer.parametrizations.weight.original, layer.bias)
+    assert (module(x) - plain).norm() > 0.05 * plain.norm()
+
+
+# "gain" has no history to have; that of "spectral" is of the weight, see test_spectral.py
+@pytest.mark.parametrize("name", [n for n in STATEFUL if n not in ("gain", "spectral")])
+def test_two_histories_give_two_outputs(name, build, moving, learn_phase):
     probe = np.random.default_rng(9).normal(size=(16, FEATURES)).astype(np.float32)
     outputs = []
     for phases, seed in ((3, 0), (6, 1)):
-        [norm] = make_normalizers(name, FEATURES)
+        module = build(name)
         for x in moving(phases, seed):
-            learn_phase(norm, x)
-        outputs.append(norm(torch.from_numpy(probe)))
+            learn_phase(module, x)
+        outputs.append(module(torch.from_numpy(probe)))
     assert ((outputs[0] - outputs[1]).abs() > 1e-3 * outputs[0].abs()).any(0).all()
 
 
-@pytest.mark.parametrize("name", ["rn", "rln", "rsn"])
-def test_as_many_phases_of_other_data_give_another_gain(name):
+@pytest.mark.parametrize("name", ["rn", "rln", "rsn", "sn"])
+def test_as_many_phases_of_other_data_give_another_gain(name, moving, learn_phase):
     gains = []
     for seed in (0, 1):
         [norm] = make_normalizers(name, FEATURES)

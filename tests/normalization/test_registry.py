@@ -22,30 +22,42 @@ from rn_rl.normalization import (
 
 
 @pytest.mark.parametrize("row", REGISTRY.values(), ids=REGISTRY)
-def test_every_row_documents_itself(row):
+def test_every_row_documents_itself(row, spec_of):
     assert row.summary and row.source
     assert "\n" not in row.summary
-    assert row.name == row.name.lower() == canonical_spec(row.name)
+    assert row.name == row.name.lower()
+    assert canonical_spec(spec_of(row.name)) == spec_of(row.name)
     assert available_normalizers()[row.name] == row.summary
 
 
 @pytest.mark.parametrize("row", REGISTRY.values(), ids=REGISTRY)
-def test_every_row_builds_what_it_says(row):
-    modules = make_normalizers(row.name, 8)
-    assert len(modules) == (row.factory is not None)
-    assert any(isinstance(m, PhaseNorm) for m in modules) == row.stateful
-    assert any("running_" in key for m in modules for key in m.state_dict()) == row.stateful
+def test_every_row_builds_what_it_says(row, build):
+    module = build(row.name)
+    assert len(module) == (
+        not row.is_identity
+    )  # a new module, or the layer whose weights it changed
+    assert any(isinstance(m, PhaseNorm) for m in module.modules()) == row.stateful
+    assert any("running_" in key for key in module.state_dict()) == row.stateful
 
 
 @pytest.mark.parametrize("row", REGISTRY.values(), ids=REGISTRY)
-def test_modules_are_new_each_time(row):
-    for one, other in zip(
-        make_normalizers(row.name, 8), make_normalizers(row.name, 8), strict=True
-    ):
-        assert one is not other
-        ours = {t.data_ptr() for t in one.state_dict().values() if t.numel()}
-        theirs = {t.data_ptr() for t in other.state_dict().values() if t.numel()}
-        assert not ours & theirs
+def test_modules_are_new_each_time(row, build):
+    one, other = build(row.name), build(row.name)
+    assert not set(one.modules()) & set(other.modules())
+    ours = {t.data_ptr() for t in one.state_dict().values() if t.numel()}
+    theirs = {t.data_ptr() for t in other.state_dict().values() if t.numel()}
+    assert not ours & theirs
+
+
+@pytest.mark.parametrize("name", ["wn", "spectral"])
+def test_what_changes_the_weights_of_a_layer_needs_one(name):
+    with pytest.raises(UserError, match=rf"normalizer {name}: .* needs one; pass layer="):
+        make_normalizers(name, 8)
+
+
+def test_at_most_one_term_changes_the_weights():
+    with pytest.raises(UserError, match=r"at most one .* got wn and spectral"):
+        parse_spec("wn+rn+spectral")
 
 
 def test_terms_apply_in_the_order_of_the_spec():
@@ -169,9 +181,9 @@ def test_arguments_out_of_range_are_found_when_building():
 
 @pytest.mark.parametrize("row", [r for r in REGISTRY.values() if r.scalar], ids=lambda r: r.name)
 @pytest.mark.parametrize("between", ["+", "+none+"])
-def test_a_gain_that_layer_norm_cancels_is_warned_of(row, between):
+def test_a_gain_that_layer_norm_cancels_is_warned_of(row, between, spec_of):
     with pytest.warns(UserWarning, match=rf"{row.name}\+ln: LayerNorm is scale-invariant"):
-        make_normalizers(f"{row.name}{between}ln", 8)
+        make_normalizers(f"{spec_of(row.name)}{between}ln", 8)
 
 
 @pytest.mark.parametrize("spec", ["ln+rn", "rln+ln", "rn", "ln", "ln+rn+rln+ln"])

@@ -62,13 +62,28 @@ def test_edges_after_a_history_give_finite_outputs_gradients_and_state(spec, edg
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("spec", STATEFUL)
+@pytest.mark.parametrize("spec", REGISTRY)
 def test_half_precision_stays_finite_and_keeps_its_dtype(spec, dtype, build):
     module = build(spec).to(dtype)
     for t in range(4):
         outputs = phase(module, torch.randn(40, FEATURES, dtype=dtype) + t)
         assert outputs[0].dtype == dtype
         assert_finite(module, *outputs)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "error"), [(torch.float32, 1e-5), (torch.float16, 1e-2), (torch.bfloat16, 6e-2)]
+)
+@pytest.mark.parametrize("spec", REGISTRY)
+def test_a_lower_precision_gives_nearly_the_output_of_double(spec, dtype, error, build):
+    low, double = build(spec), build(spec).double()
+    x = [torch.randn(40, FEATURES) + t for t in range(5)]
+    for module, precision in ((double, torch.float64), (low.to(dtype), dtype)):
+        for batch in x[:4]:
+            phase(module, batch.to(precision))
+    expected = double(x[4].double())
+    y = low(x[4].to(dtype)).double()
+    assert (y - expected).norm() < error * expected.norm()
 
 
 @pytest.mark.parametrize("axis", AXES)

@@ -1,0 +1,74 @@
+"""Where the prior of saliency normalization comes from, and its bounds; its numbers: test_oracle.py."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from rn_rl.errors import UserError
+from rn_rl.normalization import SaliencyNorm, class_shares, make_normalizers, saliency_prior
+
+FEATURES = 4
+
+
+def test_without_a_prior_it_is_rn_bit_for_bit():
+    [sn], [rn] = make_normalizers("sn(3)", FEATURES), make_normalizers("rn(3)", FEATURES)
+    for t in range(4):
+        x = torch.randn(20, FEATURES) + t
+        assert torch.equal(sn.train()(x), rn.train()(x))
+        assert torch.equal(sn.eval().running_state, rn.eval().running_state)
+
+
+def test_images_have_one_prior_for_each_sample():
+    norm, s = SaliencyNorm(FEATURES), torch.tensor([0.5, 1.0])
+    with saliency_prior(norm, s):
+        y = norm(torch.ones(2, FEATURES, 3, 3))
+    expected = (1 - s.log())[:, None, None, None].expand(2, FEATURES, 3, 3)
+    torch.testing.assert_close(y, expected)
+
+
+@pytest.mark.parametrize(("s", "moved"), [(0.0, 1.1754943508222875e-38), (-1, 1.2e-38), (7.0, 1)])
+def test_a_prior_outside_its_range_is_moved_to_the_nearest_within(s, moved):
+    norm = SaliencyNorm(1, prior=lambda x: torch.full((2,), s))
+    expected = torch.full((2, 1), 1 - math.log(moved))
+    torch.testing.assert_close(norm(torch.ones(2, 1)), expected, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 1), (2, FEATURES), ()])
+def test_a_prior_of_another_shape_is_named(shape):
+    norm = SaliencyNorm(FEATURES)
+    with (
+        saliency_prior(norm, torch.full(shape, 0.5)),
+        pytest.raises(UserError, match=r"expected \(2,\), one number for each sample") as error,
+    ):
+        norm(torch.ones(2, FEATURES))
+    assert str(shape) in str(error.value)
+
+
+def test_a_module_as_prior_is_a_part_and_learns():
+    prior = nn.Sequential(nn.Linear(FEATURES, 1), nn.Sigmoid(), nn.Flatten(0))
+    norm = SaliencyNorm(FEATURES, prior=prior)
+    norm(torch.randn(5, FEATURES)).sum().backward()
+    assert [name for name, p in norm.named_parameters() if p.grad.any()] == [
+        "prior.0.weight",
+        "prior.0.bias",
+    ]
+
+
+def test_what_is_given_goes_before_the_argument_and_is_taken_back():
+    net = nn.Sequential(SaliencyNorm(1, prior=lambda x: torch.ones(len(x))), nn.ReLU())
+    x = torch.ones(1, 1)
+    with saliency_prior(net, torch.tensor([math.exp(-1)])):
+        with saliency_prior(net, lambda: torch.tensor([math.exp(-2)])):
+            assert net(x).item() == pytest.approx(3)
+        assert net(x).item() == pytest.approx(2)
+    with pytest.raises(KeyError), saliency_prior(net, torch.ones(1)):
+        raise KeyError
+    assert net(x).item() == 1
+    assert net[0].given_prior is None
+
+
+def test_class_shares():
+    shares = class_shares(torch.tensor([2, 5, 2, 2]))
+    assert shares.tolist() == [0.75, 0.25, 0.75, 0.75]

@@ -1,0 +1,186 @@
+"""Yoked: the gains that a run of rn had come back in another network, phase by phase."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rn_rl.errors import UserError
+from rn_rl.normalization import check_recordings, make_normalizers, phase_norms
+
+FEATURES = 8
+PHASES = 9
+
+
+def network(norm):
+    """Two hidden layers, each with what the spec says."""
+    return nn.Sequential(
+        nn.Linear(FEATURES, FEATURES),
+        *make_normalizers(norm, FEATURES, index=0),
+        nn.Tanh(),
+        nn.Linear(FEATURES, FEATURES),
+        *make_normalizers(norm, FEATURES, index=1),
+    ).eval()
+
+
+def gains(net):
+    return np.array([norm.gain.item() for norm in phase_norms(net).values()])
+
+
+def write(folder, **arrays):
+    """What training keeps of a run: one row for each rollout, written at its start."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "code_length.npz", **arrays)
+    return folder
+
+
+@pytest.fixture
+def recorded(tmp_path, moving, learn_phase):
+    """A run folder and the gains that rn had after 0, 1, ... commits, ``(PHASES + 1, 2)``."""
+    net = network("rn")
+    rows = [gains(net)]
+    for x in moving(PHASES):
+        learn_phase(net, x.astype(np.float32))
+        rows.append(gains(net))
+    rows = np.array(rows)
+    write(tmp_path, gains=rows, timesteps=np.arange(len(rows)) * 64)
+    assert (abs(rows[3:] - 1) > 0.05).all() and (rows[3:, 0] != rows[3:, 1]).all()
+    return tmp_path, rows
+
+
+def replayed(run, phases, moving, learn_phase):
+    """Gains of a yoked network on other data, before and after each phase."""
+    net = network(f"yoked({run})")
+    yield gains(net)
+    for x in moving(phases, seed=1):
+        learn_phase(net, 5 * x.astype(np.float32), batches=2)
+        yield gains(net)
+
+
+@pytest.mark.parametrize("given", ["folder", "file"])
+def test_the_gains_of_a_run_come_back_and_the_last_ones_stay(given, recorded, moving, learn_phase):
+    run, rows = recorded
+    run = run / "code_length.npz" if given == "file" else run
+    found = list(replayed(run, PHASES + 3, moving, learn_phase))
+    np.testing.assert_array_equal(found, np.concatenate([rows, np.repeat(rows[-1:], 3, 0)]))
+
+
+def test_output_is_the_input_times_the_recorded_gain(recorded, learn_phase):
+    run, rows = recorded
+    [norm] = make_normalizers(f"yoked({run})", FEATURES, index=1)
+    x = np.random.default_rng(0).normal(size=(4, FEATURES))
+    for t in range(PHASES):
+        for training in (True, False):
+            y = copy.deepcopy(norm).train(training)(torch.from_numpy(x))
+            np.testing.assert_allclose(y, x * rows[t, 1], rtol=1e-12)
+        learn_phase(norm, x)
+
+
+@pytest.mark.parametrize(
+    ("learning_starts", "starts"), [(0, 1), (63, 1), (64, 2), (200, 4), (10**6, 10)]
+)
+def test_rollouts_that_only_filled_the_memory_are_no_phases(
+    learning_starts, starts, tmp_path, moving, learn_phase
+):
+    rows = np.random.default_rng(0).random((10, 2)) + 1
+    rows[:starts] = rows[0]  # no commit came before them
+    timesteps = np.arange(10) * 64
+    write(tmp_path, gains=rows, timesteps=timesteps, learning_starts=np.array(learning_starts))
+    expected = np.concatenate([rows[:1], rows[starts:]])
+    found = list(replayed(tmp_path, len(expected) - 1, moving, learn_phase))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_copy_in_the_middle_goes_on(recorded, learn_phase):
+    run, rows = recorded
+    [norm] = make_normalizers(f"yoked({run})", FEATURES)
+    x = np.ones((2, FEATURES))
+    learn_phase(norm, x)
+    [loaded] = make_normalizers(f"yoked({run})", FEATURES)
+    loaded.load_state_dict(norm.state_dict())
+    for copied in (copy.deepcopy(norm), pickle.loads(pickle.dumps(norm)), loaded):
+        learn_phase(copied, x)
+        assert copied.gain.item() == rows[2, 0]
+    assert norm.gain.item() == rows[1, 0]
+
+
+def test_a_run_with_fewer_layers_is_refused(recorded):
+    run, _ = recorded
+    with pytest.raises(UserError, match="no gain for hidden layer 3: the recording has 2; yoke to"):
+        make_normalizers(f"yoked({run})", FEATURES, index=2)
+
+
+def test_without_the_recording_a_trained_agent_acts_and_cannot_learn(recorded, learn_phase):
+    run, rows = recorded
+    [norm] = make_normalizers(f"yoked({run})", FEATURES)
+    x = np.ones((2, FEATURES))
+    for _ in range(4):
+        learn_phase(norm, x)
+    norm.train()(torch.from_numpy(x))  # and one phase is pending
+    (run / "code_length.npz").unlink()
+    with pytest.warns(UserWarning, match=r"no recording .*; the agent can act, and cannot learn"):
+        [loaded] = make_normalizers(f"yoked({run})", FEATURES)
+    loaded.load_state_dict(norm.state_dict())
+    loaded.eval()
+    torch.testing.assert_close(loaded(torch.ones(1, 1)), torch.full((1, 1), rows[5, 0]).float())
+    with pytest.raises(UserError, match=r"no recording .*; learning needs it"):
+        loaded.train()(torch.ones(1, 1))
+    assert loaded.eval().gain.item() == rows[5, 0]
+
+
+def test_a_missing_recording_can_be_refused_before_the_start(tmp_path):
+    with pytest.raises(UserError, match=r"no recording .*; give the folder of a run") as error:
+        check_recordings(f"ln+yoked({tmp_path})")
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+def bytes_of(content):
+    return lambda file: file.write_bytes(content)
+
+
+def array_alone(file):
+    with file.open("wb") as stream:
+        np.save(stream, np.ones((3, 2)))
+
+
+def first_half(file):
+    np.savez(file, gains=np.ones((3, 2)), timesteps=np.arange(3))
+    file.write_bytes(file.read_bytes()[:200])
+
+
+def arrays(**given):
+    return lambda file: np.savez(file, **given)
+
+
+GOOD, STEPS = np.ones((3, 2)), np.arange(3)
+BROKEN = {
+    "nothing in it": bytes_of(b""),
+    "text": bytes_of(b"gains: 1 2 3"),
+    "first half": first_half,
+    "one array alone": array_alone,
+    "a folder": lambda file: file.mkdir(),
+    "no gains": arrays(timesteps=STEPS),
+    "no timesteps": arrays(gains=GOOD),
+    "no rows": arrays(gains=np.ones((0, 2)), timesteps=np.arange(0)),
+    "no layers": arrays(gains=np.ones((3, 0)), timesteps=STEPS),
+    "gains in one dimension": arrays(gains=np.ones(3), timesteps=STEPS),
+    "one number": arrays(gains=np.array(1.0), timesteps=STEPS),
+    "gains that are no numbers": arrays(gains=np.array([["a"], ["b"]]), timesteps=STEPS[:2]),
+    "objects": arrays(gains=np.array([[None]], dtype=object), timesteps=STEPS[:1]),
+    "NaN": arrays(gains=np.full((3, 2), np.nan), timesteps=STEPS),
+    "another number of timesteps": arrays(gains=GOOD, timesteps=np.arange(5)),
+    "timesteps in two dimensions": arrays(gains=GOOD, timesteps=np.ones((3, 3))),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_broken_recording_is_told_in_one_line(how, tmp_path):
+    file = tmp_path / "code_length.npz"
+    BROKEN[how](file)
+    for ask in (lambda s: make_normalizers(s, FEATURES), check_recordings):
+        with pytest.raises(UserError, match=r"is no recording of gains \(.+\); expected fin") as e:
+            ask(f"yoked({tmp_path})")
+        assert str(file) in str(e.value) and "\n" not in str(e.value)

@@ -66,9 +66,9 @@ def _holds_logger(callback: BaseCallback) -> bool:
 class RNDQN(DQN):
     """SB3's DQN with normalizers whose state follows the current policy, not the replay memory.
 
-    Replayed samples come from older policies. The age of each is turned into a weight
-    ``2 ** (-age / age_half_life)`` with which the normalizers observe it; the gradient uses the
-    whole batch, as in DQN. Normalizer state of target networks is looked up when it is copied, so
+    Replayed samples come from older policies. The normalizers observe each with a weight that is
+    proportional to ``2 ** (-age / age_half_life)``, see :class:`AgeWeightedReplayBuffer`; the gradient
+    uses the whole batch, as in DQN. Normalizer state of target networks is looked up when it is copied, so
     moving the policy to another device does not freeze it (in stock SB3 it does).
 
     Args:

@@ -144,10 +144,11 @@ def attach_shadows(norm: RegularityNorm, memory: AgeWeightedReplayBuffer) -> nn.
 
 
 def age_weights(memory: AgeWeightedReplayBuffer, half_life: float) -> Tensor:
-    """``2 ** (-age / half_life)`` of the samples drawn last."""
+    """What the memory would give with this half-life for the samples drawn last."""
     weights = memory.weights()
     assert weights is not None
-    return weights ** (AGE_UNIT / half_life)
+    weights = weights ** (AGE_UNIT / half_life)
+    return weights / weights.mean()
 
 
 def watched_agent(seed: int, timesteps: int) -> tuple[DQN, list[RegularityNorm]]:

@@ -45,9 +45,16 @@ def test_weights_belong_to_the_batch_drawn_last(steps, n_envs):
     for _ in range(5):
         batch = buffer.sample(16)
         age = (steps - 1 - batch.observations[:, 0].double()) * n_envs
-        assert torch.equal(buffer.weights(), 2 ** (-age / 5.0))
+        expected = 2 ** (-age / 5.0)
+        torch.testing.assert_close(buffer.weights(), expected / expected.mean(), rtol=1e-12, atol=0)
         drawn |= set(age.tolist())
     assert len(drawn) == min(steps, 8)  # sampling stays uniform over the whole memory
+
+
+def test_a_memory_far_older_than_the_half_life_still_has_weights():
+    buffer = filled(100, 100, half_life=0.01)
+    buffer.sample(4)
+    assert buffer.weights().isfinite().all() and buffer.weights().mean() == 1
 
 
 def test_without_a_half_life_all_weigh_the_same():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,9 @@ def replace_block(path: Path, name: str, text: str) -> None:
 
 
 def markdown_table(columns: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; the first column to the left, the others to the right."""
-    lines = [columns, ["---"] + ["---:"] * (len(columns) - 1), *rows]
+    """A Markdown table; columns of numbers to the right, words to the left."""
+    cells = list(zip(*rows, strict=True)) or [()] * len(columns)
+    numbers = [sum(bool(re.match(r"[+-]?\d", text)) for text in column) for column in cells]
+    marks = ["---:" if 2 * count > len(rows) else "---" for count in numbers]
+    lines = [columns, marks, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

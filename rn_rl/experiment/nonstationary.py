@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from stable_baselines3 import DQN
@@ -229,12 +230,13 @@ def run_nonstationary(config: NonstationaryConfig) -> None:
             print(json.dumps(line))
         return
     for title, columns, cells in (
-        ("gain applied around a tenfold jump of the input", JUMP_COLUMNS, jump_cells(jumps)),
+        ("gain around a tenfold jump of the input, and 5 half-lives later", JUMP_COLUMNS, jump_cells(jumps)),
         (tracking_title(rows), TRACKING_COLUMNS, tracking_cells(variants)),
     ):
-        table = Table(title=title, caption=None if cells else "nothing yet")
-        for column in columns:
-            table.add_column(column)
+        table = Table(title=title, caption=None if cells else "nothing yet", box=SIMPLE_HEAD)
+        table.padding = (0, 1, 0, 0)
+        for number, column in enumerate(columns):
+            table.add_column(column, min_width=0 if number else len("age_half_life=10000"))
         for cell in cells:
             table.add_row(*cell)
         console.print(table)
@@ -261,7 +263,7 @@ def run_missing(config: NonstationaryConfig, console: Console) -> None:
                 console.print(f"seed {seed}: return {row['return']:.1f}")
 
 
-JUMP_COLUMNS = ["normalizer", "jump", "before", "1st phase", "2nd", "5 half-lives on", "steady"]
+JUMP_COLUMNS = ["normalizer", "jump", "before", "1st phase", "2nd", "later", "steady"]
 GAINS = ("before", "first", "second", "after", "steady")
 
 

@@ -45,7 +45,7 @@ def baseline(algo: str, env: str) -> dict[str, Any] | None:
     return next((row for row in baselines() if (row["algo"], row["env"]) == (algo, env)), None)
 
 
-NORM_COLUMNS = ["name", "what", "arguments", "state", "phase rule", "cost to ln", "source"]
+NORM_COLUMNS = ["name", "what", "arguments", "state", "phase rule", "cost", "source"]
 
 
 def norm_rows() -> list[list[str]]:
@@ -69,7 +69,7 @@ def where_it_obeys(row: NormalizerSpec) -> str:
     """In which algorithms the state moves between phases alone."""
     if not row.stateful:
         return "no state"
-    return "every algorithm" if row.phase_rule else "no: fidelity only"
+    return "everywhere" if row.phase_rule else "nowhere"
 
 
 def run_norms(config: NormsConfig) -> None:
@@ -78,12 +78,17 @@ def run_norms(config: NormsConfig) -> None:
     if config.readme is not None:
         replace_block(config.readme, "norms", markdown_table(NORM_COLUMNS, rows))
     title = "normalizers: combine them with +, as in ln+rn(half_life=2000)"
-    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # seven columns in 80
-    for column in NORM_COLUMNS:
-        longest_word = 15 if column == "what" else None
-        table.add_column(column, no_wrap=column == "name", min_width=longest_word, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
+    caption = (
+        "phase rule: where state moves between phases alone (nowhere: for fidelity)\n"
+        "cost: of a training forward and backward, as a ratio to that of ln"
+    )
+    table = Table(title=title, caption=caption, caption_justify="left", box=SIMPLE_HEAD)
+    table.padding, table.pad_edge = (0, 1, 0, 0), False
+    for column in NORM_COLUMNS[:-1]:  # the source goes below what it is: six columns in 80
+        folds = column in ("what", "arguments")
+        table.add_column(column, no_wrap=not folds, max_width=9 if column == "arguments" else None)
+    for name, what, *others, source in rows:
+        table.add_row(name, f"{what}\n[dim]{source}[/dim]", *others)
     Console().print(table)
 
 

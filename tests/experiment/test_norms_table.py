@@ -38,16 +38,16 @@ def test_the_readme_has_the_table_of_the_registry():
 def test_the_table_says_where_the_phase_rule_holds():
     said = {name: row["phase rule"] for name, row in table().items()}
     assert said["ln"] == "no state"
-    assert said["rn"] == "every algorithm"
-    assert said["rn-paper"] == "no: fidelity only"
+    assert said["rn"] == "everywhere"
+    assert said["rn-paper"] == "nowhere"
     assert table()["rn"]["arguments"] == "half_life"
 
 
 def test_the_table_shows_what_was_measured_and_a_dash_for_what_was_not(tmp_path, monkeypatch):
     monkeypatch.setattr(layer_cost, "RECORD_FILE", tmp_path / "layer_cost.yml")
-    assert {row["cost to ln"] for row in table().values()} == {"-"}
+    assert {row["cost"] for row in table().values()} == {"-"}
     (tmp_path / "layer_cost.yml").write_text("ratios: {rn: 1.234, ln: 1.0}\n")
-    assert table()["rn"]["cost to ln"] == "1.23" and table()["rln"]["cost to ln"] == "-"
+    assert table()["rn"]["cost"] == "1.23" and table()["rln"]["cost"] == "-"
 
 
 def test_norms_prints_every_name_and_writes_the_readme(tmp_path, capsys):
@@ -55,7 +55,7 @@ def test_norms_prints_every_name_and_writes_the_readme(tmp_path, capsys):
     path.write_text("before\n<!-- norms -->\nold\n<!-- /norms -->\nafter\n")
     assert main(["norms", "--readme", str(path)]) == 0
     printed = capsys.readouterr().out
-    assert all(name in printed for name in REGISTRY)
+    assert all(f"\n {name} " in printed and row.source in printed for name, row in REGISTRY.items())
     expected = markdown_table(NORM_COLUMNS, norm_rows())
     assert path.read_text() == f"before\n<!-- norms -->\n{expected}\n<!-- /norms -->\nafter\n"
 

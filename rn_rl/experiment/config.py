@@ -19,7 +19,7 @@ class TrainConfig:
     """Train an agent and leave a run folder that evaluates, films and continues."""
 
     algo: Annotated[str | None, shown_as("NAME")] = None
-    """Algorithm: dqn, ppo, or ours with replay-aware state, rndqn, rnppo."""
+    """dqn qrdqn ppo a2c trpo ppo_lstm ppo_mask sac td3 ddpg tqc crossq ars, or ours: rndqn rnppo."""
     env: Annotated[str | None, shown_as("ENV")] = None
     """Environment: CartPole-v1, LunarLander-v3, MiniGrid-RedBlueDoors-6x6-v0, or any registered one."""
     norm: str = "none"

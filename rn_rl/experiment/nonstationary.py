@@ -230,7 +230,7 @@ def run_nonstationary(config: NonstationaryConfig) -> None:
             print(json.dumps(line))
         return
     for title, columns, cells in (
-        ("gain around a tenfold jump of the input, and 5 half-lives later", JUMP_COLUMNS, jump_cells(jumps)),
+        (JUMP_TITLE, JUMP_COLUMNS, jump_cells(jumps)),
         (tracking_title(rows), TRACKING_COLUMNS, tracking_cells(variants)),
     ):
         table = Table(title=title, caption=None if cells else "nothing yet", box=SIMPLE_HEAD)
@@ -263,6 +263,7 @@ def run_missing(config: NonstationaryConfig, console: Console) -> None:
                 console.print(f"seed {seed}: return {row['return']:.1f}")
 
 
+JUMP_TITLE = "gain around a tenfold jump of the input, and 5 half-lives later"
 JUMP_COLUMNS = ["normalizer", "jump", "before", "1st phase", "2nd", "later", "steady"]
 GAINS = ("before", "first", "second", "after", "steady")
 

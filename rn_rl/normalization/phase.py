@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -151,6 +152,19 @@ def phase_norms(module: nn.Module) -> dict[str, PhaseNorm]:
 
 
 @contextlib.contextmanager
+def set_within(modules: Iterable[nn.Module], attribute: str, value: Any) -> Iterator[None]:
+    """Inside this context the modules have this value of an attribute, then again their own."""
+    before = [(module, getattr(module, attribute)) for module in modules]
+    for module, _ in before:
+        setattr(module, attribute, value)
+    try:
+        yield
+    finally:
+        for module, own in before:
+            setattr(module, attribute, own)
+
+
+@contextlib.contextmanager
 def observation_weights(module: nn.Module, weights: Weights) -> Iterator[None]:
     """Weigh the samples that training forwards inside this context observe.
 
@@ -162,29 +176,15 @@ def observation_weights(module: nn.Module, weights: Weights) -> Iterator[None]:
         weights: ``(batch,)``, at least 0; or a function that gives them, asked at every forward, for
             a loop that draws a new batch for each gradient step.
     """
-    norms = list(phase_norms(module).values())
-    before = [norm.observation_weight for norm in norms]
-    for norm in norms:
-        norm.observation_weight = weights
-    try:
+    with set_within(phase_norms(module).values(), "observation_weight", weights):
         yield
-    finally:
-        for norm, weight in zip(norms, before, strict=True):
-            norm.observation_weight = weight
 
 
 @contextlib.contextmanager
 def unobserved(module: nn.Module) -> Iterator[None]:
     """Training forwards inside this context observe nothing: they ask, and do not learn."""
-    norms = list(phase_norms(module).values())
-    before = [norm.observing for norm in norms]
-    for norm in norms:
-        norm.observing = False
-    try:
+    with set_within(phase_norms(module).values(), "observing", False):
         yield
-    finally:
-        for norm, observing in zip(norms, before, strict=True):
-            norm.observing = observing
 
 
 @contextlib.contextmanager

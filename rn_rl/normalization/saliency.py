@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rn_rl.errors import UserError
 from rn_rl.normalization import functional
+from rn_rl.normalization.phase import set_within
 from rn_rl.normalization.regularity import RegularityNorm
 
 GivenPrior = Tensor | Callable[[], Tensor]
@@ -91,14 +92,8 @@ def saliency_prior(module: nn.Module, s: GivenPrior) -> Iterator[None]:
         s: ``(batch,)``, in (0, 1]; or a function that gives it, asked at every forward.
     """
     norms = [m for m in module.modules() if isinstance(m, SaliencyNorm)]
-    before = [norm.given_prior for norm in norms]
-    for norm in norms:
-        norm.given_prior = s
-    try:
+    with set_within(norms, "given_prior", s):
         yield
-    finally:
-        for norm, prior in zip(norms, before, strict=True):
-            norm.given_prior = prior
 
 
 def class_shares(labels: Tensor) -> Tensor:

@@ -155,25 +155,7 @@ def test_every_hidden_layer_is_normalized_and_no_output(algo: str) -> None:
     assert type(model.critic.qf0[-2]) is nn.ReLU
 
 
-class Seen(gym.Env):
-    """Continuous actions under any observation space."""
-
-    action_space = spaces.Box(-1, 1, (2,), np.float32)
-
-    def __init__(self, space: spaces.Space) -> None:
-        self.observation_space = space
-        space.seed(0)
-
-    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
-        super().reset(seed=seed)
-        self.steps = 0
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> Any:
-        self.steps += 1
-        return self.observation_space.sample(), float(action[0]), self.steps >= 20, False, {}
-
-
+ACTIONS = spaces.Box(-1, 1, (2,), np.float32)
 IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
 VECTOR = spaces.Box(-1, 1, (3,), np.float32)
 
@@ -182,16 +164,18 @@ VECTOR = spaces.Box(-1, 1, (3,), np.float32)
     "space", [IMAGE, spaces.Dict({"image": IMAGE, "vector": VECTOR}), spaces.MultiDiscrete([3, 4])]
 )
 @pytest.mark.parametrize("algo", ALGORITHMS)
-def test_image_dict_and_multi_discrete_observations(algo: str, space: spaces.Space) -> None:
+def test_image_dict_and_multi_discrete_observations(
+    algo: str, space: spaces.Space, noise: Any
+) -> None:
     cls, policy = ALGORITHMS[algo]
     if algo == "crossq" and isinstance(space, spaces.Dict):
         with pytest.raises(UserError, match="cannot join dicts; use SAC"):
-            cls(policy, Seen(space), buffer_size=50)
+            cls(policy, noise(space, ACTIONS), buffer_size=50)
         return
     trunk = {"trunk_norm": "rn"} if space is IMAGE else {}
     model = cls(
         policy,
-        Seen(space),
+        noise(space, ACTIONS),
         policy_kwargs={"norm": "ln+rn", "net_arch": [8], **trunk},
         seed=0,
         batch_size=4,

@@ -140,24 +140,6 @@ def test_ratio_is_1_before_any_gradient_step(algo: str, norm: str) -> None:
     assert moved and (all(moved) or norm == "spectral")  # whose vector has converged at the start
 
 
-class Noise(gym.Env):
-    """Any observations, any actions."""
-
-    def __init__(self, observations: spaces.Space, actions: spaces.Space) -> None:
-        self.observation_space, self.action_space = observations, actions
-        observations.seed(0)
-
-    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
-        super().reset(seed=seed)
-        self.steps = 0
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> Any:
-        self.steps += 1
-        reward = float(np.sum(action))
-        return self.observation_space.sample(), reward, self.steps >= 20, False, {}
-
-
 IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
 VECTOR = spaces.Box(-1, 1, (3,), np.float32)
 SPACES = {
@@ -184,14 +166,14 @@ PAIRS.remove(("ppo_lstm", "multibinary"))  # sb3-contrib's own policy fails ther
 
 
 @pytest.mark.parametrize(("algo", "kind"), PAIRS)
-def test_every_kind_of_observation_and_action(algo: str, kind: str) -> None:
+def test_every_kind_of_observation_and_action(algo: str, kind: str, noise: Any) -> None:
     cls, policy, kwargs = ON_POLICY[algo]
     options: dict[str, Any] = {"norm": "ln+rn", "net_arch": [8]}
     if kind == "image":
         options["trunk_norm"] = "rn"
     if algo == "ppo_lstm":
         options["lstm_hidden_size"] = 4
-    model = cls(policy, Noise(*SPACES[kind]), policy_kwargs=options, seed=0, **kwargs).learn(96)
+    model = cls(policy, noise(*SPACES[kind]), policy_kwargs=options, seed=0, **kwargs).learn(96)
     model.predict(SPACES[kind][0].sample())
     gains = [float(m.gain.mean()) for m in phase_norms(model.policy).values()]
     expected = (4 if algo == "ppo_lstm" else 2) + (3 if kind == "image" else 0)

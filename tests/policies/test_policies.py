@@ -37,23 +37,6 @@ FEW = {
 }
 
 
-class Images(gym.Env):
-    """Noise of a given shape."""
-
-    action_space = spaces.Discrete(2)
-
-    def __init__(self, *shape):
-        self.observation_space = spaces.Box(0, 255, shape, np.uint8)
-        self.observation_space.seed(0)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        return self.observation_space.sample(), {}
-
-    def step(self, action):
-        return self.observation_space.sample(), 0.0, False, False, {}
-
-
 def build(policy, **kwargs):
     """A policy as its algorithm would build it, from the same seed every time."""
     torch.manual_seed(1)
@@ -240,11 +223,12 @@ def test_minigrid_features_work_in_norm_policies(policy):
     assert sum(isinstance(m, nn.Conv2d) for m in model.policy.modules()) in (3, 6)
 
 
-def test_nature_features_work_and_are_those_of_sb3():
+def test_nature_features_work_and_are_those_of_sb3(noise):
+    image = spaces.Box(0, 255, (36, 40, 1), np.uint8)
     kwargs = policy_kwargs("rn", net_arch=[512], features="nature")
     torch.manual_seed(1)
-    model = PPO("CnnPolicy", Images(36, 40, 1), seed=0, policy_kwargs=kwargs, **FEW[PPO])
-    stock = PPO("CnnPolicy", Images(36, 40, 1), seed=0, **FEW[PPO])
+    model = PPO("CnnPolicy", noise(image, ACTIONS), seed=0, policy_kwargs=kwargs, **FEW[PPO])
+    stock = PPO("CnnPolicy", noise(image, ACTIONS), seed=0, **FEW[PPO])
     shapes = [p.shape for p in linear_weights(model.policy)]
     assert sorted(shapes) == sorted(p.shape for p in linear_weights(stock.policy))
     model.learn(64)

@@ -8,10 +8,10 @@ demo: .venv/ready
 	$(PY) scripts/demo.py
 
 test: lint
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -n auto --dist worksteal -m "not slow"
 
 test-all: lint
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --dist worksteal
 
 lint: .venv/ready
 	$(PY) -m ruff format --check .

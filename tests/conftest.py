@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
+
+torch.set_num_threads(1)  # there is a worker for each core
 
 
 @pytest.fixture(scope="session")

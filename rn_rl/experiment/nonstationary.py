@@ -391,6 +391,7 @@ def readme_text(rows: list[dict[str, Any]]) -> str:
             markdown_table(README_JUMP_COLUMNS, readme_jump_cells(jumps)),
             f"{tracking_title(rows)}:",
             markdown_table(TRACKING_COLUMNS, tracking_cells(variants)),
-            f"With 95% confidence, {verdict(variants)}.",
+            "By these intervals over few trainings, not corrected for the number of variants: "
+            f"{verdict(variants)}.",
         )
     )

@@ -23,7 +23,7 @@ CARTPOLE = "train --algo dqn --env CartPole-v1"
         ("train --algo dqqn --env CartPole-v1", "unknown algorithm 'dqqn'. Did you mean 'dqn'"),
         ("train --algo dqn --env CartPole-v5", "Did you mean 'CartPole-v1'"),
         ("train --algo dqn --env LunarLander-v2", "use LunarLander-v3"),
-        ("train --algo dqn --env Pendulum-v1", "dqn needs Discrete; use ppo"),
+        ("train --algo dqn --env Pendulum-v1", "dqn needs Discrete; use sac, td3,"),
         ("train --algo dqn --env Blackjack-v1", "env_wrapper=gymnasium.wrappers"),
         ("train --algo ppo --env Ant-v5", 'run `pip install "gymnasium[mujoco]"`'),
         ("train --algo dqn", "--env is missing"),

@@ -29,7 +29,7 @@ def test_both_algorithms_have_the_three_environments():
         assert three <= set(load_config_file(algo))
 
 
-@pytest.mark.parametrize("algo", ["dqn", "ppo"])
+@pytest.mark.parametrize("algo", ["dqn", "ppo", "a2c", "trpo", "qrdqn", "sac", "td3", "tqc"])
 def test_values_are_the_zoos_tuned_ones(algo):
     import rl_zoo3
 
@@ -48,9 +48,10 @@ def test_values_are_the_zoos_tuned_ones(algo):
 
 
 @pytest.mark.parametrize(("config_set", "algo", "env"), ENTRIES)
-def test_every_entry_trains_with_every_normalizer(config_set, algo, env):
+def test_every_entry_trains_with_every_normalizer(config_set, algo, env, recording):
     for norm in REGISTRY:
-        spec = resolve(TrainConfig(algo=algo, env=env, norm=norm, config=config_set))
+        given = f"yoked({recording})" if norm == "yoked" else norm
+        spec = resolve(TrainConfig(algo=algo, env=env, norm=given, config=config_set))
         small = {"n_steps": 8, "batch_size": 8, "n_epochs": 1}
         if algo == "dqn":
             small = {"buffer_size": 100, "learning_starts": 8, "train_freq": 4, "batch_size": 8}

@@ -64,7 +64,7 @@ def _holds_logger(callback: BaseCallback) -> bool:
 
 
 class RNDQN(DQN):
-    """SB3's DQN with normalizers whose state follows the current policy, not the replay memory.
+    """SB3's DQN with normalizers that give replayed samples less weight the older they are.
 
     Replayed samples come from older policies. The normalizers observe each with a weight that is
     proportional to ``2 ** (-age / age_half_life)``, see :class:`AgeWeightedReplayBuffer`; the gradient

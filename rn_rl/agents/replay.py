@@ -22,8 +22,7 @@ class AgeWeights(ReplayBuffer):
     was stored; the newest has age 0.
 
     The mean weight of a batch is 1. Otherwise the batches of the first minutes, whose samples are all
-    young, would outweigh every later one in a state that does not forget: measured on LunarLander, it
-    then follows the current policy worse than without weights.
+    young, would outweigh every later one in a state that does not forget.
 
     Args:
         half_life_steps: timesteps after which a sample counts half; None weighs all the same.

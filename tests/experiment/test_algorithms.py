@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from itertools import pairwise
 from pathlib import Path
@@ -135,6 +136,12 @@ def test_stopped_and_resumed_is_the_run_not_stopped_bit_for_bit(
 def episodes(monitor: Path) -> list[str]:
     """Returns and lengths in a monitor file, without the wall clock."""
     return [",".join(line.split(",")[:2]) for line in monitor.read_text().splitlines()[2:]]
+
+
+def test_help_names_every_algorithm(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert set(ALGORITHMS) <= set(re.findall(r"\w+", capsys.readouterr().out))
 
 
 def test_every_algorithm_is_tested_here():

@@ -12,6 +12,7 @@ from rn_rl.experiment.learning import (
     LearningConfig,
     read_results,
     run_learning,
+    run_one,
     summarize,
     table_rows,
 )
@@ -54,6 +55,14 @@ def test_a_stopped_benchmark_runs_only_what_is_missing(tmp_path, capsys):
     assert all(
         len(line["each"]) == 2 and line["low"] <= line["value"] <= line["high"] for line in lines
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["none", "ln", "ln+rn"])
+@pytest.mark.parametrize("case", ["pendulum-sac", "pendulum-td3"])
+def test_pendulum_is_learned_in_10k_steps(case: str, norm: str, tmp_path: Path):
+    config = LearningConfig(episodes=20, out=tmp_path)
+    assert run_one(case, norm, 0, config)["greedy_mean"] > -400
 
 
 def test_the_speed_benchmark_gives_ratios_of_one_run(capsys):

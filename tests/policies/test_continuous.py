@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 from sb3_contrib import TQC, CrossQ
 from stable_baselines3 import DDPG, SAC, TD3
-from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.monitor import Monitor
 from torch import nn
 
 from rn_rl.errors import UserError
@@ -186,22 +183,3 @@ def test_image_dict_and_multi_discrete_observations(
     gains = [float(m.gain.mean()) for m in phase_norms(model.actor).values()]
     assert len(gains) == (4 if trunk else 1)
     assert all(abs(gain - 1) > 0.05 for gain in gains)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("norm", ["none", "ln", "ln+rn"])
-@pytest.mark.parametrize("algo", ["sac", "td3"])
-def test_pendulum_is_learned_in_10k_steps(algo: str, norm: str) -> None:
-    cls, policy = ALGORITHMS[algo]
-    model = cls(
-        policy,
-        "Pendulum-v1",
-        policy_kwargs={"norm": norm, "net_arch": [64, 64]},
-        learning_rate=1e-3,
-        learning_starts=500,
-        batch_size=64,
-        seed=0,
-        device="cpu",
-    ).learn(10_000)
-    mean, _ = evaluate_policy(model, Monitor(gym.make("Pendulum-v1")), n_eval_episodes=20)
-    assert mean > -400

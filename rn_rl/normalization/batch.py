@@ -64,7 +64,8 @@ class BatchNorm(PhaseNorm):
         return self.weight.detach() / self._std()
 
     def observe(self, x: Tensor, weight: Tensor | None) -> None:
-        self.pending_sums.add_(functional.observe_moments(x, self.running_state[0], weight))
+        mean = self.running_state[0]
+        functional.accumulate(self.pending_sums, functional.observe_moments, x, mean, weight)
 
     def next_state(self) -> Tensor:
         return functional.commit_moments(self.running_state, self.pending_sums, self.decay)

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,55 +48,115 @@ def code_length(log_mass: Any, log_density: Any) -> Any:
     return log_mass - log_density
 
 
-def observe(x: Tensor, state: Tensor, weight: Tensor | None = None) -> Tensor:
+SMALL = 2**16
+"""Elements up to which NumPy on the CPU is faster than torch, whose operations start slowly."""
+
+
+def accumulate(
+    pending: Tensor, observe: Callable[..., Any], x: Tensor, state: Tensor, weight: Tensor | None
+) -> None:
+    """``pending += observe(x, state, weight)``, in place.
+
+    On the CPU the state is an array there, and a small x too: for a layer of an agent, what torch
+    takes to start its operations is most of the time of observing. Not so under ``torch.compile`` and
+    the transforms of ``torch.func``, whose tensors have no memory to look at.
+    """
+    values = wide(x)
+    if state.device.type == "cpu" and not torch.compiler.is_compiling():
+        try:
+            sums, before = pending.numpy(), state.numpy()
+            small = values.numpy() if values.numel() <= SMALL else values
+        except RuntimeError:
+            pass
+        else:
+            with np.errstate(all="ignore"):
+                sums += observe(small, before, weight)
+            return
+    pending.add_(observe(values, state, weight))
+
+
+def observe(x: Any, state: Any, weight: Tensor | None = None) -> Any:
     """What a batch adds to the pending sums, with the state held frozen.
 
     Args:
-        x: activations, ``(batch, features, ...)``; features on axis 1. Gradients are not followed.
-        state: ``(6, 1)`` for one code per layer, ``(6, features)`` for one per neuron.
+        x: activations, ``(batch, features, ...)``, features on axis 1; without gradient, float32 or
+            float64, a tensor or an array.
+        state: ``(6, 1)`` for one code per layer, ``(6, features)`` for one per neuron; a tensor or an
+            array.
         weight: ``(batch,)`` weights of the samples, at least 0; every sample counts 1 without it.
 
     Returns:
-        ``(4, F)``: element count, first and second moment sums about the frozen mean, and the sum of
-        ``exp(-z**2 / 2)``. A code whose sums are not finite (a NaN or an infinity in its column)
-        returns zeros: such a batch is skipped for that code and never enters the state.
+        ``(4, F)``, a tensor or an array as the state is: element count, first and second moment sums
+        about the frozen mean, and the sum of ``exp(-z**2 / 2)``. Elements are taken at the precision
+        of x. A code whose sums are not finite (a NaN or an infinity in its column) returns zeros:
+        such a batch is skipped for that code and never enters the state.
     """
-    sums, squares, w = _moments(x, state[MEAN], weight)
-    density = densities_(squares, state[VAR])
-    if w is not None:
-        density = w * density
-    return finite(torch.stack((*sums, density.sum(0, keepdim=state.shape[1] == 1))))
+    sums, squares, total = _moments(x, state[MEAN], weight)
+    squares *= _like(-0.5 / state[VAR], squares)
+    # in place: fresh memory costs more than the exp
+    density = np.exp(squares, out=squares) if isinstance(squares, np.ndarray) else squares.exp_()
+    return finite(array_module(state).concatenate((*sums, total(density))).reshape(4, -1))
 
 
-def observe_moments(x: Tensor, mean: Tensor, weight: Tensor | None = None) -> Tensor:
+def observe_moments(x: Any, mean: Any, weight: Tensor | None = None) -> Any:
     """The first three rows of :func:`observe`, ``(3, F)``, about a frozen mean of shape ``(F,)``."""
     sums, _, _ = _moments(x, mean, weight)
-    return finite(torch.stack(sums))
+    return finite(array_module(mean).concatenate(sums).reshape(3, -1))
 
 
 def _moments(
-    x: Tensor, mean: Tensor, weight: Tensor | None
-) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor | None]:
-    """Count, sums of d and d**2; then each d**2 and each weight, by code."""
+    x: Any, mean: Any, weight: Tensor | None
+) -> tuple[tuple[Any, Any, Any], Any, Callable[[Any], Any]]:
+    """Count, sums of d and d**2 by code; then each d**2, and what sums up others of its shape."""
     one_code = mean.shape[0] == 1
-    rows = per_code(x.detach(), one_code)
-    d = rows - mean  # of the state's precision, and new: what follows may overwrite it
-    if weight is None:
-        count = torch.full_like(mean, rows.shape[0])
-        total = d.sum(0, keepdim=one_code)
-        squares = d.mul_(d)
-        return (count, total, squares.sum(0, keepdim=one_code)), squares, None
-    shape = (-1,) + (1,) * (x.dim() - 1)
-    w = per_code(weight.detach().to(d.dtype).reshape(shape).expand_as(x), one_code)
-    count = w.sum(0, keepdim=one_code)
-    total = (w * d).sum(0, keepdim=one_code)
-    squares = d.mul_(d)
-    return (count, total, (w * squares).sum(0, keepdim=one_code)), squares, w
+    rows = x.reshape(x.shape[0], math.prod(x.shape[1:])) if one_code else per_feature(x)
+    w = None if weight is None else _weights_of_rows(weight, rows)
+
+    def total(values: Any) -> Any:
+        values = values if w is None else w * values
+        if isinstance(values, np.ndarray):
+            return np.add.reduce(values, None).reshape(1) if one_code else np.add.reduce(values, 0)
+        columns = values.sum(0)
+        columns = columns.numpy() if isinstance(mean, np.ndarray) else columns
+        return columns.sum(axis=0, dtype=mean.dtype, keepdims=True) if one_code else columns
+
+    count = 0 * mean + (rows.shape[0] if w is None else w.sum())
+    d = rows - _like(mean, rows)  # new: what follows may overwrite it
+    first = total(d)
+    d *= d
+    return (count * (rows.shape[1] if one_code else 1), first, total(d)), d, total
 
 
-def finite(sums: Tensor) -> Tensor:
+def _weights_of_rows(weight: Tensor, rows: Any) -> Any:
+    """Each sample's weight for all of its rows, ``(rows, 1)``."""
+    each = weight.detach().reshape(-1, 1).expand(-1, rows.shape[0] // weight.shape[0])
+    return _like(each.reshape(-1, 1), rows)
+
+
+def array_module(values: Any) -> Any:
+    """``numpy`` for an array, ``torch`` for a tensor: what both have is called alike in both."""
+    return np if isinstance(values, np.ndarray) else torch
+
+
+def _like(values: Any, reference: Any) -> Any:
+    """Values as an array or a tensor, and at the precision, of a reference."""
+    if isinstance(reference, np.ndarray):
+        array = values if isinstance(values, np.ndarray) else values.numpy()
+        return array.astype(reference.dtype, copy=False)
+    tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+    return tensor.to(reference.dtype)
+
+
+def wide(x: Tensor) -> Tensor:
+    """Without gradient, and of float32 or better."""
+    x = x.detach()
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def finite(sums: Any) -> Any:
     """Zeros for the columns whose sums (rows as in :func:`observe`) are not finite."""
-    return torch.where(sums[SUM_SQUARES] < math.inf, sums, 0.0)  # false for NaN too
+    # false for NaN too
+    return array_module(sums).where(sums[SUM_SQUARES] < math.inf, sums, 0.0)
 
 
 def on_axis_1(values: Tensor, x: Tensor) -> Tensor:
@@ -102,19 +164,14 @@ def on_axis_1(values: Tensor, x: Tensor) -> Tensor:
     return values if x.dim() == 2 else values.reshape((-1,) + (1,) * (x.dim() - 2))
 
 
-def per_code(x: Tensor, one_code: bool) -> Tensor:
-    """``(elements,)`` for one code over everything, ``(elements, features)`` for one per feature."""
-    if one_code:
-        return x.reshape(-1)
-    return x if x.dim() == 2 else x.movedim(1, -1).reshape(-1, x.shape[1])
+def per_feature(x: Any) -> Any:
+    """``(elements, features)``."""
+    if len(x.shape) == 2:
+        return x
+    return array_module(x).moveaxis(x, 1, -1).reshape(-1, x.shape[1])
 
 
-def densities_(squares: Tensor, var: Tensor) -> Tensor:
-    """``exp(-z**2 / 2)`` from squared distances, in place: fresh memory costs more than the exp."""
-    return squares.mul_(-0.5 / var).exp_()
-
-
-def commit(state: Any, pending: Any, decay: float = 1.0, eps: float = 1e-5, xp: Any = torch) -> Any:
+def commit(state: Any, pending: Any, decay: float = 1.0, eps: float = 1e-5) -> Any:
     """The state after a phase: one phase is one symbol of the code, however many batches it had.
 
     With S the element-weighted mean density of the phase under the frozen state:
@@ -131,16 +188,16 @@ def commit(state: Any, pending: Any, decay: float = 1.0, eps: float = 1e-5, xp: 
     mode, ``exp(-z**2 / 2)``: the constant factor is in M and in S and cancels.
 
     Args:
-        state: ``(6, F)``.
-        pending: ``(4, F)`` sums from :func:`observe`.
+        state: ``(6, F)``, a tensor or, on the CPU, an array: it is a handful of numbers, for which
+            NumPy is several times faster.
+        pending: ``(4, F)`` sums from :func:`observe`, of the same kind.
         decay: ``2 ** (-1 / half_life)``, or 1 for the cumulative state.
         eps: floor of the variance, as in batch normalization.
-        xp: ``torch``, or ``numpy`` for arrays: on the CPU, where a state is a handful of numbers and
-            each operation is all overhead, that is several times faster.
 
     Returns:
         A new ``(6, F)`` state. Columns with nothing pending come back bit for bit as they were.
     """
+    xp = array_module(state)
     mean, var, count, log_mass, phases, _ = state
     elements, _, _, _ = pending
     shift, mean_square, density = pending[SUM:] / elements

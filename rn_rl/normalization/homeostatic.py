@@ -76,13 +76,13 @@ class HomeostaticNorm(PhaseNorm):
         return self.running_state[GAIN]
 
     def observe(self, x: Tensor, weight: Tensor | None) -> None:
-        y = functional.per_code(x.detach(), False) * self.gain
+        y = functional.per_feature(x.detach()) * self.gain
         if weight is None:
             w = torch.ones_like(y)
         else:
             shape = (-1,) + (1,) * (x.dim() - 1)
             each = weight.detach().to(y.dtype).reshape(shape).expand_as(x)
-            w = functional.per_code(each, False)
+            w = functional.per_feature(each)
         sums = torch.stack((w.sum(0), (w * y.relu()).sum(0)))
         usable = y.abs().sum(0) < math.inf  # of -inf the activity would be 0
         self.pending_sums.add_(torch.where(usable, sums, 0.0))

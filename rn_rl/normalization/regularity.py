@@ -55,8 +55,8 @@ class RegularityNorm(PhaseNorm):
     State:
         ``running_state``: rows mean, variance, elements, log code mass, phases, gain (``"phase"``);
         or mean, std, elements, log code mass (``"forward"``). ``pending_sums``: see
-        :mod:`rn_rl.normalization.functional`. A batch with a NaN or an infinity is skipped for the
-        codes it touches.
+        :mod:`rn_rl.normalization.functional`. A batch with a NaN or an infinity, or with squares too
+        large for its precision, is skipped for the codes it touches.
 
     Raises:
         UserError: an argument outside its range, or an input whose axis 1 is not ``num_features``.
@@ -133,7 +133,7 @@ class RegularityNorm(PhaseNorm):
         return super().forward(x)
 
     def observe(self, x: Tensor, weight: Tensor | None) -> None:
-        self.pending_sums.add_(functional.observe(x, self.running_state, weight))
+        functional.accumulate(self.pending_sums, functional.observe, x, self.running_state, weight)
 
     def next_state(self) -> Tensor:
         if self.commit_on == "forward":
@@ -145,7 +145,7 @@ class RegularityNorm(PhaseNorm):
             all="ignore"
         ):  # columns with nothing pending divide by 0, and are not used
             arrays = state.numpy(), pending.numpy()
-            return torch.from_numpy(functional.commit(*arrays, self.decay, self.eps, np))
+            return torch.from_numpy(functional.commit(*arrays, self.decay, self.eps))
 
     def apply_state(self, x: Tensor) -> Tensor:
         if self.axis == "sample":

@@ -4,7 +4,6 @@ import copy
 import math
 import shutil
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -25,9 +24,10 @@ OF_ACTIVATIONS = [name for name in STATEFUL if REGISTRY[name].factory is not Non
 WITH_CODES = ["rn", "rln", "rsn", "sn"]
 
 
-def after_phases(module, phases=3, features=8):
+def after_phases(module, phases=3, features=8, dtype=torch.float32):
+    module.to(dtype)
     for t in range(phases):
-        module.train()(torch.randn(64, features) * (1 + t) + t)
+        module.train()(torch.randn(64, features, dtype=dtype) * (1 + t) + t)
         module.eval()
     return module
 
@@ -55,7 +55,7 @@ def test_commit_is_the_same_in_numpy_and_in_torch(num_codes):
     state = functional.initial_state(num_codes)
     for t in range(4):
         pending = functional.observe(torch.randn(30, 4) + t, state)
-        ours = functional.commit(state.numpy(), pending.numpy(), decay=0.8, xp=np)
+        ours = functional.commit(state.numpy(), pending.numpy(), decay=0.8)
         state = functional.commit(state, pending, decay=0.8)
         torch.testing.assert_close(torch.from_numpy(ours), state, rtol=1e-13, atol=0)
 
@@ -63,9 +63,9 @@ def test_commit_is_the_same_in_numpy_and_in_torch(num_codes):
 @pytest.mark.parametrize("chunks", [(64, 64), (60, 4, 64), (1,) * 128])
 @pytest.mark.parametrize("name", OF_ACTIVATIONS)
 def test_state_does_not_depend_on_how_a_phase_is_chunked(name, chunks, build):
-    whole, parts = build(name), build(name)
+    whole, parts = build(name).double(), build(name).double()
     for t in range(4):
-        x = torch.randn(128, 8) * (1 + t) + t
+        x = torch.randn(128, 8).double() * (1 + t) + t
         whole.train()(x)
         parts.train()
         for chunk in x.split(chunks):
@@ -173,9 +173,9 @@ def test_stacked_modules_equal_separate_ones(name, build):
     nets, moving = [], "pending_sums" if REGISTRY[name].phase_rule else "running_state"
     for i in range(3):
         net = nn.Sequential(nn.Linear(8, 8), build(name), nn.ReLU())
-        nets.append(after_phases(net, phases=3 + i).train())
+        nets.append(after_phases(net, phases=3 + i, dtype=torch.float64).train())
     parameters, buffers = stack_module_state(nets)
-    x = torch.randn(3, 20, 8)
+    x = torch.randn(3, 20, 8).double()
 
     def call(p, b, batch):
         return functional_call(nets[0], (p, b), (batch,))
@@ -221,10 +221,10 @@ def test_stacked_commits_equal_separate_ones(name, build):
 @pytest.mark.parametrize("name", REGISTRY)
 def test_a_compiled_module_has_one_graph_and_the_same_numbers(name, build):
     torch.compiler.reset()
-    plain = after_phases(nn.Sequential(nn.Linear(8, 8), build(name)))
+    plain = after_phases(nn.Sequential(nn.Linear(8, 8), build(name)), dtype=torch.float64)
     twin = copy.deepcopy(plain)
     compiled = torch.compile(twin, backend="eager", fullgraph=True)
-    x = torch.randn(20, 8)
+    x = torch.randn(20, 8).double()
     for training in (True, False):  # with what it observed, and then with the state that gave
         outputs, gradients = [], []
         for net in (plain, compiled):
@@ -243,9 +243,9 @@ def test_a_compiled_module_has_one_graph_and_the_same_numbers(name, build):
 def test_inductor_gives_the_same_numbers(build):
     """The observing forward alone: every graph costs seconds of a C++ compiler."""
     torch.compiler.reset()
-    plain = after_phases(build("rln")).train()
+    plain = after_phases(build("rln"), dtype=torch.float64).train()
     twin = copy.deepcopy(plain)
-    x = torch.randn(20, 8)
+    x = torch.randn(20, 8).double()
     torch.testing.assert_close(torch.compile(twin, fullgraph=True)(x), plain(x))
     for key, value in plain.state_dict().items():
         torch.testing.assert_close(twin.state_dict()[key], value)

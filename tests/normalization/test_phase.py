@@ -168,9 +168,9 @@ def test_a_copy_in_the_middle_of_a_phase_is_exact(spec, duplicate, used, build):
 
 @pytest.mark.parametrize("spec", STATEFUL)
 def test_weights_of_0_and_1_observe_the_subset(spec, used, build):
-    weighted, subset = used(spec), build(spec)
+    weighted, subset = used(spec).double(), build(spec).double()
     subset.load_state_dict(weighted.state_dict())
-    x, chosen = batch(3), torch.arange(40) % 3 == 0
+    x, chosen = batch(3).double(), torch.arange(40) % 3 == 0
     with observation_weights(weighted, chosen.float()):
         weighted.train()(x)
     subset.train()(x[chosen])
@@ -192,9 +192,9 @@ def test_weights_decide_what_is_observed(spec, used, build):
 
 @pytest.mark.parametrize("spec", ["rn", "rln"])
 def test_integer_weights_count_as_repetitions_in_images_too(spec, build):
-    weighted, repeated = build(spec).train(), build(spec).train()
+    weighted, repeated = build(spec).double(), build(spec).double()
     for _ in range(3):
-        x, times = torch.randn(5, FEATURES, 2, 3), torch.tensor([0, 1, 2, 3, 1])
+        x, times = torch.randn(5, FEATURES, 2, 3).double(), torch.tensor([0, 1, 2, 3, 1])
         with observation_weights(weighted, times.float()):
             weighted.train()(x)
         repeated.train()(x.repeat_interleave(times, 0))

@@ -10,7 +10,7 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from torch.distributions import Categorical, Normal
 
 from rn_rl.agents import RNDQN, RNPPO, NormalizerLogger
-from rn_rl.agents.logging import strided
+from rn_rl.agents.logging import mean_kl, strided
 from rn_rl.normalization import phase_norms
 from rn_rl.policies import policy_kwargs
 
@@ -190,6 +190,15 @@ def test_commit_kl_of_dqn_is_that_of_the_softmax_before_and_after():
     expected = (p * (p / q).log()).sum(1).mean().item()
     assert expected > 1e-6
     assert size == {"commit_kl": pytest.approx(expected, rel=1e-3), "commit_greedy": changed}
+
+
+def test_kl_is_finite_where_a_probability_underflows():
+    def softmax(*q):
+        return Categorical(logits=torch.tensor([q]), validate_args=False)
+
+    old, new = softmax(0.0, -100.0), softmax(0.0, -110.0)  # of the second, 0 in float32
+    assert old.probs[0, 1] > 0 and new.probs[0, 1] == 0
+    assert mean_kl([old], [new]) == pytest.approx(10 * np.exp(-100.0), rel=1e-3)
 
 
 @pytest.mark.parametrize("algorithm", [PPO, DQN])

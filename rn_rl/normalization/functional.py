@@ -58,21 +58,29 @@ def accumulate(
     """``pending += observe(x, state, weight)``, in place.
 
     On the CPU the state is an array there, and a small x too: for a layer of an agent, what torch
-    takes to start its operations is most of the time of observing. Not so under ``torch.compile`` and
-    the transforms of ``torch.func``, whose tensors have no memory to look at.
+    takes to start its operations is most of the time of observing.
     """
     values = wide(x)
-    if state.device.type == "cpu" and not torch.compiler.is_compiling():
-        try:
-            sums, before = pending.numpy(), state.numpy()
-            small = values.numpy() if values.numel() <= SMALL else values
-        except RuntimeError:
-            pass
-        else:
-            with np.errstate(all="ignore"):
-                sums += observe(small, before, weight)
-            return
-    pending.add_(observe(values, state, weight))
+    arrays = as_arrays(pending, state, values)
+    if arrays is None:
+        pending.add_(observe(values, state, weight))
+        return
+    sums, before, small = arrays
+    with np.errstate(all="ignore"):
+        sums += observe(small if values.numel() <= SMALL else values, before, weight)
+
+
+def as_arrays(*tensors: Tensor) -> list[np.ndarray] | None:
+    """The same memory as arrays; None where there is none to look at.
+
+    So it is on other devices, under ``torch.compile``, and in the transforms of ``torch.func``.
+    """
+    if torch.compiler.is_compiling() or any(t.device.type != "cpu" for t in tensors):
+        return None
+    try:
+        return [t.numpy() for t in tensors]
+    except RuntimeError:
+        return None
 
 
 def observe(x: Any, state: Any, weight: Tensor | None = None) -> Any:
@@ -265,11 +273,79 @@ def sample_gain(x: Tensor, state: Tensor) -> Tensor:
     Returns:
         ``(batch, 1, ...)`` in nats, of x's dtype (computed in float32 or better).
     """
-    wide = x.to(torch.promote_types(x.dtype, torch.float32)).flatten(1)
-    mean, var, log_mass, phases = (state[i].to(wide.dtype) for i in (MEAN, VAR, LOG_MASS, PHASES))
-    z = (wide - mean) * var.rsqrt()
-    exponent = (-0.5 * z * z).clamp(min=math.log(sys.float_info.min))  # as far as rn's own goes
-    log_density = exponent.logsumexp(1) - math.log(wide.shape[1])
-    length = code_length(log_mass, log_density).clamp(min=0)
-    gain = torch.where(phases > 1, length, torch.ones_like(length))
+    rows = x.to(torch.promote_types(x.dtype, torch.float32)).flatten(1)
+    gain, _, _ = _sample_code(rows, state)
     return gain.to(x.dtype).reshape((-1,) + (1,) * (x.dim() - 1))
+
+
+def times_sample_gain(x: Tensor, state: Tensor) -> Tensor:
+    """``x * sample_gain(x, state)``; on the CPU with its gradient in closed form, which is faster."""
+    learning = x.requires_grad and torch.is_grad_enabled()
+    if not learning or as_arrays(x.detach(), state) is None:
+        return x * sample_gain(x, state)
+    rows = x.to(torch.promote_types(x.dtype, torch.float32)).flatten(1)
+    y: Tensor = _TimesSampleGain.apply(rows, state)
+    return y.reshape(x.shape).to(x.dtype)
+
+
+class _TimesSampleGain(torch.autograd.Function):
+    """For ``(batch, features)`` of float32 or better, on the CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, state: Tensor) -> Tensor:
+        if x.numel() <= SMALL:
+            with np.errstate(all="ignore"):
+                arrays = _gain_and_slope(x.numpy(), state.numpy())
+            gain, slope = map(torch.from_numpy, arrays)
+        else:
+            gain, slope = _gain_and_slope(x, state)
+        ctx.save_for_backward(x, state, gain, slope)
+        return x * gain
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        x, state, gain, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():  # somebody wants the second derivative
+            gain, z, share = _sample_code(x, state)
+            slope = share * z * torch.where(gain > 0, state[VAR].to(x.dtype).rsqrt(), 0)
+            slope = torch.where(state[PHASES] > 1, slope, 0)
+        return torch.addcmul(grad * gain, (grad * x).sum(1, keepdim=True), slope), None
+
+
+SMALLEST_EXPONENT = math.log(sys.float_info.min)
+"""As far as the code lengths of rn go."""
+
+
+def _sample_code(x: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For ``(batch, features)``: the gain, ``(batch, 1)``, z, and the softmax of ``-z**2 / 2``."""
+    mean, var, log_mass, phases = (state[i].to(x.dtype) for i in (MEAN, VAR, LOG_MASS, PHASES))
+    z = (x - mean) * var.rsqrt()
+    exponent = (-0.5 * z * z).clamp(min=SMALLEST_EXPONENT)
+    log_density = exponent.logsumexp(1, keepdim=True) - math.log(x.shape[1])
+    length = code_length(log_mass, log_density).clamp(min=0)
+    return torch.where(phases > 1, length, 1), z, exponent.softmax(1)
+
+
+def _gain_and_slope(x: Any, state: Any) -> tuple[Any, Any]:
+    """For ``(batch, features)``: the gain of each sample, ``(batch, 1)``, and its derivative by x.
+
+    ``dL/dx_j = softmax_j(-z**2 / 2) z_j / sigma``, and 0 where L or all exponents are cut off. The
+    same numbers as :func:`_sample_code` in half of the passes over memory; autograd cannot follow.
+    """
+    xp = array_module(x)
+    mean, std, log_mass = (_like(v, x) for v in (state[MEAN], state[VAR] ** 0.5, state[LOG_MASS]))
+    z = x - mean
+    z /= std
+    share = z * z
+    share *= -0.5
+    share = xp.clip(share, SMALLEST_EXPONENT, None)
+    top = xp.amax(share, 1, keepdims=True)
+    share -= top
+    share = np.exp(share, out=share) if xp is np else share.exp_()
+    total = share.sum(1, keepdims=True)
+    length = xp.clip(code_length(log_mass, top + xp.log(total / x.shape[1])), 0, None)
+    coded = state[PHASES] > 1
+    followed = coded & (length > 0) & (top > SMALLEST_EXPONENT)
+    share *= z
+    share *= xp.where(followed, 1 / (total * std), 0)
+    return xp.where(coded, length, 1), share

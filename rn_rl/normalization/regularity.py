@@ -149,7 +149,7 @@ class RegularityNorm(PhaseNorm):
 
     def apply_state(self, x: Tensor) -> Tensor:
         if self.axis == "sample":
-            return x * functional.sample_gain(x, self.running_state)
+            return functional.times_sample_gain(x, self.running_state)
         if self.axis == "layer":
             return x * self.running_state[functional.GAIN, 0]  # 0-dim: keeps x's dtype
         return x * functional.on_axis_1(self.running_state[functional.GAIN].to(x.dtype), x)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rn_rl.errors import UserError
-from rn_rl.normalization import REGISTRY, RegularityNorm
+from rn_rl.normalization import REGISTRY, RegularityNorm, functional
 from rn_rl.normalization.functional import COUNT, VAR
 
 FEATURES = 8
@@ -157,6 +157,24 @@ def test_gradient_is_right_at_a_frozen_state(spec, used):
     module = used(spec).double()
     x = torch.randn(5, FEATURES, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(module, x)
+
+
+@pytest.mark.parametrize("rows", [5, functional.SMALL // FEATURES + 1])
+def test_rsn_in_closed_form_is_rsn_to_the_second_derivative(rows, used):
+    module = used("rsn").double()
+    state = module[0].running_state
+    x = torch.randn(rows, FEATURES, dtype=torch.float64, requires_grad=True)
+    a, b = torch.randn(2, rows, FEATURES, dtype=torch.float64)
+    derivatives = []
+    for y in (functional.times_sample_gain(x, state), x * functional.sample_gain(x, state)):
+        [first] = torch.autograd.grad((a * y).sum(), x, create_graph=True, retain_graph=True)
+        [alone] = torch.autograd.grad(
+            (a * y).sum(), x, retain_graph=True
+        )  # of no second derivative
+        [second] = torch.autograd.grad((b * first).sum(), x)
+        derivatives.append((y, first, alone, second))
+    for ours, autograd in zip(*derivatives, strict=True):
+        torch.testing.assert_close(ours, autograd, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("axis", AXES)

@@ -128,7 +128,12 @@ def _moments(
         columns = columns.numpy() if isinstance(mean, np.ndarray) else columns
         return columns.sum(axis=0, dtype=mean.dtype, keepdims=True) if one_code else columns
 
-    count = 0 * mean + (rows.shape[0] if w is None else w.sum())
+    number: Any = rows.shape[0]
+    if weight is not None:
+        in_array = isinstance(mean, np.ndarray)
+        each = weight.detach().to(torch.float64 if in_array else mean.dtype).sum()
+        number = (each.numpy() if in_array else each) * (number // max(1, weight.shape[0]))
+    count = 0 * mean + number
     d = rows - _like(mean, rows)  # new: what follows may overwrite it
     first = total(d)
     d *= d
@@ -137,7 +142,7 @@ def _moments(
 
 def _weights_of_rows(weight: Tensor, rows: Any) -> Any:
     """Each sample's weight for all of its rows, ``(rows, 1)``."""
-    each = weight.detach().reshape(-1, 1).expand(-1, rows.shape[0] // weight.shape[0])
+    each = weight.detach().reshape(-1, 1).expand(-1, rows.shape[0] // max(1, weight.shape[0]))
     return _like(each.reshape(-1, 1), rows)
 
 

@@ -14,6 +14,7 @@ from rn_rl.normalization import (
     phase_norms,
     state_before_commit,
 )
+from rn_rl.normalization.functional import SMALL
 
 FEATURES = 8
 STATEFUL = [row.name for row in REGISTRY.values() if row.stateful and row.phase_rule]
@@ -190,11 +191,12 @@ def test_weights_decide_what_is_observed(spec, used, build):
     assert bits(weighted.eval()) != bits(plain.eval())
 
 
+@pytest.mark.parametrize("size", [3, SMALL // FEATURES])
 @pytest.mark.parametrize("spec", ["rn", "rln"])
-def test_integer_weights_count_as_repetitions_in_images_too(spec, build):
+def test_integer_weights_count_as_repetitions_in_images_too(spec, size, build):
     weighted, repeated = build(spec).double(), build(spec).double()
     for _ in range(3):
-        x, times = torch.randn(5, FEATURES, 2, 3).double(), torch.tensor([0, 1, 2, 3, 1])
+        x, times = torch.randn(5, FEATURES, 2, size).double(), torch.tensor([0, 1, 2, 3, 1])
         with observation_weights(weighted, times.float()):
             weighted.train()(x)
         repeated.train()(x.repeat_interleave(times, 0))

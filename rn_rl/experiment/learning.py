@@ -40,7 +40,7 @@ PUBLISHED = (
     "policy_kwargs.net_arch=[256,256]",
 )
 """TD3 as its authors run it (github.com/sfujim/TD3), learning earlier. The zoo's learning rate is
-1e-3: behind a gain, that saturates every action, and `ln+rn` never gets out of it."""
+1e-3, with which `ln+rn` failed: see the README."""
 
 CASES: dict[str, Case] = {
     "cartpole": Case("dqn", "CartPole-v1", "zoo", 50_000),

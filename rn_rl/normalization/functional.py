@@ -286,7 +286,7 @@ def sample_gain(x: Tensor, state: Tensor) -> Tensor:
 def times_sample_gain(x: Tensor, state: Tensor) -> Tensor:
     """``x * sample_gain(x, state)``; on the CPU with its gradient in closed form, which is faster."""
     learning = x.requires_grad and torch.is_grad_enabled()
-    if not learning or as_arrays(x.detach(), state) is None:
+    if not learning or as_arrays(wide(x), state) is None:
         return x * sample_gain(x, state)
     rows = x.to(torch.promote_types(x.dtype, torch.float32)).flatten(1)
     y: Tensor = _TimesSampleGain.apply(rows, state)

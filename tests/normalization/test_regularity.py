@@ -159,6 +159,13 @@ def test_gradient_is_right_at_a_frozen_state(spec, used):
     assert torch.autograd.gradcheck(module, x)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rsn_learns_in_half_precision(dtype, used):
+    x = torch.randn(5, FEATURES).to(dtype).requires_grad_()
+    used("rsn")(x).sum().backward()
+    assert x.grad.dtype == dtype and x.grad.isfinite().all() and x.grad.any()
+
+
 @pytest.mark.parametrize("rows", [5, functional.SMALL // FEATURES + 1])
 def test_rsn_in_closed_form_is_rsn_to_the_second_derivative(rows, used):
     module = used("rsn").double()
@@ -168,9 +175,7 @@ def test_rsn_in_closed_form_is_rsn_to_the_second_derivative(rows, used):
     derivatives = []
     for y in (functional.times_sample_gain(x, state), x * functional.sample_gain(x, state)):
         [first] = torch.autograd.grad((a * y).sum(), x, create_graph=True, retain_graph=True)
-        [alone] = torch.autograd.grad(
-            (a * y).sum(), x, retain_graph=True
-        )  # of no second derivative
+        [alone] = torch.autograd.grad((a * y).sum(), x, retain_graph=True)
         [second] = torch.autograd.grad((b * first).sum(), x)
         derivatives.append((y, first, alone, second))
     for ours, autograd in zip(*derivatives, strict=True):

@@ -4,4 +4,10 @@ from rn_rl.agents.agents import RNDQN, RNPPO
 from rn_rl.agents.logging import NormalizerLogger
 from rn_rl.agents.replay import AgeWeightedDictReplayBuffer, AgeWeightedReplayBuffer
 
-__all__ = ["RNDQN", "RNPPO", "AgeWeightedDictReplayBuffer", "AgeWeightedReplayBuffer", "NormalizerLogger"]
+__all__ = [
+    "RNDQN",
+    "RNPPO",
+    "AgeWeightedDictReplayBuffer",
+    "AgeWeightedReplayBuffer",
+    "NormalizerLogger",
+]

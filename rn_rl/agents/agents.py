@@ -6,7 +6,6 @@ from typing import Any
 
 from gymnasium import spaces
 from stable_baselines3 import DQN, PPO
-
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback
@@ -21,8 +20,6 @@ from rn_rl.agents.replay import (
 from rn_rl.errors import UserError
 from rn_rl.normalization import observation_weights, parse_spec
 from rn_rl.policies import NormActorCriticPolicy, NormDQNPolicy
-
-
 
 _ALIASES = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy")
 
@@ -68,8 +65,8 @@ class RNDQN(DQN):
 
     Replayed samples come from older policies. The normalizers observe each with a weight that is
     proportional to ``2 ** (-age / age_half_life)``, see :class:`AgeWeightedReplayBuffer`; the gradient
-    uses the whole batch, as in DQN. Normalizer state of target networks is looked up when it is copied, so
-    moving the policy to another device does not freeze it (in stock SB3 it does).
+    uses the whole batch, as in DQN. Normalizer state of target networks is looked up when it is
+    copied, so moving the policy to another device does not freeze it (in stock SB3 it does).
 
     Args:
         policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a ``NormDQNPolicy``.

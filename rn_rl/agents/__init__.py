@@ -1,8 +1,11 @@
-"""Agents: SB3 subclasses with replay-aware normalizer state, and their logging."""
+"""Agents: SB3 subclasses with replay-aware normalizer state, their logging, and many seeds at once."""
 
 from rn_rl.agents.agents import RNDQN, RNPPO
 from rn_rl.agents.logging import NormalizerLogger
 from rn_rl.agents.replay import AgeWeightedDictReplayBuffer, AgeWeightedReplayBuffer
+from rn_rl.agents.seed_batch import SeedBatch
+from rn_rl.agents.seed_batch_dqn import SeedBatchDQN
+from rn_rl.agents.seed_batch_ppo import SeedBatchPPO
 
 __all__ = [
     "RNDQN",
@@ -10,4 +13,7 @@ __all__ = [
     "AgeWeightedDictReplayBuffer",
     "AgeWeightedReplayBuffer",
     "NormalizerLogger",
+    "SeedBatch",
+    "SeedBatchDQN",
+    "SeedBatchPPO",
 ]

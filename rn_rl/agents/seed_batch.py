@@ -1,0 +1,182 @@
+"""What training many seeds in one process has in common for all algorithms."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from torch import Tensor, nn
+
+from rn_rl.agents.seed_envs import SeedEnvs
+from rn_rl.agents.stacked import Program, SeedStack
+from rn_rl.errors import UserError
+from rn_rl.normalization import phase_norms
+
+Model = TypeVar("Model", bound=BaseAlgorithm)
+
+ELEMENTWISE = ("Adam", "AdamW", "RMSprop", "RMSpropTFLike", "SGD", "NAdam", "RAdam", "Adamax")
+"""Optimizers that treat every weight by itself, so that a stack of weights is one parameter."""
+
+
+class SeedBatch(ABC, Generic[Model]):
+    """S agents that differ in their seed, trained together in one process.
+
+    The agents are given as SB3 made them, with their own weights. Their networks are stacked, see
+    :class:`~rn_rl.agents.stacked.SeedStack`; whatever SB3 does in ``learn()`` is then done to all of
+    them at once: the same algorithm, not the same random numbers. Those belong to a seed and a
+    purpose (:class:`~rn_rl.agents.streams.Streams`), so a seed's run does not depend on the others.
+
+    Args:
+        models: SB3 agents that have not learned yet, one for each seed, alike but for ``seed``.
+        envs: their environments.
+        compile: compile the update with ``torch.compile``: some ten seconds once, for a
+            faster update.
+
+    Raises:
+        UserError: a setting that only single runs have; see :meth:`cannot`.
+    """
+
+    def __init__(self, models: Sequence[Model], envs: SeedEnvs, compile: bool = False) -> None:
+        self.models = list(models)
+        self.model = self.models[0]
+        """Where hyperparameters are read, which are the same for all."""
+        reason = self.cannot(self.model)
+        if reason:
+            raise UserError(f"seeds cannot be trained together: {reason}")
+        self.envs = envs
+        self.seeds = [int(model.seed or 0) for model in self.models]
+        self.size = len(self.models)
+        self.compile = compile
+        self.device = self.model.device
+        self.num_timesteps = 0
+        """Of each seed."""
+        self.num_updates = 0
+        self.progress_remaining = 1.0
+        self.total_timesteps = 0
+        self.stack = SeedStack([self.network(model) for model in self.models])
+        self.stack.set_training_mode(False)
+        self.optimizer = self._make_optimizer()
+        self.last_observations: np.ndarray | None = None
+        self._gains = Program(self._mean_gains)
+
+    @staticmethod
+    @abstractmethod
+    def network(model: Any) -> nn.Module:
+        """What is stacked: the network whose parameters the optimizer has."""
+
+    @classmethod
+    def cannot(cls, model: BaseAlgorithm) -> str | None:
+        """Why agents like this one cannot be trained together; None if they can."""
+        optimizer: Any = model.policy.optimizer
+        if type(optimizer).__name__ not in ELEMENTWISE or len(optimizer.param_groups) != 1:
+            return (
+                f"the optimizer {type(optimizer).__name__} is not one of {', '.join(ELEMENTWISE)}"
+            )
+        if not isinstance(model.observation_space, spaces.Box):
+            return f"observations are {model.observation_space}, not a Box"
+        if model.use_sde:
+            return "use_sde is set"
+        return None
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        like: Any = self.model.policy.optimizer
+        options = {**like.defaults, "lr": like.param_groups[0]["lr"]}
+        if isinstance(like, torch.optim.Adam) and not options.get("capturable"):
+            options.update(fused=True, foreach=False)
+        return type(like)([self.stack.weights], **options)
+
+    def set_learning_rate(self) -> None:
+        """By the schedule, as SB3 does at the beginning of every update."""
+        rate = self.model.lr_schedule(self.progress_remaining)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def count_step(self) -> None:
+        """One more timestep in every environment."""
+        self.num_timesteps += self.envs.num_envs
+        self.progress_remaining = 1.0 - self.num_timesteps / self.total_timesteps
+
+    def tensor(self, array: np.ndarray) -> Tensor:
+        """An array on the device of the networks."""
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+    @abstractmethod
+    def learn(
+        self,
+        total_timesteps: int,
+        on_rollout_start: Callable[[], None] = lambda: None,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Train every seed up to so many timesteps, counted from its beginning.
+
+        Args:
+            total_timesteps: of each seed; schedules end there.
+            on_rollout_start: called before each rollout, right after the normalizers' commit.
+            on_step: called after each step of all environments.
+        """
+
+    @abstractmethod
+    def predict(
+        self, observations: np.ndarray, deterministic: bool = True, noise: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Actions for ``(seeds, n, ...)`` observations, ``(seeds, n, ...)``.
+
+        Args:
+            observations: of every seed.
+            deterministic: the likeliest action, or a sampled one.
+            noise: uniform random numbers to sample with, ``(seeds, n)``.
+        """
+
+    def _mean_gains(self, *tensors: Tensor) -> Tensor:
+        def gains(network: nn.Module) -> Tensor:
+            return torch.stack([n.gain.double().mean() for n in phase_norms(network).values()])
+
+        result: Tensor = self.stack.over_seeds(gains, tensors)
+        return result
+
+    def gains(self) -> np.ndarray:
+        """Mean gain of every normalizer of every seed now, ``(seeds, layers)``."""
+        return self._gains(*self.stack.tensors).cpu().numpy()
+
+    def write_back(self, seed: int) -> Model:
+        """The SB3 agent of one seed, with the weights, states and counters that it has now."""
+        model = self.models[seed]
+        self.stack.load_into(seed, self.network(model))
+        self._load_optimizer_into(seed, model.policy)
+        model.num_timesteps = self.num_timesteps
+        model._n_updates = self.num_updates
+        model._total_timesteps = self.total_timesteps
+        model._current_progress_remaining = self.progress_remaining
+        return model
+
+    def _load_optimizer_into(self, seed: int, policy: BasePolicy) -> None:
+        stored = self.optimizer.state_dict()
+        if not stored["state"]:
+            return
+        given: Any = policy.optimizer.param_groups[0]["params"]
+        sizes = [p.numel() for p in given]
+        state: dict[int, dict[str, Any]] = {i: {} for i in range(len(given))}
+        for name, value in stored["state"][0].items():
+            if not isinstance(value, Tensor) or value.shape != self.stack.weights.shape:
+                for entry in state.values():
+                    entry[name] = value.clone() if isinstance(value, Tensor) else value
+                continue
+            for entry, part, parameter in zip(
+                state.values(), value[seed].split(sizes), given, strict=True
+            ):
+                entry[name] = part.view_as(parameter).clone()
+        groups = policy.optimizer.state_dict()["param_groups"]
+        groups[0]["lr"] = stored["param_groups"][0]["lr"]
+        policy.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def clip_gradients(gradients: Tensor, max_norm: float) -> Tensor:
+    """``clip_grad_norm_`` for each row of ``(seeds, parameters)``, in place."""
+    norms = torch.linalg.vector_norm(gradients, dim=1, keepdim=True)
+    return gradients.mul_((max_norm / (norms + 1e-6)).clamp(max=1.0))

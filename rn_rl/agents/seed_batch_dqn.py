@@ -1,0 +1,245 @@
+"""DQN for many seeds in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3 import DQN
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from rn_rl.agents.seed_batch import SeedBatch, clip_gradients
+from rn_rl.agents.seed_envs import SeedEnvs, Step
+from rn_rl.agents.stacked import Program, SeedStack
+from rn_rl.agents.streams import Streams
+
+
+class SeedReplay:
+    """The replay memories of all seeds, ``(seeds, capacity, ...)``; they fill together.
+
+    Args:
+        seeds: how many.
+        capacity: transitions of each seed.
+        space: of the observations, which are stored at their own type, as SB3 does.
+        device: where; on the CPU new transitions are written through NumPy, which starts faster.
+    """
+
+    def __init__(self, seeds: int, capacity: int, space: spaces.Box, device: torch.device) -> None:
+        self.capacity = capacity
+        self.position, self.full = 0, False
+        shape = (seeds, capacity)
+        dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
+        self.tensors = {
+            "observations": torch.zeros(*shape, *space.shape, dtype=dtype, device=device),
+            "next_observations": torch.zeros(*shape, *space.shape, dtype=dtype, device=device),
+            "actions": torch.zeros(shape, dtype=torch.int64, device=device),
+            "rewards": torch.zeros(shape, device=device),
+            "dones": torch.zeros(shape, device=device),
+        }
+        """``dones`` is 1 where a transition has no future: not at a time limit."""
+        on_cpu = device.type == "cpu"
+        self._arrays = {name: t.numpy() for name, t in self.tensors.items()} if on_cpu else None
+        self._first = (torch.arange(seeds, device=device) * capacity)[:, None]
+
+    def __len__(self) -> int:
+        return self.capacity if self.full else self.position
+
+    def add(self, observations: np.ndarray, actions: np.ndarray, step: Step) -> None:
+        """One transition of every seed."""
+        given = {
+            "observations": observations[:, 0],
+            "next_observations": step.next_observations[:, 0],
+            "actions": actions[:, 0],
+            "rewards": step.rewards[:, 0],
+            "dones": (step.dones & ~step.timeouts)[:, 0],
+        }
+        for name, array in given.items():
+            if self._arrays is not None:
+                self._arrays[name][:, self.position] = array
+            else:
+                self.tensors[name][:, self.position] = torch.as_tensor(array).to(
+                    self.tensors[name], non_blocking=True
+                )
+        self.position += 1
+        if self.position == self.capacity:
+            self.position, self.full = 0, True
+
+    def sample(self, uniform: np.ndarray) -> list[Tensor]:
+        """Transitions at ``uniform * len(self)``, ``(seeds, batch)``; actions and numbers get an axis."""
+        where = torch.from_numpy((uniform * len(self)).astype(np.int64)).to(self._first.device)
+        flat = (where + self._first).view(-1)
+        out = []
+        for tensor in self.tensors.values():
+            rows = tensor.flatten(0, 1).index_select(0, flat)
+            out.append(rows.view(*uniform.shape, *(tensor.shape[2:] or (1,))))
+        return out
+
+
+class SeedBatchDQN(SeedBatch[DQN]):
+    """SB3's DQN for S seeds at once; see :class:`~rn_rl.agents.seed_batch.SeedBatch`.
+
+    Each step of all environments is one batched matrix product a layer, each update one for all
+    minibatches. Exploration, replay sampling, target updates and schedules are those of SB3's DQN.
+
+    Args:
+        models, envs, compile: see :class:`~rn_rl.agents.seed_batch.SeedBatch`; one environment a seed.
+    """
+
+    model: DQN
+
+    def __init__(self, models: Sequence[DQN], envs: SeedEnvs, compile: bool = False) -> None:
+        super().__init__(models, envs, compile)
+        model = self.model
+        self.target = SeedStack([m.q_net_target for m in models])
+        self.target.set_training_mode(False)
+        assert isinstance(model.observation_space, spaces.Box)
+        self.memory = SeedReplay(self.size, model.buffer_size, model.observation_space, self.device)
+        self.exploration = Streams(self.seeds, "exploration", (2,))
+        self.replay = Streams(self.seeds, "replay", (model.batch_size,))
+        self.exploration_rate = model.exploration_initial_eps
+        self.loss = torch.zeros(self.size)
+        """Of the last update, of each seed."""
+        self._q_values = Program(self._compute_q_values)
+        self._gradients = Program(self._compute_gradients, compile)
+
+    @staticmethod
+    def network(model: DQN) -> nn.Module:
+        return model.q_net
+
+    @classmethod
+    def cannot(cls, model: BaseAlgorithm) -> str | None:
+        reason = super().cannot(model)
+        if reason or not isinstance(model, DQN):
+            return reason or f"{type(model).__name__} is not DQN"
+        if model.n_envs != 1:
+            return f"n_envs is {model.n_envs}; a batch of DQN seeds has one environment for each"
+        if model.n_steps != 1:
+            return f"n_steps is {model.n_steps}"
+        if model.get_vec_normalize_env() is not None:
+            return "normalize is set, and a replay memory would need the statistics of each seed"
+        if _frequency(model).unit is not TrainFrequencyUnit.STEP:
+            return "train_freq counts episodes, which end at another time in each seed"
+        if type(model.replay_buffer) is not ReplayBuffer or model.optimize_memory_usage:
+            return "it has a replay buffer of another kind"
+        return None
+
+    def _compute_q_values(self, *tensors: Tensor) -> Tensor:
+        *own, observations = tensors
+        result: Tensor = self.stack.over_seeds(lambda q_net, x: q_net(x), own, observations)
+        return result
+
+    def q_values(self, observations: Tensor, tensors: Sequence[Tensor] | None = None) -> Tensor:
+        """Q of the online networks, ``(seeds, n, actions)``; other tensors give other networks."""
+        own = self.stack.tensors if tensors is None else tensors
+        training = self.stack.module.training
+        result: Tensor = self._q_values(*own, observations, mode=training)
+        return result
+
+    def _compute_gradients(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """Clipped gradients ``(seeds, P)`` and losses ``(seeds,)`` of one minibatch each."""
+        own = len(self.stack.tensors)
+        online, target = list(tensors[:own]), tensors[own : 2 * own]
+        observations, next_observations, actions, rewards, dones = tensors[2 * own :]
+        with torch.no_grad():
+            next_q = self.target.over_seeds(lambda q_net, x: q_net(x), target, next_observations)
+            future = next_q.amax(2, keepdim=True)
+            wanted = rewards + (1 - dones) * self.model.gamma * future
+        count = self.stack.parameters
+        leaves = [t.detach().requires_grad_() for t in online[:count]]
+        online[:count] = leaves
+        q = self.stack.over_seeds(lambda q_net, x: q_net(x), online, observations)
+        error = F.smooth_l1_loss(q.gather(2, actions), wanted, reduction="none")
+        losses = error.mean((1, 2))
+        parts = torch.autograd.grad(losses.sum(), leaves)
+        gradients = torch.cat([part.flatten(1) for part in parts], 1)
+        return clip_gradients(gradients, self.model.max_grad_norm), losses.detach()
+
+    def update(self, minibatch: Sequence[Tensor]) -> None:
+        """One gradient step of every seed; the minibatch as :meth:`SeedReplay.sample` gives it."""
+        self.stack.weights.grad, self.loss = self._gradients(
+            *self.stack.tensors, *self.target.tensors, *minibatch
+        )
+        self.optimizer.step()
+
+    @torch.no_grad()
+    def update_targets(self) -> None:
+        """Move the target networks by ``tau``, and copy the state of normalizers."""
+        self.target.weights.lerp_(self.stack.weights, self.model.tau)
+        for mine, theirs in zip(self.target.running(), self.stack.running(), strict=True):
+            mine.copy_(theirs)
+
+    def predict(
+        self, observations: np.ndarray, deterministic: bool = True, noise: np.ndarray | None = None
+    ) -> np.ndarray:
+        return self.q_values(self.tensor(observations)).argmax(-1).cpu().numpy()
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Epsilon-greedy actions, ``(seeds, 1)``; random ones until learning starts."""
+        chance, choice = self.exploration.draw().T[:, :, None]
+        assert isinstance(self.model.action_space, spaces.Discrete)
+        random = (choice * self.model.action_space.n).astype(np.int64)
+        rate = self.exploration_rate
+        if self.num_timesteps < self.model.learning_starts or rate >= 1:
+            return random
+        return np.where(chance < rate, random, self.predict(observations))
+
+    def learn(
+        self,
+        total_timesteps: int,
+        on_rollout_start: Callable[[], None] = lambda: None,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        model = self.model
+        self.total_timesteps = total_timesteps
+        if self.last_observations is None:
+            self.last_observations = self.envs.reset()
+        while self.num_timesteps < total_timesteps:
+            self.stack.set_training_mode(False)
+            on_rollout_start()
+            for _ in range(_frequency(model).frequency):
+                self.step()
+                on_step()
+            if self.num_timesteps > model.learning_starts:
+                steps = model.gradient_steps
+                self.train(_frequency(model).frequency if steps < 0 else steps)
+        self.stack.set_training_mode(False)
+
+    def step(self) -> None:
+        """One step of every environment, and what SB3 does after each."""
+        observations: Any = self.last_observations
+        actions = self.act(observations)
+        step = self.envs.step(actions)
+        self.memory.add(observations, actions, step)
+        self.last_observations = step.observations
+        self.count_step()
+        if self.num_timesteps % max(self.model.target_update_interval, 1) == 0:
+            self.update_targets()
+        self.exploration_rate = self.model.exploration_schedule(self.progress_remaining)
+
+    def train(self, gradient_steps: int) -> None:
+        """Gradient steps on minibatches from the memory."""
+        self.stack.set_training_mode(True)
+        self.set_learning_rate()
+        for _ in range(gradient_steps):
+            self.update(self.memory.sample(self.replay.draw()))
+        self.num_updates += gradient_steps
+
+    def write_back(self, seed: int) -> DQN:
+        model = super().write_back(seed)
+        self.target.load_into(seed, model.q_net_target)
+        model.exploration_rate = self.exploration_rate
+        model._n_calls = self.num_timesteps
+        return model
+
+
+def _frequency(model: DQN) -> TrainFreq:
+    """What SB3 makes of ``train_freq`` when it builds an agent."""
+    assert isinstance(model.train_freq, TrainFreq)
+    return model.train_freq

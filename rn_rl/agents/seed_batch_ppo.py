@@ -1,0 +1,305 @@
+"""PPO for many seeds in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.distributions import (
+    BernoulliDistribution,
+    CategoricalDistribution,
+    Distribution,
+    MultiCategoricalDistribution,
+)
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from rn_rl.agents.seed_batch import SeedBatch, clip_gradients
+from rn_rl.agents.seed_envs import SeedEnvs
+from rn_rl.agents.stacked import Program
+from rn_rl.agents.streams import Streams
+
+
+def sample(distribution: Distribution, uniform: Tensor) -> Tensor:
+    """Actions of a distribution from uniform random numbers ``(n, components)``, by its inverse.
+
+    Components are those of the action: one for Discrete, several for Box and the like.
+    """
+    if isinstance(distribution, CategoricalDistribution):
+        return _categorical(distribution.distribution.probs, uniform[:, 0])
+    if isinstance(distribution, MultiCategoricalDistribution):
+        parts = enumerate(distribution.distribution)
+        return torch.stack([_categorical(p.probs, uniform[:, i]) for i, p in parts], 1)
+    given: Any = distribution.distribution
+    if isinstance(distribution, BernoulliDistribution):
+        return (uniform < given.probs).to(given.probs.dtype)
+    tiny = torch.finfo(torch.float32).eps
+    normal = torch.special.ndtri(uniform.clamp(tiny, 1 - tiny))
+    return given.mean + given.stddev * normal.to(given.mean.dtype)
+
+
+def _categorical(probs: Tensor, uniform: Tensor) -> Tensor:
+    below = probs.double().cumsum(1)[:, :-1] < uniform.double()[:, None]
+    return below.sum(1)
+
+
+def components(space: spaces.Space) -> int:
+    """Uniform random numbers that one action takes."""
+    return 1 if isinstance(space, spaces.Discrete) else int(np.prod(space.shape or (1,)))
+
+
+class SeedBatchPPO(SeedBatch[PPO]):
+    """SB3's PPO for S seeds at once; see :class:`~rn_rl.agents.seed_batch.SeedBatch`.
+
+    Args:
+        models, envs, compile: see :class:`~rn_rl.agents.seed_batch.SeedBatch`.
+    """
+
+    model: PPO
+
+    def __init__(self, models: Sequence[PPO], envs: SeedEnvs, compile: bool = False) -> None:
+        super().__init__(models, envs, compile)
+        model = self.model
+        length, per_seed = model.n_steps, envs.num_envs
+        self.sampling = Streams(self.seeds, "actions", (per_seed, components(model.action_space)))
+        self.shuffling = Streams(self.seeds, "minibatches", (length * per_seed,))
+        observation, action = model.observation_space, model.action_space
+        assert isinstance(observation, spaces.Box)
+        shape = (length, self.size, per_seed)
+        action_type = np.dtype(np.float32 if isinstance(action, spaces.Box) else np.int64)
+        if isinstance(action, spaces.MultiBinary):
+            action_type = np.dtype(np.float32)
+        self.rollout = {
+            "observations": np.zeros((*shape, *observation.shape), observation.dtype),
+            "actions": np.zeros((*shape, *(action.shape or ())), action_type),
+            "values": np.zeros(shape, np.float32),
+            "log_probs": np.zeros(shape, np.float32),
+            "rewards": np.zeros(shape, np.float32),
+            "starts": np.zeros(shape, np.float32),
+        }
+        """Of the current rollout, time first."""
+        self.starts = np.ones((self.size, per_seed), np.float32)
+        self.losses = torch.zeros(4, self.size)
+        """Of the last minibatch: policy, value and entropy loss, approx_kl; of each seed."""
+        self._act = Program(self._compute_act)
+        self._predict = Program(self._compute_predict)
+        self._values = Program(self._compute_values)
+        self._gradients = Program(self._compute_gradients, compile)
+
+    @staticmethod
+    def network(model: PPO) -> nn.Module:
+        return model.policy
+
+    @classmethod
+    def cannot(cls, model: BaseAlgorithm) -> str | None:
+        reason = super().cannot(model)
+        if reason or not isinstance(model, PPO):
+            return reason or f"{type(model).__name__} is not PPO"
+        if model.target_kl is not None:
+            return "target_kl is set, which would end the epochs of each seed at another time"
+        return None
+
+    def _compute_act(self, *tensors: Tensor) -> Any:
+        *own, observations, uniform = tensors
+
+        def act(policy: ActorCriticPolicy, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            values, distribution = values_and_distribution(policy, x)
+            actions = sample(distribution, u)
+            return actions, values[:, 0], distribution.log_prob(actions)
+
+        return self.stack.over_seeds(act, own, observations, uniform)
+
+    def _compute_predict(self, *tensors: Tensor) -> Tensor:
+        *own, observations = tensors
+
+        def mode(policy: ActorCriticPolicy, x: Tensor) -> Tensor:
+            return policy.get_distribution(x).mode()
+
+        result: Tensor = self.stack.over_seeds(mode, own, observations)
+        return result
+
+    def _compute_values(self, *tensors: Tensor) -> Tensor:
+        *own, observations = tensors
+
+        def values(policy: ActorCriticPolicy, x: Tensor) -> Tensor:
+            return policy.predict_values(x)[:, 0]
+
+        result: Tensor = self.stack.over_seeds(values, own, observations)
+        return result
+
+    def _compute_gradients(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """Clipped gradients ``(seeds, P)`` and losses ``(4, seeds)`` of one minibatch each."""
+        own = list(tensors[: len(self.stack.tensors)])
+        observations, actions, old_values, old_log_prob, advantages, returns, clip, clip_value = (
+            tensors[len(own) :]
+        )
+        model = self.model
+        count = self.stack.parameters
+        leaves = [t.detach().requires_grad_() for t in own[:count]]
+        own[:count] = leaves
+
+        def evaluate(policy: ActorCriticPolicy, x: Tensor, a: Tensor) -> Any:
+            values, log_prob, entropy = policy.evaluate_actions(x, a)
+            return values[:, 0], log_prob, -log_prob if entropy is None else entropy
+
+        values, log_prob, entropy = self.stack.over_seeds(evaluate, own, observations, actions)
+        if model.normalize_advantage and advantages.shape[1] > 1:
+            mean, std = advantages.mean(1, keepdim=True), advantages.std(1, keepdim=True)
+            advantages = (advantages - mean) / (std + 1e-8)
+        log_ratio = log_prob - old_log_prob
+        ratio = log_ratio.exp()
+        clipped = torch.clamp(ratio, 1 - clip, 1 + clip)
+        policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean(1)
+        if model.clip_range_vf is not None:
+            moved = torch.clamp(values - old_values, -clip_value, clip_value)
+            values = old_values + moved
+        value_loss = F.mse_loss(returns, values, reduction="none").mean(1)
+        entropy_loss = -entropy.mean(1)
+        loss = policy_loss + model.ent_coef * entropy_loss + model.vf_coef * value_loss
+        parts = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
+        gradients = torch.cat(
+            [
+                (torch.zeros_like(leaf) if part is None else part).flatten(1)
+                for part, leaf in zip(parts, leaves, strict=True)
+            ],
+            1,
+        )
+        approx_kl = (ratio - 1 - log_ratio).mean(1)
+        losses = torch.stack((policy_loss, value_loss, entropy_loss, approx_kl)).detach()
+        return clip_gradients(gradients, model.max_grad_norm), losses
+
+    def update(self, minibatch: Sequence[Tensor]) -> None:
+        """One gradient step of every seed.
+
+        Args:
+            minibatch: observations, actions, old values, old log probabilities, advantages, returns,
+                each ``(seeds, batch, ...)``.
+        """
+        model = self.model
+        clip = model.clip_range(self.progress_remaining)  # type: ignore[operator]
+        clip_value: Any = model.clip_range_vf
+        clip_value = 0.0 if clip_value is None else clip_value(self.progress_remaining)
+        # as double: a float32 of 0.2 is not what SB3 clips at
+        clips = [torch.tensor(float(c), dtype=torch.float64) for c in (clip, clip_value)]
+        self.stack.weights.grad, self.losses = self._gradients(
+            *self.stack.tensors, *minibatch, *(c.to(self.device) for c in clips)
+        )
+        self.optimizer.step()
+
+    def predict(
+        self, observations: np.ndarray, deterministic: bool = True, noise: np.ndarray | None = None
+    ) -> np.ndarray:
+        x = self.tensor(observations)
+        if deterministic:
+            actions = self._predict(*self.stack.tensors, x)
+        else:
+            assert noise is not None
+            actions, _, _ = self._act(*self.stack.tensors, x, self.tensor(noise))
+        return self.within_bounds(actions.cpu().numpy())
+
+    def within_bounds(self, actions: np.ndarray) -> np.ndarray:
+        """Continuous actions as the environment takes them."""
+        space = self.model.action_space
+        if not isinstance(space, spaces.Box):
+            return actions
+        if self.model.policy.squash_output:
+            return self.model.policy.unscale_action(actions)
+        return np.clip(actions, space.low, space.high)
+
+    def values(self, observations: np.ndarray) -> np.ndarray:
+        """V of ``(seeds, n, ...)`` observations."""
+        return self._values(*self.stack.tensors, self.tensor(observations)).cpu().numpy()
+
+    def learn(
+        self,
+        total_timesteps: int,
+        on_rollout_start: Callable[[], None] = lambda: None,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.total_timesteps = total_timesteps
+        if self.last_observations is None:
+            self.last_observations = self.envs.reset()
+        while self.num_timesteps < total_timesteps:
+            self.stack.set_training_mode(False)
+            on_rollout_start()
+            for t in range(self.model.n_steps):
+                self.step(t)
+                on_step()
+            advantages, returns = self.advantages()
+            self.train(advantages, returns)
+        self.stack.set_training_mode(False)
+
+    def step(self, t: int) -> None:
+        """Step t of a rollout, in every environment."""
+        observations: Any = self.last_observations
+        drawn = self._act(
+            *self.stack.tensors, self.tensor(observations), self.tensor(self.sampling.draw())
+        )
+        actions, values, log_probs = (part.cpu().numpy() for part in drawn)
+        step = self.envs.step(self.within_bounds(actions))
+        rewards = step.rewards
+        if step.timeouts.any():  # an episode that was cut off would have gone on
+            future = self.values(step.next_observations)
+            rewards = rewards + self.model.gamma * np.where(step.timeouts, future, 0)
+        row = (observations, actions, values, log_probs, rewards, self.starts)
+        for array, value in zip(self.rollout.values(), row, strict=True):
+            array[t] = value
+        self.starts = step.dones.astype(np.float32)
+        self.last_observations = step.observations
+        self.count_step()
+
+    def advantages(self) -> tuple[np.ndarray, np.ndarray]:
+        """Generalized advantages and returns of the rollout, ``(time, seeds, envs)``."""
+        model = self.model
+        values, rewards = self.rollout["values"], self.rollout["rewards"]
+        assert self.last_observations is not None
+        next_values = self.values(self.last_observations)
+        advantages = np.zeros_like(values)
+        last: Any = 0
+        going_on = 1 - self.starts
+        for t in reversed(range(model.n_steps)):
+            delta = rewards[t] + model.gamma * next_values * going_on - values[t]
+            last = delta + model.gamma * model.gae_lambda * going_on * last
+            advantages[t] = last
+            next_values, going_on = values[t], 1 - self.rollout["starts"][t]
+        return advantages, advantages + values
+
+    def train(self, advantages: np.ndarray, returns: np.ndarray) -> None:
+        """All epochs on one rollout."""
+        model = self.model
+        self.stack.set_training_mode(True)
+        self.set_learning_rate()
+        kept = ("observations", "actions", "values", "log_probs")
+        parts = [*(self.rollout[name] for name in kept), advantages, returns]
+        flat = []
+        for part in parts:  # (time, seeds, envs, ...) to (seeds * time * envs, ...)
+            rows = np.moveaxis(part, 1, 0)
+            flat.append(self.tensor(rows.reshape(-1, *part.shape[3:])))
+        rows_of_seed = model.n_steps * self.envs.num_envs
+        first = np.arange(self.size)[:, None] * rows_of_seed
+        for _ in range(model.n_epochs):
+            order = self.shuffling.draw().argsort(1) + first
+            for begin in range(0, rows_of_seed, model.batch_size):
+                chosen = order[:, begin : begin + model.batch_size]
+                where = self.tensor(chosen.reshape(-1))
+                self.update(
+                    [x.index_select(0, where).view(*chosen.shape, *x.shape[1:]) for x in flat]
+                )
+        self.num_updates += model.n_epochs
+
+
+def values_and_distribution(policy: ActorCriticPolicy, x: Tensor) -> tuple[Tensor, Distribution]:
+    """What ``ActorCriticPolicy.forward`` computes before it samples."""
+    features = policy.extract_features(x)
+    if policy.share_features_extractor:
+        latent_pi, latent_vf = policy.mlp_extractor(features)
+    else:
+        latent_pi = policy.mlp_extractor.forward_actor(features[0])
+        latent_vf = policy.mlp_extractor.forward_critic(features[1])
+    return policy.value_net(latent_vf), policy._get_action_dist_from_latent(latent_pi)

@@ -1,0 +1,198 @@
+"""Many networks of one architecture as one: stacked weights and states, evaluated together."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from torch.func import functional_call, vmap
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.utils import parameters_to_vector
+
+from rn_rl.normalization import phase_norms
+
+aten = torch.ops.aten
+
+
+class SeedStack:
+    """The weights and normalizer states of S networks, which were built one by one and alike.
+
+    ===============  =================================================================
+    ``weights``       ``(S, P)``, all parameters of a network in a row: what an optimizer,
+                      a target update and a gradient norm want
+    ``tensors``       the same by parameter, ``(S, *shape)``, views of ``weights``; then buffers
+    state buffers     ``(rows, S, codes)``: S more columns of one state, so that the commit
+                      of all of them is the commit of one :class:`~rn_rl.normalization.PhaseNorm`
+    other buffers     ``(S, *shape)``
+    ===============  =================================================================
+
+    Args:
+        modules: S networks; they are copied. The parameters keep their order.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self.size = len(modules)
+        self.module = copy.deepcopy(modules[0])
+        """Applied to a slice of the stack; its normalizers hold the stacked states."""
+        self.norms = phase_norms(self.module)
+        with torch.no_grad():
+            self.weights = torch.stack([parameters_to_vector(m.parameters()) for m in modules])
+        named = dict(self.module.named_parameters())
+        sizes = [p.numel() for p in named.values()]
+        self.tensors: list[Tensor] = [
+            part.view(self.size, *p.shape)
+            for part, p in zip(self.weights.split(sizes, 1), named.values(), strict=True)
+        ]
+        self.parameters = len(named)
+        """How many of the tensors are parameters; they come first."""
+        self.names = list(named)
+        self.axes = [0] * len(named)
+        others = [dict(m.named_buffers()) for m in modules]
+        for name in others[0]:
+            axis = int(name.rpartition(".")[0] in self.norms)
+            self.tensors.append(torch.stack([o[name] for o in others], axis))
+            self.names.append(name)
+            self.axes.append(axis)
+        for name, tensor in zip(self.names, self.tensors, strict=True):
+            owner, _, buffer = name.rpartition(".")
+            if owner in self.norms:
+                self.norms[owner]._buffers[buffer] = tensor
+                self.norms[owner]._state_before_commit = tensor  # until the first commit
+
+    def set_training_mode(self, mode: bool) -> None:
+        """As SB3's, and as there the normalizers commit when training ends."""
+        self.module.train(mode)
+
+    def running(self) -> list[Tensor]:
+        """The state that SB3 copies to targets: every tensor with ``running_`` in its name."""
+        named = zip(self.names, self.tensors, strict=True)
+        return [tensor for name, tensor in named if "running_" in name]
+
+    def over_seeds(
+        self, function: Callable[..., Any], tensors: Sequence[Tensor], *inputs: Tensor
+    ) -> Any:
+        """``function(network, *inputs)`` for every seed, with these tensors as what it is made of."""
+        call = _Call(self.module, function)
+        names = [f"module.{name}" for name in self.names]
+
+        def one(slices: list[Tensor], *given: Tensor) -> Any:
+            return functional_call(call, dict(zip(names, slices, strict=True)), given)
+
+        return vmap(one, in_dims=(self.axes, *(0 for _ in inputs)))(list(tensors), *inputs)
+
+    def load_into(self, seed: int, module: nn.Module) -> None:
+        """Copy one seed's weights and state into an ordinary network."""
+        state = {
+            name: tensor.select(axis, seed)
+            for name, axis, tensor in zip(self.names, self.axes, self.tensors, strict=True)
+        }
+        with torch.no_grad():
+            for name, value in (*module.named_parameters(), *module.named_buffers()):
+                value.copy_(state[name])
+
+
+class _Call(nn.Module):
+    """``function(module, ...)`` as a forward, which is all that ``functional_call`` calls."""
+
+    def __init__(self, module: nn.Module, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.module = module
+        self.function = function
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.function(self.module, *inputs)
+
+
+class Program:
+    """A function of tensors, recorded once for each set of shapes and from then on replayed.
+
+    What is replayed is a flat list of operations on stacked tensors, backward pass included: no
+    ``vmap``, no autograd and no Python of the network, which for networks of this size take most of
+    the time. In-place changes of the inputs are part of it.
+
+    Args:
+        function: from tensors to a tuple of tensors; its Python runs while it is recorded alone.
+        compile: also compile what was recorded, with ``torch.compile``.
+    """
+
+    def __init__(self, function: Callable[..., Any], compile: bool = False) -> None:
+        self.function = function
+        self.compile = compile
+        self._recorded: dict[Any, Callable[..., Any]] = {}
+
+    @torch.no_grad()
+    def __call__(self, *tensors: Tensor, mode: Any = None) -> Any:
+        """Replay; ``mode`` is anything else that the function depends on, such as training mode."""
+        key = (mode, *(t.shape for t in tensors))
+        recorded = self._recorded.get(key)
+        if recorded is None:
+            recorded = self._recorded[key] = self._record(*tensors)
+        return recorded(*tensors)
+
+    def _record(self, *tensors: Tensor) -> Callable[..., Any]:
+        with torch.enable_grad(), unchecked(), warnings.catch_warnings():
+            # weight_norm has no rule for vmap, which then goes through the seeds one by one
+            warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+            # on fake tensors: recording computes nothing, and changes no state
+            trace = make_fx(self.function, tracing_mode="fake", _allow_non_fake_inputs=True)
+            graph = tidy(trace(*tensors))
+        if self.compile:
+            return torch.compile(graph, dynamic=False)
+        return graph
+
+
+@contextlib.contextmanager
+def unchecked() -> Iterator[None]:
+    """Distributions do not look at their parameters, which have no values yet."""
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
+
+
+def tidy(graph_module: GraphModule) -> GraphModule:
+    """Leave out what ``vmap`` recorded and what changes nothing; add biases where they multiply."""
+    graph = graph_module.graph
+    for node in list(graph.nodes):
+        target = node.target
+        if (target in _RESHAPES and _alike(node, node.args[0])) or (
+            target is aten.detach.default
+            or (target is aten.mul.Scalar and node.args[1] == 1 and _alike(node, node.args[0]))
+        ):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    for node in list(graph.nodes):
+        if node.target is not aten.add.Tensor or len(node.args) != 2 or node.kwargs:
+            continue
+        bias, product = node.args
+        if (
+            getattr(product, "target", None) is aten.bmm.default
+            and len(product.users) == 1
+            and _alike(node, product)
+        ):
+            with graph.inserting_before(node):
+                fused = graph.call_function(aten.baddbmm.default, (bias, *product.args))
+            fused.meta = node.meta
+            node.replace_all_uses_with(fused)
+            graph.erase_node(node)
+            graph.erase_node(product)
+    graph_module.recompile()
+    return graph_module
+
+
+_RESHAPES = (aten.expand.default, aten.view.default, aten._unsafe_view.default)
+
+
+def _alike(node: Any, other: Any) -> bool:
+    """Whether two nodes have one shape and type."""
+    a, b = node.meta.get("val"), getattr(other, "meta", {}).get("val")
+    return a is not None and b is not None and a.shape == b.shape and a.dtype == b.dtype

@@ -15,6 +15,7 @@ import tyro
 from rn_rl.errors import UserError
 from rn_rl.experiment.config import TrainConfig
 from rn_rl.experiment.evaluate import EvaluateConfig, run_evaluate
+from rn_rl.experiment.seeds import several, train_seeds
 from rn_rl.experiment.train import TrainingStopped, train
 from rn_rl.experiment.video import VideoConfig, run_video
 from rn_rl.experiment.zoo import NormsConfig, ZooConfig, run_norms, run_zoo
@@ -30,6 +31,11 @@ Command = (
 
 def run_train(config: TrainConfig) -> None:
     """Train, and say what to do with the result."""
+    if several(config):
+        runs = train_seeds(config)
+        if not config.quiet:
+            print(f"{len(runs)} runs, from '{runs[0].folder}' to '{runs[-1].folder}'")
+        return
     run = train(config)
     if not config.quiet:
         print(f"next: rn-rl evaluate '{run.folder}'   or   rn-rl video '{run.folder}'")

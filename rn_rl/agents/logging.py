@@ -202,11 +202,12 @@ def behaviour(policy: Any, obs: Any, masks: np.ndarray | None) -> Any:
 
 def mean_kl(old: list[Distribution], new: list[Distribution]) -> float:
     """Mean over rows of KL(old || new); the components of an action are independent, so they add."""
-    parts = [_kl(p, q) for p, q in zip(old, new, strict=True)]
+    parts = [kl(p, q) for p, q in zip(old, new, strict=True)]
     return float(sum(part.reshape(len(part), -1).sum(1) for part in parts).mean())  # type: ignore[union-attr]
 
 
-def _kl(p: Distribution, q: Distribution) -> Tensor:
+def kl(p: Distribution, q: Distribution) -> Tensor:
+    """``KL(p || q)`` of each row, finite where a probability of q underflows."""
     if isinstance(p, Categorical) and isinstance(q, Categorical):
         # torch's is infinite where a probability of q underflows to 0; its logit does not
         return (p.probs * (p.logits - q.logits)).sum(-1)

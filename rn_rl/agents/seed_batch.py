@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -12,9 +12,12 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
+from rn_rl.agents.logging import kl
 from rn_rl.agents.seed_envs import SeedEnvs
 from rn_rl.agents.stacked import Program, SeedStack
+from rn_rl.agents.streams import Streams
 from rn_rl.errors import UserError
 from rn_rl.normalization import phase_norms
 
@@ -22,6 +25,10 @@ Model = TypeVar("Model", bound=BaseAlgorithm)
 
 ELEMENTWISE = ("Adam", "AdamW", "RMSprop", "RMSpropTFLike", "SGD", "NAdam", "RAdam", "Adamax")
 """Optimizers that treat every weight by itself, so that a stack of weights is one parameter."""
+
+
+COUNTERS = ("num_timesteps", "num_updates", "progress_remaining")
+"""What all seeds carry from one phase to the next."""
 
 
 class SeedBatch(ABC, Generic[Model]):
@@ -144,6 +151,78 @@ class SeedBatch(ABC, Generic[Model]):
         """Mean gain of every normalizer of every seed now, ``(seeds, layers)``."""
         return self._gains(*self.stack.tensors).cpu().numpy()
 
+    @abstractmethod
+    def policies(self, tensors: Sequence[Tensor], observations: Tensor) -> Distribution:
+        """What networks of these tensors do with ``(seeds, n, ...)`` observations."""
+
+    @abstractmethod
+    def seen(self, rows: int) -> Tensor | None:
+        """At most so many observations of each seed, spread over what it last learned from."""
+
+    def commit_kl(self, rows: int = 64) -> np.ndarray | None:
+        """Mean KL(before || after) of the last commit as a step of the policy, ``(seeds,)``.
+
+        Args:
+            rows: observations on which it is measured; None if there are none yet.
+        """
+        observations = self.seen(rows)
+        if observations is None:
+            return None
+        before = self.policies(self.stack.before_commit(), observations)
+        after = self.policies(self.stack.tensors, observations)
+        return kl(before, after).reshape(self.size, len(observations[0]), -1).sum(2).mean(1).numpy()
+
+    def state(self, seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """All that one seed's training goes on from, between two phases: arrays, and plain data.
+
+        The environments are not in it.
+        """
+        arrays = {f"network/{k}": v.cpu().numpy() for k, v in self.stack.of_seed(seed).items()}
+        numbers = {}
+        for name, value in self._optimizer_state().items():
+            if value.dim():
+                arrays[f"optimizer/{name}"] = value[seed].cpu().numpy()
+            else:
+                numbers[name] = float(value)
+        if self.last_observations is not None:
+            arrays["observations"] = self.last_observations[seed]
+        counters = {name: getattr(self, name) for name in COUNTERS}
+        random = [stream.state(seed) for stream in self.streams()]
+        return arrays, {"counters": counters, "random": random, "optimizer": numbers}
+
+    @torch.no_grad()
+    def restore(self, stored: Sequence[tuple[Mapping[str, np.ndarray], dict[str, Any]]]) -> None:
+        """Go on from one :meth:`state` for each seed; ``learn()`` then takes ``last_observations``."""
+        for seed, (arrays, _) in enumerate(stored):
+            for name, tensor in self.stack.of_seed(seed).items():
+                tensor.copy_(torch.from_numpy(arrays[f"network/{name}"]))
+        plain = stored[0][1]
+        names = [n for n in stored[0][0] if n.startswith("optimizer/")]
+        state: dict[str, Any] = {
+            name.removeprefix("optimizer/"): torch.stack(
+                [torch.from_numpy(arrays[name]) for arrays, _ in stored]
+            )
+            for name in names
+        }
+        state.update({name: torch.tensor(value) for name, value in plain["optimizer"].items()})
+        if state:
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({"state": {0: state}, "param_groups": groups})
+        if "observations" in stored[0][0]:
+            self.last_observations = np.stack([arrays["observations"] for arrays, _ in stored])
+        for name, value in plain["counters"].items():
+            setattr(self, name, value)
+        for i, stream in enumerate(self.streams()):
+            stream.restore([each["random"][i] for _, each in stored])
+
+    @abstractmethod
+    def streams(self) -> list[Streams]:
+        """All random numbers of the training."""
+
+    def _optimizer_state(self) -> dict[str, Tensor]:
+        stored = self.optimizer.state_dict()["state"].get(0, {})
+        return {name: value for name, value in stored.items() if isinstance(value, Tensor)}
+
     def write_back(self, seed: int) -> Model:
         """The SB3 agent of one seed, with the weights, states and counters that it has now."""
         model = self.models[seed]
@@ -156,23 +235,18 @@ class SeedBatch(ABC, Generic[Model]):
         return model
 
     def _load_optimizer_into(self, seed: int, policy: BasePolicy) -> None:
-        stored = self.optimizer.state_dict()
-        if not stored["state"]:
+        stored = self._optimizer_state()
+        if not stored:
             return
         given: Any = policy.optimizer.param_groups[0]["params"]
         sizes = [p.numel() for p in given]
         state: dict[int, dict[str, Any]] = {i: {} for i in range(len(given))}
-        for name, value in stored["state"][0].items():
-            if not isinstance(value, Tensor) or value.shape != self.stack.weights.shape:
-                for entry in state.values():
-                    entry[name] = value.clone() if isinstance(value, Tensor) else value
-                continue
-            for entry, part, parameter in zip(
-                state.values(), value[seed].split(sizes), given, strict=True
-            ):
-                entry[name] = part.view_as(parameter).clone()
+        for name, value in stored.items():
+            parts = value[seed].split(sizes) if value.dim() else [value] * len(given)
+            for entry, part, parameter in zip(state.values(), parts, given, strict=True):
+                entry[name] = part.view_as(parameter if part.dim() else part).clone()
         groups = policy.optimizer.state_dict()["param_groups"]
-        groups[0]["lr"] = stored["param_groups"][0]["lr"]
+        groups[0]["lr"] = self.optimizer.param_groups[0]["lr"]
         policy.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution
 from torch.nn import functional as F  # noqa: N812
 
+from rn_rl.agents.logging import evenly_spaced
 from rn_rl.agents.seed_batch import SeedBatch, clip_gradients
 from rn_rl.agents.seed_envs import SeedEnvs, Step
 from rn_rl.agents.stacked import Program, SeedStack
@@ -103,7 +105,7 @@ class SeedBatchDQN(SeedBatch[DQN]):
         self.memory = SeedReplay(self.size, model.buffer_size, model.observation_space, self.device)
         self.exploration = Streams(self.seeds, "exploration", (2,))
         self.replay = Streams(self.seeds, "replay", (model.batch_size,))
-        self.exploration_rate = model.exploration_initial_eps
+        self.exploration_rate = model.exploration_rate
         self.loss = torch.zeros(self.size)
         """Of the last update, of each seed."""
         self._q_values = Program(self._compute_q_values)
@@ -175,6 +177,16 @@ class SeedBatchDQN(SeedBatch[DQN]):
         for mine, theirs in zip(self.target.running(), self.stack.running(), strict=True):
             mine.copy_(theirs)
 
+    def policies(self, tensors: Sequence[Tensor], observations: Tensor) -> Distribution:
+        """The softmax of Q, as :class:`~rn_rl.agents.NormalizerLogger` has it."""
+        return Categorical(logits=self.q_values(observations, tensors), validate_args=False)
+
+    def seen(self, rows: int) -> Tensor | None:
+        if not len(self.memory):
+            return None
+        where = torch.from_numpy(evenly_spaced(len(self.memory), rows)).to(self.device)
+        return self.memory.tensors["observations"].index_select(1, where)
+
     def predict(
         self, observations: np.ndarray, deterministic: bool = True, noise: np.ndarray | None = None
     ) -> np.ndarray:
@@ -230,6 +242,31 @@ class SeedBatchDQN(SeedBatch[DQN]):
         for _ in range(gradient_steps):
             self.update(self.memory.sample(self.replay.draw()))
         self.num_updates += gradient_steps
+
+    def streams(self) -> list[Streams]:
+        return [self.exploration, self.replay]
+
+    def state(self, seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        arrays, plain = super().state(seed)
+        targets = self.target.of_seed(seed)
+        arrays.update({f"target/{name}": v.cpu().numpy() for name, v in targets.items()})
+        for name, tensor in self.memory.tensors.items():
+            arrays[f"memory/{name}"] = tensor[seed, : len(self.memory)].cpu().numpy()
+        memory = [self.memory.position, self.memory.full]
+        return arrays, {**plain, "memory": memory, "exploration_rate": self.exploration_rate}
+
+    @torch.no_grad()
+    def restore(self, stored: Sequence[tuple[Mapping[str, np.ndarray], dict[str, Any]]]) -> None:
+        super().restore(stored)
+        plain = stored[0][1]
+        self.memory.position, self.memory.full = plain["memory"]
+        self.exploration_rate = plain["exploration_rate"]
+        for seed, (arrays, _) in enumerate(stored):
+            for name, tensor in self.target.of_seed(seed).items():
+                tensor.copy_(torch.from_numpy(arrays[f"target/{name}"]))
+            for name, memory in self.memory.tensors.items():
+                kept = torch.from_numpy(arrays[f"memory/{name}"])
+                memory[seed, : len(kept)] = kept
 
     def write_back(self, seed: int) -> DQN:
         model = super().write_back(seed)

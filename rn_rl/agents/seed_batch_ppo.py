@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,16 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.distributions import (
-    BernoulliDistribution,
     CategoricalDistribution,
     Distribution,
-    MultiCategoricalDistribution,
 )
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
+from torch.distributions import Categorical, Normal
+from torch.distributions import Distribution as TorchDistribution
 from torch.nn import functional as F  # noqa: N812
 
+from rn_rl.agents.logging import evenly_spaced
 from rn_rl.agents.seed_batch import SeedBatch, clip_gradients
 from rn_rl.agents.seed_envs import SeedEnvs
 from rn_rl.agents.stacked import Program
@@ -27,31 +28,22 @@ from rn_rl.agents.streams import Streams
 
 
 def sample(distribution: Distribution, uniform: Tensor) -> Tensor:
-    """Actions of a distribution from uniform random numbers ``(n, components)``, by its inverse.
+    """Actions from uniform random numbers ``(n, components)``, by the inverse of a distribution.
 
-    Components are those of the action: one for Discrete, several for Box and the like.
+    Discrete actions have one component.
     """
     if isinstance(distribution, CategoricalDistribution):
-        return _categorical(distribution.distribution.probs, uniform[:, 0])
-    if isinstance(distribution, MultiCategoricalDistribution):
-        parts = enumerate(distribution.distribution)
-        return torch.stack([_categorical(p.probs, uniform[:, i]) for i, p in parts], 1)
-    given: Any = distribution.distribution
-    if isinstance(distribution, BernoulliDistribution):
-        return (uniform < given.probs).to(given.probs.dtype)
+        below = distribution.distribution.probs.double().cumsum(1)[:, :-1] < uniform.double()
+        return below.sum(1)
+    gaussian: Any = distribution.distribution
     tiny = torch.finfo(torch.float32).eps
     normal = torch.special.ndtri(uniform.clamp(tiny, 1 - tiny))
-    return given.mean + given.stddev * normal.to(given.mean.dtype)
-
-
-def _categorical(probs: Tensor, uniform: Tensor) -> Tensor:
-    below = probs.double().cumsum(1)[:, :-1] < uniform.double()[:, None]
-    return below.sum(1)
+    return gaussian.mean + gaussian.stddev * normal.to(gaussian.mean.dtype)
 
 
 def components(space: spaces.Space) -> int:
     """Uniform random numbers that one action takes."""
-    return 1 if isinstance(space, spaces.Discrete) else int(np.prod(space.shape or (1,)))
+    return 1 if isinstance(space, spaces.Discrete) else int(np.prod(space.shape or ()))
 
 
 class SeedBatchPPO(SeedBatch[PPO]):
@@ -70,14 +62,12 @@ class SeedBatchPPO(SeedBatch[PPO]):
         self.sampling = Streams(self.seeds, "actions", (per_seed, components(model.action_space)))
         self.shuffling = Streams(self.seeds, "minibatches", (length * per_seed,))
         observation, action = model.observation_space, model.action_space
-        assert isinstance(observation, spaces.Box)
+        assert isinstance(observation, spaces.Box) and action.shape is not None
         shape = (length, self.size, per_seed)
-        action_type = np.dtype(np.float32 if isinstance(action, spaces.Box) else np.int64)
-        if isinstance(action, spaces.MultiBinary):
-            action_type = np.dtype(np.float32)
+        action_type = np.float32 if isinstance(action, spaces.Box) else np.int64
         self.rollout = {
             "observations": np.zeros((*shape, *observation.shape), observation.dtype),
-            "actions": np.zeros((*shape, *(action.shape or ())), action_type),
+            "actions": np.zeros((*shape, *action.shape), action_type),
             "values": np.zeros(shape, np.float32),
             "log_probs": np.zeros(shape, np.float32),
             "rewards": np.zeros(shape, np.float32),
@@ -90,6 +80,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
         self._act = Program(self._compute_act)
         self._predict = Program(self._compute_predict)
         self._values = Program(self._compute_values)
+        self._parameters = Program(self._compute_parameters)
         self._gradients = Program(self._compute_gradients, compile)
 
     @staticmethod
@@ -101,6 +92,8 @@ class SeedBatchPPO(SeedBatch[PPO]):
         reason = super().cannot(model)
         if reason or not isinstance(model, PPO):
             return reason or f"{type(model).__name__} is not PPO"
+        if not isinstance(model.action_space, spaces.Discrete | spaces.Box):
+            return f"actions are {model.action_space}, not Discrete or a Box"
         if model.target_kl is not None:
             return "target_kl is set, which would end the epochs of each seed at another time"
         return None
@@ -192,6 +185,30 @@ class SeedBatchPPO(SeedBatch[PPO]):
         )
         self.optimizer.step()
 
+    def policies(self, tensors: Sequence[Tensor], observations: Tensor) -> TorchDistribution:
+        first, *std = self._parameters(*tensors, observations)
+        if isinstance(self.model.action_space, spaces.Discrete):
+            return Categorical(logits=first, validate_args=False)
+        return Normal(first, std[0], validate_args=False)
+
+    def _compute_parameters(self, *tensors: Tensor) -> Any:
+        *own, observations = tensors
+
+        def parameters(policy: ActorCriticPolicy, x: Tensor) -> tuple[Tensor, ...]:
+            given: Any = policy.get_distribution(x).distribution
+            if isinstance(given, Categorical):
+                return (given.logits,)
+            return given.mean, given.stddev
+
+        return self.stack.over_seeds(parameters, own, observations)
+
+    def seen(self, rows: int) -> Tensor | None:
+        if not self.num_updates:
+            return None
+        observations = self.rollout["observations"]
+        flat = np.moveaxis(observations, 1, 0).reshape(self.size, -1, *observations.shape[3:])
+        return self.tensor(flat[:, evenly_spaced(flat.shape[1], rows)])
+
     def predict(
         self, observations: np.ndarray, deterministic: bool = True, noise: np.ndarray | None = None
     ) -> np.ndarray:
@@ -253,6 +270,17 @@ class SeedBatchPPO(SeedBatch[PPO]):
         self.starts = step.dones.astype(np.float32)
         self.last_observations = step.observations
         self.count_step()
+
+    def streams(self) -> list[Streams]:
+        return [self.sampling, self.shuffling]
+
+    def state(self, seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        arrays, plain = super().state(seed)
+        return {**arrays, "starts": self.starts[seed]}, plain
+
+    def restore(self, stored: Sequence[tuple[Mapping[str, np.ndarray], dict[str, Any]]]) -> None:
+        super().restore(stored)
+        self.starts = np.stack([arrays["starts"] for arrays, _ in stored])
 
     def advantages(self) -> tuple[np.ndarray, np.ndarray]:
         """Generalized advantages and returns of the rollout, ``(time, seeds, envs)``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -125,11 +126,14 @@ class EnvpoolSeedEnvs(SeedEnvs):
         super().__init__()
         self.num_seeds, self.num_envs = len(seeds), len(seeds[0])
         flat = [int(seed) for group in seeds for seed in group]
-        self.pool = envpool.make(
-            env_id, env_type="gymnasium", num_envs=len(flat), seed=flat, num_threads=1, **kwargs
-        )
+        with warnings.catch_warnings():  # of bounds that do not fit a float32
+            warnings.simplefilter("ignore")
+            self.pool = envpool.make(
+                env_id, env_type="gymnasium", num_envs=len(flat), seed=flat, num_threads=1, **kwargs
+            )
+            own = self.pool.observation_space
         self.view = view or (lambda observations: observations)
-        self.observation_space = observation_space or self.pool.observation_space
+        self.observation_space = own if observation_space is None else observation_space
         self.action_space = self.pool.action_space
         self._returns = np.zeros(len(flat))
         self._lengths = np.zeros(len(flat), int)

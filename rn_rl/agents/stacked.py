@@ -70,6 +70,12 @@ class SeedStack:
         """As SB3's, and as there the normalizers commit when training ends."""
         self.module.train(mode)
 
+    def before_commit(self) -> list[Tensor]:
+        """The tensors with the normalizer states of before the last commit."""
+        old = {f"{name}.running_state": n._state_before_commit for name, n in self.norms.items()}
+        named = zip(self.names, self.tensors, strict=True)
+        return [old.get(name, tensor) for name, tensor in named]
+
     def running(self) -> list[Tensor]:
         """The state that SB3 copies to targets: every tensor with ``running_`` in its name."""
         named = zip(self.names, self.tensors, strict=True)
@@ -87,15 +93,17 @@ class SeedStack:
 
         return vmap(one, in_dims=(self.axes, *(0 for _ in inputs)))(list(tensors), *inputs)
 
+    def of_seed(self, seed: int) -> dict[str, Tensor]:
+        """One seed's tensors by name, in the shapes of an ordinary network; views of the stack."""
+        each = zip(self.names, self.axes, self.tensors, strict=True)
+        return {name: tensor.select(axis, seed) for name, axis, tensor in each}
+
+    @torch.no_grad()
     def load_into(self, seed: int, module: nn.Module) -> None:
         """Copy one seed's weights and state into an ordinary network."""
-        state = {
-            name: tensor.select(axis, seed)
-            for name, axis, tensor in zip(self.names, self.axes, self.tensors, strict=True)
-        }
-        with torch.no_grad():
-            for name, value in (*module.named_parameters(), *module.named_buffers()):
-                value.copy_(state[name])
+        state = self.of_seed(seed)
+        for name, value in (*module.named_parameters(), *module.named_buffers()):
+            value.copy_(state[name])
 
 
 class _Call(nn.Module):

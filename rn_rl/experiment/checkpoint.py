@@ -122,8 +122,18 @@ def save(
         "rollouts": log.rollouts,
         "monitor_rows": monitor_rows(folder.parent),
     }
-    arrays["plain"] = np.array(json.dumps(plain))
-    write_npz(file(folder), **arrays)
+    write(folder, arrays, plain)
+
+
+def write(folder: Path, arrays: dict[str, Any], plain: dict[str, Any]) -> None:
+    """Arrays and plain data as the checkpoint of a run."""
+    write_npz(file(folder), **arrays, plain=np.array(json.dumps(plain)))
+
+
+def read_plain(folder: Path) -> dict[str, Any]:
+    """The plain data of a checkpoint."""
+    with read(folder) as arrays:
+        return dict(json.loads(str(arrays["plain"])))
 
 
 def restore(
@@ -253,14 +263,12 @@ def read(folder: Path) -> Any:
 
 def timesteps(folder: Path) -> int:
     """Timesteps that a checkpoint has behind it."""
-    with read(folder) as arrays:
-        return int(json.loads(str(arrays["plain"]))["counters"]["num_timesteps"])
+    return int(read_plain(folder)["counters"]["num_timesteps"])
 
 
 def trim_monitor(folder: Path) -> None:
     """Drop what the monitor files hold beyond the checkpoint: the resumed run writes it again."""
-    with read(folder) as arrays:
-        rows = json.loads(str(arrays["plain"]))["monitor_rows"]
+    rows = read_plain(folder)["monitor_rows"]
     for name, count in rows.items():
         path = folder.parent / name
         lines = path.read_text().splitlines(keepends=True)

@@ -26,6 +26,16 @@ class TrainConfig:
     """Normalizer in every hidden layer: none, ln, rn, rln, ..., ln+rn; 'rn-rl norms' lists them."""
     seed: int = 0
     """Seed of everything random."""
+    seeds: int = 1
+    """How many seeds to train: SEED, SEED + 1, ..., a run folder each."""
+    engine: str = "auto"
+    """Many seeds: batch (in one process, together), process (one after the other on every core), auto."""
+    vector_env: str = "auto"
+    """Environments of a seed batch: envpool (fast; extra [fast]), gymnasium, or auto."""
+    compile: bool = False
+    """Compile the updates of a seed batch with torch.compile: slower to start, then faster."""
+    memory: Annotated[float | None, shown_as("GB")] = None
+    """Memory that a seed batch may take; default: half of what is free. More seeds go in chunks."""
     timesteps: Annotated[int | None, shown_as("N")] = None
     """Environment steps; default: the tuned value for the environment."""
     out: Path = Path("runs")

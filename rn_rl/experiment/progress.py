@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 from rich.console import Console
@@ -12,31 +13,29 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from rn_rl.agents.logging import mean_gain, online_norms
 
 
-class ProgressCallback(BaseCallback):
-    """Timesteps, speed, training return of the last episodes, last evaluation, mean gain.
+class TrainingProgress:
+    """On a terminal one live line, elsewhere a line for each tenth of the run.
 
     Args:
         total: timesteps of the whole run.
-        evaluation: whose last result to show.
         title: of the run.
-        console: where; on a terminal one live line, elsewhere a line for each tenth of the run.
+        console: where.
     """
 
-    def __init__(self, total: int, evaluation: EvalCallback, title: str, console: Console) -> None:
-        super().__init__()
+    def __init__(self, total: int, title: str, console: Console) -> None:
         self.total = total
-        self.evaluation = evaluation
         self.title = title
         self.console = console
-        self._started = 0.0
+        self._started = time.monotonic()
         self._first = 0
         self._next_line = 0.0
         self._next_refresh = 0.0
         self._bar: Progress | None = None
 
-    def _on_training_start(self) -> None:
+    def start(self, timesteps: int) -> None:
+        """The training begins, with so many timesteps behind it."""
         self._started = time.monotonic()
-        self._first = self.model.num_timesteps
+        self._first = timesteps
         self._next_line = self._first + self.total / 10
         if self.console.is_terminal:
             self._bar = Progress(
@@ -54,23 +53,56 @@ class ProgressCallback(BaseCallback):
         else:
             self.console.print(f"{self.title}: {self.total:,} timesteps")
 
-    def _on_step(self) -> bool:
+    def update(self, timesteps: int, status: Callable[[], str]) -> None:
+        """So many timesteps are done; the status is asked for when it is shown."""
         if self._bar is not None:
             now = time.monotonic()
             if now >= self._next_refresh:
                 self._next_refresh = now + 0.25
-                self._bar.update(self._task, completed=self.num_timesteps, status=self.status())
-        elif self.num_timesteps >= self._next_line:
+                self._bar.update(self._task, completed=timesteps, status=status())
+        elif timesteps >= self._next_line:
             self._next_line += self.total / 10
-            share = 100 * self.num_timesteps / self.total
-            line = f"  {share:3.0f}%  {self.num_timesteps:>9,}  {self.status()}"
+            share = 100 * timesteps / self.total
+            line = f"  {share:3.0f}%  {timesteps:>9,}  {status()}"
             self.console.print(line, soft_wrap=True, highlight=False)
+
+    def speed(self, timesteps: int) -> float:
+        """Timesteps a second since the start."""
+        return (timesteps - self._first) / max(time.monotonic() - self._started, 1e-9)
+
+    def close(self, timesteps: int, status: Callable[[], str]) -> None:
+        """Leave the terminal in order, whatever happened."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=timesteps, status=status())
+            self._bar.stop()
+            self._bar = None
+
+
+class ProgressCallback(BaseCallback):
+    """Timesteps, speed, training return of the last episodes, last evaluation, mean gain.
+
+    Args:
+        total: timesteps of the whole run.
+        evaluation: whose last result to show.
+        title: of the run.
+        console: where.
+    """
+
+    def __init__(self, total: int, evaluation: EvalCallback, title: str, console: Console) -> None:
+        super().__init__()
+        self.evaluation = evaluation
+        self.display = TrainingProgress(total, title, console)
+
+    def _on_training_start(self) -> None:
+        self.display.start(self.model.num_timesteps)
+
+    def _on_step(self) -> bool:
+        self.display.update(self.num_timesteps, self.status)
         return True
 
     def status(self) -> str:
         """One line of figures."""
-        seconds = max(time.monotonic() - self._started, 1e-9)
-        parts = [f"{(self.num_timesteps - self._first) / seconds:,.0f} steps/s"]
+        parts = [f"{self.display.speed(self.num_timesteps):,.0f} steps/s"]
         if self.model.ep_info_buffer:
             returns = [episode["r"] for episode in self.model.ep_info_buffer]
             parts.append(f"training return {np.mean(returns):.2f}")
@@ -83,7 +115,4 @@ class ProgressCallback(BaseCallback):
 
     def close(self) -> None:
         """Leave the terminal in order, whatever happened."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self.num_timesteps, status=self.status())
-            self._bar.stop()
-            self._bar = None
+        self.display.close(self.num_timesteps, self.status)

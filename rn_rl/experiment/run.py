@@ -61,6 +61,9 @@ class RunSpec:
     hyperparameters: dict[str, Any]
     command: str = ""
     started_from: str | None = None
+    together: list[str] = field(default_factory=list)
+    """Folders, beside this one, of the seeds that were trained in one batch; empty for a single run."""
+    vector_env: str = "gymnasium"
     versions: dict[str, str] = field(default_factory=versions)
 
     @property
@@ -176,8 +179,15 @@ class Run:
         }
         write_yaml(zoo / "args.yml", args)
 
-    def save_agent(self, spec: RunSpec, model: BaseAlgorithm) -> None:
-        """Everything that evaluating, filming and the zoo's tools need."""
+    def save_agent(
+        self, spec: RunSpec, model: BaseAlgorithm, normalizer: VecNormalize | None = None
+    ) -> None:
+        """Everything that evaluating, filming and the zoo's tools need.
+
+        Args:
+            spec, model: of the run.
+            normalizer: statistics of observations; default: those of the agent's own environment.
+        """
         if isinstance(
             model, ARS
         ):  # its parameters are views of one vector, which safetensors refuses
@@ -187,7 +197,7 @@ class Run:
             safetensors.torch.save_model(model.policy, str(temporary))
         with whole(self.zip_file(spec.env)) as temporary:
             model.save(temporary)
-        normalizer = model.get_vec_normalize_env()
+        normalizer = normalizer or model.get_vec_normalize_env()
         if normalizer is not None:
             write_json(self.vecnormalize_file, vecnormalize_state(normalizer))
             with whole(self.zoo_folder(spec.env) / "vecnormalize.pkl") as temporary:

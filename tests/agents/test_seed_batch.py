@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from typing import Any
 
 import gymnasium as gym
@@ -10,10 +12,19 @@ import pytest
 import torch
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.buffers import ReplayBufferSamples, RolloutBufferSamples
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.distributions import (
+    CategoricalDistribution,
+    DiagGaussianDistribution,
+)
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rn_rl.agents import SeedBatchDQN, SeedBatchPPO
+from rn_rl.agents.seed_batch_ppo import sample
 from rn_rl.agents.seed_envs import VecSeedEnvs
+from rn_rl.agents.streams import Streams
+from rn_rl.errors import UserError
 from rn_rl.normalization import REGISTRY
 from rn_rl.policies import NormActorCriticPolicy, NormDQNPolicy
 
@@ -150,3 +161,151 @@ def test_updates_of_ppo_are_those_of_sb3(norm: str):
         batch.update(drawn)
         batch.stack.set_training_mode(False)
         networks_agree(batch, theirs, lambda m: m.policy, 1e-10)
+
+
+def trained(cls: Any, models: list[Any], steps: int, num_envs: int = 1) -> Any:
+    batch = cls(models, envs_of(models, num_envs=num_envs))
+    batch.learn(steps)
+    return batch
+
+
+def weights_of(batch: Any, seed: int) -> np.ndarray:
+    return batch.stack.weights[batch.seeds.index(seed)].detach().numpy()
+
+
+@pytest.mark.parametrize("algo", ["dqn", "ppo"])
+def test_a_seed_does_not_know_of_the_others(algo: str):
+    """Seed 5 alone, among three, and among others in another order, over 1,000 steps.
+
+    In float64: rounding depends on the size of a matrix product, and a training amplifies it.
+    """
+    build, cls = {"dqn": (dqn, SeedBatchDQN), "ppo": (ppo, SeedBatchPPO)}[algo]
+    runs = []
+    for seeds in ((5,), (3, 5, 8), (8, 1, 5, 2)):
+        models = [build("rn", seed) for seed in seeds]
+        for model in models:
+            to_double(model.q_net if algo == "dqn" else model.policy)
+            if algo == "dqn":
+                to_double(model.q_net_target)
+        runs.append(trained(cls, models, 1000))
+    expected = weights_of(runs[0], 5)
+    assert np.abs(expected - weights_of(runs[1], 3)).max() > 0.1  # it is a run of its own
+    for run in runs[1:]:
+        np.testing.assert_allclose(weights_of(run, 5), expected, rtol=0, atol=1e-6)
+        mine = run.last_observations[run.seeds.index(5)]
+        assert np.array_equal(mine, runs[0].last_observations[0])
+
+
+@pytest.mark.parametrize("algo", ["dqn", "ppo"])
+def test_a_batch_goes_on_from_its_state(algo: str):
+    build, cls = {"dqn": (dqn, SeedBatchDQN), "ppo": (ppo, SeedBatchPPO)}[algo]
+    first = cls([build("ln+rn", s) for s in SEEDS], envs_of([build("ln+rn", s) for s in SEEDS]))
+    stored: list[Any] = []
+
+    def keep() -> None:
+        if first.num_timesteps == 128:
+            stored.extend(copy.deepcopy(first.state(i)) for i in range(len(SEEDS)))
+            stored.append(copy.deepcopy(first.envs))
+
+    first.learn(256, on_rollout_start=keep)
+    second = cls([build("ln+rn", s + 100) for s in SEEDS], stored.pop())
+    second.seeds = list(SEEDS)
+    second.restore(json.loads(json.dumps([plain for _, plain in stored])) and stored)
+    second.learn(256)
+    for name, mine, theirs in zip(
+        first.stack.names, first.stack.tensors, second.stack.tensors, strict=True
+    ):
+        assert torch.equal(mine, theirs), name
+    state = first.optimizer.state_dict()["state"][0]
+    for name, value in second.optimizer.state_dict()["state"][0].items():
+        assert torch.equal(value, state[name]), name
+
+
+def test_schedules_and_targets_are_those_of_sb3():
+    """Epsilon, learning rate and the number of target updates, along a training of both."""
+    falling = {"learning_rate": LinearSchedule(1e-2, 0, 1.0), "learning_starts": 30}
+    theirs = dqn("none", 0, **falling)
+    seen: list[tuple[float, ...]] = []
+
+    class Watch(BaseCallback):
+        def _on_rollout_start(self) -> None:
+            rate = self.model.policy.optimizer.param_groups[0]["lr"]
+            row = (self.num_timesteps, self.model.exploration_rate, rate, self.model._n_updates)
+            seen.append(row)
+
+        def _on_step(self) -> bool:
+            return True
+
+    theirs.learn(400, callback=Watch())
+    mine = [dqn("none", seed, **falling) for seed in SEEDS]
+    batch = SeedBatchDQN(mine, envs_of(mine))
+    own: list[tuple[float, ...]] = []
+
+    def watch() -> None:
+        rate = batch.optimizer.param_groups[0]["lr"]
+        own.append((batch.num_timesteps, batch.exploration_rate, rate, batch.num_updates))
+
+    batch.learn(400, on_rollout_start=watch)
+    np.testing.assert_allclose(own, seen, rtol=1e-12)
+    assert batch.exploration_rate == theirs.exploration_rate
+    assert len({row[1] for row in own}) > 10 and own[-1][3] > 50
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "said"),
+    [
+        ({"n_steps": 3}, "n_steps is 3"),
+        ({"train_freq": (1, "episode")}, "train_freq counts episodes"),
+        ({"policy_kwargs": {"norm": "rn", "optimizer_class": torch.optim.LBFGS}}, "LBFGS"),
+    ],
+)
+def test_what_cannot_be_trained_together_says_why(kwargs: dict[str, Any], said: str):
+    models = [dqn("rn", seed, **kwargs) for seed in SEEDS]
+    with pytest.raises(UserError, match=said):
+        SeedBatchDQN(models, envs_of(models))
+    with pytest.raises(UserError, match="target_kl"):
+        models = [ppo("rn", seed, target_kl=0.1) for seed in SEEDS]
+        SeedBatchPPO(models, envs_of(models))
+
+
+def test_continuous_actions_and_a_truncated_minibatch():
+    kwargs = {"n_steps": 32, "batch_size": 24}
+    with pytest.warns(UserWarning, match="truncated mini-batch"):
+        models = [ppo("ln+rn", seed, "Pendulum-v1", **kwargs) for seed in SEEDS]
+    batch = SeedBatchPPO(models, envs_of(models, "Pendulum-v1", 1))
+    before = batch.stack.weights.clone()
+    batch.learn(500)  # past two episodes, which end at a time limit alone
+    assert torch.isfinite(batch.stack.weights).all() and not torch.equal(
+        before, batch.stack.weights
+    )
+    actions = batch.predict(np.zeros((len(SEEDS), 7, 3), np.float32))
+    assert actions.shape == (len(SEEDS), 7, 1) and np.abs(actions).max() <= 2
+
+
+def test_sampled_actions_follow_their_distribution():
+    uniform = torch.linspace(0.0005, 0.9995, 1000, dtype=torch.float64)[:, None]
+    discrete = CategoricalDistribution(3)
+    discrete.proba_distribution(torch.tensor([0.2, 0.5, 0.3]).log().expand(1000, 3))
+    counts = sample(discrete, uniform).bincount() / 1000
+    torch.testing.assert_close(counts, torch.tensor([0.2, 0.5, 0.3]), rtol=0, atol=2e-3)
+    gaussian = DiagGaussianDistribution(1)
+    gaussian.proba_distribution(torch.full((1000, 1), 3.0), torch.tensor([0.5]).log())
+    drawn = sample(gaussian, uniform)
+    assert abs(float(drawn.mean()) - 3) < 1e-3 and abs(float(drawn.std()) - 0.5) < 5e-3
+
+
+def test_numbers_belong_to_a_seed_and_a_purpose():
+    def rows(seeds: tuple[int, ...], purpose: str, count: int = 5000) -> np.ndarray:
+        stream = Streams(seeds, purpose, (3,))
+        return np.stack([stream.draw().copy() for _ in range(count)], 1)
+
+    together = rows((4, 9), "replay")
+    assert np.array_equal(together[1], rows((9,), "replay")[0])
+    assert not np.array_equal(together[0], rows((4,), "exploration")[0])
+    assert abs(together.mean() - 0.5) < 0.01 and together.min() >= 0 and together.max() < 1
+    half = Streams((4, 9), "replay", (3,))
+    for _ in range(2731):  # one more than a block
+        half.draw()
+    other = Streams((4, 9), "replay", (3,))
+    other.restore([half.state(0), half.state(1)])
+    assert np.array_equal(half.draw(), other.draw())

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Benchmarks: ``train`` (steps per second), ``learning`` (what agents learn), ``layer`` (cost of a
-normalizer by itself), ``nonstationary`` (how the state follows changing data)."""
+normalizer by itself), ``nonstationary`` (state and changing data), ``seeds`` (many at once)."""
 
 from typing import Annotated
 
@@ -10,6 +10,7 @@ from rn_rl.cli import run_command
 from rn_rl.experiment.layer_cost import LayerCostConfig, run_layer_cost
 from rn_rl.experiment.learning import LearningConfig, run_learning
 from rn_rl.experiment.nonstationary import NonstationaryConfig, run_nonstationary
+from rn_rl.experiment.seed_speed import SeedSpeedConfig, run_seed_speed
 from rn_rl.experiment.speed import SpeedConfig, run_speed
 
 Benchmark = (
@@ -17,12 +18,14 @@ Benchmark = (
     | Annotated[LearningConfig, tyro.conf.subcommand("learning", prefix_name=False)]
     | Annotated[LayerCostConfig, tyro.conf.subcommand("layer", prefix_name=False)]
     | Annotated[NonstationaryConfig, tyro.conf.subcommand("nonstationary", prefix_name=False)]
+    | Annotated[SeedSpeedConfig, tyro.conf.subcommand("seeds", prefix_name=False)]
 )
 HANDLERS = {
     SpeedConfig: run_speed,
     LearningConfig: run_learning,
     LayerCostConfig: run_layer_cost,
     NonstationaryConfig: run_nonstationary,
+    SeedSpeedConfig: run_seed_speed,
 }
 
 if __name__ == "__main__":

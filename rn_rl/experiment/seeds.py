@@ -97,6 +97,9 @@ def train_seeds(config: TrainConfig, console: Console | None = None) -> list[Run
             console.print(f"one process for each seed, since {reason}", soft_wrap=True)
         return in_processes(config, console)
     size = largest_batch(config, specs, trial, console)
+    fast = choose_envs(config, spec, trial, console)
+    for one in specs:
+        one.vector_env = "envpool" if fast else "gymnasium"
     runs: list[Run] = []
     for first in range(0, len(specs), size):
         chunk = specs[first : first + size]
@@ -189,6 +192,18 @@ def largest_batch(
     return size
 
 
+def choose_envs(config: TrainConfig, spec: RunSpec, trial: VecEnv, console: Console) -> bool:
+    """Whether envpool steps the environments; says why not, unless that was asked for."""
+    if config.vector_env == "gymnasium":
+        return False
+    reason = no_envpool(spec, trial)
+    if reason and config.vector_env == "envpool":
+        raise UserError(f"--vector-env envpool: {reason}; use --vector-env gymnasium")
+    if reason:
+        console.print(f"environments by gymnasium, since {reason}", soft_wrap=True)
+    return reason is None
+
+
 def resume_batch(config: TrainConfig, console: Console) -> list[Run]:
     """Continue the batch that a run belongs to."""
     assert config.resume is not None
@@ -240,10 +255,9 @@ class BatchTraining:
         self.spec = specs[0]
         self.seeds = [spec.seed for spec in specs]
         torch.set_num_threads(self.spec.threads)
-        self.fast = self._choose_envs(config, trial, resuming)
+        self.fast = self.spec.vector_env == "envpool"
         for spec, run in zip(specs, runs, strict=True):
             spec.together = [run.folder.name for run in runs]
-            spec.vector_env = "envpool" if self.fast else "gymnasium"
             run.write_spec(spec)
         begun = [checkpoint.read_plain(run.checkpoint) for run in runs] if resuming else None
         if begun is not None:
@@ -280,18 +294,6 @@ class BatchTraining:
         self.eval_envs.close()
         for stream in self.monitors.values():
             stream.close()
-
-    def _choose_envs(self, config: TrainConfig, trial: VecEnv, resuming: bool) -> bool:
-        if resuming:
-            return self.spec.vector_env == "envpool"
-        if config.vector_env == "gymnasium":
-            return False
-        reason = no_envpool(self.spec, trial)
-        if reason and config.vector_env == "envpool":
-            raise UserError(f"--vector-env envpool: {reason}; use --vector-env gymnasium")
-        if reason:
-            self.console.print(f"environments by gymnasium, since {reason}", soft_wrap=True)
-        return reason is None
 
     def _make_envs(
         self, trial: VecEnv, n_envs: int, purpose: int, begun: list[dict[str, Any]] | None

@@ -1,0 +1,256 @@
+"""Speed of many seeds in one process against SB3's one, as ratios in one interleaved run."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from rn_rl.agents import SeedBatch, SeedBatchDQN
+from rn_rl.errors import UserError, unknown
+from rn_rl.experiment.config import TrainConfig
+from rn_rl.experiment.fast_envs import env_seeds, fast_envs, no_envpool
+from rn_rl.experiment.files import markdown_table, replace_block
+from rn_rl.experiment.seeds import BATCHES, make_model
+from rn_rl.experiment.train import resolve
+
+CASES = {
+    "cartpole": ("dqn", "CartPole-v1", 50),
+    "lunarlander": ("dqn", "LunarLander-v3", 50),
+    "redbluedoors": ("ppo", "MiniGrid-RedBlueDoors-6x6-v0", 8),
+}
+"""Algorithm, environment and number of seeds, all in the paper's configuration."""
+
+
+@dataclass
+class SeedSpeedConfig:
+    """Timesteps per second of a seed batch, summed over seeds, against SB3 with one seed; one core."""
+
+    cases: tuple[str, ...] = tuple(CASES)
+    """cartpole, lunarlander (DQN), redbluedoors (PPO)."""
+    norms: tuple[str, ...] = ("none", "rn")
+    """Normalizers of the batch; SB3 has none."""
+    seeds: int | None = None
+    """Seeds in a batch; default: 50 for DQN, 8 for PPO."""
+    rounds: int = 7
+    """Interleaved rounds; a ratio is the median of the rounds' ratios."""
+    seconds: float = 3
+    """About how long each is measured in a round."""
+    compile: bool = False
+    """Compile the updates."""
+    profile: bool = False
+    """Also print where the time goes."""
+    device: str = "cpu"
+    """Where the networks of the batch are; SB3 stays on the CPU."""
+    readme: Path | None = None
+    """Also write the table into this document, between its seeds marks."""
+    json: bool = False
+    """Print one JSON object a line."""
+
+
+class Timed:
+    """Timesteps per second of something that is run again and again.
+
+    Args:
+        run: takes so many timesteps of each seed.
+        seeds: how many timesteps one of those is.
+        unit: the least that can be run.
+    """
+
+    def __init__(self, run: Callable[[int], None], seeds: int, unit: int, seconds: float) -> None:
+        self.run, self.seeds = run, seeds
+        self.steps = unit
+        while True:  # as many units as fill the time, found by trying
+            begin = time.perf_counter()
+            self.run(self.steps)
+            if time.perf_counter() - begin > seconds / 2:
+                break
+            self.steps *= 2
+        self.speeds: list[float] = []
+
+    def measure(self) -> None:
+        """One round."""
+        begin = time.perf_counter()
+        self.run(self.steps)
+        self.speeds.append(self.seeds * self.steps / (time.perf_counter() - begin))
+
+
+def build(case: str, norm: str, config: SeedSpeedConfig) -> tuple[SeedBatch[Any], BaseAlgorithm]:
+    """A batch, and the SB3 agent that is trained in its place."""
+    algo, env_id, seeds = CASES[case]
+    seeds = config.seeds or seeds
+    spec = resolve(
+        TrainConfig(algo=algo, env=env_id, norm=norm, config="paper", device=config.device)
+    )
+    trial = spec.make_env()
+    reason = no_envpool(spec, trial)
+    if reason:
+        raise UserError(f"--cases {case}: {reason}")
+    models = []
+    for seed in range(seeds):
+        spec.seed = seed
+        models.append(make_model(spec, trial))
+    envs = fast_envs(spec, env_seeds(range(seeds), spec.n_envs, 0), trial)
+    batch = BATCHES[algo](models, envs, config.compile)
+    spec.device = "cpu"
+    return batch, make_model(spec, spec.make_env())
+
+
+def go_on(batch: SeedBatch[Any]) -> Callable[[int], None]:
+    """Train a batch for so many more timesteps of each seed, at the end of every schedule."""
+    return lambda steps: batch.learn(batch.num_timesteps + steps)
+
+
+def random_play(batch: SeedBatch[Any]) -> Callable[[int], None]:
+    """Step the environments of a batch, and do nothing else."""
+    envs, rng = batch.envs, np.random.default_rng(0)
+
+    def run(steps: int) -> None:
+        envs.reset()
+        shape = (envs.num_seeds, envs.num_envs)
+        for _ in range(steps // envs.num_envs):
+            envs.step(rng.integers(0, envs.action_space.n, shape))  # type: ignore[attr-defined]
+
+    return run
+
+
+def profile(batch: SeedBatch[Any], steps: int) -> dict[str, float]:
+    """Shares of a training: environments, acting, gradients, optimizer, the rest."""
+    parts: dict[str, tuple[Any, str]] = {"environments": (batch.envs, "step")}
+    parts["gradients"] = (batch, "_gradients")
+    parts["optimizer"] = (batch.optimizer, "step")
+    if isinstance(batch, SeedBatchDQN):
+        parts["acting"] = (batch, "_q_values")
+        parts["replay memory"] = (batch.memory, "sample")
+        parts["target networks"] = (batch, "update_targets")
+    else:
+        parts["acting"] = (batch, "_act")
+    for i, norm in enumerate(batch.stack.norms.values()):
+        parts[f"commit {i}"] = (norm, "commit")
+    spent = dict.fromkeys(parts, 0.0)
+
+    def timed(name: str, function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            begin = time.perf_counter()
+            out = function(*args, **kwargs)
+            spent[name] += time.perf_counter() - begin
+            return out
+
+        return call
+
+    before = {name: getattr(owner, method) for name, (owner, method) in parts.items()}
+    for name, (owner, method) in parts.items():
+        object.__setattr__(owner, method, timed(name, before[name]))
+    begin = time.perf_counter()
+    batch.learn(batch.num_timesteps + steps)
+    whole = time.perf_counter() - begin
+    for name, (owner, method) in parts.items():
+        object.__setattr__(owner, method, before[name])
+    commits = sum(spent.pop(name) for name in list(spent) if name.startswith("commit"))
+    spent["commits"] = commits
+    spent["everything else"] = whole - sum(spent.values())
+    return {name: seconds / whole for name, seconds in spent.items()}
+
+
+def run_seed_speed(config: SeedSpeedConfig) -> None:
+    """Measure and print."""
+    for case in config.cases:
+        if case not in CASES:
+            raise unknown("case", case, CASES)
+    if config.rounds < 1 or (config.seeds is not None and config.seeds < 1):
+        raise UserError(
+            f"--rounds {config.rounds} --seeds {config.seeds}: expected at least 1 each"
+        )
+    torch.set_num_threads(1)
+    lines, shares = [], {}
+    for case in config.cases:
+        timed: dict[str, Timed] = {}
+        for norm in config.norms:
+            batch, single = build(case, norm, config)
+            unit = batch.model.n_steps * batch.envs.num_envs if case == "redbluedoors" else 200
+            timed[norm] = Timed(go_on(batch), batch.size, unit, config.seconds)
+            if config.profile:
+                shares[f"{case}/{norm}"] = profile(batch, timed[norm].steps)
+            if norm == config.norms[0]:
+                other, _ = build(case, norm, config)
+                limit = batch.size
+                timed["environments alone"] = Timed(random_play(other), limit, unit, config.seconds)
+                timed["sb3/none"] = Timed(_learn(single), 1, unit, config.seconds)
+        for _ in range(config.rounds):
+            for each in timed.values():
+                each.measure()
+        lines.extend(summarize(case, timed))
+    show(config, lines, shares)
+
+
+def _learn(model: BaseAlgorithm) -> Callable[[int], None]:
+    def run(steps: int) -> None:
+        model.learn(steps, reset_num_timesteps=False)
+
+    return run
+
+
+def summarize(case: str, timed: dict[str, Timed]) -> list[dict[str, Any]]:
+    """One line for each case and reference."""
+    _, env_id, _ = CASES[case]
+    lines = []
+    for name, each in timed.items():
+        for reference in ("sb3/none", "none"):
+            if reference in timed and name != reference:
+                ratios = np.array(each.speeds) / np.array(timed[reference].speeds)
+                lines.append(
+                    {
+                        "benchmark": "seeds",
+                        "case": f"{env_id}/{name}",
+                        "seeds": each.seeds,
+                        "value": float(np.median(each.speeds)),
+                        "unit": "steps/s",
+                        "ratio": float(np.median(ratios)),
+                        "ratio_to": reference,
+                    }
+                )
+    return lines
+
+
+def show(
+    config: SeedSpeedConfig, lines: list[dict[str, Any]], shares: dict[str, dict[str, float]]
+) -> None:
+    """As JSON lines, or as a table."""
+    if config.json:
+        for line in lines:
+            print(json.dumps(line))
+        return
+    columns = ["case", "seeds", "steps/s", "to SB3, one seed", "to none"]
+    cells: dict[str, dict[str, dict[str, Any]]] = {}
+    for line in lines:
+        cells.setdefault(line["case"], {})[line["ratio_to"]] = line
+    rows = []
+    for case, by_reference in cells.items():
+        first = next(iter(by_reference.values()))
+        ratios = [
+            f"{by_reference[r]['ratio']:.2f}" if r in by_reference else ""
+            for r in ("sb3/none", "none")
+        ]
+        rows.append([case, str(first["seeds"]), f"{first['value']:,.0f}", *ratios])
+    if config.readme is not None:
+        replace_block(config.readme, "seeds", markdown_table(columns, rows))
+    table = Table(title="many seeds in one process, one core: median of interleaved rounds")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "case" else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    for case, parts in shares.items():
+        told = ", ".join(
+            f"{name} {share:.0%}" for name, share in sorted(parts.items(), key=lambda p: -p[1])
+        )
+        Console().print(f"{case}: {told}", highlight=False)

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Benchmarks: ``train`` (steps per second), ``learning`` (what agents learn), ``layer`` (cost of a
-normalizer by itself), ``nonstationary`` (state and changing data), ``seeds`` (many at once)."""
+normalizer), ``nonstationary`` (state and changing data), ``seeds`` (speed of many at once) and
+``equivalence`` (do those learn what SB3 learns)."""
 
 from typing import Annotated
 
 import tyro
 
 from rn_rl.cli import run_command
+from rn_rl.experiment.equivalence import EquivalenceConfig, run_equivalence
 from rn_rl.experiment.layer_cost import LayerCostConfig, run_layer_cost
 from rn_rl.experiment.learning import LearningConfig, run_learning
 from rn_rl.experiment.nonstationary import NonstationaryConfig, run_nonstationary
@@ -18,6 +20,7 @@ Benchmark = (
     | Annotated[LearningConfig, tyro.conf.subcommand("learning", prefix_name=False)]
     | Annotated[LayerCostConfig, tyro.conf.subcommand("layer", prefix_name=False)]
     | Annotated[NonstationaryConfig, tyro.conf.subcommand("nonstationary", prefix_name=False)]
+    | Annotated[EquivalenceConfig, tyro.conf.subcommand("equivalence", prefix_name=False)]
     | Annotated[SeedSpeedConfig, tyro.conf.subcommand("seeds", prefix_name=False)]
 )
 HANDLERS = {
@@ -25,6 +28,7 @@ HANDLERS = {
     LearningConfig: run_learning,
     LayerCostConfig: run_layer_cost,
     NonstationaryConfig: run_nonstationary,
+    EquivalenceConfig: run_equivalence,
     SeedSpeedConfig: run_seed_speed,
 }
 

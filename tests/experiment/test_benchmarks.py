@@ -3,9 +3,19 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rn_rl.errors import UserError
+from rn_rl.experiment.equivalence import COLUMNS as EQUIVALENCE_COLUMNS
+from rn_rl.experiment.equivalence import (
+    ENGINES,
+    EquivalenceConfig,
+    equivalence,
+    read,
+    run_equivalence,
+)
+from rn_rl.experiment.equivalence import table_rows as equivalence_rows
 from rn_rl.experiment.files import markdown_table, replace_block
 from rn_rl.experiment.learning import (
     COLUMNS,
@@ -16,6 +26,7 @@ from rn_rl.experiment.learning import (
     summarize,
     table_rows,
 )
+from rn_rl.experiment.seed_speed import SeedSpeedConfig, run_seed_speed
 from rn_rl.experiment.speed import SpeedConfig, run_speed
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +72,7 @@ def test_a_stopped_benchmark_runs_only_what_is_missing(tmp_path, capsys):
 @pytest.mark.parametrize("norm", ["none", "ln", "ln+rn"])
 @pytest.mark.parametrize("case", ["pendulum-sac", "pendulum-td3"])
 def test_pendulum_is_learned_in_10k_steps(case: str, norm: str, tmp_path: Path):
+    """With seed 0. TD3 with ln+rn fails with seeds 1 and 2: the README tells of it."""
     config = LearningConfig(episodes=20, out=tmp_path)
     assert run_one(case, norm, 0, config)["greedy_mean"] > -400
 
@@ -89,3 +101,55 @@ def test_a_block_is_replaced_and_nothing_else(tmp_path):
     replace_block(path, "speed", "new\n")
     replace_block(path, "speed", "newer")
     assert path.read_text() == "before\n<!-- speed -->\nnewer\n<!-- /speed -->\nafter\n"
+
+
+def test_equivalence_is_shown_by_an_interval_within_the_margin():
+    rng = np.random.default_rng(0)
+    theirs, same, other = (
+        rng.normal(100, 20, 200),
+        rng.normal(100, 20, 200),
+        rng.normal(130, 20, 200),
+    )
+    told = equivalence(same, theirs, 40)
+    assert told["p"] < 1e-6 and -40 < told["low"] < told["difference"] < told["high"] < 40
+    assert equivalence(other, theirs, 20)["p"] > 0.99
+    few = equivalence(same[:3], theirs[:3], 5)  # not different, and not shown to be the same
+    assert few["p"] > 0.05 and (few["low"] < -5 or few["high"] > 5)
+    for margin in (10.0, 40.0):  # the two ways to say it agree
+        told = equivalence(same[:12], theirs[:12], margin)
+        assert (told["p"] < 0.05) == (-margin < told["low"] and told["high"] < margin)
+
+
+def test_the_equivalence_benchmark_trains_what_is_missing(tmp_path, capsys):
+    results = tmp_path / "results.jsonl"
+    config = EquivalenceConfig(
+        algos=("dqn",), seeds=2, timesteps=400, out=tmp_path / "runs", results=results
+    )
+    run_equivalence(config)
+    assert [json.loads(line)["engine"] for line in results.read_text().splitlines()] == list(
+        ENGINES
+    )
+    assert "| dqn | together, envpool | 2 |" in capsys.readouterr().out
+    for row in read(results).values():
+        assert len(row) == 2 and (row > 5).all()
+    folders = len(list((tmp_path / "runs").glob("*/*/*/*")))
+    run_equivalence(config)
+    assert folders == 6 == len(list((tmp_path / "runs").glob("*/*/*/*")))
+
+
+def test_the_readme_has_the_recorded_equivalence():
+    found = read(ROOT / "results/equivalence.jsonl")
+    table = markdown_table(EQUIVALENCE_COLUMNS, equivalence_rows(found, EquivalenceConfig().margin))
+    block = (ROOT / "README.md").read_text().split("<!-- equivalence -->\n")[1]
+    assert block.split("<!-- /equivalence -->")[0].strip() == table
+
+
+@pytest.mark.parametrize("case", ["cartpole", "redbluedoors"])
+def test_the_benchmark_of_seeds_gives_ratios_of_one_run(case, capsys):
+    config = SeedSpeedConfig(cases=(case,), seeds=2, rounds=2, seconds=0.01, json=True)
+    run_seed_speed(config)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    cases = {line["case"].split("/", 1)[1] for line in lines}
+    assert cases == {"none", "rn", "environments alone", "sb3/none"}
+    assert {line["ratio_to"] for line in lines} == {"sb3/none", "none"}
+    assert all(line["value"] > 0 and line["ratio"] > 0 for line in lines)

@@ -1,10 +1,20 @@
-"""Specs of the whole registry, also of the row that replays a recorded run."""
+"""Every test begins with the same random numbers; specs of the whole registry, the recorded run's too."""
+
+import random
 
 import numpy as np
 import pytest
 import torch
 
 torch.set_num_threads(1)  # there is a worker for each core
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Whatever ran before in this process, and before the fixtures."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ def test_gain_knows_nothing_of_the_activations_nor_of_the_number_of_batches(spec
 
 def test_logt_is_what_rn_does_on_stationary_data():
     [logt], [rn] = make_normalizers("logt", 4), make_normalizers("rn", 4)
-    x = torch.randn(30, 4)
+    x = torch.randn(30, 4, dtype=torch.float64)  # the state takes elements as they come
     for _ in range(20):
         for norm in (logt, rn):
             norm.train()(x)

@@ -108,7 +108,7 @@ class SeedBatchDQN(SeedBatch[DQN]):
         self.exploration_rate = model.exploration_rate
         self.loss = torch.zeros(self.size)
         """Of the last update, of each seed."""
-        self._q_values = Program(self._compute_q_values)
+        self._q_values = Program(self._compute_q_values, constant=len(self.stack.tensors))
         self._gradients = Program(self._compute_gradients, compile)
 
     @staticmethod
@@ -140,8 +140,7 @@ class SeedBatchDQN(SeedBatch[DQN]):
     def q_values(self, observations: Tensor, tensors: Sequence[Tensor] | None = None) -> Tensor:
         """Q of the online networks, ``(seeds, n, actions)``; other tensors give other networks."""
         own = self.stack.tensors if tensors is None else tensors
-        training = self.stack.module.training
-        result: Tensor = self._q_values(*own, observations, mode=training)
+        result: Tensor = self._q_values(*own, observations)
         return result
 
     def _compute_gradients(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,7 +155,7 @@ class SeedBatchDQN(SeedBatch[DQN]):
         count = self.stack.parameters
         leaves = [t.detach().requires_grad_() for t in online[:count]]
         online[:count] = leaves
-        q = self.stack.over_seeds(lambda q_net, x: q_net(x), online, observations)
+        q = self.stack.over_seeds(lambda net, x: net(x), online, observations, training=True)
         error = F.smooth_l1_loss(q.gather(2, actions), wanted, reduction="none")
         losses = error.mean((1, 2))
         parts = torch.autograd.grad(losses.sum(), leaves)

@@ -77,10 +77,10 @@ class SeedBatchPPO(SeedBatch[PPO]):
         self.starts = np.ones((self.size, per_seed), np.float32)
         self.losses = torch.zeros(4, self.size)
         """Of the last minibatch: policy, value and entropy loss, approx_kl; of each seed."""
-        self._act = Program(self._compute_act)
-        self._predict = Program(self._compute_predict)
-        self._values = Program(self._compute_values)
-        self._parameters = Program(self._compute_parameters)
+        self._act = Program(self._compute_act, constant=len(self.stack.tensors))
+        self._predict = Program(self._compute_predict, constant=len(self.stack.tensors))
+        self._values = Program(self._compute_values, constant=len(self.stack.tensors))
+        self._parameters = Program(self._compute_parameters, constant=len(self.stack.tensors))
         self._gradients = Program(self._compute_gradients, compile)
 
     @staticmethod
@@ -141,7 +141,9 @@ class SeedBatchPPO(SeedBatch[PPO]):
             values, log_prob, entropy = policy.evaluate_actions(x, a)
             return values[:, 0], log_prob, -log_prob if entropy is None else entropy
 
-        values, log_prob, entropy = self.stack.over_seeds(evaluate, own, observations, actions)
+        values, log_prob, entropy = self.stack.over_seeds(
+            evaluate, own, observations, actions, training=True
+        )
         if model.normalize_advantage and advantages.shape[1] > 1:
             mean, std = advantages.mean(1, keepdim=True), advantages.std(1, keepdim=True)
             advantages = (advantages - mean) / (std + 1e-8)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.func import functional_call, vmap
-from torch.fx import GraphModule
+from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parameters_to_vector
 
@@ -42,6 +42,7 @@ class SeedStack:
         self.module = copy.deepcopy(modules[0])
         """Applied to a slice of the stack; its normalizers hold the stacked states."""
         self.norms = phase_norms(self.module)
+        self.training = False
         with torch.no_grad():
             self.weights = torch.stack([parameters_to_vector(m.parameters()) for m in modules])
         named = dict(self.module.named_parameters())
@@ -67,8 +68,14 @@ class SeedStack:
                 self.norms[owner]._state_before_commit = tensor  # until the first commit
 
     def set_training_mode(self, mode: bool) -> None:
-        """As SB3's, and as there the normalizers commit when training ends."""
-        self.module.train(mode)
+        """As SB3's, and as there the normalizers commit when training ends.
+
+        The modules themselves change their mode only when something is recorded.
+        """
+        if self.training and not mode:
+            for norm in self.norms.values():
+                norm.commit()
+        self.training = mode
 
     def before_commit(self) -> list[Tensor]:
         """The tensors with the normalizer states of before the last commit."""
@@ -82,9 +89,14 @@ class SeedStack:
         return [tensor for name, tensor in named if "running_" in name]
 
     def over_seeds(
-        self, function: Callable[..., Any], tensors: Sequence[Tensor], *inputs: Tensor
+        self,
+        function: Callable[..., Any],
+        tensors: Sequence[Tensor],
+        *inputs: Tensor,
+        training: bool = False,
     ) -> Any:
         """``function(network, *inputs)`` for every seed, with these tensors as what it is made of."""
+        set_mode(self.module, training)
         call = _Call(self.module, function)
         names = [f"module.{name}" for name in self.names]
 
@@ -104,6 +116,12 @@ class SeedStack:
         state = self.of_seed(seed)
         for name, value in (*module.named_parameters(), *module.named_buffers()):
             value.copy_(state[name])
+
+
+def set_mode(module: nn.Module, training: bool) -> None:
+    """Training or evaluation mode without what follows from a change of it: no normalizer commits."""
+    for part in module.modules():
+        part.training = training
 
 
 class _Call(nn.Module):
@@ -128,11 +146,16 @@ class Program:
     Args:
         function: from tensors to a tuple of tensors; its Python runs while it is recorded alone.
         compile: also compile what was recorded, with ``torch.compile``.
+        constant: how many of the first tensors stay as they are for many calls. What follows from
+            them alone is kept, until one of them is changed in place.
     """
 
-    def __init__(self, function: Callable[..., Any], compile: bool = False) -> None:
+    def __init__(
+        self, function: Callable[..., Any], compile: bool = False, constant: int = 0
+    ) -> None:
         self.function = function
         self.compile = compile
+        self.constant = constant
         self._recorded: dict[Any, Callable[..., Any]] = {}
 
     @torch.no_grad()
@@ -153,7 +176,7 @@ class Program:
             graph = tidy(trace(*tensors))
         if self.compile:
             return torch.compile(graph, dynamic=False)
-        return graph
+        return Split(graph, self.constant) if self.constant else graph
 
 
 @contextlib.contextmanager
@@ -167,9 +190,53 @@ def unchecked() -> Iterator[None]:
         Distribution.set_default_validate_args(before)
 
 
+class Split:
+    """A recorded program in two: what follows from constant inputs, kept, and the rest.
+
+    Args:
+        whole: the program, which changes nothing in place.
+        constant: how many of its inputs are constant; they come first.
+    """
+
+    def __init__(self, whole: GraphModule, constant: int) -> None:
+        self.constant = constant
+        inputs = whole.graph.find_nodes(op="placeholder")
+        known = set(inputs[:constant])
+        for node in whole.graph.nodes:
+            if (
+                node.op == "call_function"
+                and node.all_input_nodes
+                and known.issuperset(node.all_input_nodes)
+            ):
+                known.add(node)
+        kept = [n for n in whole.graph.nodes if n in known and any(u not in known for u in n.users)]
+        first, rest = Graph(), Graph()
+        made: dict[Node, Node] = {}
+        for node in whole.graph.nodes:
+            if node in known:
+                made[node] = first.node_copy(node, made.__getitem__)
+        first.output(tuple(made[node] for node in kept))
+        made = {node: rest.placeholder(node.name) for node in (*kept, *inputs[constant:])}
+        for node in whole.graph.nodes:
+            if node not in known and node.op != "placeholder":
+                made[node] = rest.node_copy(node, made.__getitem__)
+        self.first, self.rest = GraphModule({}, first), GraphModule({}, rest)
+        self._versions: list[Any] = []
+        self._kept: tuple[Any, ...] = ()
+
+    def __call__(self, *tensors: Tensor) -> Any:
+        given = tensors[: self.constant]
+        versions = [(id(t), t._version) for t in given]
+        if versions != self._versions:
+            self._kept, self._versions = self.first(*given), versions
+            self._alive = given  # so that no other tensor gets its id
+        return self.rest(*self._kept, *tensors[self.constant :])
+
+
 def tidy(graph_module: GraphModule) -> GraphModule:
     """Leave out what ``vmap`` recorded and what changes nothing; add biases where they multiply."""
     graph = graph_module.graph
+    graph.eliminate_dead_code()
     for node in list(graph.nodes):
         target = node.target
         if (target in _RESHAPES and _alike(node, node.args[0])) or (
@@ -177,24 +244,41 @@ def tidy(graph_module: GraphModule) -> GraphModule:
             or (target is aten.mul.Scalar and node.args[1] == 1 and _alike(node, node.args[0]))
         ):
             node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
-    for node in list(graph.nodes):
-        if node.target is not aten.add.Tensor or len(node.args) != 2 or node.kwargs:
-            continue
-        bias, product = node.args
-        if (
-            getattr(product, "target", None) is aten.bmm.default
-            and len(product.users) == 1
-            and _alike(node, product)
-        ):
-            with graph.inserting_before(node):
-                fused = graph.call_function(aten.baddbmm.default, (bias, *product.args))
-            fused.meta = node.meta
-            node.replace_all_uses_with(fused)
-            graph.erase_node(node)
-            graph.erase_node(product)
+        elif target is aten.select.int and node.args[0].target is aten.permute.default:
+            _select_before_permute(graph, node)
+        elif target is aten.add.Tensor and len(node.args) == 2 and not node.kwargs:
+            _add_bias_where_it_multiplies(graph, node)
+    graph.eliminate_dead_code()
     graph_module.recompile()
     return graph_module
+
+
+def _select_before_permute(graph: Graph, node: Node) -> None:
+    """A row of a state whose axes were exchanged: look it up where it lies."""
+    permute: Any = node.args[0]
+    dim: Any = node.args[1]
+    order: list[int] = list(permute.args[1])
+    axis = order.pop(dim)
+    if order != sorted(order):
+        return
+    with graph.inserting_before(node):
+        row = graph.call_function(aten.select.int, (permute.args[0], axis, node.args[2]))
+    row.meta = node.meta
+    node.replace_all_uses_with(row)
+
+
+def _add_bias_where_it_multiplies(graph: Graph, node: Node) -> None:
+    """``bias + bmm(x, w)`` as one operation."""
+    bias, product = node.args
+    if (
+        getattr(product, "target", None) is aten.bmm.default
+        and len(product.users) == 1  # type: ignore[union-attr]
+        and _alike(node, product)
+    ):
+        with graph.inserting_before(node):
+            fused = graph.call_function(aten.baddbmm.default, (bias, *product.args))  # type: ignore[union-attr]
+        fused.meta = node.meta
+        node.replace_all_uses_with(fused)
 
 
 _RESHAPES = (aten.expand.default, aten.view.default, aten._unsafe_view.default)

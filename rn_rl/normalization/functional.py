@@ -128,16 +128,16 @@ def _moments(
         columns = columns.numpy() if isinstance(mean, np.ndarray) else columns
         return columns.sum(axis=0, dtype=mean.dtype, keepdims=True) if one_code else columns
 
-    number: Any = rows.shape[0]
+    number: Any = rows.shape[0] * (rows.shape[1] if one_code else 1)
     if weight is not None:
         in_array = isinstance(mean, np.ndarray)
         each = weight.detach().to(torch.float64 if in_array else mean.dtype).sum()
         number = (each.numpy() if in_array else each) * (number // max(1, weight.shape[0]))
-    count = 0 * mean + number
+    count = array_module(mean).zeros_like(mean) + number
     d = rows - _like(mean, rows)  # new: what follows may overwrite it
     first = total(d)
     d *= d
-    return (count * (rows.shape[1] if one_code else 1), first, total(d)), d, total
+    return (count, first, total(d)), d, total
 
 
 def _weights_of_rows(weight: Tensor, rows: Any) -> Any:

@@ -175,7 +175,7 @@ class Program:
             trace = make_fx(self.function, tracing_mode="fake", _allow_non_fake_inputs=True)
             graph = tidy(trace(*tensors))
         if self.compile:
-            return torch.compile(graph, dynamic=False)
+            return compiled(graph, *tensors)
         return Split(graph, self.constant) if self.constant else graph
 
 
@@ -188,6 +188,30 @@ def unchecked() -> Iterator[None]:
         yield
     finally:
         Distribution.set_default_validate_args(before)
+
+
+def compiled(graph: GraphModule, *tensors: Tensor) -> Callable[..., Any]:
+    """The program through ``torch.compile``, or as it is where that cannot be done.
+
+    Warns:
+        UserWarning: there is no compiler, or it failed, and why.
+    """
+    program = torch.compile(graph, dynamic=False)
+    try:
+        program(*map(twin, tensors))  # which is when it is compiled
+    except Exception as error:  # whatever a compiler can run into
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        warnings.warn(
+            f"torch.compile failed ({reason[0][:200]}); going on without it", stacklevel=2
+        )
+        return graph
+    return program
+
+
+def twin(tensor: Tensor) -> Tensor:
+    """A copy that lies in memory as the tensor does."""
+    options = {"dtype": tensor.dtype, "device": tensor.device}
+    return torch.empty_strided(tensor.shape, tensor.stride(), **options).copy_(tensor)  # type: ignore[arg-type]
 
 
 class Split:
@@ -243,7 +267,7 @@ def tidy(graph_module: GraphModule) -> GraphModule:
             target is aten.detach.default
             or (target is aten.mul.Scalar and node.args[1] == 1 and _alike(node, node.args[0]))
         ):
-            node.replace_all_uses_with(node.args[0])
+            _replace(graph, node, node.args[0])
         elif target is aten.select.int and node.args[0].target is aten.permute.default:
             _select_before_permute(graph, node)
         elif target is aten.add.Tensor and len(node.args) == 2 and not node.kwargs:
@@ -251,6 +275,13 @@ def tidy(graph_module: GraphModule) -> GraphModule:
     graph.eliminate_dead_code()
     graph_module.recompile()
     return graph_module
+
+
+def _replace(graph: Graph, node: Node, other: Any) -> None:
+    """Use another node, of the same shape and type, in place of one."""
+    other.meta.setdefault("val", node.meta.get("val"))
+    node.replace_all_uses_with(other)
+    graph.erase_node(node)
 
 
 def _select_before_permute(graph: Graph, node: Node) -> None:
@@ -263,8 +294,7 @@ def _select_before_permute(graph: Graph, node: Node) -> None:
         return
     with graph.inserting_before(node):
         row = graph.call_function(aten.select.int, (permute.args[0], axis, node.args[2]))
-    row.meta = node.meta
-    node.replace_all_uses_with(row)
+    _replace(graph, node, row)
 
 
 def _add_bias_where_it_multiplies(graph: Graph, node: Node) -> None:
@@ -277,8 +307,8 @@ def _add_bias_where_it_multiplies(graph: Graph, node: Node) -> None:
     ):
         with graph.inserting_before(node):
             fused = graph.call_function(aten.baddbmm.default, (bias, *product.args))  # type: ignore[union-attr]
-        fused.meta = node.meta
-        node.replace_all_uses_with(fused)
+        _replace(graph, node, fused)
+        graph.erase_node(product)  # type: ignore[arg-type]
 
 
 _RESHAPES = (aten.expand.default, aten.view.default, aten._unsafe_view.default)

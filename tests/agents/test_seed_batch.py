@@ -309,3 +309,20 @@ def test_numbers_belong_to_a_seed_and_a_purpose():
     other = Streams((4, 9), "replay", (3,))
     other.restore([half.state(0), half.state(1)])
     assert np.array_equal(half.draw(), other.draw())
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.skipif(" " in torch.__file__, reason="inductor does not quote the path of torch")
+def test_compiled_updates_are_the_same_numbers():
+    drawn = transitions(np.random.default_rng(0), (len(SEEDS), 16), 4)
+    batches = []
+    for compiled in (False, True):
+        models = [dqn("ln+rn", seed) for seed in SEEDS]
+        batch = SeedBatchDQN(models, envs_of(models), compile=compiled)
+        for _ in range(3):
+            batch.stack.set_training_mode(True)
+            batch.update(drawn)
+            batch.stack.set_training_mode(False)
+        batches.append(batch)
+    for mine, theirs in zip(batches[1].stack.tensors, batches[0].stack.tensors, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,89 @@
+"""Stacked networks, and programs that are recorded once: the same numbers as one network alone."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rn_rl.agents.stacked import Program, SeedStack
+from rn_rl.normalization import REGISTRY, make_normalizers
+
+SPECS = [name for name in REGISTRY if name != "yoked"]
+
+
+def network(norm: str, seed: int) -> nn.Sequential:
+    torch.manual_seed(seed)
+    first = nn.Linear(5, 8)
+    return nn.Sequential(first, *make_normalizers(norm, 8, layer=first), nn.ReLU(), nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize("norm", SPECS)
+def test_a_stack_observes_commits_and_answers_as_each_alone(norm: str):
+    alone = [network(norm, seed).double() for seed in range(4)]
+    stack = SeedStack(copy.deepcopy(alone))
+    ask = Program(
+        lambda *t: stack.over_seeds(lambda m, x: m(x), t[:-1], t[-1]), constant=len(stack.tensors)
+    )
+    learn = Program(lambda *t: stack.over_seeds(lambda m, x: m(x), t[:-1], t[-1], training=True))
+    for phase in range(4):
+        for _ in range(2):
+            x = 2**phase * torch.randn(4, 16, 5, dtype=torch.float64)
+            stack.set_training_mode(True)
+            mine = learn(*stack.tensors, x)
+            theirs = torch.stack([m.train()(row) for m, row in zip(alone, x, strict=True)])
+            torch.testing.assert_close(mine, theirs.detach(), rtol=1e-11, atol=1e-11)
+        stack.set_training_mode(False)
+        for module in alone:
+            module.eval()
+        x = torch.randn(4, 3, 5, dtype=torch.float64)
+        theirs = torch.stack([m(row) for m, row in zip(alone, x, strict=True)]).detach()
+        for _ in range(2):
+            torch.testing.assert_close(ask(*stack.tensors, x), theirs, rtol=1e-11, atol=1e-11)
+    for seed, module in enumerate(alone):
+        fresh = network(norm, 99).double()
+        stack.load_into(seed, fresh)
+        for name, value in module.state_dict().items():
+            torch.testing.assert_close(fresh.state_dict()[name], value, rtol=1e-11, atol=1e-11)
+
+
+def test_what_is_kept_of_constant_tensors_is_made_anew_when_one_changes():
+    def function(weight: Tensor, x: Tensor) -> Tensor:
+        return x * (weight * 2).exp()
+
+    program = Program(function, constant=1)
+    weight, x = torch.zeros(3), torch.ones(3)
+    assert torch.equal(program(weight, x), x)
+    program.function = None  # type: ignore[assignment]  # it is not asked again
+    weight.add_(1)
+    torch.testing.assert_close(program(weight, x), torch.full((3,), 2.0).exp())
+    weight[:2].zero_()  # through a view
+    torch.testing.assert_close(program(weight, 2 * x)[:2], torch.full((2,), 2.0))
+    torch.testing.assert_close(program(torch.ones(3), x), torch.full((3,), 2.0).exp())
+
+
+def test_recording_changes_nothing_and_a_replay_changes_its_inputs():
+    def function(state: Tensor, x: Tensor) -> Tensor:
+        state.add_(x.detach().sum())
+        return x * state
+
+    program = Program(function)
+    state, x = torch.zeros(()), torch.ones(4)
+    assert torch.equal(program(state, x), 4 * x) and state == 4
+    assert torch.equal(program(state, x), 8 * x) and state == 8
+
+
+def test_without_a_compiler_a_program_goes_on_as_it_is(monkeypatch):
+    def fails(graph, **kwargs):
+        def program(*tensors):
+            raise RuntimeError("no C++ compiler here")
+
+        return program
+
+    monkeypatch.setattr(torch, "compile", fails)
+    program = Program(lambda x: x * 2, compile=True)
+    with pytest.warns(UserWarning, match="no C\\+\\+ compiler here.*going on without it"):
+        assert torch.equal(program(torch.ones(3)), torch.full((3,), 2.0))
+    assert torch.equal(program(torch.zeros(3)), torch.zeros(3))

@@ -113,7 +113,6 @@ class SeedBatch(ABC, Generic[Model]):
         """An array on the device of the networks."""
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
-    @abstractmethod
     def learn(
         self,
         total_timesteps: int,
@@ -127,6 +126,30 @@ class SeedBatch(ABC, Generic[Model]):
             on_rollout_start: called before each rollout, right after the normalizers' commit.
             on_step: called after each step of all environments.
         """
+        self.total_timesteps = total_timesteps
+        if self.last_observations is None:
+            self.last_observations = self.envs.reset()
+        while self.num_timesteps < total_timesteps:
+            self.stack.set_training_mode(False)
+            on_rollout_start()
+            for t in range(self.rollout_length):
+                self.step(t)
+                on_step()
+            self.train()
+        self.stack.set_training_mode(False)
+
+    @property
+    @abstractmethod
+    def rollout_length(self) -> int:
+        """Steps of all environments between two updates."""
+
+    @abstractmethod
+    def step(self, t: int) -> None:
+        """Step t of a rollout, in every environment."""
+
+    @abstractmethod
+    def train(self) -> None:
+        """The gradient steps after a rollout."""
 
     @abstractmethod
     def predict(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -201,29 +201,11 @@ class SeedBatchDQN(SeedBatch[DQN]):
             return random
         return np.where(chance < rate, random, self.predict(observations))
 
-    def learn(
-        self,
-        total_timesteps: int,
-        on_rollout_start: Callable[[], None] = lambda: None,
-        on_step: Callable[[], None] = lambda: None,
-    ) -> None:
-        model = self.model
-        self.total_timesteps = total_timesteps
-        if self.last_observations is None:
-            self.last_observations = self.envs.reset()
-        while self.num_timesteps < total_timesteps:
-            self.stack.set_training_mode(False)
-            on_rollout_start()
-            for _ in range(_frequency(model).frequency):
-                self.step()
-                on_step()
-            if self.num_timesteps > model.learning_starts:
-                steps = model.gradient_steps
-                self.train(_frequency(model).frequency if steps < 0 else steps)
-        self.stack.set_training_mode(False)
+    @property
+    def rollout_length(self) -> int:
+        return _frequency(self.model).frequency
 
-    def step(self) -> None:
-        """One step of every environment, and what SB3 does after each."""
+    def step(self, t: int) -> None:
         observations: Any = self.last_observations
         actions = self.act(observations)
         step = self.envs.step(actions)
@@ -234,13 +216,16 @@ class SeedBatchDQN(SeedBatch[DQN]):
             self.update_targets()
         self.exploration_rate = self.model.exploration_schedule(self.progress_remaining)
 
-    def train(self, gradient_steps: int) -> None:
-        """Gradient steps on minibatches from the memory."""
+    def train(self) -> None:
+        if self.num_timesteps <= self.model.learning_starts:
+            return
         self.stack.set_training_mode(True)
         self.set_learning_rate()
-        for _ in range(gradient_steps):
+        steps = self.model.gradient_steps
+        steps = self.rollout_length if steps < 0 else steps
+        for _ in range(steps):
             self.update(self.memory.sample(self.replay.draw()))
-        self.num_updates += gradient_steps
+        self.num_updates += steps
 
     def streams(self) -> list[Streams]:
         return [self.exploration, self.replay]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -235,27 +235,11 @@ class SeedBatchPPO(SeedBatch[PPO]):
         """V of ``(seeds, n, ...)`` observations."""
         return self._values(*self.stack.tensors, self.tensor(observations)).cpu().numpy()
 
-    def learn(
-        self,
-        total_timesteps: int,
-        on_rollout_start: Callable[[], None] = lambda: None,
-        on_step: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.total_timesteps = total_timesteps
-        if self.last_observations is None:
-            self.last_observations = self.envs.reset()
-        while self.num_timesteps < total_timesteps:
-            self.stack.set_training_mode(False)
-            on_rollout_start()
-            for t in range(self.model.n_steps):
-                self.step(t)
-                on_step()
-            advantages, returns = self.advantages()
-            self.train(advantages, returns)
-        self.stack.set_training_mode(False)
+    @property
+    def rollout_length(self) -> int:
+        return self.model.n_steps
 
     def step(self, t: int) -> None:
-        """Step t of a rollout, in every environment."""
         observations: Any = self.last_observations
         drawn = self._act(
             *self.stack.tensors, self.tensor(observations), self.tensor(self.sampling.draw())
@@ -300,9 +284,9 @@ class SeedBatchPPO(SeedBatch[PPO]):
             next_values, going_on = values[t], 1 - self.rollout["starts"][t]
         return advantages, advantages + values
 
-    def train(self, advantages: np.ndarray, returns: np.ndarray) -> None:
-        """All epochs on one rollout."""
+    def train(self) -> None:
         model = self.model
+        advantages, returns = self.advantages()
         self.stack.set_training_mode(True)
         self.set_learning_rate()
         kept = ("observations", "actions", "values", "log_probs")

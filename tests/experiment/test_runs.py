@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 import shutil
-import signal
 import zipfile
 from pathlib import Path
 
@@ -174,22 +173,6 @@ def test_minigrid_evaluation_has_a_success_rate_and_frozen_statistics(tmp_path):
     env.close()
 
 
-class InterruptingCartPole(CartPoleEnv):
-    """Presses Ctrl-C at a step, once in the life of the process."""
-
-    at = 0
-    steps = 0
-
-    def step(self, action):
-        InterruptingCartPole.steps += 1
-        if InterruptingCartPole.steps == InterruptingCartPole.at:
-            os.kill(os.getpid(), signal.SIGINT)
-        return super().step(action)
-
-
-gym.register("InterruptingCartPole-v1", entry_point=InterruptingCartPole, max_episode_steps=500)
-
-
 @pytest.mark.parametrize(
     ("algo", "settings"),
     [
@@ -198,11 +181,13 @@ gym.register("InterruptingCartPole-v1", entry_point=InterruptingCartPole, max_ep
         ("ppo", PPO_SETTINGS),
     ],
 )
-def test_ctrl_c_then_resume_is_the_uninterrupted_run_bit_for_bit(tmp_path, algo, settings):
+def test_ctrl_c_then_resume_is_the_uninterrupted_run_bit_for_bit(
+    interrupting, tmp_path, algo, settings
+):
     options = {"algo": algo, "env": "InterruptingCartPole-v1", "set": settings, "n_envs": 2}
-    InterruptingCartPole.at = -1
+    interrupting.at = -1
     whole = quick(tmp_path / "whole", **options)
-    InterruptingCartPole.steps, InterruptingCartPole.at = 0, 700
+    interrupting.steps, interrupting.at = 0, 700
     with pytest.raises(TrainingStopped, match="--resume"):
         quick(tmp_path / "parts", **options)
     parts = Run(next((tmp_path / "parts").glob("*/*/*")))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.envs.classic_control import CartPoleEnv
 from rich.console import Console
 from safetensors.torch import load_file
 from stable_baselines3 import DQN, PPO
@@ -117,22 +114,6 @@ def test_one_goes_on_alone_from_its_zip(tmp_path):
     assert model.num_timesteps >= 754
 
 
-class InterruptingCartPole(CartPoleEnv):
-    """Presses Ctrl-C at a step, once in the life of the process."""
-
-    at = 0
-    steps = 0
-
-    def step(self, action):
-        InterruptingCartPole.steps += 1
-        if InterruptingCartPole.steps == InterruptingCartPole.at:
-            os.kill(os.getpid(), signal.SIGINT)
-        return super().step(action)
-
-
-gym.register("SeedsCartPole-v1", entry_point=InterruptingCartPole, max_episode_steps=500)
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -140,11 +121,11 @@ gym.register("SeedsCartPole-v1", entry_point=InterruptingCartPole, max_episode_s
         {"algo": "ppo", "n_envs": 2, "set": (*PPO_SETTINGS, "normalize=true"), "timesteps": 640},
     ],
 )
-def test_ctrl_c_then_resume_is_the_uninterrupted_batch_bit_for_bit(tmp_path, options):
-    options = {"env": "SeedsCartPole-v1", **options}
-    InterruptingCartPole.at = -1
+def test_ctrl_c_then_resume_is_the_uninterrupted_batch_bit_for_bit(interrupting, tmp_path, options):
+    options = {"env": "InterruptingCartPole-v1", **options}
+    interrupting.at = -1
     whole = several(tmp_path / "whole", **options)
-    InterruptingCartPole.steps, InterruptingCartPole.at = 0, 1500
+    interrupting.steps, interrupting.at = 0, 1500
     with pytest.raises(TrainingStopped, match=r"3 seeds stopped.*--resume"):
         several(tmp_path / "parts", **options)
     folders = sorted((tmp_path / "parts").glob("*/*/*"))
@@ -232,7 +213,7 @@ def test_a_batch_of_seeds_from_the_command_line(tmp_path, capsys):
         ("LunarLander-v3", "dqn", "paper", None),
         ("MiniGrid-RedBlueDoors-6x6-v0", "ppo", "paper", None),
         ("MiniGrid-RedBlueDoors-6x6-v0", "ppo", "zoo", "FlatObsWrapper"),
-        ("SeedsCartPole-v1", "dqn", "zoo", "envpool has no"),
+        ("InterruptingCartPole-v1", "dqn", "zoo", "envpool has no"),
     ],
 )
 def test_envpool_is_used_where_it_has_the_same(env, algo, config, reason):

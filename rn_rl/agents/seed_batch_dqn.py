@@ -108,8 +108,9 @@ class SeedBatchDQN(SeedBatch[DQN]):
         self.exploration_rate = model.exploration_rate
         self.loss = torch.zeros(self.size)
         """Of the last update, of each seed."""
-        self._q_values = Program(self._compute_q_values, constant=len(self.stack.tensors))
-        self._gradients = Program(self._compute_gradients, compile)
+        own = len(self.stack.tensors)
+        self._q_values = Program(self._compute_q_values, constant=own, values=True)
+        self._gradients = Program(self._compute_gradients, compile, constant=2 * own)
 
     @staticmethod
     def network(model: DQN) -> nn.Module:

@@ -77,11 +77,12 @@ class SeedBatchPPO(SeedBatch[PPO]):
         self.starts = np.ones((self.size, per_seed), np.float32)
         self.losses = torch.zeros(4, self.size)
         """Of the last minibatch: policy, value and entropy loss, approx_kl; of each seed."""
-        self._act = Program(self._compute_act, constant=len(self.stack.tensors))
-        self._predict = Program(self._compute_predict, constant=len(self.stack.tensors))
-        self._values = Program(self._compute_values, constant=len(self.stack.tensors))
-        self._parameters = Program(self._compute_parameters, constant=len(self.stack.tensors))
-        self._gradients = Program(self._compute_gradients, compile)
+        own = len(self.stack.tensors)
+        self._act = Program(self._compute_act, constant=own, values=True)
+        self._predict = Program(self._compute_predict, constant=own, values=True)
+        self._values = Program(self._compute_values, constant=own, values=True)
+        self._parameters = Program(self._compute_parameters, constant=own, values=True)
+        self._gradients = Program(self._compute_gradients, compile, constant=own)
 
     @staticmethod
     def network(model: PPO) -> nn.Module:

@@ -146,16 +146,23 @@ class Program:
     Args:
         function: from tensors to a tuple of tensors; its Python runs while it is recorded alone.
         compile: also compile what was recorded, with ``torch.compile``.
-        constant: how many of the first tensors stay as they are for many calls. What follows from
-            them alone is kept, until one of them is changed in place.
+        constant: how many of the first tensors are the same objects in many calls. Views of them are
+            kept from call to call.
+        values: these tensors also keep their values for many calls, and the function changes none:
+            all that follows from them alone is kept, until one of them is changed in place.
     """
 
     def __init__(
-        self, function: Callable[..., Any], compile: bool = False, constant: int = 0
+        self,
+        function: Callable[..., Any],
+        compile: bool = False,
+        constant: int = 0,
+        values: bool = False,
     ) -> None:
         self.function = function
         self.compile = compile
         self.constant = constant
+        self.values = values
         self._recorded: dict[Any, Callable[..., Any]] = {}
 
     @torch.no_grad()
@@ -176,7 +183,7 @@ class Program:
             graph = tidy(trace(*tensors))
         if self.compile:
             return compiled(graph, *tensors)
-        return Split(graph, self.constant) if self.constant else graph
+        return Split(graph, self.constant, self.values) if self.constant else graph
 
 
 @contextlib.contextmanager
@@ -218,29 +225,25 @@ class Split:
     """A recorded program in two: what follows from constant inputs, kept, and the rest.
 
     Args:
-        whole: the program, which changes nothing in place.
-        constant: how many of its inputs are constant; they come first.
+        whole, constant, values: see :class:`Program`.
     """
 
-    def __init__(self, whole: GraphModule, constant: int) -> None:
-        self.constant = constant
+    def __init__(self, whole: GraphModule, constant: int, values: bool) -> None:
+        self.constant, self.values = constant, values
         inputs = whole.graph.find_nodes(op="placeholder")
         known = set(inputs[:constant])
         for node in whole.graph.nodes:
-            if (
-                node.op == "call_function"
-                and node.all_input_nodes
-                and known.issuperset(node.all_input_nodes)
-            ):
+            keep = node.op == "call_function" and (values or node.target in _VIEWS)
+            if keep and node.all_input_nodes and known.issuperset(node.all_input_nodes):
                 known.add(node)
-        kept = [n for n in whole.graph.nodes if n in known and any(u not in known for u in n.users)]
+        edge = [n for n in whole.graph.nodes if n in known and any(u not in known for u in n.users)]
         first, rest = Graph(), Graph()
         made: dict[Node, Node] = {}
         for node in whole.graph.nodes:
             if node in known:
                 made[node] = first.node_copy(node, made.__getitem__)
-        first.output(tuple(made[node] for node in kept))
-        made = {node: rest.placeholder(node.name) for node in (*kept, *inputs[constant:])}
+        first.output(tuple(made[node] for node in edge))
+        made = {node: rest.placeholder(node.name) for node in (*edge, *inputs[constant:])}
         for node in whole.graph.nodes:
             if node not in known and node.op != "placeholder":
                 made[node] = rest.node_copy(node, made.__getitem__)
@@ -250,7 +253,7 @@ class Split:
 
     def __call__(self, *tensors: Tensor) -> Any:
         given = tensors[: self.constant]
-        versions = [(id(t), t._version) for t in given]
+        versions = [(id(t), self.values and t._version) for t in given]
         if versions != self._versions:
             self._kept, self._versions = self.first(*given), versions
             self._alive = given  # so that no other tensor gets its id
@@ -311,6 +314,14 @@ def _add_bias_where_it_multiplies(graph: Graph, node: Node) -> None:
         graph.erase_node(product)  # type: ignore[arg-type]
 
 
+_VIEWS = (
+    aten.transpose.int,
+    aten.permute.default,
+    aten.select.int,
+    aten.view.default,
+    aten.expand.default,
+    aten.unsqueeze.default,
+)
 _RESHAPES = (aten.expand.default, aten.view.default, aten._unsafe_view.default)
 
 

@@ -25,7 +25,9 @@ def test_a_stack_observes_commits_and_answers_as_each_alone(norm: str):
     alone = [network(norm, seed).double() for seed in range(4)]
     stack = SeedStack(copy.deepcopy(alone))
     ask = Program(
-        lambda *t: stack.over_seeds(lambda m, x: m(x), t[:-1], t[-1]), constant=len(stack.tensors)
+        lambda *t: stack.over_seeds(lambda m, x: m(x), t[:-1], t[-1]),
+        constant=len(stack.tensors),
+        values=True,
     )
     learn = Program(lambda *t: stack.over_seeds(lambda m, x: m(x), t[:-1], t[-1], training=True))
     for phase in range(4):
@@ -53,7 +55,7 @@ def test_what_is_kept_of_constant_tensors_is_made_anew_when_one_changes():
     def function(weight: Tensor, x: Tensor) -> Tensor:
         return x * (weight * 2).exp()
 
-    program = Program(function, constant=1)
+    program = Program(function, constant=1, values=True)
     weight, x = torch.zeros(3), torch.ones(3)
     assert torch.equal(program(weight, x), x)
     program.function = None  # type: ignore[assignment]  # it is not asked again

@@ -38,7 +38,7 @@ WARM_PHASES = 3
 
 @dataclass
 class LayerCostConfig:
-    """Forward and backward of every normalizer in training mode: CPU, one thread, eager.
+    """Forward and backward of every normalizer in training mode: CPU, one thread; eager, or compiled.
 
     A normalizer that changes the weights of a layer is measured as what it adds to that layer.
     Commits are left out: there is one a phase. The clock counts this process's time on the CPU, so
@@ -55,6 +55,8 @@ class LayerCostConfig:
     """Rounds; a ratio is the median of the rounds' ratios."""
     repeats: int = 10
     """Passes of each normalizer in a round."""
+    compile: bool = False
+    """Compile every module with torch.compile."""
     record: bool = False
     """Also write the ratios to where 'rn-rl norms' finds them; takes the whole registry."""
     json: bool = False
@@ -84,7 +86,7 @@ def with_recording(norm: str, folder: Path) -> str:
     return f"{norm}({folder})"
 
 
-def one_pass(norm: str, batch: int, features: int) -> Callable[[], None]:
+def one_pass(norm: str, batch: int, features: int, compile: bool = False) -> Callable[[], None]:
     """A function that runs one training forward and backward of a warm module."""
     layer = nn.Linear(features, features)
     modules = [] if norm == LINEAR else make_normalizers(norm, features, layer=layer)
@@ -96,11 +98,12 @@ def one_pass(norm: str, batch: int, features: int) -> Callable[[], None]:
         module.train()(x)
         module.eval()
     module.train()
+    forward: Callable[..., torch.Tensor] = torch.compile(module) if compile else module
 
     def run() -> None:
         x.grad = None
         module.zero_grad()
-        module(x).backward(gradient)
+        forward(x).backward(gradient)
 
     return run
 
@@ -110,7 +113,9 @@ def measure(config: LayerCostConfig, norms: list[str]) -> dict[str, np.ndarray]:
     inside = [norm for norm in norms if reparametrizes(norm)]
     with tempfile.TemporaryDirectory() as folder:
         passes = {
-            name: one_pass(with_recording(name, Path(folder)), config.batch, config.features)
+            name: one_pass(
+                with_recording(name, Path(folder)), config.batch, config.features, config.compile
+            )
             for name in dict.fromkeys([REFERENCE, *norms, *([LINEAR] if inside else [])])
         }
     times = {name: np.empty(config.rounds) for name in passes}
@@ -148,6 +153,8 @@ def run_layer_cost(config: LayerCostConfig) -> None:
     for name in ("batch", "features", "rounds", "repeats"):
         if getattr(config, name) < 1:
             raise UserError(f"--{name} {getattr(config, name)}: expected at least 1")
+    if config.record and config.compile:
+        raise UserError("--record --compile: what is recorded is the cost without a compiler")
     if config.record and config.norms:
         raise UserError(
             f"--record --norms {' '.join(config.norms)}: expected the whole registry, so that all "
@@ -162,7 +169,8 @@ def run_layer_cost(config: LayerCostConfig) -> None:
         for line in lines:
             print(json.dumps(line))
         return
-    table = Table(title="forward and backward of a training pass, CPU, one thread, eager")
+    kind = "compiled" if config.compile else "eager"
+    table = Table(title=f"forward and backward of a training pass, CPU, one thread, {kind}")
     for column in ("normalizer", "size", "us", f"to {REFERENCE}"):
         table.add_column(column, justify="left" if column == "normalizer" else "right")
     for norm, line in zip(norms, lines, strict=True):

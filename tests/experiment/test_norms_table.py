@@ -104,6 +104,7 @@ def test_a_record_holds_the_whole_registry_and_its_command(tmp_path, monkeypatch
     [
         ({"rounds": 0}, "--rounds 0: expected at least 1"),
         ({"record": True, "norms": ("rn",)}, "--record --norms rn: expected the whole registry"),
+        ({"record": True, "compile": True}, "--record --compile: what is recorded"),
         ({"norms": ("rnn",)}, "unknown normalizer 'rnn'. Did you mean 'rn'"),
     ],
 )

@@ -6,14 +6,17 @@ from rn_rl.agents.replay import AgeWeightedDictReplayBuffer, AgeWeightedReplayBu
 from rn_rl.agents.seed_batch import SeedBatch
 from rn_rl.agents.seed_batch_dqn import SeedBatchDQN
 from rn_rl.agents.seed_batch_ppo import SeedBatchPPO
+from rn_rl.agents.seed_envs import EnvpoolSeedEnvs, VecSeedEnvs
 
 __all__ = [
     "RNDQN",
     "RNPPO",
     "AgeWeightedDictReplayBuffer",
     "AgeWeightedReplayBuffer",
+    "EnvpoolSeedEnvs",
     "NormalizerLogger",
     "SeedBatch",
     "SeedBatchDQN",
     "SeedBatchPPO",
+    "VecSeedEnvs",
 ]

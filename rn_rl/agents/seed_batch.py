@@ -46,7 +46,7 @@ class SeedBatch(ABC, Generic[Model]):
             faster update.
 
     Raises:
-        UserError: a setting that only single runs have; see :meth:`cannot`.
+        UserError: a setting that only single runs have, see :meth:`cannot`; two equal seeds.
     """
 
     def __init__(self, models: Sequence[Model], envs: SeedEnvs, compile: bool = False) -> None:
@@ -57,7 +57,11 @@ class SeedBatch(ABC, Generic[Model]):
         if reason:
             raise UserError(f"seeds cannot be trained together: {reason}")
         self.envs = envs
-        self.seeds = [int(model.seed or 0) for model in self.models]
+        self.seeds = [-1 if model.seed is None else int(model.seed) for model in self.models]
+        if len({*self.seeds, -1}) <= len(self.models):
+            raise UserError(
+                f"seeds {[model.seed for model in self.models]}: expected models with different seeds"
+            )
         self.size = len(self.models)
         self.compile = compile
         self.device = self.model.device

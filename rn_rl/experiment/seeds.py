@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import joblib
@@ -263,8 +264,10 @@ class BatchTraining:
         if begun is not None:
             for run in runs:
                 checkpoint.trim_monitor(run.checkpoint)
-        self.monitors = self._open_monitors(resuming) if self.fast else {}
         self.begin = time.time()
+        self.episodes: dict[Path, list[dict[str, float]]] = {}
+        if self.fast and not resuming:
+            self._begin_monitors()
         n_envs, episodes = self.spec.n_envs, self.spec.eval_episodes
         self.envs = self._make_envs(trial, n_envs, TRAINING, begun)
         self.eval_envs = self._make_envs(trial, episodes, EVALUATION, begun)
@@ -292,8 +295,6 @@ class BatchTraining:
     def __exit__(self, *error: object) -> None:
         self.envs.close()
         self.eval_envs.close()
-        for stream in self.monitors.values():
-            stream.close()
 
     def _make_envs(
         self, trial: VecEnv, n_envs: int, purpose: int, begun: list[dict[str, Any]] | None
@@ -316,16 +317,24 @@ class BatchTraining:
             ]
         )
 
-    def _open_monitors(self, append: bool) -> dict[tuple[int, int], ResultsWriter]:
-        return {
-            (seed, env): ResultsWriter(
-                str(run.folder / str(env)),
-                header={"t_start": time.time(), "env_id": self.spec.env},
-                override_existing=not append,
-            )
-            for seed, run in enumerate(self.runs)
-            for env in range(self.spec.n_envs)
-        }
+    def monitor(self, seed: int, env: int) -> Path:
+        """The file that SB3's Monitor writes where gymnasium steps the environments."""
+        return self.runs[seed].folder / f"{env}.monitor.csv"
+
+    def _begin_monitors(self) -> None:
+        for seed in range(len(self.runs)):
+            for env in range(self.spec.n_envs):
+                header: dict[str, Any] = {"t_start": self.begin, "env_id": self.spec.env}
+                ResultsWriter(str(self.monitor(seed, env)), header).close()
+
+    def write_monitors(self) -> None:
+        """Append the episodes since the last time; files are not held open, there may be thousands."""
+        for path, rows in self.episodes.items():
+            writer = ResultsWriter(str(path), override_existing=False)
+            for row in rows:
+                writer.write_row(row)
+            writer.close()
+        self.episodes = {}
 
     def run(self) -> None:
         """Train; whatever ends it, every run can be loaded."""
@@ -343,6 +352,7 @@ class BatchTraining:
                 self.save_checkpoints()
             finally:
                 self.display.close(batch.num_timesteps, self.status)
+                self.write_monitors()
                 for seed in range(len(self.runs)):
                     self.save(seed)
 
@@ -388,14 +398,14 @@ class BatchTraining:
         """After each step of all environments: episodes, evaluations, progress."""
         for episode in self.envs.finished:
             self.recent[episode.seed].append(episode.reward)
-            if self.monitors:
-                self.monitors[episode.seed, episode.env].write_row(
-                    {
-                        "r": round(episode.reward, 6),
-                        "l": episode.length,
-                        "t": round(time.time() - self.begin, 6),
-                    }
-                )
+            if self.fast:
+                row = {
+                    "r": round(episode.reward, 6),
+                    "l": episode.length,
+                    "t": round(time.time() - self.begin, 6),
+                }
+                path = self.monitor(episode.seed, episode.env)
+                self.episodes.setdefault(path, []).append(row)
         now, every = self.batch.num_timesteps, self.spec.eval_freq
         if every and now // every > (now - self.spec.n_envs) // every:
             self.evaluate()
@@ -470,6 +480,7 @@ class BatchTraining:
 
     def save_checkpoints(self) -> None:
         """Of every seed, each in its own run; between two phases."""
+        self.write_monitors()
         kept = self._records()
         for seed, run in enumerate(self.runs):
             arrays, plain = self.batch.state(seed)

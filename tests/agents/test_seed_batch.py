@@ -42,7 +42,7 @@ def to_double(policy: Any) -> None:
     policy.features_extractor.register_forward_pre_hook(lambda _, given: (given[0].double(),))
 
 
-def dqn(norm: str, seed: int, env: str = "CartPole-v1", **kwargs: Any) -> DQN:
+def dqn(norm: str, seed: int | None, env: str = "CartPole-v1", **kwargs: Any) -> DQN:
     options = {
         "learning_rate": 1e-2,
         "batch_size": 16,
@@ -266,6 +266,10 @@ def test_what_cannot_be_trained_together_says_why(kwargs: dict[str, Any], said: 
     with pytest.raises(UserError, match="target_kl"):
         models = [ppo("rn", seed, target_kl=0.1) for seed in SEEDS]
         SeedBatchPPO(models, envs_of(models))
+    for seeds in ((1, 2, 1), (1, None, 2)):
+        models = [dqn("rn", seed) for seed in seeds]
+        with pytest.raises(UserError, match="expected models with different seeds"):
+            SeedBatchDQN(models, envs_of(models))
 
 
 def test_continuous_actions_and_a_truncated_minibatch():

@@ -369,7 +369,7 @@ class BatchTraining:
             parts.append(f"training return {np.mean(returns):.2f}")
         if self.evaluations:
             parts.append(f"evaluation {self.evaluations[-1][1].mean():.2f}")
-        if self.layers and np.isfinite(self.history[-1][1]).all():
+        if self.history and np.isfinite(self.history[-1][1]).all():
             parts.append(f"gain {self.history[-1][1].mean():.2f}")
         return " · ".join(parts)
 

@@ -42,14 +42,12 @@ class SeedBatch(ABC, Generic[Model]):
     Args:
         models: SB3 agents that have not learned yet, one for each seed, alike but for ``seed``.
         envs: their environments.
-        compile: compile the update with ``torch.compile``: some ten seconds once, for a
-            faster update.
 
     Raises:
         UserError: a setting that only single runs have, see :meth:`cannot`; two equal seeds.
     """
 
-    def __init__(self, models: Sequence[Model], envs: SeedEnvs, compile: bool = False) -> None:
+    def __init__(self, models: Sequence[Model], envs: SeedEnvs) -> None:
         self.models = list(models)
         self.model = self.models[0]
         """Where hyperparameters are read, which are the same for all."""
@@ -63,7 +61,6 @@ class SeedBatch(ABC, Generic[Model]):
                 f"seeds {[model.seed for model in self.models]}: expected models with different seeds"
             )
         self.size = len(self.models)
-        self.compile = compile
         self.device = self.model.device
         self.num_timesteps = 0
         """Of each seed."""
@@ -71,9 +68,10 @@ class SeedBatch(ABC, Generic[Model]):
         self.progress_remaining = 1.0
         self.total_timesteps = 0
         self.stack = SeedStack([self.network(model) for model in self.models])
-        self.stack.set_training_mode(False)
         self.optimizer = self._make_optimizer()
         self.last_observations: np.ndarray | None = None
+        self.losses: dict[str, Tensor] = {}
+        """Of the last minibatch, ``(seeds,)`` each, by the names that SB3 logs."""
         self._gains = Program(self._mean_gains)
 
     @staticmethod
@@ -197,7 +195,14 @@ class SeedBatch(ABC, Generic[Model]):
             return None
         before = self.policies(self.stack.before_commit(), observations)
         after = self.policies(self.stack.tensors, observations)
-        return kl(before, after).reshape(self.size, len(observations[0]), -1).sum(2).mean(1).numpy()
+        return (
+            kl(before, after)
+            .reshape(self.size, len(observations[0]), -1)
+            .sum(2)
+            .mean(1)
+            .cpu()
+            .numpy()
+        )
 
     def state(self, seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """All that one seed's training goes on from, between two phases: arrays, and plain data.

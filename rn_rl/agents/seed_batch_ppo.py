@@ -26,6 +26,14 @@ from rn_rl.agents.seed_envs import SeedEnvs
 from rn_rl.agents.stacked import Program
 from rn_rl.agents.streams import Streams
 
+LOSSES = (
+    "train/policy_gradient_loss",
+    "train/value_loss",
+    "train/entropy_loss",
+    "train/approx_kl",
+)
+"""What an update gives, by the names that SB3 logs."""
+
 
 def sample(distribution: Distribution, uniform: Tensor) -> Tensor:
     """Actions from uniform random numbers ``(n, components)``, by the inverse of a distribution.
@@ -50,13 +58,14 @@ class SeedBatchPPO(SeedBatch[PPO]):
     """SB3's PPO for S seeds at once; see :class:`~rn_rl.agents.seed_batch.SeedBatch`.
 
     Args:
-        models, envs, compile: see :class:`~rn_rl.agents.seed_batch.SeedBatch`.
+        models, envs: see :class:`~rn_rl.agents.seed_batch.SeedBatch`.
+        compile: compile the update with ``torch.compile``: some ten seconds once, then faster.
     """
 
     model: PPO
 
     def __init__(self, models: Sequence[PPO], envs: SeedEnvs, compile: bool = False) -> None:
-        super().__init__(models, envs, compile)
+        super().__init__(models, envs)
         model = self.model
         length, per_seed = model.n_steps, envs.num_envs
         self.sampling = Streams(self.seeds, "actions", (per_seed, components(model.action_space)))
@@ -75,8 +84,6 @@ class SeedBatchPPO(SeedBatch[PPO]):
         }
         """Of the current rollout, time first."""
         self.starts = np.ones((self.size, per_seed), np.float32)
-        self.losses = torch.zeros(4, self.size)
-        """Of the last minibatch: policy, value and entropy loss, approx_kl; of each seed."""
         own = len(self.stack.tensors)
         self._act = Program(self._compute_act, constant=own, values=True)
         self._predict = Program(self._compute_predict, constant=own, values=True)
@@ -183,9 +190,10 @@ class SeedBatchPPO(SeedBatch[PPO]):
         clip_value = 0.0 if clip_value is None else clip_value(self.progress_remaining)
         # as double: a float32 of 0.2 is not what SB3 clips at
         clips = [torch.tensor(float(c), dtype=torch.float64) for c in (clip, clip_value)]
-        self.stack.weights.grad, self.losses = self._gradients(
+        self.stack.weights.grad, losses = self._gradients(
             *self.stack.tensors, *minibatch, *(c.to(self.device) for c in clips)
         )
+        self.losses = dict(zip(LOSSES, losses, strict=True))
         self.optimizer.step()
 
     def policies(self, tensors: Sequence[Tensor], observations: Tensor) -> TorchDistribution:

@@ -166,9 +166,8 @@ class Program:
         self._recorded: dict[Any, Callable[..., Any]] = {}
 
     @torch.no_grad()
-    def __call__(self, *tensors: Tensor, mode: Any = None) -> Any:
-        """Replay; ``mode`` is anything else that the function depends on, such as training mode."""
-        key = (mode, *(t.shape for t in tensors))
+    def __call__(self, *tensors: Tensor) -> Any:
+        key = tuple(t.shape for t in tensors)
         recorded = self._recorded.get(key)
         if recorded is None:
             recorded = self._recorded[key] = self._record(*tensors)

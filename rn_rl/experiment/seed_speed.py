@@ -20,7 +20,7 @@ from rn_rl.errors import UserError, unknown
 from rn_rl.experiment.config import TrainConfig
 from rn_rl.experiment.fast_envs import env_seeds, fast_envs, no_envpool
 from rn_rl.experiment.files import markdown_table, replace_block
-from rn_rl.experiment.seeds import BATCHES, make_model
+from rn_rl.experiment.seed_training import BATCHES, make_model
 from rn_rl.experiment.train import resolve
 
 CASES = {
@@ -100,7 +100,7 @@ def build(case: str, norm: str, config: SeedSpeedConfig) -> tuple[SeedBatch[Any]
         spec.seed = seed
         models.append(make_model(spec, trial))
     envs = fast_envs(spec, env_seeds(range(seeds), spec.n_envs, 0), trial)
-    batch = BATCHES[algo](models, envs, config.compile)
+    batch = BATCHES[algo](models, envs, compile=config.compile)
     spec.device = "cpu"
     return batch, make_model(spec, spec.make_env())
 

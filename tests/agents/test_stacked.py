@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from rn_rl.agents.stacked import Program, SeedStack
 from rn_rl.normalization import REGISTRY, make_normalizers
 
-SPECS = [name for name in REGISTRY if name != "yoked"]
-
 
 def network(norm: str, seed: int) -> nn.Sequential:
     torch.manual_seed(seed)
@@ -20,9 +18,9 @@ def network(norm: str, seed: int) -> nn.Sequential:
     return nn.Sequential(first, *make_normalizers(norm, 8, layer=first), nn.ReLU(), nn.Linear(8, 3))
 
 
-@pytest.mark.parametrize("norm", SPECS)
-def test_a_stack_observes_commits_and_answers_as_each_alone(norm: str):
-    alone = [network(norm, seed).double() for seed in range(4)]
+@pytest.mark.parametrize("spec", REGISTRY, indirect=True)
+def test_a_stack_observes_commits_and_answers_as_each_alone(spec: str):
+    alone = [network(spec, seed).double() for seed in range(4)]
     stack = SeedStack(copy.deepcopy(alone))
     ask = Program(
         lambda *t: stack.over_seeds(lambda m, x: m(x), t[:-1], t[-1]),
@@ -45,7 +43,7 @@ def test_a_stack_observes_commits_and_answers_as_each_alone(norm: str):
         for _ in range(2):
             torch.testing.assert_close(ask(*stack.tensors, x), theirs, rtol=1e-11, atol=1e-11)
     for seed, module in enumerate(alone):
-        fresh = network(norm, 99).double()
+        fresh = network(spec, 99).double()
         stack.load_into(seed, fresh)
         for name, value in module.state_dict().items():
             torch.testing.assert_close(fresh.state_dict()[name], value, rtol=1e-11, atol=1e-11)

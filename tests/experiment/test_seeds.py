@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from stable_baselines3 import DQN, PPO
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from rn_rl.agents import RNPPO
 from rn_rl.cli import main
 from rn_rl.errors import UserError
 from rn_rl.experiment.config import TrainConfig
@@ -58,6 +59,7 @@ def episodes(run: Run) -> np.ndarray:
     [
         (DQN, {}),
         (PPO, {"algo": "ppo", "set": PPO_SETTINGS, "n_envs": 2, "timesteps": 640}),
+        (RNPPO, {"algo": "rnppo", "set": PPO_SETTINGS, "n_envs": 2, "timesteps": 640}),
     ],
 )
 def test_a_batch_leaves_ordinary_runs(tmp_path, vector_env, cls, options):
@@ -95,6 +97,8 @@ def test_a_batch_leaves_ordinary_runs(tmp_path, vector_env, cls, options):
         assert [e.step for e in events.Scalars("eval/mean_reward")] == evaluations[
             "timesteps"
         ].tolist()
+        logged = events.Tags()["scalars"]
+        assert any(name.startswith("train/") and name.endswith("loss") for name in logged)
         assert evaluate(EvaluateConfig(run.folder, episodes=2)).episodes == 2
     names = [name for name in weights[0] if name.endswith("weight")]
     assert any((weights[0][name] != weights[1][name]).any() for name in names)

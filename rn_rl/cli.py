@@ -15,6 +15,7 @@ import tyro
 from rn_rl.errors import UserError
 from rn_rl.experiment.config import TrainConfig
 from rn_rl.experiment.evaluate import EvaluateConfig, run_evaluate
+from rn_rl.experiment.report import ReportConfig, run_report
 from rn_rl.experiment.seeds import several, train_seeds
 from rn_rl.experiment.train import TrainingStopped, train
 from rn_rl.experiment.video import VideoConfig, run_video
@@ -24,6 +25,7 @@ Command = (
     Annotated[TrainConfig, tyro.conf.subcommand("train", prefix_name=False)]
     | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate", prefix_name=False)]
     | Annotated[VideoConfig, tyro.conf.subcommand("video", prefix_name=False)]
+    | Annotated[ReportConfig, tyro.conf.subcommand("report", prefix_name=False)]
     | Annotated[NormsConfig, tyro.conf.subcommand("norms", prefix_name=False)]
     | Annotated[ZooConfig, tyro.conf.subcommand("zoo", prefix_name=False)]
 )
@@ -45,6 +47,7 @@ HANDLERS: dict[type, Callable[[Any], None]] = {
     TrainConfig: run_train,
     EvaluateConfig: run_evaluate,
     VideoConfig: run_video,
+    ReportConfig: run_report,
     NormsConfig: run_norms,
     ZooConfig: run_zoo,
 }

@@ -11,12 +11,12 @@ import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import bootstrap
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.config import shown_as
 from rn_rl.experiment.masking import play
 from rn_rl.experiment.run import find_run
+from rn_rl.experiment.statistics import bootstrap_interval
 
 
 @dataclass
@@ -57,25 +57,6 @@ class Evaluation:
     success_rate: float | None
     returns: list[float]
     lengths: list[int]
-
-
-def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95% bootstrap interval of the mean (percentile, 10,000 resamples, seeded).
-
-    One value, or values all equal, have no spread to resample: the interval is the value itself.
-    """
-    if len(values) < 2 or np.ptp(values) == 0:
-        return float(np.mean(values)), float(np.mean(values))
-    result = bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=10_000,
-        method="percentile",
-        batch=1000,
-        rng=np.random.default_rng(seed),
-    )
-    interval = result.confidence_interval
-    return float(interval.low), float(interval.high)
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:

@@ -37,6 +37,11 @@ def write_yaml(path: Path, data: Any) -> None:
         temporary.write_text(yaml.safe_dump(data, sort_keys=False))
 
 
+def read_yaml(path: Path) -> Any:
+    """Plain data from YAML, by libyaml where PyYAML has it: ten times as fast."""
+    return yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
 def write_json(path: Path, data: Any) -> None:
     """Plain data as JSON; floats keep every bit."""
     with whole(path) as temporary:

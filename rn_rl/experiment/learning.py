@@ -14,8 +14,9 @@ from rich.table import Table
 
 from rn_rl.errors import UserError, unknown
 from rn_rl.experiment.config import TrainConfig
-from rn_rl.experiment.evaluate import EvaluateConfig, bootstrap_interval, evaluate
+from rn_rl.experiment.evaluate import EvaluateConfig, evaluate
 from rn_rl.experiment.files import markdown_table, replace_block
+from rn_rl.experiment.statistics import bootstrap_interval
 from rn_rl.experiment.train import train
 
 

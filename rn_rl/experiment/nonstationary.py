@@ -22,9 +22,9 @@ from torch.distributions import Normal, kl_divergence
 from rn_rl.agents import AgeWeightedReplayBuffer
 from rn_rl.errors import UserError
 from rn_rl.experiment.config import TrainConfig
-from rn_rl.experiment.evaluate import bootstrap_interval
 from rn_rl.experiment.files import markdown_table, replace_block
 from rn_rl.experiment.learning import read_results
+from rn_rl.experiment.statistics import bootstrap_interval
 from rn_rl.experiment.train import resolve
 from rn_rl.normalization import RegularityNorm, make_normalizers
 from rn_rl.normalization.functional import MEAN, VAR

@@ -27,7 +27,7 @@ import rn_rl
 from rn_rl.errors import UserError
 from rn_rl.experiment.algorithms import algorithm, check_action_space
 from rn_rl.experiment.envs import make_env
-from rn_rl.experiment.files import whole, write_json, write_yaml
+from rn_rl.experiment.files import read_yaml, whole, write_json, write_yaml
 from rn_rl.experiment.hyperparameters import to_algorithm_arguments
 
 
@@ -65,6 +65,11 @@ class RunSpec:
     """Folders, beside this one, of the seeds that were trained in one batch; empty for a single run."""
     vector_env: str = "gymnasium"
     versions: dict[str, str] = field(default_factory=versions)
+
+    def settings(self) -> dict[str, Any]:
+        """What it shares with runs that differ from it by normalizer or seed alone."""
+        names = ("algo", "env", "timesteps", "n_envs", "hyperparameters", "started_from")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def is_minigrid(self) -> bool:
@@ -136,6 +141,10 @@ class Run:
         return self.folder / "code_length.npz"
 
     @property
+    def final_file(self) -> Path:
+        return self.folder / "final.json"
+
+    @property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint"
 
@@ -157,8 +166,8 @@ class Run:
                 "runs/rn/dqn/CartPole-v1_1"
             )
         try:
-            return RunSpec(**yaml.safe_load(self.spec_file.read_text()))
-        except (yaml.YAMLError, TypeError) as error:
+            return RunSpec(**read_yaml(self.spec_file))
+        except (yaml.YAMLError, TypeError, OSError, UnicodeDecodeError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"{self.spec_file} cannot be read: {reason}") from None
 

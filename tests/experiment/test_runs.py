@@ -18,8 +18,9 @@ from stable_baselines3 import DQN, PPO
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.config import TrainConfig
-from rn_rl.experiment.evaluate import EvaluateConfig, bootstrap_interval, evaluate
+from rn_rl.experiment.evaluate import EvaluateConfig, evaluate
 from rn_rl.experiment.run import Run
+from rn_rl.experiment.statistics import bootstrap_interval
 from rn_rl.experiment.train import TrainingStopped, train
 
 QUIET = Console(quiet=True)

@@ -1,0 +1,413 @@
+"""From runs to what can and cannot be concluded: tasks, their arms, figures with intervals, sentences."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import yaml
+from scipy import stats
+
+from rn_rl.experiment import statistics
+from rn_rl.experiment.records import Problem, RunRecord
+
+ALPHA = 0.05
+"""Chance of a false alarm in all comparisons of a report together."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its 95% interval, whose bounds are not numbers where there is none."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+    def __str__(self) -> str:
+        if math.isnan(self.value):
+            return "-"
+        if math.isnan(self.low) or math.isnan(self.high):
+            return number(self.value)
+        return f"{number(self.value)} [{number(self.low)}, {number(self.high)}]"
+
+
+def number(value: float) -> str:
+    """As many digits as a return or a timestep needs."""
+    if math.isinf(value):
+        return "never"
+    size = abs(value)
+    return f"{value:,.0f}" if size >= 1000 else f"{value:.1f}" if size >= 20 else f"{value:.2f}"
+
+
+@dataclass
+class Arm:
+    """The runs of one normalizer on one task."""
+
+    norm: str
+    runs: list[RunRecord]
+    scale: Scale
+    last: np.ndarray
+    """Return of the last policy of each run."""
+
+    @cached_property
+    def curves(self) -> tuple[np.ndarray, np.ndarray]:
+        """Timesteps (of the run with the fewest evaluations), and the returns of all runs at them."""
+        curves = [run for run in self.runs if len(run.timesteps)]
+        if not curves:
+            return np.empty(0), np.empty((0, 0))
+        common = min((run.timesteps for run in curves), key=len)
+        end = min(run.timesteps[-1] for run in curves)
+        common = common[common <= end]
+        filled = [np.nan_to_num(run.returns, nan=self.scale.worst) for run in curves]
+        rows = [np.interp(common, r.timesteps, y) for r, y in zip(curves, filled, strict=True)]
+        return common, np.stack(rows)
+
+    @property
+    def unequal(self) -> bool:
+        """Whether its runs were evaluated at different timesteps."""
+        grids = {run.timesteps.tobytes() for run in self.runs if len(run.timesteps)}
+        return len(grids) > 1
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Last returns on the scale of 0 (random) to 1."""
+        return self.scale.score(self.last)
+
+    @cached_property
+    def areas(self) -> np.ndarray:
+        """Area under the learning curve of each run that has one."""
+        steps, rows = self.curves
+        return np.array([statistics.area_under_curve(steps, row) for row in rows])
+
+    @cached_property
+    def steps(self) -> np.ndarray:
+        """Timesteps to the threshold of each run that has a curve; infinity where it was not reached."""
+        if self.scale.threshold is None:
+            return np.empty(0)
+        steps, rows = self.curves
+        threshold = self.scale.threshold
+        return np.array([statistics.steps_to_threshold(steps, row, threshold) for row in rows])
+
+    @cached_property
+    def figures(self) -> dict[str, Estimate]:
+        """Every figure of the arm, by its name in :data:`METRICS`."""
+        found = {
+            "last return, IQM": estimate(statistics.interquartile_mean, self.last),
+            "last return, mean": estimate(statistics.mean, self.last),
+            "area under curve, IQM": estimate(statistics.interquartile_mean, self.areas),
+            "steps to threshold, median": median_steps(self.steps),
+            "reached threshold": estimate(statistics.mean, np.isfinite(self.steps).astype(float)),
+            "optimality gap": estimate(statistics.optimality_gap, self.scores),
+            "spread of runs": estimate(statistics.spread, self.last)
+            if len(self.last) > 1
+            else Estimate(math.nan),
+            "worst run": Estimate(float(self.last.min())),
+            "best run": Estimate(float(self.last.max())),
+        }
+        return found
+
+
+METRICS = {
+    "last return, IQM": "return of the last policy, interquartile mean over runs",
+    "last return, mean": "return of the last policy, mean over runs",
+    "area under curve, IQM": "area under the learning curve over its timesteps, interquartile mean",
+    "steps to threshold, median": "timesteps to the first evaluation that reaches the threshold, median",
+    "reached threshold": "share of runs with an evaluation at the threshold",
+    "optimality gap": "how far scores (0 random, 1 full) fall short of 1, mean over runs",
+    "spread of runs": "standard deviation of the last return over runs",
+    "worst run": "lowest last return",
+    "best run": "highest last return",
+}
+
+
+def estimate(statistic: statistics.Statistic, *tasks: np.ndarray) -> Estimate:
+    """A statistic with its stratified bootstrap interval."""
+    if any(len(task) == 0 for task in tasks):
+        return Estimate(math.nan)
+    return Estimate(float(statistic(*tasks)), *statistics.interval(statistic, *tasks))
+
+
+def median_steps(steps: np.ndarray) -> Estimate:
+    """Median with the exact interval of order statistics, which knows no trouble with infinity."""
+    if len(steps) == 0:
+        return Estimate(math.nan)
+    value = float(np.quantile(steps, 0.5, method="inverted_cdf"))
+    if len(steps) < 2:
+        return Estimate(value)
+    order = np.arange(len(steps), dtype=float)  # ranks, since infinities have no differences
+    found: Any = stats.quantile_test(order, p=0.5).confidence_interval(0.95)
+    if not math.isfinite(found.low) or not math.isfinite(found.high):
+        return Estimate(value)  # too few runs for any
+    ranked = np.sort(steps)
+    return Estimate(value, float(ranked[int(found.low)]), float(ranked[int(found.high)]))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What returns of a task are worth."""
+
+    random: float
+    one: float
+    threshold: float | None
+    worst: float
+    """Lowest last return of all runs: what a return that is not a number counts for."""
+    known: bool
+    """False where 0 and 1 are the lowest and highest return of this comparison."""
+
+    def score(self, returns: np.ndarray) -> np.ndarray:
+        """0 for a random policy, 1 for a full score."""
+        width = self.one - self.random
+        return (returns - self.random) / width if width else np.ones_like(returns)
+
+
+@lru_cache
+def known_scales() -> dict[str, dict[str, float]]:
+    """``zoo_configs/scores.yml``."""
+    found: dict[str, dict[str, float]] = yaml.safe_load(
+        (files("rn_rl") / "zoo_configs" / "scores.yml").read_text()
+    )
+    return found
+
+
+def scale_of(env: str, last: np.ndarray, threshold: float | None) -> Scale:
+    """The known scale of an environment; else lowest and highest return, and no threshold."""
+    finite = last[np.isfinite(last)]
+    worst = float(finite.min()) if len(finite) else 0.0
+    best = float(finite.max()) if len(finite) else 0.0
+    known = known_scales().get(env)
+    if known is None:
+        return Scale(worst, best, threshold, worst, known=False)
+    reached = known["threshold"] if threshold is None else threshold
+    return Scale(known["random"], known["one"], reached, worst, known=True)
+
+
+@dataclass
+class Comparison:
+    """One arm against the baseline, on one task."""
+
+    task: str
+    norm: str
+    baseline: str
+    runs: tuple[int, int]
+    improvement: Estimate
+    p: float
+    equal: bool
+    """Whether every run of both returns the same."""
+    corrected: float = math.nan
+    """p, corrected for all comparisons of the report."""
+
+    @property
+    def verdict(self) -> str:
+        """``"better"``, ``"worse"`` or ``"cannot tell"``."""
+        low, high = self.improvement.low, self.improvement.high
+        if self.corrected < ALPHA and low > 0.5:
+            return "better"
+        return "worse" if self.corrected < ALPHA and high < 0.5 else "cannot tell"
+
+    @property
+    def exploratory(self) -> bool:
+        """Whether there are too few runs for a result."""
+        return min(self.runs) < statistics.EXPLORATORY
+
+    def sentence(self, comparisons: int) -> str:
+        """What can be concluded, in plain words."""
+        mine, theirs = self.runs
+        seeds = f"{mine} seeds" if mine == theirs else f"{mine} and {theirs} seeds"
+        figures = (
+            f"probability of improvement {self.improvement}, {seeds}"
+            + f"; p = {self.corrected:.2g}"
+            + (f" after correction for {comparisons} comparisons" if comparisons > 1 else "")
+        )
+        if self.equal:
+            figures = f"the last policies of both return the same in every run, {seeds}"
+        words = {
+            "better": f"{self.norm} beats {self.baseline} with {self.task}: {figures}.",
+            "worse": f"{self.norm} is worse than {self.baseline} with {self.task}: {figures}.",
+            "cannot tell": f"cannot tell {self.norm} from {self.baseline} with {self.task}: {figures}.",
+        }
+        if min(self.runs) < 2:
+            return f"One seed is an anecdote. {upper(words['cannot tell'])}"
+        hint = "Exploratory (fewer than 10 seeds): " if self.exploratory else ""
+        return f"{hint}{words[self.verdict]}" if hint else upper(words[self.verdict])
+
+
+def upper(text: str) -> str:
+    """The first letter of a sentence; not of a normalizer's name, which is spelled as it is."""
+    return text[0].upper() + text[1:] if text.startswith("cannot") else text
+
+
+@dataclass
+class Task:
+    """One algorithm on one environment with one setting."""
+
+    name: str
+    algo: str
+    env: str
+    settings: dict[str, Any]
+    scale: Scale
+    arms: dict[str, Arm]
+
+
+@dataclass
+class Summary:
+    """Everything that a report shows."""
+
+    tasks: list[Task]
+    baseline: str
+    comparisons: list[Comparison]
+    problems: list[Problem]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def norms(self) -> list[str]:
+        """Of all tasks, the baseline first."""
+        names = dict.fromkeys(norm for task in self.tasks for norm in task.arms)
+        return sorted(names, key=lambda norm: norm != self.baseline)
+
+    def everywhere(self) -> list[str]:
+        """Normalizers that were run on every task."""
+        return [norm for norm in self.norms if all(norm in task.arms for task in self.tasks)]
+
+    def sentences(self) -> list[str]:
+        """One for each comparison."""
+        return [each.sentence(len(self.comparisons)) for each in self.comparisons]
+
+    def overall(self) -> dict[str, dict[str, Estimate]]:
+        """Scores over all tasks, of the normalizers that were run on every one."""
+        found: dict[str, dict[str, Estimate]] = {}
+        for norm in self.everywhere():
+            scores = [task.arms[norm].scores for task in self.tasks]
+            found[norm] = {
+                "IQM": estimate(statistics.interquartile_mean, *scores),
+                "mean": estimate(statistics.mean, *scores),
+                "optimality gap": estimate(statistics.optimality_gap, *scores),
+            }
+            if norm != self.baseline and self.baseline in self.everywhere():
+                base = [task.arms[self.baseline].scores for task in self.tasks]
+                improvement = estimate(statistics.probability_of_improvement, *scores, *base)
+                found[norm]["probability of improvement"] = improvement
+        return found
+
+
+def summarize(
+    records: Iterable[RunRecord],
+    problems: Iterable[Problem] = (),
+    *,
+    baseline: str = "none",
+    threshold: float | None = None,
+) -> Summary:
+    """Sort runs into tasks and arms, and compare each arm with the baseline.
+
+    Args:
+        records, problems: from :func:`rn_rl.experiment.records.read_records`.
+        baseline: a normalizer.
+        threshold: return that counts as learned; default: the environment's own, if it is known.
+    """
+    by_task: dict[str, list[RunRecord]] = {}
+    for record in records:
+        key = json.dumps(record.spec.settings(), sort_keys=True, default=str)
+        by_task.setdefault(key, []).append(record)
+    tasks = [make_task(runs, threshold) for runs in by_task.values()]
+    tasks.sort(key=lambda task: (task.env, task.algo))
+    name_tasks(tasks)
+    summary = Summary(tasks, baseline, [], list(problems))
+    for task in tasks:
+        summary.notes += notes_on(task, baseline)
+        base = task.arms.get(baseline)
+        for norm, arm in task.arms.items():
+            if base is not None and norm != baseline:
+                summary.comparisons.append(compare(task.name, arm, base))
+    corrected = statistics.holm([each.p for each in summary.comparisons])
+    for comparison, p in zip(summary.comparisons, corrected, strict=True):
+        comparison.corrected = p
+    return summary
+
+
+def make_task(runs: list[RunRecord], threshold: float | None) -> Task:
+    """Runs with the same setting, by normalizer; plain first, then as they came."""
+    spec = runs[0].spec
+    last = np.array([run.last_return for run in runs])
+    scale = scale_of(spec.env, last, threshold)
+    arms: dict[str, Arm] = {}
+    for norm in sorted({run.spec.norm for run in runs}, key=lambda norm: (norm != "none", norm)):
+        mine = sorted((r for r in runs if r.spec.norm == norm), key=lambda r: r.spec.seed)
+        returns = np.array([run.last_return for run in mine])
+        returns = np.where(np.isfinite(returns), returns, scale.worst)
+        arms[norm] = Arm(norm, mine, scale, returns)
+    return Task("", spec.algo, spec.env, spec.settings(), scale, arms)
+
+
+def compare(task: str, arm: Arm, base: Arm) -> Comparison:
+    """One arm against the baseline, by the returns of last policies."""
+    improvement = estimate(statistics.probability_of_improvement, arm.last, base.last)
+    p = statistics.p_value(arm.last, base.last)
+    runs = len(arm.last), len(base.last)
+    equal = bool(np.ptp(np.concatenate([arm.last, base.last])) == 0)
+    return Comparison(task, arm.norm, base.norm, runs, improvement, p, equal)
+
+
+def name_tasks(tasks: list[Task]) -> None:
+    """``dqn on CartPole-v1``, and what differs where there are several of these."""
+    for task in tasks:
+        like = [t for t in tasks if (t.algo, t.env) == (task.algo, task.env)]
+        flat = [flatten(t.settings) for t in like]
+        keys = dict.fromkeys(key for settings in flat for key in settings)
+        differ = [key for key in keys if len({repr(settings.get(key)) for settings in flat}) > 1]
+        mine = flatten(task.settings)
+        told = ", ".join(f"{key} {mine.get(key, 'default')}" for key in differ)
+        task.name = f"{task.algo} on {task.env}" + (f" ({told})" if told else "")
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names, hyperparameters by their own."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = prefix + key
+        if isinstance(value, dict):
+            found.update(flatten(value, "" if name == "hyperparameters" else f"{name}."))
+        else:
+            found[name] = value
+    return found
+
+
+def notes_on(task: Task, baseline: str) -> list[str]:
+    """What a reader must know about the runs of a task."""
+    notes = []
+    if baseline not in task.arms:
+        notes.append(
+            f"{task.name}: no runs of the baseline {baseline}, so nothing to compare with."
+        )
+    if not task.scale.known:
+        notes.append(
+            f"{task.name}: no known scale; a score of 0 is the lowest and 1 the highest return here."
+        )
+    for arm in task.arms.values():
+        if len(arm.runs) == 1:
+            notes.append(f"{task.name}, {arm.norm}: one seed, so no interval.")
+        if arm.unequal:
+            notes.append(
+                f"{task.name}, {arm.norm}: runs were evaluated at different timesteps; curves are "
+                f"interpolated at those of the run with the fewest, up to the shortest."
+            )
+        ways = {(run.held_out, run.episodes) for run in arm.runs}
+        if len(ways) > 1:
+            told = ", ".join(sorted(last_policy(*way) for way in ways))
+            notes.append(f"{task.name}, {arm.norm}: last policies were measured in {told}.")
+    counts = {len(arm.runs) for arm in task.arms.values()}
+    if len(counts) > 1:
+        each = ", ".join(f"{arm.norm} {len(arm.runs)}" for arm in task.arms.values())
+        notes.append(f"{task.name}: numbers of seeds differ: {each}.")
+    return notes
+
+
+def last_policy(held_out: bool, episodes: int) -> str:
+    """How the return of a last policy was measured."""
+    if held_out:
+        return f"{episodes} episodes after the training"
+    return f"{episodes} episodes of the last evaluation while training"

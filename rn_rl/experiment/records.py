@@ -1,0 +1,207 @@
+"""What runs left on disk, read back: returns over time, last policies, gains, and what is wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rn_rl.errors import UserError
+from rn_rl.experiment.run import Run, RunSpec
+
+CURVE_POINTS = 100
+"""Of a gain over time; a run records one at each rollout, which may be many thousands."""
+
+
+@dataclass
+class Gains:
+    """Gain of each layer over time, which for rn and its kin is the code length in nats."""
+
+    layers: list[str]
+    timesteps: np.ndarray
+    values: np.ndarray
+    """(timesteps, layers)"""
+
+
+@dataclass
+class RunRecord:
+    """One finished run."""
+
+    run: Run
+    spec: RunSpec
+    timesteps: np.ndarray
+    """Of each evaluation."""
+    returns: np.ndarray
+    """Mean return of each evaluation."""
+    last_return: float
+    """Of the last policy."""
+    episodes: int
+    """Behind ``last_return``."""
+    held_out: bool
+    """Whether ``last_return`` is of ``final.json``, and not of the last evaluation while training."""
+    seconds: float | None
+    """Wall time of the training; of a batch of seeds, this one's share."""
+    gains: Gains | None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Problem:
+    """Something that a report must not pass over in silence."""
+
+    run: str
+    what: str
+    counted: bool
+    """Whether the run is in the figures all the same."""
+
+
+def find_runs(root: Path) -> list[Path]:
+    """Folders of runs below a folder: those with a ``run.yaml``, and what looks like one without."""
+    if not root.is_dir():
+        raise UserError(f"runs {root}: no such folder; 'rn-rl train' or 'rn-rl compare' makes one")
+    folders = {path.parent for path in root.rglob("run.yaml")}
+    known = ("evaluations.npz", "policy.safetensors", "0.monitor.csv")
+    halves = {path.parent for name in known for path in root.rglob(name)}
+    hidden = {folder for folder in halves if folder.name.startswith(".")}  # of a running training
+    return sorted((folders | halves) - hidden, key=natural)
+
+
+def natural(path: Path) -> tuple[str, int, str]:
+    """Sorts ``CartPole-v1_2`` before ``CartPole-v1_10``."""
+    stem, _, number = path.name.rpartition("_")
+    return str(path.parent / stem), int(number) if number.isdigit() else 0, path.name
+
+
+def read_records(folders: Iterable[Path]) -> tuple[list[RunRecord], list[Problem]]:
+    """All runs that can be counted, and everything that is wrong with any."""
+    records: list[RunRecord] = []
+    problems: list[Problem] = []
+    seen: dict[str, Path] = {}
+    for folder in folders:
+        try:
+            record = read_record(Run(folder))
+        except UserError as error:
+            problems.append(Problem(str(folder), str(error), counted=False))
+            continue
+        key = f"{record.spec.settings()} {record.spec.norm} {record.spec.seed}"
+        if key in seen:
+            what = f"the same training, with the same seed, as {seen[key]}"
+            problems.append(Problem(str(folder), what, counted=False))
+            continue
+        seen[key] = folder
+        records.append(record)
+        problems += [Problem(str(folder), note, counted=True) for note in record.notes]
+    return records, problems
+
+
+def read_record(run: Run) -> RunRecord:
+    """One run.
+
+    Raises:
+        UserError: it cannot be counted, and why.
+    """
+    spec = run.read_spec()
+    notes: list[str] = []
+    timesteps, returns, episodes = read_evaluations(run, notes)
+    final = read_final(run, notes)
+    every = spec.eval_freq or spec.timesteps
+    reached = int(timesteps[-1]) if len(timesteps) else 0
+    finished = final is not None and final["timesteps"] >= spec.timesteps
+    if not finished and reached <= spec.timesteps - every:
+        why = "; ".join(notes) or (
+            f"the last evaluation is of timestep {reached:,} of {spec.timesteps:,}"
+            if reached
+            else "no evaluation was recorded"
+        )
+        raise UserError(f"not finished: {why}")
+    if finished:
+        assert final is not None
+        last, episodes = float(final["mean_return"]), int(final["episodes"])
+    else:
+        last = float(returns[-1])
+    if not math.isfinite(last):
+        notes.append(f"the return of the last policy is {last}: counted as the worst of its task")
+    bad = int((~np.isfinite(returns)).sum())
+    if bad:
+        notes.append(f"{bad} of {len(returns)} evaluations have a return that is not finite")
+    return RunRecord(
+        run=run,
+        spec=spec,
+        timesteps=timesteps,
+        returns=returns,
+        last_return=last,
+        episodes=episodes,
+        held_out=finished,
+        seconds=read_seconds(run, len(spec.together) or 1),
+        gains=read_gains(run, notes),
+        notes=notes,
+    )
+
+
+def read_evaluations(run: Run, notes: list[str]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Timesteps, mean returns, and episodes of each evaluation; nothing where there was none."""
+    nothing = np.empty(0), np.empty(0), 0
+    if not run.evaluations_file.is_file():
+        return nothing
+    stored = read_arrays(run.evaluations_file, notes, "timesteps", "results")
+    if not stored:
+        return nothing
+    steps, results = stored["timesteps"], stored["results"]
+    if results.ndim != 2 or len(steps) != len(results) or not results.size:
+        notes.append(f"evaluations.npz has {len(steps)} timesteps and returns {results.shape}")
+        return nothing
+    with np.errstate(invalid="ignore"):
+        return steps, results.mean(1), results.shape[1]
+
+
+def read_gains(run: Run, notes: list[str]) -> Gains | None:
+    """Thinned out evenly."""
+    if not run.code_length_file.is_file():
+        return None
+    stored = read_arrays(run.code_length_file, notes, "layers", "timesteps", "gains")
+    if not stored or not len(stored["timesteps"]):
+        return None
+    pick = np.unique(np.linspace(0, len(stored["timesteps"]) - 1, CURVE_POINTS).astype(int))
+    layers = [str(name) for name in stored["layers"]]
+    return Gains(layers, stored["timesteps"][pick], stored["gains"][pick])
+
+
+def read_arrays(path: Path, notes: list[str], *names: str) -> dict[str, np.ndarray]:
+    """Arrays of an npz; of a damaged one none, and a note."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in names}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        notes.append(f"{path.name} is damaged ({' '.join(str(error).split())})")
+        return {}
+
+
+def read_final(run: Run, notes: list[str]) -> dict[str, Any] | None:
+    """``final.json``: the evaluation of the last policy, if the run has one."""
+    if not run.final_file.is_file():
+        return None
+    try:
+        found = json.loads(run.final_file.read_text())
+        return {name: found[name] for name in ("timesteps", "mean_return", "episodes")}
+    except (ValueError, KeyError, TypeError) as error:
+        notes.append(f"final.json is damaged ({' '.join(str(error).split())})")
+        return None
+
+
+def read_seconds(run: Run, shared_by: int) -> float | None:
+    """Wall time up to the last episode, from SB3's monitor file."""
+    path = run.folder / "0.monitor.csv"
+    try:
+        with path.open("rb") as stream:
+            stream.seek(0, 2)
+            stream.seek(max(stream.tell() - 200, 0))
+            last = stream.read().splitlines()[-1]
+        return float(last.split(b",")[2]) / shared_by
+    except (OSError, IndexError, ValueError):
+        return None

@@ -1,0 +1,297 @@
+"""Reports: one self-contained HTML page, the same in Markdown, and CSV files of every figure."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+import jinja2
+import tyro
+from rich.console import Console
+
+from rn_rl.errors import UserError
+from rn_rl.experiment import plots, statistics
+from rn_rl.experiment.comparison import METRICS, Estimate, Summary, Task, last_policy, summarize
+from rn_rl.experiment.config import shown_as
+from rn_rl.experiment.files import markdown_table, whole
+from rn_rl.experiment.records import find_runs, read_records
+from rn_rl.experiment.zoo import baselines
+
+
+@dataclass
+class ReportConfig:
+    """Report what runs on disk show, with intervals, and what can be concluded from them."""
+
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUNS ...")]
+    """Folders that hold runs, at any depth."""
+    out: Path = Path("report.html")
+    """The page; the same in Markdown and the CSV files of all figures go beside it."""
+    baseline: str = "none"
+    """Normalizer with which the others are compared."""
+    threshold: Annotated[float | None, shown_as("RETURN")] = None
+    """Return that counts as learned; default: the environment's, if it is one of the tuned ones."""
+    title: Annotated[str | None, shown_as("TEXT")] = None
+    """Headline of the page."""
+
+
+@dataclass
+class Section:
+    """A task, as a page shows it."""
+
+    task: Task
+    anchor: str
+    sentences: list[str]
+    columns: list[str]
+    rows: list[list[str]]
+    curves: str | None
+    intervals: str
+    improvements: str | None
+    gains: str | None
+    published: list[str]
+    how: str
+
+
+def run_report(config: ReportConfig) -> None:
+    """Read, summarize, write, and print the sentences."""
+    if not config.runs:
+        raise UserError("RUNS is missing: expected a folder that holds runs, such as runs")
+    folders = dict.fromkeys(folder for root in config.runs for folder in find_runs(root))
+    records, problems = read_records(folders)
+    if not records:
+        told = f"; {problems[0].run}: {problems[0].what}" if problems else ""
+        raise UserError(
+            f"runs {', '.join(map(str, config.runs))}: no finished run among {len(folders)} "
+            f"folders{told}"
+        )
+    summary = summarize(records, problems, baseline=config.baseline, threshold=config.threshold)
+    write_report(summary, config.out, title=config.title)
+    print_summary(summary, config.out, Console())
+
+
+def print_summary(summary: Summary, out: Path, console: Console) -> None:
+    """What was concluded, what to mind, and where the pages are."""
+    for sentence in summary.sentences():
+        console.print(f"  {sentence}", highlight=False)
+    for note in summary.notes:
+        console.print(f"  note: {note}", highlight=False)
+    for problem in summary.problems:
+        kept = "counted" if problem.counted else "not counted"
+        console.print(f"  {kept}: {problem.run}: {problem.what}", highlight=False, style="yellow")
+    console.print(f"report: {out}", soft_wrap=True, highlight=False)
+
+
+def write_report(
+    summary: Summary, out: Path, *, title: str | None = None, commands: Iterable[str] = ()
+) -> None:
+    """``out`` (HTML), and beside it ``.md``, ``-figures.csv``, ``-runs.csv`` and ``-curves.csv``."""
+    palette = plots.Palette(summary.norms)
+    content = {
+        "title": title or headline(summary),
+        "summary": summary,
+        "sections": [section(summary, task, palette) for task in summary.tasks],
+        "overall_columns": ["normalizer", "IQM of scores", "mean", "optimality gap", "P(better)"],
+        "overall": overall_rows(summary) if len(summary.tasks) > 1 else [],
+        "profiles": plots.performance_profiles(summary, palette),
+        "commands": list(commands) or run_commands(summary),
+        "facts": facts(summary),
+        "metrics": METRICS,
+        "exploratory": statistics.EXPLORATORY,
+        "colors": {norm: plots.variable(palette[norm]["color"]) for norm in summary.norms},
+        "csv": [csv_file(out, name).name for name in ("figures", "runs", "curves")],
+    }
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with whole(out) as temporary:
+            temporary.write_text(template("report.html.jinja", escape=True).render(content))
+        with whole(out.with_suffix(".md")) as temporary:
+            temporary.write_text(template("report.md.jinja", escape=False).render(content))
+        write_figures(summary, csv_file(out, "figures"))
+        write_runs(summary, csv_file(out, "runs"))
+        write_curves(summary, csv_file(out, "curves"))
+    except OSError as error:
+        raise UserError(
+            f"--out {out}: cannot be written ({error.strerror or error}); choose another file"
+        ) from None
+
+
+def template(name: str, *, escape: bool) -> jinja2.Template:
+    """One of the two pages."""
+    environment = jinja2.Environment(
+        autoescape=escape, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["table"] = lambda rows, columns: markdown_table(columns, rows)
+    return environment.from_string((files("rn_rl") / "experiment" / name).read_text())
+
+
+def headline(summary: Summary) -> str:
+    """Of a report that was not given one."""
+    envs = list(dict.fromkeys(task.env for task in summary.tasks))
+    return f"{', '.join(summary.norms)} on {', '.join(envs)}"
+
+
+def section(summary: Summary, task: Task, palette: plots.Palette) -> Section:
+    """Everything about one task."""
+    mine = [each for each in summary.comparisons if each.task == task.name]
+    columns = ["normalizer", "seeds", *METRICS]
+    rows = [
+        [norm, str(len(arm.runs)), *(str(arm.figures[name]) for name in METRICS)]
+        for norm, arm in task.arms.items()
+    ]
+    last = {norm: arm.figures["last return, IQM"] for norm, arm in task.arms.items()}
+    better = {each.norm: each.improvement for each in mine}
+    ways = {(run.held_out, run.episodes) for arm in task.arms.values() for run in arm.runs}
+    return Section(
+        task=task,
+        anchor=f"task-{summary.tasks.index(task) + 1}",
+        sentences=[each.sentence(len(summary.comparisons)) for each in mine],
+        columns=columns,
+        rows=rows,
+        curves=plots.learning_curves(task, palette),
+        intervals=plots.intervals(
+            last, palette, "return of the last policy, IQM and 95% interval", f"last {task.name}"
+        ),
+        improvements=plots.intervals(
+            better,
+            palette,
+            f"probability of improvement over {summary.baseline}",
+            f"improvement {task.name}",
+            middle=0.5,
+        )
+        if better
+        else None,
+        gains=plots.gain_curves(task, palette),
+        published=published(task),
+        how="; ".join(sorted(last_policy(*way) for way in ways)),
+    )
+
+
+def published(task: Task) -> list[str]:
+    """What the RL Zoo published for this algorithm, and how it differs from what was done here."""
+    found = []
+    stem = task.env.rsplit("-v", 1)[0]
+    for row in baselines():
+        if row["algo"] != task.algo or row["env"].rsplit("-v", 1)[0] != stem:
+            continue
+        differences = ["one training run, so no interval over seeds"]
+        if row["env"] != task.env:
+            differences.append(f"{row['env']}, not {task.env}")
+        if row["timesteps"] != task.settings["timesteps"]:
+            differences.append(
+                f"{row['timesteps']:,} timesteps, not {task.settings['timesteps']:,}"
+            )
+        found.append(
+            f"RL Zoo, {row['algo']} on {row['env']}: {row['mean']} ± {row['std']} over episodes; "
+            f"differs by: {'; '.join(differences)}."
+        )
+    return found
+
+
+def overall_rows(summary: Summary) -> list[list[str]]:
+    """Scores over all tasks."""
+    none = Estimate(math.nan)
+    names = ("IQM", "mean", "optimality gap", "probability of improvement")
+    return [
+        [norm, *(str(found.get(name, none)) for name in names)]
+        for norm, found in summary.overall().items()
+    ]
+
+
+def run_commands(summary: Summary) -> list[str]:
+    """The commands that made the runs, each once."""
+    runs = [run for task in summary.tasks for arm in task.arms.values() for run in arm.runs]
+    return list(dict.fromkeys(run.spec.command for run in runs if run.spec.command))
+
+
+def facts(summary: Summary) -> list[tuple[str, str]]:
+    """Versions, wall time, environments."""
+    runs = [run for task in summary.tasks for arm in task.arms.values() for run in arm.runs]
+    found = [("runs", f"{len(runs):,}")]
+    seconds = [run.seconds for run in runs if run.seconds is not None]
+    if seconds:
+        hours = sum(seconds) / 3600
+        told = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
+        found.append(("wall time of all trainings, one after the other", told))
+    for name in runs[0].spec.versions:
+        versions = Counter(run.spec.versions.get(name, "unknown") for run in runs)
+        told = ", ".join(f"{v} ({n} runs)" if len(versions) > 1 else v for v, n in versions.items())
+        found.append((name, told))
+    engines = Counter(
+        f"{run.spec.vector_env}, {'in a batch of seeds' if run.spec.together else 'by itself'}"
+        for run in runs
+    )
+    found.append(("environments and training", "; ".join(f"{k}: {n}" for k, n in engines.items())))
+    return found
+
+
+def csv_file(out: Path, name: str) -> Path:
+    """Beside the page."""
+    return out.with_name(f"{out.stem}-{name}.csv")
+
+
+def write_rows(path: Path, columns: list[str], rows: Iterable[list[Any]]) -> None:
+    """A CSV file."""
+    with whole(path) as temporary, temporary.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def write_figures(summary: Summary, path: Path) -> None:
+    """Every figure of every arm, every comparison, and scores over all tasks."""
+    rows: list[list[Any]] = []
+
+    def add(task: str, norm: str, seeds: Any, name: str, found: Estimate) -> None:
+        rows.append([task, norm, seeds, name, found.value, found.low, found.high])
+
+    for task in summary.tasks:
+        for norm, arm in task.arms.items():
+            for name, found in arm.figures.items():
+                add(task.name, norm, len(arm.runs), name, found)
+    for each in summary.comparisons:
+        what = f"probability of improvement over {each.baseline}"
+        seeds = f"{each.runs[0]} and {each.runs[1]}"
+        add(each.task, each.norm, seeds, what, each.improvement)
+        add(each.task, each.norm, seeds, f"p against {each.baseline}", Estimate(each.p))
+        corrected = f"p against {each.baseline}, corrected"
+        add(each.task, each.norm, seeds, corrected, Estimate(each.corrected))
+    if len(summary.tasks) > 1:
+        for norm, figures in summary.overall().items():
+            for name, found in figures.items():
+                add("all tasks", norm, "", f"score, {name}", found)
+    write_rows(path, ["task", "normalizer", "seeds", "figure", "value", "low", "high"], rows)
+
+
+def write_runs(summary: Summary, path: Path) -> None:
+    """One line a run."""
+    columns = ["task", "normalizer", "seed", "last_return", "score", "area_under_curve"]
+    columns += ["steps_to_threshold", "episodes", "after_training", "seconds", "folder"]
+    rows = []
+    for task in summary.tasks:
+        for norm, arm in task.arms.items():
+            curves = {id(run): i for i, run in enumerate(r for r in arm.runs if len(r.timesteps))}
+            for run, last, score in zip(arm.runs, arm.last, arm.scores, strict=True):
+                place = curves.get(id(run))
+                area = "" if place is None else arm.areas[place]
+                steps = "" if place is None or not len(arm.steps) else arm.steps[place]
+                one = [task.name, norm, run.spec.seed, last, score, area, steps, run.episodes]
+                rows.append([*one, run.held_out, run.seconds, str(run.run.folder)])
+    write_rows(path, columns, rows)
+
+
+def write_curves(summary: Summary, path: Path) -> None:
+    """Learning curves with their intervals, as they are drawn."""
+    rows = []
+    for task in summary.tasks:
+        for norm, arm in task.arms.items():
+            steps, values = arm.curves
+            if len(steps):
+                low, high = statistics.bands(values)
+                line = zip(steps, values.mean(0), low, high, strict=True)
+                rows += [[task.name, norm, *map(float, each), len(values)] for each in line]
+    write_rows(path, ["task", "normalizer", "timesteps", "mean", "low", "high", "seeds"], rows)

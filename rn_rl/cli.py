@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from rn_rl.errors import UserError
+from rn_rl.experiment.compare import CompareConfig, run_compare
 from rn_rl.experiment.config import TrainConfig
 from rn_rl.experiment.evaluate import EvaluateConfig, run_evaluate
 from rn_rl.experiment.report import ReportConfig, run_report
@@ -25,6 +26,7 @@ Command = (
     Annotated[TrainConfig, tyro.conf.subcommand("train", prefix_name=False)]
     | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate", prefix_name=False)]
     | Annotated[VideoConfig, tyro.conf.subcommand("video", prefix_name=False)]
+    | Annotated[CompareConfig, tyro.conf.subcommand("compare", prefix_name=False)]
     | Annotated[ReportConfig, tyro.conf.subcommand("report", prefix_name=False)]
     | Annotated[NormsConfig, tyro.conf.subcommand("norms", prefix_name=False)]
     | Annotated[ZooConfig, tyro.conf.subcommand("zoo", prefix_name=False)]
@@ -47,6 +49,7 @@ HANDLERS: dict[type, Callable[[Any], None]] = {
     TrainConfig: run_train,
     EvaluateConfig: run_evaluate,
     VideoConfig: run_video,
+    CompareConfig: run_compare,
     ReportConfig: run_report,
     NormsConfig: run_norms,
     ZooConfig: run_zoo,

@@ -16,6 +16,7 @@ from scipy import stats
 
 from rn_rl.experiment import statistics
 from rn_rl.experiment.records import Problem, RunRecord
+from rn_rl.experiment.references import Reference, published
 
 ALPHA = 0.05
 """Chance of a false alarm in all comparisons of a report together."""
@@ -252,6 +253,8 @@ class Task:
     settings: dict[str, Any]
     scale: Scale
     arms: dict[str, Arm]
+    references: list[Reference] = field(default_factory=list)
+    """Single results beside the arms."""
 
 
 @dataclass
@@ -263,6 +266,15 @@ class Summary:
     comparisons: list[Comparison]
     problems: list[Problem]
     notes: list[str] = field(default_factory=list)
+
+    def add_references(self, agents: Iterable[Reference], *, zoo: bool) -> None:
+        """Set single agents, and what the RL Zoo published, beside the tasks that they are of."""
+        for task in self.tasks:
+            task.references += [r for r in agents if (r.algo, r.env) == (task.algo, task.env)]
+            if zoo:
+                task.references += published(task.algo, task.env, task.settings["timesteps"])
+        missing = [r for r in agents if not any(r in task.references for task in self.tasks)]
+        self.notes += [f"no runs to set beside this: {reference.note}" for reference in missing]
 
     @property
     def norms(self) -> list[str]:

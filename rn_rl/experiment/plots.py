@@ -57,8 +57,12 @@ class Palette:
         self.looks = {norm: look for norm, look in zip(norms, looks, strict=False)}
 
     def __getitem__(self, norm: str) -> dict[str, Any]:
-        dash, color = self.looks[norm]
+        dash, color = self.looks.get(norm, ("solid", INK))  # ink is for what is no normalizer
         return {"color": color, "linestyle": dash}
+
+    def colors(self) -> dict[str, str]:
+        """The page's colour of each normalizer."""
+        return {norm: variable(color) for norm, (_, color) in self.looks.items()}
 
 
 def picture(width: float = 5.6, height: float = 3.4) -> matplotlib.figure.Figure:
@@ -146,7 +150,8 @@ def intervals(
         if np.isfinite([found.low, found.high]).all():
             axes.plot([found.low, found.high], [place, place], color=color, linewidth=5, alpha=0.45)
         if np.isfinite(found.value):
-            axes.plot([found.value], [place], "o", color=color, markersize=6)
+            marker = "o" if norm in palette.looks else "D"
+            axes.plot([found.value], [place], marker, color=color, markersize=6)
     if middle is not None:
         axes.axvline(middle, color=INK, linewidth=0.8, linestyle=(0, (2, 3)))
     axes.set_yticks(range(len(rows)), list(rows))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from rich.console import Console
@@ -13,6 +14,14 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from rn_rl.agents.logging import mean_gain, online_norms
 
 
+@dataclass
+class Watch:
+    """How far a training is, for whoever runs it from outside, and whether it shall stop."""
+
+    timesteps: int = 0
+    stop: bool = False
+
+
 class TrainingProgress:
     """On a terminal one live line, elsewhere a line for each tenth of the run.
 
@@ -20,10 +29,14 @@ class TrainingProgress:
         total: timesteps of the whole run.
         title: of the run.
         console: where.
+        watch: is told how far the training is.
     """
 
-    def __init__(self, total: int, title: str, console: Console) -> None:
+    def __init__(
+        self, total: int, title: str, console: Console, watch: Watch | None = None
+    ) -> None:
         self.total = total
+        self.watch = watch or Watch()
         self.title = title
         self.console = console
         self._started = time.monotonic()
@@ -55,6 +68,7 @@ class TrainingProgress:
 
     def update(self, timesteps: int, status: Callable[[], str]) -> None:
         """So many timesteps are done; the status is asked for when it is shown."""
+        self.watch.timesteps = timesteps
         if self._bar is not None:
             now = time.monotonic()
             if now >= self._next_refresh:
@@ -86,12 +100,20 @@ class ProgressCallback(BaseCallback):
         evaluation: whose last result to show.
         title: of the run.
         console: where.
+        watch: is told how far the training is.
     """
 
-    def __init__(self, total: int, evaluation: EvalCallback, title: str, console: Console) -> None:
+    def __init__(
+        self,
+        total: int,
+        evaluation: EvalCallback,
+        title: str,
+        console: Console,
+        watch: Watch | None = None,
+    ) -> None:
         super().__init__()
         self.evaluation = evaluation
-        self.display = TrainingProgress(total, title, console)
+        self.display = TrainingProgress(total, title, console, watch)
 
     def _on_training_start(self) -> None:
         self.display.start(self.model.num_timesteps)

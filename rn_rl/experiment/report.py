@@ -21,7 +21,7 @@ from rn_rl.experiment.comparison import METRICS, Estimate, Summary, Task, last_p
 from rn_rl.experiment.config import shown_as
 from rn_rl.experiment.files import markdown_table, whole
 from rn_rl.experiment.records import find_runs, read_records
-from rn_rl.experiment.zoo import baselines
+from rn_rl.experiment.references import evaluate_agent
 
 
 @dataclass
@@ -38,6 +38,14 @@ class ReportConfig:
     """Return that counts as learned; default: the environment's, if it is one of the tuned ones."""
     title: Annotated[str | None, shown_as("TEXT")] = None
     """Headline of the page."""
+    zoo: bool = False
+    """Set what the RL Zoo published beside our figures."""
+    agent: Annotated[tuple[Path, ...], shown_as("PATH ...")] = ()
+    """SB3 zips, folders of the RL Zoo or runs, to be evaluated and set beside our figures."""
+    episodes: int = 20
+    """In which they are evaluated."""
+    trust: bool = False
+    """Allow --agent to unpickle a foreign zip, which runs code that is in it."""
 
 
 @dataclass
@@ -53,7 +61,6 @@ class Section:
     intervals: str
     improvements: str | None
     gains: str | None
-    published: list[str]
     how: str
 
 
@@ -70,6 +77,12 @@ def run_report(config: ReportConfig) -> None:
             f"folders{told}"
         )
     summary = summarize(records, problems, baseline=config.baseline, threshold=config.threshold)
+    algos, envs = ([*dict.fromkeys(getattr(t, n) for t in summary.tasks)] for n in ("algo", "env"))
+    agents = [
+        evaluate_agent(path, algos, envs, config.episodes, trust=config.trust)
+        for path in config.agent
+    ]
+    summary.add_references(agents, zoo=config.zoo)
     write_report(summary, config.out, title=config.title)
     print_summary(summary, config.out, Console())
 
@@ -102,7 +115,7 @@ def write_report(
         "facts": facts(summary),
         "metrics": METRICS,
         "exploratory": statistics.EXPLORATORY,
-        "colors": {norm: plots.variable(palette[norm]["color"]) for norm in summary.norms},
+        "colors": palette.colors(),
         "csv": [csv_file(out, name).name for name in ("figures", "runs", "curves")],
     }
     try:
@@ -144,6 +157,9 @@ def section(summary: Summary, task: Task, palette: plots.Palette) -> Section:
         for norm, arm in task.arms.items()
     ]
     last = {norm: arm.figures["last return, IQM"] for norm, arm in task.arms.items()}
+    for each in task.references:
+        rows.append([each.label, "1", str(Estimate(each.value)), *[""] * (len(METRICS) - 1)])
+        last[each.label] = Estimate(each.value, each.low, each.high)
     better = {each.norm: each.improvement for each in mine}
     ways = {(run.held_out, run.episodes) for arm in task.arms.values() for run in arm.runs}
     return Section(
@@ -166,30 +182,8 @@ def section(summary: Summary, task: Task, palette: plots.Palette) -> Section:
         if better
         else None,
         gains=plots.gain_curves(task, palette),
-        published=published(task),
         how="; ".join(sorted(last_policy(*way) for way in ways)),
     )
-
-
-def published(task: Task) -> list[str]:
-    """What the RL Zoo published for this algorithm, and how it differs from what was done here."""
-    found = []
-    stem = task.env.rsplit("-v", 1)[0]
-    for row in baselines():
-        if row["algo"] != task.algo or row["env"].rsplit("-v", 1)[0] != stem:
-            continue
-        differences = ["one training run, so no interval over seeds"]
-        if row["env"] != task.env:
-            differences.append(f"{row['env']}, not {task.env}")
-        if row["timesteps"] != task.settings["timesteps"]:
-            differences.append(
-                f"{row['timesteps']:,} timesteps, not {task.settings['timesteps']:,}"
-            )
-        found.append(
-            f"RL Zoo, {row['algo']} on {row['env']}: {row['mean']} ± {row['std']} over episodes; "
-            f"differs by: {'; '.join(differences)}."
-        )
-    return found
 
 
 def overall_rows(summary: Summary) -> list[list[str]]:

@@ -29,7 +29,7 @@ from rn_rl.experiment import checkpoint
 from rn_rl.experiment.config import TrainConfig
 from rn_rl.experiment.fast_envs import env_seeds, fast_envs
 from rn_rl.experiment.files import whole, write_npz
-from rn_rl.experiment.progress import TrainingProgress
+from rn_rl.experiment.progress import TrainingProgress, Watch
 from rn_rl.experiment.run import Run, RunSpec, load_vecnormalize_state, vecnormalize_state
 from rn_rl.experiment.train import TrainingStopped, stop_on_interrupt
 
@@ -60,6 +60,7 @@ class BatchTraining:
         trial: the environment of a single run, by which agents are built.
         console: where progress is shown.
         resuming: go on from the checkpoints.
+        watch: how somebody else follows the training, and stops it; Ctrl-C is then theirs.
     """
 
     def __init__(
@@ -71,7 +72,9 @@ class BatchTraining:
         console: Console,
         *,
         resuming: bool = False,
+        watch: Watch | None = None,
     ) -> None:
+        self.watch = watch
         self.specs, self.runs, self.console = specs, runs, console
         self.spec = specs[0]
         self.seeds = [spec.seed for spec in specs]
@@ -165,10 +168,10 @@ class BatchTraining:
             more = f" and {len(self.runs) - 1} more" if len(self.runs) > 1 else ""
             self.console.print(f"run folder: {run.folder}{more}", soft_wrap=True, highlight=False)
         title = f"{spec.norm} {spec.algo} {spec.env} {len(self.runs)} seeds"
-        self.display = TrainingProgress(spec.timesteps, title, self.console)
+        self.display = TrainingProgress(spec.timesteps, title, self.console, self.watch)
         self.display.start(batch.num_timesteps)
         self._next_checkpoint = batch.num_timesteps + self._every
-        with stop_on_interrupt(self.console) as self.interrupt:
+        with stop_on_interrupt(self.console, self.watch) as self.interrupt:
             try:
                 batch.learn(spec.timesteps, self.on_rollout_start, self.on_step)
                 self.save_checkpoints()
@@ -206,7 +209,7 @@ class BatchTraining:
             size = batch.commit_kl() if self.rollouts % every == 0 else None
             if size is not None:
                 self.commit_kls.append(size)
-        stop = self.interrupt["requested"]
+        stop = self.interrupt.stop
         if now >= self._next_checkpoint or stop:
             self._next_checkpoint = now + self._every
             self.save_checkpoints()

@@ -20,6 +20,7 @@ from rn_rl.errors import UserError
 from rn_rl.experiment import checkpoint
 from rn_rl.experiment.config import TrainConfig
 from rn_rl.experiment.fast_envs import no_envpool
+from rn_rl.experiment.progress import Watch
 from rn_rl.experiment.run import Run, RunSpec, new_run
 from rn_rl.experiment.seed_training import BATCHES, BatchTraining, make_model
 from rn_rl.experiment.train import resolve, train
@@ -70,6 +71,26 @@ def train_seeds(config: TrainConfig, console: Console | None = None) -> list[Run
         if reason:
             console.print(f"one process for each seed, since {reason}", soft_wrap=True)
         return in_processes(config, console)
+    return train_together(config, specs, trial, console)
+
+
+def train_together(
+    config: TrainConfig,
+    specs: list[RunSpec],
+    trial: VecEnv,
+    console: Console,
+    watch: Watch | None = None,
+) -> list[Run]:
+    """Train seeds in one process, in as few batches as memory allows.
+
+    Args:
+        config: what the user said.
+        specs: of each seed.
+        trial: the environment of a single run; it is closed.
+        console: where progress is shown.
+        watch: how somebody else follows the training, and stops it.
+    """
+    spec = specs[0]
     size = largest_batch(config, specs, trial, console)
     fast = choose_envs(config, spec, trial, console)
     for one in specs:
@@ -78,7 +99,7 @@ def train_seeds(config: TrainConfig, console: Console | None = None) -> list[Run
     for first in range(0, len(specs), size):
         chunk = specs[first : first + size]
         folders = [new_run(config.out, one) for one in chunk]
-        with BatchTraining(config, chunk, folders, trial, console) as training:
+        with BatchTraining(config, chunk, folders, trial, console, watch=watch) as training:
             training.run()
         runs.extend(folders)
     trial.close()
@@ -171,7 +192,7 @@ def choose_envs(config: TrainConfig, spec: RunSpec, trial: VecEnv, console: Cons
     return reason is None
 
 
-def resume_batch(config: TrainConfig, console: Console) -> list[Run]:
+def resume_batch(config: TrainConfig, console: Console, watch: Watch | None = None) -> list[Run]:
     """Continue the batch that a run belongs to."""
     assert config.resume is not None
     first = Run(config.resume).read_spec()
@@ -191,7 +212,7 @@ def resume_batch(config: TrainConfig, console: Console) -> list[Run]:
             "more with --timesteps"
         )
     trial = first.make_env()
-    with BatchTraining(config, specs, runs, trial, console, resuming=True) as training:
+    with BatchTraining(config, specs, runs, trial, console, resuming=True, watch=watch) as training:
         training.run()
     trial.close()
     return runs

@@ -33,7 +33,7 @@ from rn_rl.experiment.files import write_npz
 from rn_rl.experiment.foreign import load_weights
 from rn_rl.experiment.hyperparameters import check_given, merge, parse_assignments, tuned
 from rn_rl.experiment.masking import evaluation_callback, masked
-from rn_rl.experiment.progress import ProgressCallback
+from rn_rl.experiment.progress import ProgressCallback, Watch
 from rn_rl.experiment.randomness import generators
 from rn_rl.experiment.run import Run, RunSpec, light, new_run
 from rn_rl.normalization import canonical_spec, check_recordings
@@ -96,8 +96,13 @@ def resolve(config: TrainConfig) -> RunSpec:
     )
 
 
-def train(config: TrainConfig, console: Console | None = None) -> Run:
+def train(config: TrainConfig, console: Console | None = None, watch: Watch | None = None) -> Run:
     """Train an agent, or continue one.
+
+    Args:
+        config: what the user said.
+        console: where progress is shown.
+        watch: how somebody else follows the training, and stops it; Ctrl-C is then theirs.
 
     Returns:
         The run. Whatever ends the training (Ctrl-C, an error in the environment), the run holds what
@@ -121,8 +126,8 @@ def train(config: TrainConfig, console: Console | None = None) -> Run:
         load_weights(config.from_agent, spec, model, trust=config.trust)
     describe(spec, run, model, console)
     title = f"{spec.norm} {spec.algo} {spec.env} seed {spec.seed}"
-    progress = ProgressCallback(spec.timesteps, evaluation, title, console)
-    with stop_on_interrupt(console) as interrupt:
+    progress = ProgressCallback(spec.timesteps, evaluation, title, console, watch)
+    with stop_on_interrupt(console, watch) as interrupt:
         boundary = BoundaryCallback(run, spec, evaluation, log, interrupt, resuming=resuming)
         callbacks: list[BaseCallback] = [log, boundary, progress]
         if spec.eval_freq > 0:
@@ -240,7 +245,7 @@ class BoundaryCallback(BaseCallback):
         spec: RunSpec,
         evaluation: EvalCallback,
         log: NormalizerLogger,
-        interrupt: dict[str, bool],
+        interrupt: Watch,
         *,
         resuming: bool = False,
     ) -> None:
@@ -265,7 +270,7 @@ class BoundaryCallback(BaseCallback):
             checkpoint.restore_rollout(self.run.checkpoint, self.model)
             self.resuming = False
         due = self.model.num_timesteps >= self._next
-        if due or self.interrupt["requested"]:
+        if due or self.interrupt.stop:
             checkpoint.save(
                 self.run.checkpoint,
                 self.model,
@@ -277,7 +282,7 @@ class BoundaryCallback(BaseCallback):
             self._next = self.model.num_timesteps + self._every
             if due:
                 self.run.save_agent(self.spec, self.model)
-        if self.interrupt["requested"]:
+        if self.interrupt.stop:
             raise TrainingStopped(
                 f"stopped at timestep {self.model.num_timesteps:,}; continue with: rn-rl train "
                 f"--resume {shlex.quote(str(self.run.folder))}"
@@ -288,23 +293,29 @@ class BoundaryCallback(BaseCallback):
 
 
 @contextmanager
-def stop_on_interrupt(console: Console) -> Iterator[dict[str, bool]]:
-    """The first Ctrl-C asks for a stop at the next boundary, the second stops at once."""
-    state = {"requested": False}
+def stop_on_interrupt(console: Console, watch: Watch | None = None) -> Iterator[Watch]:
+    """The first Ctrl-C asks for a stop at the next boundary, the second stops at once.
+
+    Whoever gives a watch asks for the stop, and handles Ctrl-C.
+    """
+    if watch is not None:
+        yield watch
+        return
+    asked = Watch()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if state["requested"]:
+        if asked.stop:
             raise KeyboardInterrupt
-        state["requested"] = True
+        asked.stop = True
         console.print("stopping after this phase (Ctrl-C again: at once, without a checkpoint)")
 
     try:
         before = signal.signal(signal.SIGINT, handle)
     except ValueError:  # not in the main thread: whoever runs us handles Ctrl-C
-        yield state
+        yield asked
         return
     try:
-        yield state
+        yield asked
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -14,6 +14,7 @@ from rn_rl.normalization.registry import (
     check_recordings,
     make_normalizers,
     parse_spec,
+    split_outside,
 )
 from rn_rl.normalization.regularity import RegularityNorm
 from rn_rl.normalization.saliency import SaliencyNorm, class_shares, saliency_prior
@@ -32,6 +33,7 @@ __all__ = [
     "parse_spec",
     "phase_norms",
     "saliency_prior",
+    "split_outside",
     "state_before_commit",
     "unobserved",
 ]

@@ -186,7 +186,7 @@ def parse_spec(spec: str) -> list[Term]:
     if not isinstance(spec, str) or not spec.strip():
         raise UserError(f"normalizer {spec!r}: expected a spec such as 'rn' or 'ln+rn'")
     terms = []
-    for text in _split(spec):
+    for text in split_outside(spec, "+"):
         match = _TERM.fullmatch(text)
         if match is None:
             raise UserError(
@@ -208,12 +208,12 @@ def parse_spec(spec: str) -> list[Term]:
     return terms
 
 
-def _split(spec: str) -> Iterator[str]:
-    """The texts between the ``+`` that stand outside of all parentheses."""
+def split_outside(spec: str, mark: str) -> Iterator[str]:
+    """The texts between the marks that stand outside of all parentheses."""
     start = depth = 0
     for i, character in enumerate(spec):
         depth += (character == "(") - (character == ")")
-        if character == "+" and depth == 0:
+        if character == mark and depth == 0:
             yield spec[start:i]
             start = i + 1
     yield spec[start:]

@@ -1,0 +1,439 @@
+"""``rn-rl compare``: train every algorithm with every normalizer on every environment, then report."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import joblib
+import psutil
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from rn_rl.errors import UserError
+from rn_rl.experiment import claims
+from rn_rl.experiment.comparison import summarize
+from rn_rl.experiment.config import TrainConfig, shown_as
+from rn_rl.experiment.grid import (
+    Cell,
+    Job,
+    Outcome,
+    cores,
+    failures,
+    find,
+    is_done,
+    make_cell,
+    make_jobs,
+    run_job,
+)
+from rn_rl.experiment.records import read_records
+from rn_rl.experiment.references import evaluate_agent
+from rn_rl.experiment.report import print_summary, write_report
+from rn_rl.experiment.train import TrainingStopped
+from rn_rl.normalization import split_outside
+
+ENGINES = ("auto", "process", "batch", "ray")
+
+
+@dataclass
+class CompareConfig:
+    """Train normalizers, algorithms, environments and seeds, as far as not done yet, and report."""
+
+    algo: Annotated[str | None, shown_as("NAME[,NAME]")] = None
+    """One or more algorithms, as of 'rn-rl train', separated by commas."""
+    env: Annotated[str | None, shown_as("ENV[,ENV]")] = None
+    """One or more environments, separated by commas."""
+    norms: str = "none,ln,rn,ln+rn"
+    """Normalizers, separated by commas."""
+    seeds: int = 10
+    """How many seeds of each: SEED, SEED + 1, ... More seeds later train only the new ones."""
+    seed: int = 0
+    """The first of them."""
+    engine: str = "auto"
+    """auto (batches of seeds where there are such, else processes), process, batch or ray."""
+    jobs: Annotated[int | None, shown_as("N")] = None
+    """Trainings side by side; default: one for each core (ray: of the cluster)."""
+    address: Annotated[str | None, shown_as("HOST:PORT")] = None
+    """Ray cluster; default: the one that is running here, or a new one of this machine."""
+    vector_env: str = "auto"
+    """Environments of seed batches: envpool (fast; extra [fast]), gymnasium, or auto."""
+    compile: bool = False
+    """Compile the updates of seed batches."""
+    timesteps: Annotated[int | None, shown_as("N")] = None
+    """Of each training; default: the tuned value for the environment."""
+    final_episodes: int = 20
+    """Episodes in which each last policy is evaluated after its training."""
+    out: Path = Path("runs")
+    """Folder that holds the runs: OUT/NORM/ALGO/ENV_K. What it has is not trained again."""
+    report: Annotated[Path | None, shown_as("FILE")] = None
+    """The page; default: OUT/report.html. Markdown and CSV files go beside it."""
+    baseline: str = "none"
+    """Normalizer with which the others are compared."""
+    threshold: Annotated[float | None, shown_as("RETURN")] = None
+    """Return that counts as learned; default: the environment's, if it is one of the tuned ones."""
+    zoo: bool = False
+    """Set what the RL Zoo published beside our figures."""
+    agent: Annotated[tuple[Path, ...], shown_as("PATH ...")] = ()
+    """SB3 zips, folders of the RL Zoo or runs, to be evaluated and set beside our figures."""
+    trust: bool = False
+    """Allow --agent to unpickle a foreign zip, which runs code that is in it."""
+    config: str = "zoo"
+    """Set of tuned hyperparameters: zoo, or paper (the paper's protocol)."""
+    set: Annotated[tuple[str, ...], shown_as("NAME=VALUE ...")] = ()
+    """Hyperparameters as name=value, of all trainings."""
+    env_kwargs: Annotated[tuple[str, ...], shown_as("NAME=VALUE ...")] = ()
+    """Arguments of the environments as name=value."""
+    n_envs: Annotated[int | None, shown_as("N")] = None
+    """Environments stepped together; default: the tuned value."""
+    eval_freq: Annotated[int | None, shown_as("N")] = None
+    """Timesteps between evaluations; default: a twentieth of the run."""
+    eval_episodes: int = 5
+    """Episodes per evaluation during training."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    threads: int = 1
+    """Threads of torch in each process."""
+    quiet: bool = False
+    """No progress display."""
+
+
+@dataclass
+class Grid:
+    """A grid while it runs."""
+
+    config: CompareConfig
+    cells: list[Cell]
+    console: Console
+    stop_file: Path
+    failed: dict[str, str] = field(default_factory=dict)
+    """Key, and why."""
+    begun: float = field(default_factory=time.monotonic)
+    first: int | None = None
+    """Timesteps that were behind all trainings when this command began."""
+
+    def states(self) -> list[tuple[Cell, int, dict[str, int]]]:
+        """Each cell, how many of its seeds are done, and the timesteps of those in work."""
+        working = claims.running(self.config.out)
+        found = []
+        for cell in self.cells:
+            on_disk = find_done(cell, self.config)
+            in_work = {key: working[key] for key in cell.keys if key in working}
+            found.append((cell, len(on_disk - in_work.keys()), in_work))
+        return found
+
+    def table(self) -> Table:
+        """The live table."""
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        table.add_column("training")
+        for name in ("seeds", "done", "running", "failed"):
+            table.add_column(name, justify="right")
+        table.add_column("")
+        behind = total = 0
+        for cell, done, in_work in self.states():
+            steps = cell.specs[0].timesteps
+            failed = sum(key in self.failed for key in cell.keys)
+            mine = done * steps + sum(min(at, steps) for at in in_work.values())
+            behind += mine
+            all_steps = (len(cell.specs) - failed) * steps
+            total += all_steps
+            share = f"{100 * mine / all_steps:.0f}%" if all_steps else ""
+            cells = [f"{n}" if n else "" for n in (len(cell.specs), done, len(in_work), failed)]
+            style = "red" if failed else "green" if done == len(cell.specs) else None
+            table.add_row(cell.name, *cells, share, style=style)
+        table.caption = self.time_left(behind, total)
+        table.caption_justify = "left"
+        return table
+
+    def time_left(self, behind: int, total: int) -> str:
+        """By the speed since this command began."""
+        if self.first is None:
+            self.first = behind
+        passed = time.monotonic() - self.begun
+        if behind >= total:
+            return f"done in {clock(passed)}"
+        gained = behind - self.first
+        left = f"about {clock(passed * (total - behind) / gained)} left" if gained > 0 else ""
+        return f"{clock(passed)} passed" + (f", {left}" if left else "")
+
+
+def clock(seconds: float) -> str:
+    """1:02:03"""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def find_done(cell: Cell, config: CompareConfig) -> set[str]:
+    """Keys of the seeds that are trained and evaluated."""
+    found = find(config.out, cell.specs[0])
+    return {key for key in cell.keys if is_done(found.get(key), config.final_episodes)}
+
+
+def run_compare(config: CompareConfig) -> None:
+    """Train what is missing, then write and print the report.
+
+    Raises:
+        UserError: anything that the user can fix; after the report, that trainings failed.
+        TrainingStopped: Ctrl-C; the same command goes on.
+    """
+    check(config)
+    assert config.algo is not None and config.env is not None
+    algos, envs = listed(config.algo), listed(config.env)
+    console = Console(quiet=config.quiet)
+    cells = make_cells(config, algos, envs, console)
+    grid = Grid(config, cells, console, config.out / ".grid" / f"stop-{uuid.uuid4().hex}")
+    try:
+        (config.out / ".grid").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"--out {config.out}: cannot write there ({reason}); choose another folder"
+        ) from None
+    try:
+        stopped = run_grid(grid)
+    finally:
+        grid.stop_file.unlink(missing_ok=True)
+    references = [
+        evaluate_agent(path, algos, envs, config.final_episodes, trust=config.trust)
+        for path in config.agent
+    ]
+    page = config.report or config.out / "report.html"
+    folders = [run for cell in cells for run in folders_of(cell, config)]
+    records, problems = read_records(folders)
+    if records:
+        summary = summarize(records, problems, baseline=config.baseline, threshold=config.threshold)
+        summary.add_references(references, zoo=config.zoo)
+        for key, reason in grid.failed.items():
+            where = failures(config.out) / f"{key}.txt"
+            summary.notes.append(f"{key} failed twice ({reason}); see {where}.")
+        write_report(summary, page, commands=[shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])])
+        print_summary(summary, page, console)
+    if stopped:
+        raise TrainingStopped("stopped; the same command goes on where it stopped")
+    if grid.failed:
+        key, reason = next(iter(grid.failed.items()))
+        raise UserError(
+            f"{len(grid.failed)} of {sum(len(cell.specs) for cell in cells)} trainings failed, each "
+            f"twice, such as {key}: {reason}; tracebacks are in {failures(config.out)}, and the same "
+            "command tries them again"
+        )
+
+
+def check(config: CompareConfig) -> None:
+    """What can be said wrong before anything else is looked at."""
+    for name in ("algo", "env"):
+        if not getattr(config, name):
+            raise UserError(f"--{name} is missing: one or more, separated by commas")
+    if config.engine not in ENGINES:
+        raise UserError(f"--engine {config.engine}: expected one of {', '.join(ENGINES)}")
+    for name in ("seeds", "jobs", "final_episodes"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value}: expected at least 1")
+    if config.eval_freq == 0:
+        raise UserError("--eval-freq 0: a comparison needs evaluations; expected at least 1")
+    if config.address is not None and config.engine != "ray":
+        raise UserError(f"--address {config.address}: is for --engine ray")
+
+
+def listed(text: str) -> list[str]:
+    """Names separated by commas, but for those within parentheses; each once."""
+    return list(dict.fromkeys(name.strip() for name in split_outside(text, ",") if name.strip()))
+
+
+def make_cells(
+    config: CompareConfig, algos: list[str], envs: list[str], console: Console
+) -> list[Cell]:
+    """Every (algorithm, environment, normalizer), checked before anything is trained."""
+    shared = {f.name for f in fields(TrainConfig)} & {f.name for f in fields(CompareConfig)}
+    common: dict[str, Any] = {name: getattr(config, name) for name in shared}
+    common |= {"out": config.out.absolute(), "seeds": 1, "quiet": True, "engine": "auto"}
+    seeds = [config.seed + i for i in range(config.seeds)]
+    cells = []
+    for algo in algos:
+        for env in envs:
+            for norm in listed(config.norms):
+                one = TrainConfig(**{**common, "algo": algo, "env": env, "norm": norm})
+                cells.append(make_cell(one, seeds, config.engine))
+    reasons = dict.fromkeys(cell.reason for cell in cells if cell.reason)
+    for reason in reasons:
+        console.print(f"one process for each seed where {reason}", soft_wrap=True, highlight=False)
+    return cells
+
+
+def folders_of(cell: Cell, config: CompareConfig) -> list[Path]:
+    """Run folders of a cell's seeds."""
+    found = find(config.out, cell.specs[0])
+    return [found[key].run.folder for key in cell.keys if key in found]
+
+
+def run_grid(grid: Grid) -> bool:
+    """Train until everything is done, failed, or stopped; what others work on is waited for.
+
+    Returns:
+        Whether it was stopped.
+    """
+    config = grid.config
+    crashes: dict[str, int] = {}
+    with workers(config) as jobs, stop_on_interrupt(grid), shown(grid):
+        while not grid.stop_file.exists():
+            todo = plan(grid, jobs)
+            if not todo:
+                break
+            busy = claims.running(config.out)
+            free = [job for job in todo if not all(key in busy for key in job.keys)]
+            if not free:
+                time.sleep(claims.BEAT)  # others have all that is left
+                continue
+            share = psutil.virtual_memory().available / 2 / max(min(jobs, len(free)), 1)
+            for job in free:
+                job.config.memory = share / 1e9
+            try:
+                results = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(
+                    joblib.delayed(run_job)(job) for job in free
+                )
+                for outcome in results:
+                    take(grid, outcome)
+            except TerminatedWorkerError as error:
+                # a worker was killed: its claims tell what it was working on
+                lost = [key for job in free for key in job.keys if is_abandoned(config, key)]
+                for key in lost:
+                    crashes[key] = crashes.get(key, 0) + 1
+                    if crashes[key] > 1:
+                        reason = "its process was killed, perhaps for memory"
+                        grid.failed[key] = reason
+                grid.console.print(
+                    f"  a process was killed: {one_sentence(error)}", highlight=False
+                )
+        return grid.stop_file.exists()
+
+
+def one_sentence(error: Exception) -> str:
+    """The beginning of a long message."""
+    return " ".join(str(error).split()).split(". ")[0]
+
+
+def is_abandoned(config: CompareConfig, key: str) -> bool:
+    """Whether a claim's holder is dead."""
+    path = claims.claims_folder(config.out) / key
+    return path.exists() and claims.abandoned(path)
+
+
+def plan(grid: Grid, jobs: int) -> list[Job]:
+    """What is left, apart from what has failed."""
+    config = grid.config
+    batches = sum(cell.together for cell in grid.cells) or 1
+    todo = []
+    for cell in grid.cells:
+        parts = max(jobs // batches, 1)
+        for job in make_jobs(config.out, cell, config.final_episodes, parts, grid.stop_file):
+            job.specs = [
+                s for s, k in zip(job.specs, job.keys, strict=True) if k not in grid.failed
+            ]
+            if job.specs:
+                todo.append(job)
+    return todo
+
+
+def take(grid: Grid, outcome: Outcome) -> None:
+    """Note what became of a job."""
+    grid.failed.update(outcome.failed)
+    for key, reason in outcome.failed.items():
+        grid.console.print(f"  failed: {key}: {reason}", style="red", highlight=False)
+    if not grid.console.is_terminal and outcome.done:
+        more = f" and {len(outcome.done) - 1} more" if len(outcome.done) > 1 else ""
+        states = grid.states()
+        done = sum(n for _, n, _ in states)
+        total = sum(len(cell.specs) for cell in grid.cells)
+        grid.console.print(
+            f"  {done} of {total} trained: {outcome.done[0]}{more}", soft_wrap=True, highlight=False
+        )
+
+
+@contextmanager
+def shown(grid: Grid) -> Iterator[None]:
+    """The live table, on a terminal."""
+    if not grid.console.is_terminal:
+        total = sum(len(cell.specs) for cell in grid.cells)
+        done = sum(n for _, n, _ in grid.states())
+        grid.console.print(f"{total} trainings, {done} of them done", highlight=False)
+        yield
+        return
+    end = threading.Event()
+    with Live(grid.table(), console=grid.console, auto_refresh=False) as live:
+
+        def refresh() -> None:
+            while not end.wait(claims.BEAT):
+                live.update(grid.table(), refresh=True)
+
+        thread = threading.Thread(target=refresh, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            end.set()
+            thread.join()
+            live.update(grid.table(), refresh=True)
+
+
+@contextmanager
+def stop_on_interrupt(grid: Grid) -> Iterator[None]:
+    """The first Ctrl-C asks all jobs to stop at a checkpoint, wherever they are; the second ends."""
+
+    def handle(number: int, frame: Any) -> None:
+        if grid.stop_file.exists():
+            raise KeyboardInterrupt
+        grid.stop_file.touch()
+        grid.console.print(
+            "stopping after this phase (Ctrl-C again: at once, without a checkpoint)"
+        )
+
+    try:
+        before = signal.signal(signal.SIGINT, handle)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def workers(config: CompareConfig) -> Iterator[int]:
+    """Where jobs run, and how many side by side."""
+    if config.engine != "ray":
+        with joblib.parallel_config("loky", inner_max_num_threads=config.threads):
+            yield config.jobs or cores(config.threads)
+        return
+    try:
+        import ray
+        from ray.util.joblib import register_ray
+    except ImportError:
+        raise UserError(
+            "--engine ray: ray is not installed; install it with: pip install 'rn-rl[ray]'"
+        ) from None
+    try:
+        ray.init(address=config.address, ignore_reinit_error=True, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"--address {config.address}: no Ray cluster there ({reason})") from None
+    register_ray()
+    try:
+        cpus = int(ray.cluster_resources().get("CPU", os.cpu_count() or 1))
+        with joblib.parallel_config("ray"):
+            yield config.jobs or max(cpus // config.threads, 1)
+    finally:
+        ray.shutdown()

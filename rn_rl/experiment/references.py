@@ -1,0 +1,181 @@
+"""Single results to hold against many seeds: what the RL Zoo published, and anybody's agent."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
+
+from rn_rl.errors import UserError
+from rn_rl.experiment.algorithms import ALGORITHMS, algorithm
+from rn_rl.experiment.envs import check_env_id
+from rn_rl.experiment.evaluate import EvaluateConfig, evaluate
+from rn_rl.experiment.foreign import load_trusted
+from rn_rl.experiment.hyperparameters import tuned
+from rn_rl.experiment.masking import play
+from rn_rl.experiment.run import RunSpec, find_run, light, load_policy
+from rn_rl.experiment.statistics import bootstrap_interval
+from rn_rl.experiment.zoo import baselines
+
+
+@dataclass
+class Reference:
+    """One result of one agent; its interval is over episodes, and says nothing about other seeds."""
+
+    label: str
+    algo: str
+    env: str
+    value: float
+    low: float
+    high: float
+    note: str
+    """What it is, and how it differs from the runs beside it."""
+
+
+def published(algo: str, env: str, timesteps: int) -> list[Reference]:
+    """What the RL Zoo published for an algorithm on this environment, or on another version of it."""
+    found = []
+    stem = env.rsplit("-v", 1)[0]
+    for row in baselines():
+        if row["algo"] != algo or row["env"].rsplit("-v", 1)[0] != stem:
+            continue
+        differences = ["one training run, so nothing about other seeds"]
+        if row["env"] != env:
+            differences.append(f"{row['env']}, not {env}")
+        if row["timesteps"] != timesteps:
+            differences.append(f"{row['timesteps']:,} timesteps, not {timesteps:,}")
+        note = (
+            f"RL Zoo (rl-baselines3-zoo, benchmark.md), {algo} on {row['env']}: {row['mean']} ± "
+            f"{row['std']} over episodes; differs by: {'; '.join(differences)}."
+        )
+        value = float(row["mean"])
+        found.append(Reference("RL Zoo, published", algo, env, value, math.nan, math.nan, note))
+    return found
+
+
+def evaluate_agent(
+    path: Path, algos: list[str], envs: list[str], episodes: int, *, trust: bool
+) -> Reference:
+    """Anybody's agent, evaluated as ours are.
+
+    Args:
+        path: a run of ours, a folder of the RL Zoo (``ALGO/ENV_K``), or an SB3 zip.
+        algos, envs: of the comparison; a zip that stands alone must be of the only ones.
+        episodes: to play.
+        trust: whether a zip may be unpickled, which runs code that is in it.
+
+    Raises:
+        UserError: not an agent, or one that needs ``--trust``.
+    """
+    run, weights = find_run(path)
+    if run.spec_file.is_file():
+        spec = run.read_spec()
+        stochastic = not spec.deterministic_evaluation
+        config = EvaluateConfig(path, episodes=episodes, stochastic=stochastic)
+        own = evaluate(config)
+        return reference(path, spec, np.array(own.returns), "a run of rn-rl")
+    zip_file = weights or find_zip(path)
+    algo = algorithm(guess(path, algos, "algo", [*ALGORITHMS])).name
+    env_id = guess(path, envs, "env", envs, zip_file.stem)
+    check_env_id(env_id)
+    hyperparameters = {**tuned(algorithm(algo), env_id)}
+    timesteps = int(hyperparameters.pop("n_timesteps", 0))
+    hyperparameters.pop("n_envs", None)
+    (hyperparameters.get("policy_kwargs") or {}).pop("norm", None)
+    values = {"eval_freq": 0, "eval_episodes": 1, "device": "cpu", "threads": 1, "config": "zoo"}
+    spec = RunSpec(
+        algo=algo, env=env_id, norm="none", seed=0, timesteps=timesteps, n_envs=1,
+        hyperparameters=hyperparameters, **values,  # type: ignore[arg-type]
+    )  # fmt: skip
+    env = spec.make_env(n_envs=min(8, episodes), seed=1000, evaluation=True)
+    try:
+        model = load_foreign(zip_file, spec, env, trust=trust)
+        deterministic = spec.deterministic_evaluation
+        returns, _ = play(model, env, episodes, deterministic=deterministic)
+    finally:
+        env.close()
+    return reference(path, spec, np.array(returns), "an agent from elsewhere")
+
+
+def reference(path: Path, spec: RunSpec, returns: np.ndarray, what: str) -> Reference:
+    """With what must be said of it."""
+    low, high = bootstrap_interval(returns)
+    note = (
+        f"Agent {path} ({what}), {spec.algo} on {spec.env}: {returns.mean():.2f} ± "
+        f"{returns.std():.2f} over {len(returns)} episodes; one agent, so nothing about other seeds."
+    )
+    label = f"agent {path.name}"
+    return Reference(label, spec.algo, spec.env, float(returns.mean()), low, high, note)
+
+
+def find_zip(folder: Path) -> Path:
+    """The agent in a folder of the RL Zoo."""
+    if not folder.exists():
+        raise UserError(f"--agent {folder}: no such file or folder")
+    stem = folder.name.rpartition("_")[0]
+    for name in (f"{stem}.zip", "best_model.zip"):
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(
+        f"--agent {folder}: no agent in it; expected an SB3 zip, a run, or a folder of the RL Zoo such "
+        "as ppo/CartPole-v1_1 with CartPole-v1.zip in it"
+    )
+
+
+def guess(path: Path, given: list[str], flag: str, known: list[str], stem: str = "") -> str:
+    """The algorithm or environment of an agent: by its path, or the only one that is compared."""
+    parts = [*reversed(path.parts), stem]
+    for part in parts:
+        for name in known:
+            if part in (name, name.replace("/", "-")) or part.rpartition("_")[0] == name:
+                return name
+    if len(given) == 1:
+        return given[0]
+    raise UserError(
+        f"--agent {path}: cannot tell which of {', '.join(given)} it is for; put it where its path says "
+        f"so, such as ppo/CartPole-v1_1/CartPole-v1.zip, or give one --{flag}"
+    )
+
+
+def load_foreign(path: Path, spec: RunSpec, env: VecEnv, *, trust: bool) -> BaseAlgorithm:
+    """An SB3 zip: its weights into the tuned network, or, if that is trusted, all that is in it."""
+    statistics = path.parent / path.stem / "vecnormalize.pkl"
+    if statistics.is_file():
+        if not trust:
+            raise UserError(
+                f"--agent {path}: its VecNormalize statistics are a pickle, which runs code that is in "
+                "it; give --trust if you know where it is from"
+            )
+        load_statistics(statistics, env)
+    if trust:
+        return load_trusted(path, spec.algo)
+    with warnings.catch_warnings():  # about training, which this agent will not do
+        warnings.simplefilter("ignore")
+        model = spec.make_model(env, **light(spec))
+    try:
+        load_policy(model, path)
+    except UserError as error:
+        raise UserError(
+            f"--agent {error}; the network was that of the tuned hyperparameters: give --trust to open "
+            "the pickle that describes its own, if you know where it is from"
+        ) from None
+    if hasattr(model, "exploration_rate"):
+        model.exploration_rate = 0.0
+    return model
+
+
+def load_statistics(path: Path, env: VecEnv) -> None:
+    """VecNormalize's pickle into the environment's VecNormalize."""
+    normalizer = unwrap_vec_normalize(env)
+    if normalizer is None:
+        raise UserError(
+            f"{path}: the agent saw normalized observations, and the tuned hyperparameters of its "
+            "environment do not normalize; it cannot be evaluated here"
+        )
+    stored = VecNormalize.load(str(path), env.unwrapped)
+    normalizer.obs_rms = stored.obs_rms

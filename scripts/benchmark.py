@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Benchmarks: ``train`` (steps per second), ``learning`` (what agents learn), ``layer`` (cost of a
-normalizer), ``nonstationary`` (state and changing data), ``seeds`` (speed of many at once) and
-``equivalence`` (do those learn what SB3 learns)."""
+normalizer), ``nonstationary`` (state and changing data), ``seeds`` (speed of many at once),
+``equivalence`` (do those learn what SB3 learns) and ``report`` (what a page of many runs costs)."""
 
 from typing import Annotated
 
@@ -12,6 +12,7 @@ from rn_rl.experiment.equivalence import EquivalenceConfig, run_equivalence
 from rn_rl.experiment.layer_cost import LayerCostConfig, run_layer_cost
 from rn_rl.experiment.learning import LearningConfig, run_learning
 from rn_rl.experiment.nonstationary import NonstationaryConfig, run_nonstationary
+from rn_rl.experiment.report_speed import ReportSpeedConfig, run_report_speed
 from rn_rl.experiment.seed_speed import SeedSpeedConfig, run_seed_speed
 from rn_rl.experiment.speed import SpeedConfig, run_speed
 
@@ -22,6 +23,7 @@ Benchmark = (
     | Annotated[NonstationaryConfig, tyro.conf.subcommand("nonstationary", prefix_name=False)]
     | Annotated[EquivalenceConfig, tyro.conf.subcommand("equivalence", prefix_name=False)]
     | Annotated[SeedSpeedConfig, tyro.conf.subcommand("seeds", prefix_name=False)]
+    | Annotated[ReportSpeedConfig, tyro.conf.subcommand("report", prefix_name=False)]
 )
 HANDLERS = {
     SpeedConfig: run_speed,
@@ -30,6 +32,7 @@ HANDLERS = {
     NonstationaryConfig: run_nonstationary,
     EquivalenceConfig: run_equivalence,
     SeedSpeedConfig: run_seed_speed,
+    ReportSpeedConfig: run_report_speed,
 }
 
 if __name__ == "__main__":

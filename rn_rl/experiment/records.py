@@ -175,7 +175,8 @@ def read_gains(run: Run, notes: list[str]) -> Gains | None:
 def read_arrays(path: Path, notes: list[str], *names: str) -> dict[str, np.ndarray]:
     """Arrays of an npz; of a damaged one none, and a note."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # opened here, since np.load leaves a damaged file open
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             return {name: stored[name] for name in names}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         notes.append(f"{path.name} is damaged ({' '.join(str(error).split())})")

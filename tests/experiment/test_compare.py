@@ -1,0 +1,273 @@
+"""Grids of trainings: nothing twice, nothing lost, one bad seed costs nobody else anything."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
+
+from rn_rl.cli import main
+from rn_rl.experiment import claims
+from rn_rl.experiment.compare import CompareConfig, listed
+from rn_rl.experiment.config import TrainConfig
+from rn_rl.experiment.grid import find, make_cell, make_jobs
+from rn_rl.experiment.run import Run
+
+TINY = ["--algo", "dqn", "--env", "CartPole-v1", "--config", "paper", "--timesteps", "400"]
+TINY += ["--eval-freq", "200", "--eval-episodes", "1", "--final-episodes", "2", "--quiet"]
+TINY += ["--set", "learning_starts=100"]
+
+
+def compare(out, *arguments, seeds=2, norms="none,rn"):
+    """In this process, one job after the other."""
+    shape = ["--seeds", str(seeds), "--norms", norms, "--jobs", "1"]
+    return main(["compare", *TINY, *shape, "--out", str(out), *arguments])
+
+
+def policies(out):
+    """When each policy was written."""
+    return {p: p.stat().st_mtime_ns for p in sorted(out.glob("*/*/*/policy.safetensors"))}
+
+
+def test_what_is_done_is_not_done_again(tmp_path):
+    assert compare(tmp_path) == 0
+    first = policies(tmp_path)
+    assert len(first) == 4
+    page = (tmp_path / "report.html").read_text()
+    assert "4 runs" in page and "2 episodes after the training" in page
+    assert compare(tmp_path) == 0
+    assert policies(tmp_path) == first
+    assert compare(tmp_path, seeds=3) == 0  # more seeds: the new ones alone
+    later = policies(tmp_path)
+    assert len(later) == 6 and first.items() <= later.items()
+    seeds = [Run(p.parent).read_spec().seed for p in later]
+    assert sorted(seeds) == [0, 0, 1, 1, 2, 2]
+    assert compare(tmp_path, "--set", "gamma=0.9", norms="none") == 0  # another setting
+    assert len(policies(tmp_path)) == 8
+    assert list(claims.claims_folder(tmp_path).iterdir()) == []
+    command = Run(next(iter(later)).parent).read_spec().command
+    assert command  # recorded, so that a report can tell it
+
+
+def test_an_evaluation_that_is_missing_is_all_that_is_made_up_for(tmp_path):
+    assert compare(tmp_path, norms="none") == 0
+    before = policies(tmp_path)
+    finals = sorted(tmp_path.glob("*/*/*/final.json"))
+    finals[0].unlink()
+    finals[1].write_text("{")
+    assert compare(tmp_path, norms="none") == 0
+    assert policies(tmp_path) == before
+    assert all(json.loads(final.read_text())["episodes"] == 2 for final in finals)
+
+
+class Frail(CartPoleEnv):
+    """CartPole that gives NaN, or kills its process once, at the 50th step with a certain seed."""
+
+    def __init__(self, seed, fuse=None):
+        super().__init__()
+        self.bad, self.fuse, self.count = seed, fuse, 0
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None:
+            self.seed = seed
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        observation, *rest = super().step(action)
+        self.count += 1
+        if self.seed == self.bad and self.count == 50:
+            if self.fuse is None:
+                observation = np.full_like(observation, np.nan)
+            elif not Path(self.fuse).exists():
+                Path(self.fuse).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return observation, *rest
+
+
+@pytest.fixture(autouse=True)
+def frail():
+    gym.register("Frail-v0", Frail, max_episode_steps=500)
+    yield
+    del gym.registry["Frail-v0"]
+
+
+@pytest.mark.parametrize("engine", ["auto", "process"])
+def test_a_failed_seed_is_tried_again_named_and_stops_nobody(tmp_path, engine, capsys):
+    shape = ["--env", "Frail-v0", "--config", "zoo", "--env-kwargs", "seed=2", "--engine", engine]
+    shape += ["--set", "learning_starts=100", "buffer_size=1000"]
+    assert compare(tmp_path, *shape, seeds=4, norms="none") == 2
+    error = capsys.readouterr().err
+    assert "1 of 4 trainings failed, each twice, such as none-dqn-Frail-v0-2" in error
+    assert "the environment gave observation nan at timestep" in error
+    finals = [json.loads(p.read_text()) for p in tmp_path.glob("*/*/*/final.json")]
+    assert sorted(final["seed"] for final in finals) == [0, 1, 3]
+    log = next((tmp_path / ".grid" / "failures").glob("none-dqn-Frail-v0-2-*.txt")).read_text()
+    assert log.count("Traceback (most recent call last)") >= 2
+    page = (tmp_path / "report.md").read_text()
+    assert "3 runs" in page and "failed twice" in page
+
+
+def start(out, *arguments, **options):
+    """The command in a process group of its own, as a terminal has it."""
+    command = [sys.executable, "-m", "rn_rl", "compare", *TINY, "--out", str(out), *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, start_new_session=True, **pipes, **options)
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("engine", ["auto", "process"])
+def test_ctrl_c_then_the_same_command(tmp_path, engine):
+    """All runs end at a checkpoint, and go on from there."""
+    shape = ["--seeds", "2", "--norms", "none,rn", "--engine", engine, "--timesteps", "30000"]
+    shape += ["--eval-freq", "15000"]
+    process = start(tmp_path, *shape)
+    wait_for(lambda: any(claims.running(tmp_path).values()) or process.poll() is not None)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130, error
+    assert "the same command goes on where it stopped" in error
+    begun = {p: p.stat().st_ino for p in tmp_path.glob("*/*/*/checkpoint/state.npz")}
+    assert begun
+    assert list(claims.claims_folder(tmp_path).iterdir()) == []
+    process = start(tmp_path, *shape)
+    _, error = process.communicate(timeout=400)
+    assert process.returncode == 0, error
+    folders = [p.parent.parent for p in begun]
+    assert len(policies(tmp_path)) == 4
+    for folder in folders:
+        monitor = (folder / "0.monitor.csv").read_text().splitlines()
+        lengths = sum(int(line.split(",")[1]) for line in monitor[2:])
+        assert 29_000 < lengths <= 30_000  # one training, in two sittings
+
+
+def test_two_commands_share_a_folder(tmp_path):
+    """As two machines would: nothing is trained twice, and both report everything."""
+    shape = ["--seeds", "3", "--norms", "none,rn", "--engine", "process", "--jobs", "1"]
+    both = [start(tmp_path, *shape, "--report", str(tmp_path / f"{i}.html")) for i in range(2)]
+    for i, process in enumerate(both):
+        _, error = process.communicate(timeout=400)
+        assert process.returncode == 0, error
+        assert "6 runs" in (tmp_path / f"{i}.html").read_text()
+    assert len(policies(tmp_path)) == 6
+
+
+def test_a_process_that_is_killed_costs_one_more_try(tmp_path):
+    module = tmp_path / "frail_env.py"
+    source = Path(__file__).read_text()
+    frail = source[source.index("class Frail") : source.index("@pytest.fixture(autouse=True)")]
+    head = (
+        "import os, signal\nimport gymnasium as gym\nimport numpy as np\nfrom pathlib import Path\n"
+    )
+    head += "from gymnasium.envs.classic_control import CartPoleEnv\n\n\n"
+    module.write_text(f'{head}{frail}gym.register("Frail-v0", Frail, max_episode_steps=500)\n')
+    out = tmp_path / "runs"
+    shape = ["--env", "frail_env:Frail-v0", "--config", "zoo", "--engine", "process", "--jobs", "2"]
+    shape += ["--seeds", "3", "--norms", "none", "--env-kwargs", "seed=1", f"fuse={tmp_path}/fuse"]
+    shape += ["--set", "learning_starts=100", "buffer_size=1000"]
+    process = start(out, *shape, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    said, error = process.communicate(timeout=400)
+    assert process.returncode == 0, said + error
+    assert (tmp_path / "fuse").exists()
+    finals = [json.loads(p.read_text()) for p in out.glob("*/*/*/final.json")]
+    assert sorted(final["seed"] for final in finals) == [0, 1, 2]
+
+
+def test_ray_on_two_nodes(tmp_path):
+    """A cluster of two nodes on this machine; each has room for one training."""
+    cluster_utils = pytest.importorskip("ray.cluster_utils", reason="ray: pip install 'rn-rl[ray]'")
+    cluster = cluster_utils.Cluster()
+    try:
+        cluster.add_node(num_cpus=1)
+        cluster.add_node(num_cpus=1)
+        shape = ["--engine", "ray", "--address", cluster.address]
+        process = start(tmp_path, *shape, "--seeds", "2", "--norms", "none,rn")
+        _, error = process.communicate(timeout=400)
+        assert process.returncode == 0, error
+    finally:
+        cluster.shutdown()
+    assert len(policies(tmp_path)) == 4
+
+
+def test_a_claim_has_one_holder(tmp_path):
+    key = claims.claims_folder(tmp_path) / "key"
+    with claims.Claims(tmp_path, ["key", "other"]) as first:
+        assert first.held == ["key", "other"]
+        with claims.Claims(tmp_path, ["key"]) as second:
+            assert second.held == []
+        assert key.exists()
+    assert not key.exists()
+
+
+def test_a_claim_of_the_dead_is_taken_over(tmp_path):
+    folder = claims.claims_folder(tmp_path)
+    folder.mkdir(parents=True)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    key = folder / "key"
+    key.write_text(json.dumps({**claims.holder(), "pid": gone.pid}))
+    assert claims.running(tmp_path) == {}
+    with claims.Claims(tmp_path, ["key"]) as mine:
+        assert mine.held == ["key"]
+    far = json.dumps({"host": "elsewhere", "pid": 1})
+    key.write_text(far)
+    assert not claims.take(key)  # alive as far as we know
+    old = time.time() - claims.STALE - 1
+    os.utime(key, (old, old))
+    assert claims.take(key)
+
+
+def test_a_batch_is_parted_among_processes_but_not_below_four_seeds(tmp_path):
+    config = TrainConfig(algo="dqn", env="CartPole-v1", config="paper", out=tmp_path)
+    for seeds, parts in ((10, 2), (7, 1), (20, 4)):
+        cell = make_cell(config, list(range(seeds)), "auto")
+        jobs = make_jobs(tmp_path, cell, 2, 4, tmp_path / "stop")
+        assert len(jobs) == parts
+        assert sorted(s.seed for job in jobs for s in job.specs) == list(range(seeds))
+    assert find(tmp_path, cell.specs[0]) == {}
+
+
+def test_names_are_separated_by_commas_outside_of_parentheses():
+    assert listed("none, ln+ramp(5, 5000),rn,none") == ["none", "ln+ramp(5, 5000)", "rn"]
+    assert CompareConfig().norms == "none,ln,rn,ln+rn"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--norms", "none,lm"], "unknown normalizer 'lm'"),
+        (["--algo", "dqn,dqm"], "unknown algorithm 'dqm'. Did you mean 'dqn'"),
+        (["--env", "CartPole-v9"], "unknown environment 'CartPole-v9'"),
+        (["--env", "Pendulum-v1", "--config", "zoo"], "its actions are Box"),
+        (["--seeds", "0"], "--seeds 0: expected at least 1"),
+        (["--engine", "fast"], "--engine fast: expected one of auto, process, batch, ray"),
+        (["--engine", "batch", "--algo", "a2c", "--config", "zoo"], "use --engine auto or process"),
+        (["--address", "here:1"], "--address here:1: is for --engine ray"),
+        (["--eval-freq", "0"], "a comparison needs evaluations"),
+        (["--jobs", "0"], "--jobs 0: expected at least 1"),
+        (["--agent", "nobody.zip"], "agent nobody.zip: no such file"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_is_trained(tmp_path, arguments, message, capsys):
+    assert main(["compare", *TINY, "--out", str(tmp_path / "runs"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["compare", *TINY, "--out", str(tmp_path / "file" / "runs")]) == 2
+    assert "cannot write there" in capsys.readouterr().err

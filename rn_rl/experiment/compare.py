@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import signal
@@ -17,7 +18,7 @@ from typing import Annotated, Any
 
 import joblib
 import psutil
-from joblib.externals.loky.process_executor import TerminatedWorkerError
+from joblib.externals.loky.process_executor import BrokenProcessPool
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -242,6 +243,9 @@ def check(config: CompareConfig) -> None:
         value = getattr(config, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value}: expected at least 1")
+    for path in config.agent:
+        if not path.exists():
+            raise UserError(f"--agent {path}: no such file or folder")
     if config.eval_freq == 0:
         raise UserError("--eval-freq 0: a comparison needs evaluations; expected at least 1")
     if config.address is not None and config.engine != "ray":
@@ -287,7 +291,7 @@ def run_grid(grid: Grid) -> bool:
     """
     config = grid.config
     crashes: dict[str, int] = {}
-    with workers(config) as jobs, stop_on_interrupt(grid), shown(grid):
+    with stop_on_interrupt(grid), workers(config) as jobs, shown(grid):
         while not grid.stop_file.exists():
             todo = plan(grid, jobs)
             if not todo:
@@ -301,12 +305,16 @@ def run_grid(grid: Grid) -> bool:
             for job in free:
                 job.config.memory = share / 1e9
             try:
-                results = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(
+                # Ray's backend gives results at the end; until then the folder tells how far all are
+                kind = "list" if config.engine == "ray" else "generator_unordered"
+                results = joblib.Parallel(n_jobs=jobs, return_as=kind)(
                     joblib.delayed(run_job)(job) for job in free
                 )
                 for outcome in results:
                     take(grid, outcome)
-            except TerminatedWorkerError as error:
+            except BrokenProcessPool as error:
+                if grid.stop_file.exists():  # of a Ctrl-C in the moment a worker began
+                    break
                 # a worker was killed: its claims tell what it was working on
                 lost = [key for job in free for key in job.keys if is_abandoned(config, key)]
                 for key in lost:
@@ -402,7 +410,7 @@ def stop_on_interrupt(grid: Grid) -> Iterator[None]:
 
     try:
         before = signal.signal(signal.SIGINT, handle)
-    except ValueError:  # not in the main thread
+    except ValueError:  # not in the main thread: whoever runs us handles Ctrl-C
         yield
         return
     try:
@@ -411,11 +419,17 @@ def stop_on_interrupt(grid: Grid) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def ignore_interrupts() -> None:
+    """A terminal sends Ctrl-C to workers too, and one that waits for work would take the others along."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 @contextmanager
 def workers(config: CompareConfig) -> Iterator[int]:
     """Where jobs run, and how many side by side."""
     if config.engine != "ray":
-        with joblib.parallel_config("loky", inner_max_num_threads=config.threads):
+        options = {"inner_max_num_threads": config.threads, "initializer": ignore_interrupts}
+        with joblib.parallel_config("loky", **options):
             yield config.jobs or cores(config.threads)
         return
     try:
@@ -426,7 +440,12 @@ def workers(config: CompareConfig) -> Iterator[int]:
             "--engine ray: ray is not installed; install it with: pip install 'rn-rl[ray]'"
         ) from None
     try:
-        ray.init(address=config.address, ignore_reinit_error=True, log_to_driver=False)
+        ray.init(
+            address=config.address,
+            ignore_reinit_error=True,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"--address {config.address}: no Ray cluster there ({reason})") from None

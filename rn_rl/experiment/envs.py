@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -74,7 +75,17 @@ class CheckObservations(VecEnvWrapper):
 
 
 def check_env_id(env_id: str) -> None:
-    """Raise a :class:`UserError` with near names unless gymnasium knows this environment."""
+    """Raise a :class:`UserError` with near names unless gymnasium knows this environment.
+
+    As everywhere in gymnasium, ``module:Name-v0`` imports the module that registers it first.
+    """
+    module, colon, name = env_id.rpartition(":")
+    if colon:
+        try:
+            importlib.import_module(module)
+        except (ImportError, ValueError) as error:
+            raise UserError(f"environment {env_id!r}: cannot import {module!r} ({error})") from None
+        env_id = name
     if env_id in gym.registry:
         return
     try:

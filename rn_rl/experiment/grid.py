@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import signal
 import sys
 import traceback
 from dataclasses import asdict, dataclass, field, replace
@@ -214,8 +212,6 @@ def run_job(job: Job) -> Outcome:
     """
     if os.getpid() != job.parent:  # a worker, whose own command line says nothing
         sys.argv = job.arguments
-        with contextlib.suppress(ValueError):  # not in the main thread
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
     outcome = Outcome(job.keys)
     if job.stop_file.exists():
         outcome.stopped = True

@@ -243,7 +243,7 @@ def light(spec: RunSpec) -> dict[str, Any]:
 
 def file_name(env_id: str) -> str:
     """An environment's name as a file name, as the zoo writes it."""
-    return env_id.replace("/", "-")
+    return env_id.replace("/", "-").replace(":", "-")
 
 
 def new_run(root: Path, spec: RunSpec) -> Run:

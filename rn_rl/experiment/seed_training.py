@@ -32,6 +32,7 @@ from rn_rl.experiment.files import whole, write_npz
 from rn_rl.experiment.progress import TrainingProgress, Watch
 from rn_rl.experiment.run import Run, RunSpec, load_vecnormalize_state, vecnormalize_state
 from rn_rl.experiment.train import TrainingStopped, stop_on_interrupt
+from rn_rl.normalization import RegularityNorm
 
 BATCHES: dict[str, type[SeedBatchDQN] | type[SeedBatchPPO]] = {
     "dqn": SeedBatchDQN,
@@ -262,6 +263,8 @@ class BatchTraining:
         if self.layers:
             for name, gains in zip(self.layers, self.history[-1][1].T, strict=True):
                 row[f"normalizer/gain/{name}"] = gains
+                if isinstance(self.batch.stack.norms[name], RegularityNorm):
+                    row[f"normalizer/code_length/{name}"] = gains  # which it is, for these
             if self.commit_kls:
                 row["normalizer/commit_kl"] = self.commit_kls[-1]
         self.scalars.append((now, row))

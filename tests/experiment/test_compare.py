@@ -12,6 +12,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.envs.classic_control import CartPoleEnv
+from ray.cluster_utils import Cluster
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 
 from rn_rl.cli import main
 from rn_rl.experiment import claims
@@ -54,6 +56,20 @@ def test_what_is_done_is_not_done_again(tmp_path):
     assert list(claims.claims_folder(tmp_path).iterdir()) == []
     command = Run(next(iter(later)).parent).read_spec().command
     assert command  # recorded, so that a report can tell it
+
+
+@pytest.mark.parametrize("engine", ["batch", "process"])
+def test_tensorboard_shows_a_grid_with_sensible_names(tmp_path, engine):
+    """Runs by the names of their folders, and the same figures whichever way they were trained."""
+    assert (
+        compare(tmp_path, "--engine", engine, "--timesteps", "2000", seeds=1, norms="none,rn") == 0
+    )
+    files = EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload()
+    assert sorted(files.Runs()) == ["none/dqn/CartPole-v1_1", "rn/dqn/CartPole-v1_1"]
+    logged = set(files.Runs()["rn/dqn/CartPole-v1_1"]["tensors"])
+    layers = [f"normalizer/{what}/q_net.{i}" for what in ("gain", "code_length") for i in (1, 4)]
+    expected = {"eval/mean_reward", "rollout/ep_rew_mean", "train/loss", *layers}
+    assert expected <= logged
 
 
 def test_an_evaluation_that_is_missing_is_all_that_is_made_up_for(tmp_path):
@@ -187,8 +203,7 @@ def test_a_process_that_is_killed_costs_one_more_try(tmp_path):
 
 def test_ray_on_two_nodes(tmp_path):
     """A cluster of two nodes on this machine; each has room for one training."""
-    cluster_utils = pytest.importorskip("ray.cluster_utils", reason="ray: pip install 'rn-rl[ray]'")
-    cluster = cluster_utils.Cluster()
+    cluster = Cluster()
     try:
         cluster.add_node(num_cpus=1)
         cluster.add_node(num_cpus=1)

@@ -125,3 +125,40 @@ def test_area_and_steps():
     assert statistics.area_under_curve(steps[:1], np.array([7.0])) == 7.0
     assert statistics.steps_to_threshold(steps, returns, 10) == 20
     assert statistics.steps_to_threshold(steps, returns, 11) == float("inf")
+
+
+def test_figures_agree_with_rliable(tasks):
+    from rliable import library, metrics
+
+    x, y = tasks
+    x, y = [task[:9] for task in x], y  # rliable compares as many runs of both
+    mine, theirs = np.stack(x, 1), np.stack(y, 1)  # (runs, tasks)
+    for ours, reference in (
+        (statistics.mean(*x), metrics.aggregate_mean(mine)),
+        (statistics.interquartile_mean(*x), metrics.aggregate_iqm(mine)),
+        (statistics.optimality_gap(*x), metrics.aggregate_optimality_gap(mine)),
+        (
+            statistics.probability_of_improvement(*x, *y),
+            metrics.probability_of_improvement(mine, theirs),
+        ),
+    ):
+        assert ours == pytest.approx(reference, abs=1e-6)
+    thresholds = np.linspace(-1, 3, 50)
+    profile = statistics.performance_profile(*x, thresholds=thresholds)
+    theirs_profile = library.score_distributions(mine, thresholds)
+    np.testing.assert_allclose(profile, theirs_profile, atol=1e-6)
+
+
+def test_intervals_agree_with_rliables_up_to_its_random_numbers(tasks):
+    """Both draw runs within tasks and take percentiles; 20,000 resamples leave little to chance."""
+    from rliable import library, metrics
+
+    x, _ = tasks
+    np.random.seed(0)  # rliable draws from NumPy's global generator, whatever it is given
+    _, found = library.get_interval_estimates(
+        {"x": np.stack(x, 1)}, lambda scores: np.array([metrics.aggregate_iqm(scores)]), reps=20_000
+    )
+    low, high = statistics.interval(statistics.interquartile_mean, *x, resamples=20_000)
+    width = high - low
+    assert low == pytest.approx(found["x"][0, 0], abs=0.03 * width)
+    assert high == pytest.approx(found["x"][1, 0], abs=0.03 * width)

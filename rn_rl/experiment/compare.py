@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import signal
-import sys
 import threading
 import time
 import uuid
@@ -42,6 +40,7 @@ from rn_rl.experiment.grid import (
 from rn_rl.experiment.records import read_records
 from rn_rl.experiment.references import evaluate_agent
 from rn_rl.experiment.report import print_summary, write_report
+from rn_rl.experiment.run import command_line
 from rn_rl.experiment.train import TrainingStopped
 from rn_rl.normalization import split_outside
 
@@ -219,7 +218,7 @@ def run_compare(config: CompareConfig) -> None:
         for key, reason in grid.failed.items():
             where = failures(config.out) / f"{key}.txt"
             summary.notes.append(f"{key} failed twice ({reason}); see {where}.")
-        write_report(summary, page, commands=[shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])])
+        write_report(summary, page, commands=[command_line()])
         print_summary(summary, page, console)
     if stopped:
         raise TrainingStopped("stopped; the same command goes on where it stopped")

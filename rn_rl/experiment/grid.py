@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import traceback
+import warnings
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from rn_rl.experiment.config import TrainConfig
 from rn_rl.experiment.evaluate import EvaluateConfig, evaluate
 from rn_rl.experiment.files import write_json
 from rn_rl.experiment.progress import Watch
-from rn_rl.experiment.run import Run, RunSpec, file_name
+from rn_rl.experiment.run import Run, RunSpec, file_name, light
 from rn_rl.experiment.seeds import no_batch, resume_batch, train_together
 from rn_rl.experiment.train import TrainingStopped, resolve, train
 
@@ -103,9 +104,9 @@ def make_cell(config: TrainConfig, seeds: list[int], engine: str) -> Cell:
     specs = [replace(spec, seed=seed) for seed in seeds]
     trial = spec.make_env(n_envs=1)
     try:
-        spec.make_model(
-            trial, **({"buffer_size": 1} if "buffer_size" in spec.hyperparameters else {})
-        )
+        with warnings.catch_warnings():  # the same will be said of the real ones
+            warnings.simplefilter("ignore")
+            spec.make_model(trial, **light(spec))
         reason = None if engine == "process" else why_not_together(spec, trial)
     finally:
         trial.close()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 import platform
+import shlex
+import sys
 import warnings
 import zipfile
 from dataclasses import asdict, dataclass, field
@@ -29,6 +31,12 @@ from rn_rl.experiment.algorithms import algorithm, check_action_space
 from rn_rl.experiment.envs import make_env
 from rn_rl.experiment.files import read_yaml, whole, write_json, write_yaml
 from rn_rl.experiment.hyperparameters import to_algorithm_arguments
+
+
+def command_line() -> str:
+    """What the user typed, for the records."""
+    program = Path(sys.argv[0]).name
+    return shlex.join(["rn-rl" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
 def versions() -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import shutil
 import signal
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +34,7 @@ from rn_rl.experiment.hyperparameters import check_given, merge, parse_assignmen
 from rn_rl.experiment.masking import evaluation_callback, masked
 from rn_rl.experiment.progress import ProgressCallback, Watch
 from rn_rl.experiment.randomness import generators
-from rn_rl.experiment.run import Run, RunSpec, light, new_run
+from rn_rl.experiment.run import Run, RunSpec, command_line, light, new_run
 from rn_rl.normalization import canonical_spec, check_recordings
 
 
@@ -91,7 +90,7 @@ def resolve(config: TrainConfig) -> RunSpec:
         threads=config.threads,
         config=config.config,
         hyperparameters=hyperparameters,
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=command_line(),
         started_from=str(config.from_agent) if config.from_agent else None,
     )
 

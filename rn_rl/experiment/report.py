@@ -19,7 +19,7 @@ from rn_rl.errors import UserError
 from rn_rl.experiment import plots, statistics
 from rn_rl.experiment.comparison import METRICS, Estimate, Summary, Task, last_policy, summarize
 from rn_rl.experiment.config import shown_as
-from rn_rl.experiment.files import markdown_table, whole
+from rn_rl.experiment.files import markdown_table, replace_block, whole
 from rn_rl.experiment.records import find_runs, read_records
 from rn_rl.experiment.references import evaluate_agent
 
@@ -38,6 +38,8 @@ class ReportConfig:
     """Return that counts as learned; default: the environment's, if it is one of the tuned ones."""
     title: Annotated[str | None, shown_as("TEXT")] = None
     """Headline of the page."""
+    readme: Annotated[Path | None, shown_as("FILE")] = None
+    """Also write sentences and a short table into this document, between its compare marks."""
     zoo: bool = False
     """Set what the RL Zoo published beside our figures."""
     agent: Annotated[tuple[Path, ...], shown_as("PATH ...")] = ()
@@ -84,6 +86,8 @@ def run_report(config: ReportConfig) -> None:
     ]
     summary.add_references(agents, zoo=config.zoo)
     write_report(summary, config.out, title=config.title)
+    if config.readme is not None:
+        replace_block(config.readme, "compare", short(summary))
     print_summary(summary, config.out, Console())
 
 
@@ -184,6 +188,27 @@ def section(summary: Summary, task: Task, palette: plots.Palette) -> Section:
         gains=plots.gain_curves(task, palette),
         how="; ".join(sorted(last_policy(*way) for way in ways)),
     )
+
+
+def short(summary: Summary) -> str:
+    """The last policies of each task, and what can be concluded, as Markdown."""
+    better = {(each.task, each.norm): str(each.improvement) for each in summary.comparisons}
+    rows = [
+        [
+            task.name,
+            norm,
+            str(len(arm.runs)),
+            str(arm.figures["last return, IQM"]),
+            str(arm.figures["area under curve, IQM"]),
+            better.get((task.name, norm), ""),
+        ]
+        for task in summary.tasks
+        for norm, arm in task.arms.items()
+    ]
+    columns = ["training", "normalizer", "seeds", "last return, IQM", "area under curve, IQM"]
+    columns.append(f"better than {summary.baseline} with probability")
+    sentences = "\n".join(f"- {sentence}" for sentence in summary.sentences())
+    return f"{markdown_table(columns, rows)}\n\n{sentences}"
 
 
 def overall_rows(summary: Summary) -> list[list[str]]:

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import matplotlib.image
 import numpy as np
@@ -297,3 +298,23 @@ def test_the_returns_of_a_final_evaluation_go_before_those_of_the_training(tmp_p
     run.final_file.write_text(json.dumps(final))
     records, _ = read_records([run.folder])
     assert (records[0].last_return, records[0].episodes, records[0].held_out) == (9.5, 20, True)
+
+
+def test_the_readme_shows_the_recorded_comparison():
+    root = Path(__file__).parents[2]
+    block = (root / "README.md").read_text().split("<!-- compare -->\n")[1]
+    block = block.split("<!-- /compare -->")[0]
+    recorded = (root / "results" / "compare.md").read_text()
+    sentences = [line for line in block.splitlines() if line.startswith("- ")]
+    assert sentences and all(line in recorded for line in sentences)
+    figures = list(csv.DictReader((root / "results/compare-figures.csv").read_text().splitlines()))
+    for line in [line for line in block.splitlines() if line.startswith("| dqn")]:
+        task, norm, _, last, area, _ = [cell.strip() for cell in line.strip("|").split("|")]
+        for name, shown in (("last return, IQM", last), ("area under curve, IQM", area)):
+            row = next(
+                r
+                for r in figures
+                if (r["task"], r["normalizer"], r["figure"]) == (task, norm, name)
+            )
+            found = Estimate(*(float(row[column]) for column in ("value", "low", "high")))
+            assert str(found) == shown

@@ -122,15 +122,20 @@ class Grid:
     begun: float = field(default_factory=time.monotonic)
     first: int | None = None
     """Timesteps that were behind all trainings when this command began."""
+    seen: dict[str, tuple[set[str], set[str]]] = field(default_factory=dict)
+    """Cell, its keys that were in work when its runs were last read, and those that were done."""
 
     def states(self) -> list[tuple[Cell, int, dict[str, int]]]:
         """Each cell, how many of its seeds are done, and the timesteps of those in work."""
         working = claims.running(self.config.out)
         found = []
         for cell in self.cells:
-            on_disk = find_done(cell, self.config)
             in_work = {key: working[key] for key in cell.keys if key in working}
-            found.append((cell, len(on_disk - in_work.keys()), in_work))
+            before, done = self.seen.get(cell.name, (None, set()))
+            if before != in_work.keys():  # reading runs takes time, and only an end changes them
+                done = find_done(cell, self.config)
+                self.seen[cell.name] = set(in_work), done
+            found.append((cell, len(done - in_work.keys()), in_work))
         return found
 
     def table(self) -> Table:

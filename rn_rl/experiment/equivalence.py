@@ -40,7 +40,9 @@ class EquivalenceConfig:
     algos: tuple[str, ...] = tuple(CONFIGS)
     """dqn (the paper's configuration), ppo (the zoo's)."""
     seeds: int = 30
-    """Seeds 0, 1, ... of each."""
+    """How many of each: SEED, SEED + 1, ..."""
+    seed: int = 0
+    """The first of them. Other seeds are another experiment, with rows of its own."""
     timesteps: int = 30_000
     """Of each seed."""
     margin: float = 40
@@ -82,11 +84,14 @@ def equivalence(mine: np.ndarray, theirs: np.ndarray, margin: float) -> dict[str
     }
 
 
-def read(path: Path) -> dict[tuple[str, str], np.ndarray]:
-    """Late returns of the seeds by algorithm and engine."""
+def read(path: Path) -> dict[tuple[str, int, str], np.ndarray]:
+    """Late returns of the seeds by algorithm, first seed and engine."""
     lines = path.read_text().splitlines() if path.is_file() else []
     rows = [json.loads(line) for line in lines]
-    return {(row["algo"], row["engine"]): np.array(row["late_returns"]) for row in rows}
+    return {
+        (row["algo"], row.get("seed", 0), row["engine"]): np.array(row["late_returns"])
+        for row in rows
+    }
 
 
 def run_equivalence(config: EquivalenceConfig) -> None:
@@ -101,7 +106,7 @@ def run_equivalence(config: EquivalenceConfig) -> None:
     console = Console(stderr=config.json)
     for algo in config.algos if not config.table else ():
         for engine, (how, vector_env) in ENGINES.items():
-            if (algo, engine) in read(config.results):
+            if (algo, config.seed, engine) in read(config.results):
                 continue
             console.print(f"{algo}: {engine}", highlight=False)
             runs = train_seeds(
@@ -110,6 +115,7 @@ def run_equivalence(config: EquivalenceConfig) -> None:
                     env="CartPole-v1",
                     config=CONFIGS[algo],
                     seeds=config.seeds,
+                    seed=config.seed,
                     timesteps=config.timesteps,
                     engine=how,
                     vector_env=vector_env,
@@ -119,20 +125,22 @@ def run_equivalence(config: EquivalenceConfig) -> None:
                 console,
             )
             returns = [round(late_return(run, config.timesteps), 3) for run in runs]
-            line = {"algo": algo, "engine": engine, "timesteps": config.timesteps}
+            line: dict[str, Any] = {"algo": algo, "seed": config.seed, "engine": engine}
+            line["timesteps"] = config.timesteps
             config.results.parent.mkdir(parents=True, exist_ok=True)
             with config.results.open("a") as file:
                 file.write(json.dumps({**line, "late_returns": returns}) + "\n")
     show(config, console)
 
 
-def table_rows(found: dict[tuple[str, str], np.ndarray], margin: float) -> list[list[str]]:
+def table_rows(found: dict[tuple[str, int, str], np.ndarray], margin: float) -> list[list[str]]:
     """One row for each algorithm and engine."""
     first = next(iter(ENGINES))
     rows = []
-    for (algo, engine), mine in found.items():
-        row = [algo, engine, str(len(mine)), f"{mine.mean():.1f} ± {stats.sem(mine):.1f}"]
-        theirs = found.get((algo, first))
+    for (algo, seed, engine), mine in found.items():
+        seeds = f"{seed} to {seed + len(mine) - 1}"
+        row = [algo, engine, seeds, f"{mine.mean():.1f} ± {stats.sem(mine):.1f}"]
+        theirs = found.get((algo, seed, first))
         if engine == first or theirs is None:
             rows.append([*row, "", ""])
             continue
@@ -150,8 +158,9 @@ def show(config: EquivalenceConfig, console: Console) -> None:
     """As JSON lines, or as a Markdown table."""
     found = read(config.results)
     if config.json:
-        for (algo, engine), mine in found.items():
-            line: dict[str, Any] = {"benchmark": "equivalence", "case": f"{algo}/{engine}"}
+        for (algo, seed, engine), mine in found.items():
+            case = f"{algo}/{engine}/{seed} to {seed + len(mine) - 1}"
+            line: dict[str, Any] = {"benchmark": "equivalence", "case": case}
             print(json.dumps({**line, "value": float(mine.mean()), "unit": "return"}))
         return
     text = markdown_table(COLUMNS, table_rows(found, config.margin))

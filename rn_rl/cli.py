@@ -17,6 +17,7 @@ from rn_rl.experiment.compare import CompareConfig, run_compare
 from rn_rl.experiment.config import TrainConfig
 from rn_rl.experiment.evaluate import EvaluateConfig, run_evaluate
 from rn_rl.experiment.report import ReportConfig, run_report
+from rn_rl.experiment.reproduce import ReproduceConfig, run_reproduce
 from rn_rl.experiment.seeds import several, train_seeds
 from rn_rl.experiment.train import TrainingStopped, train
 from rn_rl.experiment.video import VideoConfig, run_video
@@ -28,6 +29,7 @@ Command = (
     | Annotated[VideoConfig, tyro.conf.subcommand("video", prefix_name=False)]
     | Annotated[CompareConfig, tyro.conf.subcommand("compare", prefix_name=False)]
     | Annotated[ReportConfig, tyro.conf.subcommand("report", prefix_name=False)]
+    | Annotated[ReproduceConfig, tyro.conf.subcommand("reproduce", prefix_name=False)]
     | Annotated[NormsConfig, tyro.conf.subcommand("norms", prefix_name=False)]
     | Annotated[ZooConfig, tyro.conf.subcommand("zoo", prefix_name=False)]
 )
@@ -51,6 +53,7 @@ HANDLERS: dict[type, Callable[[Any], None]] = {
     VideoConfig: run_video,
     CompareConfig: run_compare,
     ReportConfig: run_report,
+    ReproduceConfig: run_reproduce,
     NormsConfig: run_norms,
     ZooConfig: run_zoo,
 }

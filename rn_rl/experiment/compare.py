@@ -193,29 +193,16 @@ def run_compare(config: CompareConfig) -> None:
         UserError: anything that the user can fix; after the report, that trainings failed.
         TrainingStopped: Ctrl-C; the same command goes on.
     """
-    check(config)
-    assert config.algo is not None and config.env is not None
-    algos, envs = listed(config.algo), listed(config.env)
     console = Console(quiet=config.quiet)
-    cells = make_cells(config, algos, envs, console)
-    grid = Grid(config, cells, console, config.out / ".grid" / f"stop-{uuid.uuid4().hex}")
-    try:
-        (config.out / ".grid").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            f"--out {config.out}: cannot write there ({reason}); choose another folder"
-        ) from None
-    try:
-        stopped = run_grid(grid)
-    finally:
-        grid.stop_file.unlink(missing_ok=True)
+    grid = new_grid(config, console)
+    stopped = run_grid(grid)
+    algos, envs = listed(config.algo), listed(config.env)
     references = [
         evaluate_agent(path, algos, envs, config.final_episodes, trust=config.trust)
         for path in config.agent
     ]
     page = config.report or config.out / "report.html"
-    folders = [run for cell in cells for run in folders_of(cell, config)]
+    folders = [run for cell in grid.cells for run in folders_of(cell, config)]
     records, problems = read_records(folders)
     if records:
         summary = summarize(records, problems, baseline=config.baseline, threshold=config.threshold)
@@ -230,10 +217,28 @@ def run_compare(config: CompareConfig) -> None:
     if grid.failed:
         key, reason = next(iter(grid.failed.items()))
         raise UserError(
-            f"{len(grid.failed)} of {sum(len(cell.specs) for cell in cells)} trainings failed, each "
+            f"{len(grid.failed)} of {sum(len(cell.specs) for cell in grid.cells)} trainings failed, each "
             f"twice, such as {key}: {reason}; tracebacks are in {failures(config.out)}, and the same "
             "command tries them again"
         )
+
+
+def new_grid(config: CompareConfig, console: Console) -> Grid:
+    """Everything checked, the folder made, and nothing trained yet.
+
+    Raises:
+        UserError: anything that the user can fix.
+    """
+    check(config)
+    cells = make_cells(config, console)
+    try:
+        (config.out / ".grid").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"--out {config.out}: cannot write there ({reason}); choose another folder"
+        ) from None
+    return Grid(config, cells, console, config.out / ".grid" / f"stop-{uuid.uuid4().hex}")
 
 
 def check(config: CompareConfig) -> None:
@@ -256,22 +261,21 @@ def check(config: CompareConfig) -> None:
         raise UserError(f"--address {config.address}: is for --engine ray")
 
 
-def listed(text: str) -> list[str]:
+def listed(text: str | None) -> list[str]:
     """Names separated by commas, but for those within parentheses; each once."""
+    text = text or ""
     return list(dict.fromkeys(name.strip() for name in split_outside(text, ",") if name.strip()))
 
 
-def make_cells(
-    config: CompareConfig, algos: list[str], envs: list[str], console: Console
-) -> list[Cell]:
+def make_cells(config: CompareConfig, console: Console) -> list[Cell]:
     """Every (algorithm, environment, normalizer), checked before anything is trained."""
     shared = {f.name for f in fields(TrainConfig)} & {f.name for f in fields(CompareConfig)}
     common: dict[str, Any] = {name: getattr(config, name) for name in shared}
     common |= {"out": config.out.absolute(), "seeds": 1, "quiet": True, "engine": "auto"}
     seeds = [config.seed + i for i in range(config.seeds)]
     cells = []
-    for algo in algos:
-        for env in envs:
+    for algo in listed(config.algo):
+        for env in listed(config.env):
             for norm in listed(config.norms):
                 one = TrainConfig(**{**common, "algo": algo, "env": env, "norm": norm})
                 cells.append(make_cell(one, seeds, config.engine))
@@ -329,7 +333,9 @@ def run_grid(grid: Grid) -> bool:
                 grid.console.print(
                     f"  a process was killed: {one_sentence(error)}", highlight=False
                 )
-        return grid.stop_file.exists()
+        stopped = grid.stop_file.exists()
+    grid.stop_file.unlink(missing_ok=True)
+    return stopped
 
 
 def one_sentence(error: Exception) -> str:

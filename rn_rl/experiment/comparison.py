@@ -334,10 +334,9 @@ def summarize(
         base = task.arms.get(baseline)
         for norm, arm in task.arms.items():
             if base is not None and norm != baseline:
-                summary.comparisons.append(compare(task.name, arm, base))
-    corrected = statistics.holm([each.p for each in summary.comparisons])
-    for comparison, p in zip(summary.comparisons, corrected, strict=True):
-        comparison.corrected = p
+                one = compare(task.name, norm, baseline, arm.last, base.last)
+                summary.comparisons.append(one)
+    correct(summary.comparisons)
     return summary
 
 
@@ -355,13 +354,24 @@ def make_task(runs: list[RunRecord], threshold: float | None) -> Task:
     return Task("", spec.algo, spec.env, spec.settings(), scale, arms)
 
 
-def compare(task: str, arm: Arm, base: Arm) -> Comparison:
-    """One arm against the baseline, by the returns of last policies."""
-    improvement = estimate(statistics.probability_of_improvement, arm.last, base.last)
-    p = statistics.p_value(arm.last, base.last)
-    runs = len(arm.last), len(base.last)
-    equal = bool(np.ptp(np.concatenate([arm.last, base.last])) == 0)
-    return Comparison(task, arm.norm, base.norm, runs, improvement, p, equal)
+def compare(task: str, norm: str, baseline: str, x: np.ndarray, y: np.ndarray) -> Comparison:
+    """Returns ``x`` of one normalizer against returns ``y`` of another; :func:`correct` is to follow."""
+    return Comparison(
+        task,
+        norm,
+        baseline,
+        runs=(len(x), len(y)),
+        improvement=estimate(statistics.probability_of_improvement, x, y),
+        p=statistics.p_value(x, y),
+        equal=bool(np.ptp(np.concatenate([x, y])) == 0),
+    )
+
+
+def correct(comparisons: list[Comparison]) -> None:
+    """Correct p values for how many comparisons there are."""
+    corrected = statistics.holm([each.p for each in comparisons])
+    for comparison, p in zip(comparisons, corrected, strict=True):
+        comparison.corrected = p
 
 
 def name_tasks(tasks: list[Task]) -> None:

@@ -14,6 +14,7 @@ from scipy import stats
 from rn_rl.errors import UserError
 from rn_rl.experiment.config import TrainConfig
 from rn_rl.experiment.files import markdown_table, replace_block
+from rn_rl.experiment.records import read_episodes
 from rn_rl.experiment.run import Run
 from rn_rl.experiment.seeds import train_seeds
 
@@ -61,13 +62,8 @@ class EquivalenceConfig:
 
 def late_return(run: Run, timesteps: int) -> float:
     """Mean return of the training episodes that ended in the last third of a run."""
-    kept: list[float] = []
-    for file in sorted(run.folder.glob("*.monitor.csv")):
-        rows = np.loadtxt(file, delimiter=",", skiprows=2, usecols=(0, 1), ndmin=2)
-        n_envs = len(list(run.folder.glob("*.monitor.csv")))
-        ended = rows[:, 1].cumsum() * n_envs
-        kept.extend(rows[ended > timesteps * 2 / 3, 0])
-    return float(np.mean(kept))
+    ended, returns = read_episodes(run)
+    return float(returns[ended > timesteps * 2 / 3].mean())
 
 
 def equivalence(mine: np.ndarray, theirs: np.ndarray, margin: float) -> dict[str, float]:

@@ -195,6 +195,23 @@ def read_final(run: Run, notes: list[str]) -> dict[str, Any] | None:
         return None
 
 
+def read_episodes(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Training episodes as they ended, from SB3's monitor files: ``(timesteps, returns)``.
+
+    Of several environments stepped together, each episode stands at the timesteps of all of them.
+    """
+    files = sorted(run.folder.glob("*.monitor.csv"))
+    steps, returns = [np.empty(0)], [np.empty(0)]
+    for file in files:
+        if file.read_text().count("\n") < 3:  # a header and no episode
+            continue
+        rows = np.loadtxt(file, delimiter=",", skiprows=2, usecols=(0, 1), ndmin=2)
+        steps.append(rows[:, 1].cumsum() * len(files))
+        returns.append(rows[:, 0])
+    order = np.argsort(np.concatenate(steps), kind="stable")
+    return np.concatenate(steps)[order], np.concatenate(returns)[order]
+
+
 def read_seconds(run: Run, shared_by: int) -> float | None:
     """Wall time up to the last episode, from SB3's monitor file."""
     path = run.folder / "0.monitor.csv"

@@ -1,0 +1,100 @@
+"""The paper's protocol at toy size: every arm trains, and the tables say what the runs say."""
+
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rn_rl.cli import main
+from rn_rl.experiment.records import find_runs, read_episodes
+from rn_rl.experiment.reproduce import CONTROLS, OURS, PROTOCOLS, PUBLISHED, QUESTIONS, YOKED
+from rn_rl.experiment.run import Run
+
+
+def toy(out, what, *arguments, timesteps=700):
+    shape = ["--timesteps", str(timesteps), "--jobs", "1", "--quiet", "--out", str(out)]
+    return main(["reproduce", what, *shape, *arguments])
+
+
+def test_every_arm_of_the_paper_and_every_control(tmp_path):
+    what = "cartpole"
+    assert toy(tmp_path, what, "--seeds", "2") == 0
+    rows = list(csv.DictReader((tmp_path / f"{what}.csv").read_text().splitlines()))
+    arms = [*PUBLISHED, *OURS, *CONTROLS, YOKED]
+    assert [row["arm"] for row in rows] == [arm for arm in arms for _ in range(2)]
+    page = (tmp_path / f"{what}.md").read_text()
+    line = next(line for line in page.splitlines() if line.startswith("| ln+rn-paper "))
+    assert line.endswith("| 207.0 ± 10.0 |")
+    assert page.count("\n- ") == len(QUESTIONS)
+    assert "after correction for 19 comparisons" in page
+    for row in rows:  # the figures are those of SB3's own monitor files
+        if row["arm"] == "ln+rn":
+            runs = [
+                Run(f)
+                for f in find_runs(tmp_path)
+                if Run(f).read_spec().norm == "ln+rn" and str(Run(f).read_spec().seed) == row["run"]
+            ]
+            lines = (runs[0].folder / "0.monitor.csv").read_text().splitlines()[2:]
+            returns = [float(line.split(",")[0]) for line in lines]
+            assert float(row["last_50_episodes"]) == pytest.approx(np.mean(returns[-50:]))
+    replayed = [f for f in find_runs(tmp_path) if Run(f).read_spec().norm.startswith("ln+yoked(")]
+    recording = re.search(r"yoked\((.*)\)", Run(replayed[0]).read_spec().norm)
+    assert Run(Path(recording[1])).read_spec().seed == 2  # of none of the seeds compared
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("policy.safetensors")}
+    assert toy(tmp_path, what, "--seeds", "2") == 0  # nothing is trained twice
+    assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("policy.safetensors")}
+
+
+def test_lunarlander_is_cut_at_a_hundred_steps(tmp_path):
+    assert toy(tmp_path, "lunarlander", "--seeds", "2", "--arms", "none,ln+rn-paper") == 0
+    page = (tmp_path / "lunarlander.md").read_text()
+    assert "| 43.4 ± 1.3 |" in page and "| 58.9 ± 1.1 |" in page
+    for folder in find_runs(tmp_path):
+        lines = (folder / "0.monitor.csv").read_text().splitlines()[2:]
+        assert max(int(line.split(",")[1]) for line in lines) <= 100
+
+
+def test_redbluedoors_and_some_arms(tmp_path):
+    arguments = ["--seeds", "1", "--arms", "none,rn", "--results", str(tmp_path / "results")]
+    assert toy(tmp_path / "runs", "redbluedoors", *arguments, timesteps=4096) == 0
+    page = (tmp_path / "results" / "redbluedoors.md").read_text()
+    assert "| none |" in page and "| rn |" in page and "One seed is an anecdote" in page
+
+
+def test_quick_says_that_it_is_rough(tmp_path):
+    assert toy(tmp_path, "cartpole", "--quick", "--arms", "none,logt") == 0
+    page = (tmp_path / "cartpole.md").read_text()
+    assert "Rough: --quick, 700 of 60,000 timesteps" in page and "Exploratory" in page
+    assert len(list(csv.reader((tmp_path / "cartpole.csv").read_text().splitlines()))) == 1 + 2 * 4
+
+
+def test_episodes_of_several_environments_are_put_in_the_order_in_which_they_ended(tmp_path):
+    head = '#{"t_start": 0}\nr,l,t\n'
+    (tmp_path / "0.monitor.csv").write_text(f"{head}1,10,0\n3,20,0\n")
+    (tmp_path / "1.monitor.csv").write_text(f"{head}2,15,0\n")
+    (tmp_path / "2.monitor.csv").write_text(head)
+    ended, returns = read_episodes(Run(tmp_path))
+    assert ended.tolist() == [30, 45, 90] and returns.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cartpol"], "unknown task 'cartpol'. Did you mean 'cartpole'"),
+        (["cartpole", "--arms", "none,lm"], "unknown normalizer 'lm'"),
+        (["cartpole", "--seeds", "-1"], "--seeds -1: expected at least 1"),
+        (["cartpole", "--timesteps", "-1"], "--timesteps -1: expected at least 1"),
+    ],
+)
+def test_bad_input(arguments, message, tmp_path, capsys):
+    assert main(["reproduce", *arguments, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_questions_are_of_arms_that_there_are():
+    arms = {*PUBLISHED, *OURS, *CONTROLS, YOKED}
+    assert {name for pair in QUESTIONS for name in pair} == arms
+    assert set(PROTOCOLS) == {"cartpole", "lunarlander", "redbluedoors"}

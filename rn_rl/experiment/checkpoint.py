@@ -15,7 +15,9 @@ same ones.
 from __future__ import annotations
 
 import json
+import zipfile
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +130,41 @@ def save(
 def write(folder: Path, arrays: dict[str, Any], plain: dict[str, Any]) -> None:
     """Arrays and plain data as the checkpoint of a run."""
     write_npz(file(folder), **arrays, plain=np.array(json.dumps(plain)))
+
+
+def prepare(folder: Path, arrays: dict[str, Any], plain: dict[str, Any]) -> None:
+    """Write a checkpoint that :func:`adopt` makes the one of the run, or a resume does."""
+    write_npz(coming(folder), **arrays, plain=np.array(json.dumps(plain)))
+
+
+def coming(folder: Path) -> Path:
+    """Where a checkpoint waits until those of all runs of a batch are written."""
+    return folder / "next.npz"
+
+
+def adopt(folders: Sequence[Path]) -> None:
+    """Make the checkpoints that wait those of their runs, if every run has one or has adopted it.
+
+    So a batch that was killed while its checkpoints were written stands at one timestep.
+    """
+    waiting = [folder for folder in folders if coming(folder).is_file()]
+    newest = [steps_of(coming(folder)) for folder in waiting]
+    others = [steps_of(file(folder)) for folder in folders if folder not in waiting]
+    whole_batch = len({*newest, *others}) == 1
+    for folder in waiting:
+        if whole_batch:
+            coming(folder).replace(file(folder))
+        else:
+            coming(folder).unlink()
+
+
+def steps_of(path: Path) -> int:
+    """Timesteps behind a checkpoint; -1 without one."""
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            return int(json.loads(str(arrays["plain"]))["counters"]["num_timesteps"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return -1
 
 
 def read_plain(folder: Path) -> dict[str, Any]:
@@ -257,7 +294,7 @@ def read(folder: Path) -> Any:
         )
     try:
         return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged ({' '.join(str(error).split())})") from None
 
 

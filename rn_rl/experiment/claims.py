@@ -55,10 +55,11 @@ class Claims:
         self.stop_file = stop_file
         self.held: list[str] = []
         self.watch = Watch()
+        self.me = {**holder(), "id": uuid.uuid4().hex}
         self._end = threading.Event()
 
     def __enter__(self) -> Claims:
-        self.held = [key for key in self.wanted if take(self.folder / key)]
+        self.held = [key for key in self.wanted if take(self.folder / key, self.me)]
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
         return self
@@ -72,28 +73,46 @@ class Claims:
         self._end.set()
         self._thread.join()
         for key in self.held:
-            (self.folder / key).unlink(missing_ok=True)
+            if self._mine(key):
+                (self.folder / key).unlink(missing_ok=True)
+
+    def _mine(self, key: str) -> bool:
+        return read(self.folder / key).get("id") == self.me["id"]
 
     def _beat(self) -> None:
         while not self._end.wait(BEAT):
             if self.stop_file is not None and self.stop_file.exists():
                 self.watch.stop = True
-            for key in self.held:
+            for key in list(self.held):
+                if not self._mine(key):  # we slept for so long that somebody took it over
+                    self.held.remove(key)
+                    self.watch.stop = True
+                    continue
                 with contextlib.suppress(OSError):
-                    write_json(self.folder / key, {**holder(), "timesteps": self.watch.timesteps})
+                    write_json(self.folder / key, {**self.me, "timesteps": self.watch.timesteps})
 
 
 def holder() -> dict[str, Any]:
-    """Who we are."""
-    return {"host": socket.gethostname(), "pid": os.getpid()}
+    """Who we are: the process, and the machine (or container) where its number means something."""
+    return {"host": place(), "pid": os.getpid()}
 
 
-def take(path: Path) -> bool:
+def place() -> str:
+    """This machine and its process numbers: machines may have one name, and containers one machine."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+    with contextlib.suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
+
+
+def take(path: Path, me: dict[str, Any] | None = None) -> bool:
     """Claim, unless somebody has it who is alive."""
     for _ in range(2):
         try:
             with path.open("x") as stream:
-                json.dump(holder(), stream)
+                json.dump(me or holder(), stream)
             return True
         except FileExistsError:
             if not free(path):
@@ -110,7 +129,9 @@ def free(path: Path) -> bool:
         aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         path.rename(aside)  # of several who try, one succeeds
         if aside.stat().st_mtime_ns != touched:  # somebody else was faster, and this is theirs
-            aside.rename(path)
+            with contextlib.suppress(FileExistsError):
+                os.link(aside, path)  # and never over a third one's
+            aside.unlink()
             return False
         aside.unlink()
     except FileNotFoundError:
@@ -124,7 +145,7 @@ def abandoned(path: Path, now: float | None = None) -> bool:
     if now - path.stat().st_mtime > STALE:
         return True
     found = read(path)
-    if found.get("host") != socket.gethostname():
+    if found.get("host") != place():
         return False
     return not psutil.pid_exists(int(found.get("pid", os.getpid())))
 

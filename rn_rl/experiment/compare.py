@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,13 +33,23 @@ from rn_rl.experiment.grid import (
     failures,
     find,
     is_done,
+    is_readable,
     make_cell,
     make_jobs,
+    record_failure,
+    run_folders,
     run_job,
 )
+from rn_rl.experiment.progress import say
 from rn_rl.experiment.records import read_records
 from rn_rl.experiment.references import evaluate_agent
-from rn_rl.experiment.report import print_summary, write_report
+from rn_rl.experiment.report import (
+    check_baseline,
+    check_page,
+    check_threshold,
+    print_summary,
+    write_report,
+)
 from rn_rl.experiment.run import command_line
 from rn_rl.experiment.train import TrainingStopped
 from rn_rl.normalization import split_outside
@@ -119,6 +129,14 @@ class Grid:
     stop_file: Path
     failed: dict[str, str] = field(default_factory=dict)
     """Key, and why."""
+    retried: dict[str, str] = field(default_factory=dict)
+    """Of failures after which another try went well: key, and why."""
+    alone: set[str] = field(default_factory=set)
+    """Keys of jobs in whose company a process was killed: they run one at a time."""
+    single: set[str] = field(default_factory=set)
+    """Keys of a batch whose process was killed: each is a job of its own."""
+    progress: int = 0
+    """Grows with everything that is done or fails."""
     begun: float = field(default_factory=time.monotonic)
     first: int | None = None
     """Timesteps that were behind all trainings when this command began."""
@@ -194,22 +212,27 @@ def run_compare(config: CompareConfig) -> None:
         TrainingStopped: Ctrl-C; the same command goes on.
     """
     console = Console(quiet=config.quiet)
+    page = config.report or config.out / "report.html"
+    check_page(page, "--report")
+    check_threshold(config.threshold)
     grid = new_grid(config, console)
-    stopped = run_grid(grid)
-    algos, envs = listed(config.algo), listed(config.env)
+    baseline = check_baseline(config.baseline, (cell.specs[0].norm for cell in grid.cells))
+    algos = list(dict.fromkeys(cell.specs[0].algo for cell in grid.cells))
     references = [
-        evaluate_agent(path, algos, envs, config.final_episodes, trust=config.trust)
+        evaluate_agent(path, algos, listed(config.env), config.final_episodes, trust=config.trust)
         for path in config.agent
     ]
-    page = config.report or config.out / "report.html"
+    stopped = run_grid(grid)
     folders = [run for cell in grid.cells for run in folders_of(cell, config)]
     records, problems = read_records(folders)
     if records:
-        summary = summarize(records, problems, baseline=config.baseline, threshold=config.threshold)
+        summary = summarize(records, problems, baseline=baseline, threshold=config.threshold)
         summary.add_references(references, zoo=config.zoo)
         for key, reason in grid.failed.items():
             where = failures(config.out) / f"{key}.txt"
-            summary.notes.append(f"{key} failed twice ({reason}); see {where}.")
+            summary.notes.append(f"{key} failed, by itself too ({reason}); see {where}.")
+        for key, reason in grid.retried.items():
+            summary.notes.append(f"{key} and those with it: tried again after {reason}.")
         write_report(summary, page, commands=[command_line()])
         print_summary(summary, page, console)
     if stopped:
@@ -217,34 +240,27 @@ def run_compare(config: CompareConfig) -> None:
     if grid.failed:
         key, reason = next(iter(grid.failed.items()))
         raise UserError(
-            f"{len(grid.failed)} of {sum(len(cell.specs) for cell in grid.cells)} trainings failed, each "
-            f"twice, such as {key}: {reason}; tracebacks are in {failures(config.out)}, and the same "
-            "command tries them again"
+            f"{len(grid.failed)} of {sum(len(cell.specs) for cell in grid.cells)} trainings failed, and "
+            f"again by themselves, such as {key}: {reason}; more is in {failures(config.out)}, and the "
+            "same command tries them again"
         )
 
 
 def new_grid(config: CompareConfig, console: Console) -> Grid:
-    """Everything checked, the folder made, and nothing trained yet.
+    """Everything checked, and nothing trained or written yet.
 
     Raises:
         UserError: anything that the user can fix.
     """
     check(config)
     cells = make_cells(config, console)
-    try:
-        (config.out / ".grid").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            f"--out {config.out}: cannot write there ({reason}); choose another folder"
-        ) from None
     return Grid(config, cells, console, config.out / ".grid" / f"stop-{uuid.uuid4().hex}")
 
 
 def check(config: CompareConfig) -> None:
     """What can be said wrong before anything else is looked at."""
-    for name in ("algo", "env"):
-        if not getattr(config, name):
+    for name in ("algo", "env", "norms"):
+        if not listed(getattr(config, name)):
             raise UserError(f"--{name} is missing: one or more, separated by commas")
     if config.engine not in ENGINES:
         raise UserError(f"--engine {config.engine}: expected one of {', '.join(ENGINES)}")
@@ -273,22 +289,27 @@ def make_cells(config: CompareConfig, console: Console) -> list[Cell]:
     common: dict[str, Any] = {name: getattr(config, name) for name in shared}
     common |= {"out": config.out.absolute(), "seeds": 1, "quiet": True, "engine": "auto"}
     seeds = [config.seed + i for i in range(config.seeds)]
-    cells = []
+    cells: list[Cell] = []
     for algo in listed(config.algo):
         for env in listed(config.env):
             for norm in listed(config.norms):
                 one = TrainConfig(**{**common, "algo": algo, "env": env, "norm": norm})
-                cells.append(make_cell(one, seeds, config.engine))
+                cell = make_cell(one, seeds, config.engine)
+                if cell.keys not in [each.keys for each in cells]:  # one thing has several names
+                    cells.append(cell)
     reasons = dict.fromkeys(cell.reason for cell in cells if cell.reason)
     for reason in reasons:
-        console.print(f"one process for each seed where {reason}", soft_wrap=True, highlight=False)
+        say(console, f"one process for each seed where {reason}")
     return cells
 
 
 def folders_of(cell: Cell, config: CompareConfig) -> list[Path]:
-    """Run folders of a cell's seeds."""
-    found = find(config.out, cell.specs[0])
-    return [found[key].run.folder for key in cell.keys if key in found]
+    """Run folders of a cell's seeds, and those that cannot be read, which the report then names."""
+    spec = cell.specs[0]
+    found = find(config.out, spec)
+    readable = [found[key].run.folder for key in cell.keys if key in found]
+    broken = [folder for folder in run_folders(config.out, spec) if not is_readable(folder)]
+    return readable + broken
 
 
 def run_grid(grid: Grid) -> bool:
@@ -298,7 +319,13 @@ def run_grid(grid: Grid) -> bool:
         Whether it was stopped.
     """
     config = grid.config
-    crashes: dict[str, int] = {}
+    try:
+        (config.out / ".grid").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"--out {config.out}: cannot write there ({reason}); choose another folder"
+        ) from None
     with stop_on_interrupt(grid), workers(config) as jobs, shown(grid):
         while not grid.stop_file.exists():
             todo = plan(grid, jobs)
@@ -306,41 +333,51 @@ def run_grid(grid: Grid) -> bool:
                 break
             busy = claims.running(config.out)
             free = [job for job in todo if not all(key in busy for key in job.keys)]
-            if not free:
+            suspects = [job for job in free if grid.alone.intersection(job.keys)]
+            if suspects and len(suspects) == len(free):
+                free = suspects[:1]
+            else:
+                free = [job for job in free if job not in suspects]
+            before = grid.progress
+            if free:
+                run_jobs(grid, free, jobs)
+            if grid.progress == before:
                 time.sleep(claims.BEAT)  # others have all that is left
-                continue
-            share = psutil.virtual_memory().available / 2 / max(min(jobs, len(free)), 1)
-            for job in free:
-                job.config.memory = share / 1e9
-            try:
-                # Ray's backend gives results at the end; until then the folder tells how far all are
-                kind = "list" if config.engine == "ray" else "generator_unordered"
-                results = joblib.Parallel(n_jobs=jobs, return_as=kind)(
-                    joblib.delayed(run_job)(job) for job in free
-                )
-                for outcome in results:
-                    take(grid, outcome)
-            except BrokenProcessPool as error:
-                if grid.stop_file.exists():  # of a Ctrl-C in the moment a worker began
-                    break
-                # a worker was killed: its claims tell what it was working on
-                lost = [key for job in free for key in job.keys if is_abandoned(config, key)]
-                for key in lost:
-                    crashes[key] = crashes.get(key, 0) + 1
-                    if crashes[key] > 1:
-                        reason = "its process was killed, perhaps for memory"
-                        grid.failed[key] = reason
-                grid.console.print(
-                    f"  a process was killed: {one_sentence(error)}", highlight=False
-                )
         stopped = grid.stop_file.exists()
     grid.stop_file.unlink(missing_ok=True)
     return stopped
 
 
-def one_sentence(error: Exception) -> str:
-    """The beginning of a long message."""
-    return " ".join(str(error).split()).split(". ")[0]
+def run_jobs(grid: Grid, todo: list[Job], jobs: int) -> None:
+    """Jobs that can run now, side by side; of a process that is killed, find out which it was."""
+    config = grid.config
+    share = psutil.virtual_memory().available / 2 / max(min(jobs, len(todo)), 1)
+    for job in todo:
+        job.config.memory = share / 1e9
+    # Ray's backend gives results at the end; until then the folder tells how far all are
+    kind = "list" if config.engine == "ray" else "generator_unordered"
+    # two at least, since one alone would run in this process and take it along
+    parallel = joblib.Parallel(n_jobs=max(jobs, 2) if grid.alone else jobs, return_as=kind)
+    try:
+        for outcome in parallel(joblib.delayed(run_job)(job) for job in todo):
+            take(grid, outcome)
+    except BrokenProcessPool:
+        if grid.stop_file.exists():  # of a Ctrl-C in the moment a worker began
+            return
+        grid.progress += 1
+        # all processes went down with it; the claims that they leave tell what they were working on
+        lost = [job for job in todo if any(is_abandoned(config, key) for key in job.keys)]
+        for job in lost:
+            if len(todo) == 1 and len(job.specs) == 1:
+                key, reason = job.keys[0], "its process was killed, perhaps for memory"
+                grid.failed[key] = reason
+                record_failure(config.out, key, reason)
+                say(grid.console, f"  failed: {key}: {reason}", style="red")
+            elif len(todo) == 1:
+                grid.single.update(job.keys)
+            grid.alone.update(job.keys)
+        names = ", ".join(job.keys[0] for job in lost) or "none"
+        say(grid.console, f"  a process was killed; in work were {names}: one at a time now")
 
 
 def is_abandoned(config: CompareConfig, key: str) -> bool:
@@ -360,24 +397,27 @@ def plan(grid: Grid, jobs: int) -> list[Job]:
             job.specs = [
                 s for s, k in zip(job.specs, job.keys, strict=True) if k not in grid.failed
             ]
-            if job.specs:
-                todo.append(job)
+            parted = grid.single.intersection(job.keys)
+            groups = [[spec] for spec in job.specs] if parted else [job.specs]
+            for specs in groups:
+                if specs:
+                    todo.append(replace(job, specs=specs, batch=() if parted else job.batch))
     return todo
 
 
 def take(grid: Grid, outcome: Outcome) -> None:
     """Note what became of a job."""
+    grid.progress += len(outcome.done) + len(outcome.failed)
     grid.failed.update(outcome.failed)
+    grid.retried.update(outcome.retried)
+    grid.seen.clear()
     for key, reason in outcome.failed.items():
-        grid.console.print(f"  failed: {key}: {reason}", style="red", highlight=False)
+        say(grid.console, f"  failed: {key}: {reason}", style="red")
     if not grid.console.is_terminal and outcome.done:
         more = f" and {len(outcome.done) - 1} more" if len(outcome.done) > 1 else ""
-        states = grid.states()
-        done = sum(n for _, n, _ in states)
+        done = sum(n for _, n, _ in grid.states())
         total = sum(len(cell.specs) for cell in grid.cells)
-        grid.console.print(
-            f"  {done} of {total} trained: {outcome.done[0]}{more}", soft_wrap=True, highlight=False
-        )
+        say(grid.console, f"  {done} of {total} trained: {outcome.done[0]}{more}")
 
 
 @contextmanager
@@ -386,7 +426,7 @@ def shown(grid: Grid) -> Iterator[None]:
     if not grid.console.is_terminal:
         total = sum(len(cell.specs) for cell in grid.cells)
         done = sum(n for _, n, _ in grid.states())
-        grid.console.print(f"{total} trainings, {done} of them done", highlight=False)
+        say(grid.console, f"{total} trainings, {done} of them done")
         yield
         return
     end = threading.Event()
@@ -403,6 +443,7 @@ def shown(grid: Grid) -> Iterator[None]:
         finally:
             end.set()
             thread.join()
+            grid.seen.clear()
             live.update(grid.table(), refresh=True)
 
 

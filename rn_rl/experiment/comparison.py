@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from importlib.resources import files
 from typing import Any
@@ -63,11 +64,22 @@ class Arm:
         if not curves:
             return np.empty(0), np.empty((0, 0))
         common = min((run.timesteps for run in curves), key=len)
+        first = max(run.timesteps[0] for run in curves)
         end = min(run.timesteps[-1] for run in curves)
-        common = common[common <= end]
-        filled = [np.nan_to_num(run.returns, nan=self.scale.worst) for run in curves]
-        rows = [np.interp(common, r.timesteps, y) for r, y in zip(curves, filled, strict=True)]
+        common = common[(common >= first) & (common <= end)]
+        if not len(common):
+            common = np.array([end])
+        rows = [np.interp(common, run.timesteps, self.filled(run)) for run in curves]
         return common, np.stack(rows)
+
+    def filled(self, run: RunRecord) -> np.ndarray:
+        """Returns of a run's evaluations, the worst of the task where one is not finite."""
+        return np.where(np.isfinite(run.returns), run.returns, self.scale.worst)
+
+    def complete(self, run: RunRecord) -> bool:
+        """Whether a run was evaluated up to its end, so that its area covers what others' do."""
+        every = run.spec.eval_freq or run.spec.timesteps
+        return bool(len(run.timesteps)) and run.timesteps[-1] > run.spec.timesteps - every
 
     @property
     def unequal(self) -> bool:
@@ -82,28 +94,42 @@ class Arm:
 
     @cached_property
     def areas(self) -> np.ndarray:
-        """Area under the learning curve of each run that has one."""
-        steps, rows = self.curves
-        return np.array([statistics.area_under_curve(steps, row) for row in rows])
+        """Area under the learning curve of each run; not a number where it has no whole curve."""
+        return np.array(
+            [
+                statistics.area_under_curve(run.timesteps, self.filled(run))
+                if self.complete(run)
+                else math.nan
+                for run in self.runs
+            ]
+        )
 
     @cached_property
     def steps(self) -> np.ndarray:
-        """Timesteps to the threshold of each run that has a curve; infinity where it was not reached."""
-        if self.scale.threshold is None:
-            return np.empty(0)
-        steps, rows = self.curves
+        """Timesteps to the threshold of each run, infinity if it was never reached.
+
+        Not a number where there is no threshold, or no whole curve.
+        """
         threshold = self.scale.threshold
-        return np.array([statistics.steps_to_threshold(steps, row, threshold) for row in rows])
+        return np.array(
+            [
+                statistics.steps_to_threshold(run.timesteps, self.filled(run), threshold)
+                if threshold is not None and self.complete(run)
+                else math.nan
+                for run in self.runs
+            ]
+        )
 
     @cached_property
     def figures(self) -> dict[str, Estimate]:
         """Every figure of the arm, by its name in :data:`METRICS`."""
+        areas, steps = (values[~np.isnan(values)] for values in (self.areas, self.steps))
         found = {
             "last return, IQM": estimate(statistics.interquartile_mean, self.last),
             "last return, mean": estimate(statistics.mean, self.last),
-            "area under curve, IQM": estimate(statistics.interquartile_mean, self.areas),
-            "steps to threshold, median": median_steps(self.steps),
-            "reached threshold": estimate(statistics.mean, np.isfinite(self.steps).astype(float)),
+            "area under curve, IQM": estimate(statistics.interquartile_mean, areas),
+            "steps to threshold, median": median_steps(steps),
+            "reached threshold": estimate(statistics.mean, np.isfinite(steps).astype(float)),
             "optimality gap": estimate(statistics.optimality_gap, self.scores),
             "spread of runs": estimate(statistics.spread, self.last)
             if len(self.last) > 1
@@ -129,7 +155,7 @@ METRICS = {
 
 def estimate(statistic: statistics.Statistic, *tasks: np.ndarray) -> Estimate:
     """A statistic with its stratified bootstrap interval."""
-    if any(len(task) == 0 for task in tasks):
+    if any(len(task) == 0 or np.isnan(task).any() for task in tasks):
         return Estimate(math.nan)
     return Estimate(float(statistic(*tasks)), *statistics.interval(statistic, *tasks))
 
@@ -157,14 +183,14 @@ class Scale:
     one: float
     threshold: float | None
     worst: float
-    """Lowest last return of all runs: what a return that is not a number counts for."""
+    """Lowest return of all evaluations of all runs, or of a random policy: what NaN counts for."""
     known: bool
     """False where 0 and 1 are the lowest and highest return of this comparison."""
 
     def score(self, returns: np.ndarray) -> np.ndarray:
         """0 for a random policy, 1 for a full score."""
         width = self.one - self.random
-        return (returns - self.random) / width if width else np.ones_like(returns)
+        return (returns - self.random) / width if width else np.full_like(returns, math.nan)
 
 
 @lru_cache
@@ -176,16 +202,18 @@ def known_scales() -> dict[str, dict[str, float]]:
     return found
 
 
-def scale_of(env: str, last: np.ndarray, threshold: float | None) -> Scale:
-    """The known scale of an environment; else lowest and highest return, and no threshold."""
-    finite = last[np.isfinite(last)]
-    worst = float(finite.min()) if len(finite) else 0.0
-    best = float(finite.max()) if len(finite) else 0.0
+def scale_of(env: str, runs: list[RunRecord], threshold: float | None) -> Scale:
+    """The known scale of an environment; else lowest and highest last return, and no threshold."""
+    last = np.array([run.last_return for run in runs])
+    last = last[np.isfinite(last)]
+    every = np.concatenate([last, *(run.returns[np.isfinite(run.returns)] for run in runs)])
+    worst = float(every.min()) if len(every) else 0.0
     known = known_scales().get(env)
     if known is None:
-        return Scale(worst, best, threshold, worst, known=False)
+        low, high = (float(last.min()), float(last.max())) if len(last) else (0.0, 0.0)
+        return Scale(low, high, threshold, worst, known=False)
     reached = known["threshold"] if threshold is None else threshold
-    return Scale(known["random"], known["one"], reached, worst, known=True)
+    return Scale(known["random"], known["one"], reached, min(worst, known["random"]), known=True)
 
 
 @dataclass
@@ -270,10 +298,19 @@ class Summary:
     def add_references(self, agents: Iterable[Reference], *, zoo: bool) -> None:
         """Set single agents, and what the RL Zoo published, beside the tasks that they are of."""
         for task in self.tasks:
-            task.references += [r for r in agents if (r.algo, r.env) == (task.algo, task.env)]
+            own = task.settings["hyperparameters"].get("env_kwargs") or {}
+            for agent in agents:
+                if (agent.algo, agent.env) == (task.algo, task.env):
+                    differs = agent.env_kwargs != own
+                    told = (
+                        f" Its environment had {agent.env_kwargs or 'no arguments'}, these {own}."
+                    )
+                    note = agent.note + (told if differs else "")
+                    task.references.append(replace(agent, note=note))
             if zoo:
                 task.references += published(task.algo, task.env, task.settings["timesteps"])
-        missing = [r for r in agents if not any(r in task.references for task in self.tasks)]
+        known = {(task.algo, task.env) for task in self.tasks}
+        missing = [r for r in agents if (r.algo, r.env) not in known]
         self.notes += [f"no runs to set beside this: {reference.note}" for reference in missing]
 
     @property
@@ -282,9 +319,21 @@ class Summary:
         names = dict.fromkeys(norm for task in self.tasks for norm in task.arms)
         return sorted(names, key=lambda norm: norm != self.baseline)
 
+    @property
+    def scored(self) -> list[Task]:
+        """Tasks whose returns can be put on a scale."""
+        return [task for task in self.tasks if task.scale.one != task.scale.random]
+
     def everywhere(self) -> list[str]:
-        """Normalizers that were run on every task."""
-        return [norm for norm in self.norms if all(norm in task.arms for task in self.tasks)]
+        """Normalizers that were run on every task that has scores."""
+        if not self.scored:
+            return []
+        return [norm for norm in self.norms if all(norm in task.arms for task in self.scored)]
+
+    @property
+    def left_out(self) -> list[str]:
+        """The others, of which nothing can be said over all tasks."""
+        return [norm for norm in self.norms if norm not in self.everywhere()]
 
     def sentences(self) -> list[str]:
         """One for each comparison."""
@@ -294,14 +343,14 @@ class Summary:
         """Scores over all tasks, of the normalizers that were run on every one."""
         found: dict[str, dict[str, Estimate]] = {}
         for norm in self.everywhere():
-            scores = [task.arms[norm].scores for task in self.tasks]
+            scores = [task.arms[norm].scores for task in self.scored]
             found[norm] = {
                 "IQM": estimate(statistics.interquartile_mean, *scores),
                 "mean": estimate(statistics.mean, *scores),
                 "optimality gap": estimate(statistics.optimality_gap, *scores),
             }
             if norm != self.baseline and self.baseline in self.everywhere():
-                base = [task.arms[self.baseline].scores for task in self.tasks]
+                base = [task.arms[self.baseline].scores for task in self.scored]
                 improvement = estimate(statistics.probability_of_improvement, *scores, *base)
                 found[norm]["probability of improvement"] = improvement
         return found
@@ -335,6 +384,8 @@ def summarize(
         for norm, arm in task.arms.items():
             if base is not None and norm != baseline:
                 one = compare(task.name, norm, baseline, arm.last, base.last)
+                finite = [math.isfinite(run.last_return) for run in (*arm.runs, *base.runs)]
+                one.equal = one.equal and all(finite)
                 summary.comparisons.append(one)
     correct(summary.comparisons)
     return summary
@@ -343,8 +394,7 @@ def summarize(
 def make_task(runs: list[RunRecord], threshold: float | None) -> Task:
     """Runs with the same setting, by normalizer; plain first, then as they came."""
     spec = runs[0].spec
-    last = np.array([run.last_return for run in runs])
-    scale = scale_of(spec.env, last, threshold)
+    scale = scale_of(spec.env, runs, threshold)
     arms: dict[str, Arm] = {}
     for norm in sorted({run.spec.norm for run in runs}, key=lambda norm: (norm != "none", norm)):
         mine = sorted((r for r in runs if r.spec.norm == norm), key=lambda r: r.spec.seed)
@@ -384,6 +434,10 @@ def name_tasks(tasks: list[Task]) -> None:
         mine = flatten(task.settings)
         told = ", ".join(f"{key} {mine.get(key, 'default')}" for key in differ)
         task.name = f"{task.algo} on {task.env}" + (f" ({told})" if told else "")
+    names = [task.name for task in tasks]
+    for i, task in enumerate(tasks):  # what differs may look the same in words
+        if names.count(task.name) > 1:
+            task.name += f" #{names[: i + 1].count(names[i])}"
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -405,7 +459,9 @@ def notes_on(task: Task, baseline: str) -> list[str]:
         notes.append(
             f"{task.name}: no runs of the baseline {baseline}, so nothing to compare with."
         )
-    if not task.scale.known:
+    if not task.scale.known and task.scale.one == task.scale.random:
+        notes.append(f"{task.name}: no known scale, and all return the same: there are no scores.")
+    elif not task.scale.known:
         notes.append(
             f"{task.name}: no known scale; a score of 0 is the lowest and 1 the highest return here."
         )
@@ -416,6 +472,13 @@ def notes_on(task: Task, baseline: str) -> list[str]:
             notes.append(
                 f"{task.name}, {arm.norm}: runs were evaluated at different timesteps; curves are "
                 f"interpolated at those of the run with the fewest, up to the shortest."
+            )
+        layers = Counter(tuple(run.gains.layers) for run in arm.runs if run.gains is not None)
+        if len(layers) > 1:
+            shown = layers.most_common(1)[0][1]
+            notes.append(
+                f"{task.name}, {arm.norm}: runs recorded the gains of different layers; shown are those "
+                f"of {shown} of {len(arm.runs)} runs."
             )
         ways = {(run.held_out, run.episodes) for run in arm.runs}
         if len(ways) > 1:

@@ -162,7 +162,17 @@ def make_env(
         raise UserError(
             f"environment {env_id} needs a package that is not installed: {extra}"
         ) from None
-    except (ImportError, gym.error.Error, TypeError, AssertionError) as error:
+    except UserError:
+        raise
+    except (
+        ImportError,
+        gym.error.Error,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"environment {env_id} cannot be made: {reason}") from None
     parts = (

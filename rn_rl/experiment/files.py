@@ -34,18 +34,20 @@ def whole(path: Path) -> Iterator[Path]:
 def write_yaml(path: Path, data: Any) -> None:
     """Plain data as YAML."""
     with whole(path) as temporary:
-        temporary.write_text(yaml.safe_dump(data, sort_keys=False))
+        temporary.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
 
 
 def read_yaml(path: Path) -> Any:
     """Plain data from YAML, by libyaml where PyYAML has it: ten times as fast."""
-    return yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return yaml.load(
+        path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    )
 
 
 def write_json(path: Path, data: Any) -> None:
     """Plain data as JSON; floats keep every bit."""
     with whole(path) as temporary:
-        temporary.write_text(json.dumps(data))
+        temporary.write_text(json.dumps(data), encoding="utf-8")
 
 
 def write_npz(path: Path, **arrays: Any) -> None:
@@ -57,13 +59,16 @@ def write_npz(path: Path, **arrays: Any) -> None:
 def replace_block(path: Path, name: str, text: str) -> None:
     """Put a generated text between ``<!-- name -->`` and ``<!-- /name -->`` of a document."""
     begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-    document = path.read_text()
+    try:
+        document = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     head, found, rest = document.partition(begin)
     _, closed, tail = rest.partition(end)
     if not found or not closed:
         raise UserError(f"{path}: expected the lines {begin.strip()} and {end} in it")
     with whole(path) as temporary:
-        temporary.write_text(f"{head}{begin}{text.strip()}\n{end}{tail}")
+        temporary.write_text(f"{head}{begin}{text.strip()}\n{end}{tail}", encoding="utf-8")
 
 
 def markdown_table(columns: list[str], rows: list[list[str]]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -36,6 +35,6 @@ def load_trusted(path: Path, algo: str) -> BaseAlgorithm:
         raise UserError(f"agent {path}: no such file")
     try:
         return algorithm(algo).cls.load(path, device="cpu")
-    except (zipfile.BadZipFile, KeyError, EOFError, OSError, ValueError, AssertionError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # whatever a foreign file holds
+        reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is damaged or not a {algo} agent: {reason}") from None

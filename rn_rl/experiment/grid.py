@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ from rn_rl.experiment.config import TrainConfig
 from rn_rl.experiment.evaluate import EvaluateConfig, evaluate
 from rn_rl.experiment.files import write_json
 from rn_rl.experiment.progress import Watch
+from rn_rl.experiment.records import read_final
 from rn_rl.experiment.run import Run, RunSpec, file_name, light
 from rn_rl.experiment.seeds import no_batch, resume_batch, train_together
 from rn_rl.experiment.train import TrainingStopped, resolve, train
@@ -63,6 +65,8 @@ class Job:
     episodes: int
     """Of the evaluation after the training."""
     stop_file: Path
+    batch: tuple[str, ...] = ()
+    """Of a batch that was begun: its folders. It goes on as a whole, or not at all."""
     arguments: list[str] = field(default_factory=lambda: list(sys.argv))
     """The command line, which every run records."""
     parent: int = field(default_factory=os.getpid)
@@ -73,16 +77,22 @@ class Job:
         """Of what it trains."""
         return [key_of(spec) for spec in self.specs]
 
+    @property
+    def batch_key(self) -> list[str]:
+        """Of the batch that goes on, if there is one."""
+        text = " ".join((*self.batch, self.specs[0].norm, self.specs[0].algo))
+        return [f"batch-{hashlib.sha256(text.encode()).hexdigest()[:12]}"] if self.batch else []
+
 
 @dataclass
 class Outcome:
     """What became of a job's seeds."""
 
-    keys: list[str]
     done: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     """Key, and the reason in one line."""
-    stopped: bool = False
+    retried: dict[str, str] = field(default_factory=dict)
+    """The same of first failures, after which more was tried."""
 
 
 def key_of(spec: RunSpec) -> str:
@@ -101,6 +111,10 @@ def make_cell(config: TrainConfig, seeds: list[int], engine: str) -> Cell:
         UserError: anything that the user can fix.
     """
     spec = resolve(replace(config, seed=seeds[0]))
+    if spec.eval_freq > spec.timesteps:
+        raise UserError(
+            f"--eval-freq {spec.eval_freq}: expected at most the {spec.timesteps:,} timesteps of a run"
+        )
     specs = [replace(spec, seed=seed) for seed in seeds]
     trial = spec.make_env(n_envs=1)
     try:
@@ -141,22 +155,38 @@ class Found:
         return self.timesteps >= self.spec.timesteps
 
 
+def run_folders(root: Path, spec: RunSpec) -> list[Path]:
+    """Where runs of a cell are, or were begun."""
+    parent = root / spec.norm.replace("/", "-") / spec.algo
+    return sorted(parent.glob(f"{file_name(spec.env)}_*"))
+
+
+def is_readable(folder: Path) -> bool:
+    """Whether a folder tells what run it is."""
+    try:
+        Run(folder).read_spec()
+    except UserError:
+        return False
+    return True
+
+
 def find(root: Path, spec: RunSpec) -> dict[str, Found]:
     """The runs of a cell on disk by key; of several with one key, the farthest."""
     found: dict[str, Found] = {}
-    parent = root / spec.norm.replace("/", "-") / spec.algo
-    for folder in parent.glob(f"{file_name(spec.env)}_*"):
+    for folder in run_folders(root, spec):
         run = Run(folder)
         try:
             its = run.read_spec()
-            finished = run.final_file.is_file()
-            steps = its.timesteps if finished else checkpoint.timesteps(run.checkpoint)
         except UserError:
-            if not run.spec_file.is_file():
-                continue
-            steps = -1
-        except (OSError, KeyError, ValueError):  # half written
-            steps = -1
+            continue  # the report names it
+        final = read_final(run, [])
+        if final is not None and final.timesteps >= its.timesteps:
+            steps = its.timesteps
+        else:
+            try:
+                steps = checkpoint.timesteps(run.checkpoint)
+            except (UserError, OSError, KeyError, ValueError):  # none, or half of one
+                steps = -1
         key = key_of(its)
         if key not in found or found[key].timesteps < steps:
             found[key] = Found(run, its, steps)
@@ -165,13 +195,10 @@ def find(root: Path, spec: RunSpec) -> dict[str, Found]:
 
 def is_done(found: Found | None, episodes: int) -> bool:
     """Whether a run is trained, and its last policy evaluated in so many episodes at least."""
-    if found is None or not found.run.final_file.is_file():
+    final = read_final(found.run, []) if found is not None else None
+    if found is None or final is None:
         return False
-    try:
-        final = json.loads(found.run.final_file.read_text())
-        return bool(final["episodes"] >= episodes and final["timesteps"] >= found.spec.timesteps)
-    except (ValueError, KeyError, OSError):
-        return False
+    return final.episodes >= episodes and final.timesteps >= found.spec.timesteps
 
 
 def make_jobs(root: Path, cell: Cell, episodes: int, parts: int, stop_file: Path) -> list[Job]:
@@ -183,8 +210,8 @@ def make_jobs(root: Path, cell: Cell, episodes: int, parts: int, stop_file: Path
     todo = [spec for spec in cell.specs if not is_done(found.get(key_of(spec)), episodes)]
     jobs = []
 
-    def add(specs: list[RunSpec], together: bool) -> None:
-        jobs.append(Job(cell.config, specs, together, episodes, stop_file))
+    def add(specs: list[RunSpec], together: bool, batch: tuple[str, ...] = ()) -> None:
+        jobs.append(Job(cell.config, specs, together, episodes, stop_file, batch))
 
     begun: dict[tuple[str, ...], list[RunSpec]] = {}
     fresh = []
@@ -194,8 +221,8 @@ def make_jobs(root: Path, cell: Cell, episodes: int, parts: int, stop_file: Path
             begun.setdefault(tuple(on_disk.spec.together), []).append(spec)
         else:
             fresh.append(spec)
-    for specs in begun.values():
-        add(specs, True)
+    for batch, specs in begun.items():
+        add(specs, True, batch)
     if not cell.together:
         for spec in fresh:
             add([spec], False)
@@ -213,17 +240,16 @@ def run_job(job: Job) -> Outcome:
     """
     if os.getpid() != job.parent:  # a worker, whose own command line says nothing
         sys.argv = job.arguments
-    outcome = Outcome(job.keys)
+    outcome = Outcome()
     if job.stop_file.exists():
-        outcome.stopped = True
         return outcome
-    with Claims(job.config.out, job.keys, job.stop_file) as claims:
+    with Claims(job.config.out, job.batch_key + job.keys, job.stop_file) as claims:
         mine = [spec for spec in job.specs if key_of(spec) in claims.held]
+        if job.batch and len(claims.held) < 1 + len(job.specs):
+            mine = []  # somebody has a part of it, and a batch cannot be parted
         if mine:
-            try:
+            with contextlib.suppress(TrainingStopped):
                 attempt(replace(job, specs=mine), claims.watch, outcome, afresh=False)
-            except TrainingStopped:
-                outcome.stopped = True
     return outcome
 
 
@@ -235,7 +261,8 @@ def attempt(job: Job, watch: Watch, outcome: Outcome, *, afresh: bool) -> None:
     except (TrainingStopped, KeyboardInterrupt):
         raise
     except Exception as error:
-        record_failure(job, error)
+        record_failure(job.config.out, job.keys[0], "".join(traceback.format_exception(error)))
+        outcome.retried[job.keys[0]] = one_line(error)
         if len(job.specs) > 1:
             half = len(job.specs) // 2
             for part in (job.specs[:half], job.specs[half:]):
@@ -243,7 +270,7 @@ def attempt(job: Job, watch: Watch, outcome: Outcome, *, afresh: bool) -> None:
         elif not afresh:
             attempt(job, watch, outcome, afresh=True)
         else:
-            outcome.failed[job.keys[0]] = one_line(error)
+            outcome.failed[job.keys[0]] = outcome.retried.pop(job.keys[0])
 
 
 def one_line(error: BaseException) -> str:
@@ -251,12 +278,12 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
-def record_failure(job: Job, error: Exception) -> None:
+def record_failure(root: Path, key: str, what: str) -> None:
     """The traceback, for whoever wants to find out."""
-    folder = failures(job.config.out)
+    folder = failures(root)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{job.keys[0]}.txt").open("a") as stream:
-        stream.write("".join(traceback.format_exception(error)) + "\n")
+    with (folder / f"{key}.txt").open("a", encoding="utf-8") as stream:
+        stream.write(what + "\n")
 
 
 def failures(root: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import itertools
 import re
@@ -85,7 +86,7 @@ def svg(figure: matplotlib.figure.Figure, title: str) -> str:
     text = re.sub(r'\bid="([^"]+)"', rf'id="{mark}-\1"', text)
     text = re.sub(r'href="#([^"]+)"', rf'href="#{mark}-\1"', text)
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{mark}-\1)", text)
-    return text.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)
 
 
 def variable(color: str) -> str:
@@ -140,12 +141,16 @@ def learning_curves(task: Task, palette: Palette) -> str | None:
 
 @styled
 def intervals(
-    rows: dict[str, Estimate], palette: Palette, label: str, title: str, middle: float | None = None
+    rows: list[tuple[str, Estimate]],
+    palette: Palette,
+    label: str,
+    title: str,
+    middle: float | None = None,
 ) -> str:
     """One line a normalizer: a point and its 95% interval."""
     figure = picture(height=0.75 + 0.34 * len(rows))
     axes = figure.subplots()
-    for place, (norm, found) in enumerate(rows.items()):
+    for place, (norm, found) in enumerate(rows):
         color = palette[norm]["color"]
         if np.isfinite([found.low, found.high]).all():
             axes.plot([found.low, found.high], [place, place], color=color, linewidth=5, alpha=0.45)
@@ -154,7 +159,7 @@ def intervals(
             axes.plot([found.value], [place], marker, color=color, markersize=6)
     if middle is not None:
         axes.axvline(middle, color=INK, linewidth=0.8, linestyle=(0, (2, 3)))
-    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_yticks(range(len(rows)), [norm for norm, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
@@ -168,7 +173,7 @@ def performance_profiles(summary: Summary, palette: Palette) -> str | None:
     norms = summary.everywhere()
     if not norms:
         return None
-    scores = {norm: [task.arms[norm].scores for task in summary.tasks] for norm in norms}
+    scores = {norm: [task.arms[norm].scores for task in summary.scored] for norm in norms}
     every = np.concatenate([task for tasks in scores.values() for task in tasks])
     low_end, high_end = min(every.min(), 0.0), max(every.max(), 1.0)
     thresholds = np.linspace(low_end, high_end + 0.02 * (high_end - low_end), 120)
@@ -225,20 +230,25 @@ def gain_curves(task: Task, palette: Palette) -> str | None:
 
 def gain_layers(arm: Arm) -> list[str]:
     """Layers whose gain was recorded, counted within their network: ``q_net, layer 1``."""
-    first = next((run.gains for run in arm.runs if run.gains is not None), None)
     counts: Counter[str] = Counter()
     names = []
-    for layer in first.layers if first is not None else []:
+    for layer in usual_layers(arm):
         network = layer.rpartition(".")[0]
         counts[network] += 1
         names.append(f"{network}, layer {counts[network]}")
     return names
 
 
+def usual_layers(arm: Arm) -> list[str]:
+    """The layers that most runs recorded."""
+    lists = Counter(tuple(run.gains.layers) for run in arm.runs if run.gains is not None)
+    return list(lists.most_common(1)[0][0]) if lists else []
+
+
 def gains(arm: Arm) -> tuple[np.ndarray, np.ndarray] | None:
     """Timesteps, and gains ``(runs, timesteps, layers)`` interpolated at them."""
     recorded = [run.gains for run in arm.runs if run.gains is not None]
-    recorded = [found for found in recorded if found.layers == recorded[0].layers]
+    recorded = [found for found in recorded if found.layers == usual_layers(arm)]
     if not recorded:
         return None
     shortest = min(recorded, key=lambda found: found.timesteps[-1])

@@ -22,6 +22,11 @@ class Watch:
     stop: bool = False
 
 
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """A line of text as it is: brackets of a path are no markup, and a terminal may wrap it."""
+    console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
 class TrainingProgress:
     """On a terminal one live line, elsewhere a line for each tenth of the run.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,7 +111,7 @@ def read_record(run: Run) -> RunRecord:
     final = read_final(run, notes)
     every = spec.eval_freq or spec.timesteps
     reached = int(timesteps[-1]) if len(timesteps) else 0
-    finished = final is not None and final["timesteps"] >= spec.timesteps
+    finished = final is not None and final.timesteps >= spec.timesteps
     if not finished and reached <= spec.timesteps - every:
         why = "; ".join(notes) or (
             f"the last evaluation is of timestep {reached:,} of {spec.timesteps:,}"
@@ -120,23 +119,28 @@ def read_record(run: Run) -> RunRecord:
             else "no evaluation was recorded"
         )
         raise UserError(f"not finished: {why}")
-    if finished:
-        assert final is not None
-        last, episodes = float(final["mean_return"]), int(final["episodes"])
-    else:
-        last = float(returns[-1])
+    if finished and not len(timesteps) and not notes:
+        notes.append("no evaluation while training was recorded")
+    if not len(timesteps):
+        notes.append("it is in no curve, area or steps to threshold")
+    elif reached <= spec.timesteps - every:
+        notes.append(f"its evaluations end at timestep {reached:,} of {spec.timesteps:,}")
+    last = final.mean_return if finished and final is not None else float(returns[-1])
     if not math.isfinite(last):
         notes.append(f"the return of the last policy is {last}: counted as the worst of its task")
     bad = int((~np.isfinite(returns)).sum())
     if bad:
-        notes.append(f"{bad} of {len(returns)} evaluations have a return that is not finite")
+        notes.append(
+            f"{bad} of {len(returns)} evaluations have a return that is not finite: counted as the "
+            "worst of its task"
+        )
     return RunRecord(
         run=run,
         spec=spec,
         timesteps=timesteps,
         returns=returns,
         last_return=last,
-        episodes=episodes,
+        episodes=final.episodes if finished and final is not None else episodes,
         held_out=finished,
         seconds=read_seconds(run, len(spec.together) or 1),
         gains=read_gains(run, notes),
@@ -153,8 +157,8 @@ def read_evaluations(run: Run, notes: list[str]) -> tuple[np.ndarray, np.ndarray
     if not stored:
         return nothing
     steps, results = stored["timesteps"], stored["results"]
-    if results.ndim != 2 or len(steps) != len(results) or not results.size:
-        notes.append(f"evaluations.npz has {len(steps)} timesteps and returns {results.shape}")
+    if not is_rising(steps) or results.ndim != 2 or not results.size or len(steps) != len(results):
+        notes.append(f"evaluations.npz has timesteps {steps.shape} and returns {results.shape}")
         return nothing
     with np.errstate(invalid="ignore"):
         return steps, results.mean(1), results.shape[1]
@@ -164,33 +168,51 @@ def read_gains(run: Run, notes: list[str]) -> Gains | None:
     """Thinned out evenly."""
     if not run.code_length_file.is_file():
         return None
-    stored = read_arrays(run.code_length_file, notes, "layers", "timesteps", "gains")
-    if not stored or not len(stored["timesteps"]):
+    stored = read_arrays(run.code_length_file, notes, "timesteps", "gains", names="layers")
+    if not stored:
         return None
-    pick = np.unique(np.linspace(0, len(stored["timesteps"]) - 1, CURVE_POINTS).astype(int))
-    layers = [str(name) for name in stored["layers"]]
-    return Gains(layers, stored["timesteps"][pick], stored["gains"][pick])
+    steps, gains, layers = (stored[name] for name in ("timesteps", "gains", "layers"))
+    if not is_rising(steps) or gains.shape != (len(steps), len(layers)):
+        notes.append(f"code_length.npz has timesteps {steps.shape} and gains {gains.shape}")
+        return None
+    pick = np.unique(np.linspace(0, len(steps) - 1, CURVE_POINTS).astype(int))
+    return Gains([str(name) for name in layers], steps[pick], gains[pick])
 
 
-def read_arrays(path: Path, notes: list[str], *names: str) -> dict[str, np.ndarray]:
-    """Arrays of an npz; of a damaged one none, and a note."""
+def is_rising(steps: np.ndarray) -> bool:
+    """Whether these can be the timesteps of something that was recorded."""
+    return bool(steps.ndim == 1 and len(steps) and (np.diff(steps) > 0).all())
+
+
+def read_arrays(path: Path, notes: list[str], *numbers: str, names: str = "") -> dict[str, Any]:
+    """Arrays of numbers (and one of names) of an npz; of a damaged one none, and a note."""
     try:
         # opened here, since np.load leaves a damaged file open
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            return {name: stored[name] for name in names}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            found: dict[str, Any] = {name: np.asarray(stored[name], float) for name in numbers}
+            return {**found, names: stored[names]} if names else found
+    except Exception as error:  # whatever bytes a file has, zipfile and NumPy say much about them
         notes.append(f"{path.name} is damaged ({' '.join(str(error).split())})")
         return {}
 
 
-def read_final(run: Run, notes: list[str]) -> dict[str, Any] | None:
-    """``final.json``: the evaluation of the last policy, if the run has one."""
+@dataclass
+class Final:
+    """What ``final.json`` says of the evaluation of the last policy."""
+
+    timesteps: int
+    mean_return: float
+    episodes: int
+
+
+def read_final(run: Run, notes: list[str]) -> Final | None:
+    """The evaluation of the last policy, if the run has one."""
     if not run.final_file.is_file():
         return None
     try:
         found = json.loads(run.final_file.read_text())
-        return {name: found[name] for name in ("timesteps", "mean_return", "episodes")}
-    except (ValueError, KeyError, TypeError) as error:
+        return Final(int(found["timesteps"]), float(found["mean_return"]), int(found["episodes"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
         notes.append(f"final.json is damaged ({' '.join(str(error).split())})")
         return None
 

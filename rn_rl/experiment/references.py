@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -18,7 +20,7 @@ from rn_rl.experiment.evaluate import EvaluateConfig, evaluate
 from rn_rl.experiment.foreign import load_trusted
 from rn_rl.experiment.hyperparameters import tuned
 from rn_rl.experiment.masking import play
-from rn_rl.experiment.run import RunSpec, find_run, light, load_policy
+from rn_rl.experiment.run import RunSpec, file_name, find_run, light, load_policy
 from rn_rl.experiment.statistics import bootstrap_interval
 from rn_rl.experiment.zoo import baselines
 
@@ -33,6 +35,8 @@ class Reference:
     value: float
     low: float
     high: float
+    env_kwargs: dict[str, Any]
+    """Of the environment in which it was evaluated."""
     note: str
     """What it is, and how it differs from the runs beside it."""
 
@@ -54,7 +58,8 @@ def published(algo: str, env: str, timesteps: int) -> list[Reference]:
             f"{row['std']} over episodes; differs by: {'; '.join(differences)}."
         )
         value = float(row["mean"])
-        found.append(Reference("RL Zoo, published", algo, env, value, math.nan, math.nan, note))
+        label = "RL Zoo, published" if row["env"] == env else f"RL Zoo, {row['env']}"
+        found.append(Reference(label, algo, env, value, math.nan, math.nan, {}, note))
     return found
 
 
@@ -87,11 +92,20 @@ def evaluate_agent(
     timesteps = int(hyperparameters.pop("n_timesteps", 0))
     hyperparameters.pop("n_envs", None)
     (hyperparameters.get("policy_kwargs") or {}).pop("norm", None)
-    values = {"eval_freq": 0, "eval_episodes": 1, "device": "cpu", "threads": 1, "config": "zoo"}
     spec = RunSpec(
-        algo=algo, env=env_id, norm="none", seed=0, timesteps=timesteps, n_envs=1,
-        hyperparameters=hyperparameters, **values,  # type: ignore[arg-type]
-    )  # fmt: skip
+        algo=algo,
+        env=env_id,
+        norm="none",
+        seed=0,
+        timesteps=timesteps,
+        n_envs=1,
+        eval_freq=0,
+        eval_episodes=1,
+        device="cpu",
+        threads=1,
+        config="zoo",
+        hyperparameters=hyperparameters,
+    )
     env = spec.make_env(n_envs=min(8, episodes), seed=1000, evaluation=True)
     try:
         model = load_foreign(zip_file, spec, env, trust=trust)
@@ -109,8 +123,9 @@ def reference(path: Path, spec: RunSpec, returns: np.ndarray, what: str) -> Refe
         f"Agent {path} ({what}), {spec.algo} on {spec.env}: {returns.mean():.2f} ± "
         f"{returns.std():.2f} over {len(returns)} episodes; one agent, so nothing about other seeds."
     )
-    label = f"agent {path.name}"
-    return Reference(label, spec.algo, spec.env, float(returns.mean()), low, high, note)
+    label = f"agent {path}" if len(str(path)) < 40 else f"agent ...{str(path)[-36:]}"
+    kwargs = spec.hyperparameters.get("env_kwargs") or {}
+    return Reference(label, spec.algo, spec.env, float(returns.mean()), low, high, kwargs, note)
 
 
 def find_zip(folder: Path) -> Path:
@@ -130,10 +145,12 @@ def find_zip(folder: Path) -> Path:
 def guess(path: Path, given: list[str], flag: str, known: list[str], stem: str = "") -> str:
     """The algorithm or environment of an agent: by its path, or the only one that is compared."""
     parts = [*reversed(path.parts), stem]
+    names = {file_name(name): name for name in known}
     for part in parts:
-        for name in known:
-            if part in (name, name.replace("/", "-")) or part.rpartition("_")[0] == name:
-                return name
+        numbered = re.fullmatch(r"(.+)_\d+", part)
+        for text in (part, numbered[1] if numbered else part):
+            if text in names:
+                return names[text]
     if len(given) == 1:
         return given[0]
     raise UserError(
@@ -144,7 +161,13 @@ def guess(path: Path, given: list[str], flag: str, known: list[str], stem: str =
 
 def load_foreign(path: Path, spec: RunSpec, env: VecEnv, *, trust: bool) -> BaseAlgorithm:
     """An SB3 zip: its weights into the tuned network, or, if that is trusted, all that is in it."""
-    statistics = path.parent / path.stem / "vecnormalize.pkl"
+    statistics = path.parent / file_name(spec.env) / "vecnormalize.pkl"
+    normalizer = unwrap_vec_normalize(env)
+    if normalizer is not None and normalizer.norm_obs and not statistics.is_file():
+        raise UserError(
+            f"--agent {path}: the tuned hyperparameters normalize observations, and {statistics}, with "
+            "the statistics that it saw, is not there; put it there"
+        )
     if statistics.is_file():
         if not trust:
             raise UserError(
@@ -153,7 +176,14 @@ def load_foreign(path: Path, spec: RunSpec, env: VecEnv, *, trust: bool) -> Base
             )
         load_statistics(statistics, env)
     if trust:
-        return load_trusted(path, spec.algo)
+        trusted = load_trusted(path, spec.algo)
+        for space in ("observation_space", "action_space"):
+            if getattr(trusted, space) != getattr(env, space):
+                raise UserError(
+                    f"--agent {path}: its {space} is {getattr(trusted, space)}, and {spec.env} has "
+                    f"{getattr(env, space)}; give an agent of {spec.env}"
+                )
+        return trusted
     with warnings.catch_warnings():  # about training, which this agent will not do
         warnings.simplefilter("ignore")
         model = spec.make_model(env, **light(spec))

@@ -20,8 +20,10 @@ from rn_rl.experiment import plots, statistics
 from rn_rl.experiment.comparison import METRICS, Estimate, Summary, Task, last_policy, summarize
 from rn_rl.experiment.config import shown_as
 from rn_rl.experiment.files import markdown_table, replace_block, whole
+from rn_rl.experiment.progress import say
 from rn_rl.experiment.records import find_runs, read_records
 from rn_rl.experiment.references import evaluate_agent
+from rn_rl.normalization import canonical_spec
 
 
 @dataclass
@@ -68,6 +70,10 @@ class Section:
 
 def run_report(config: ReportConfig) -> None:
     """Read, summarize, write, and print the sentences."""
+    check_page(config.out, "--out")
+    check_threshold(config.threshold)
+    if config.episodes < 1:
+        raise UserError(f"--episodes {config.episodes}: expected at least 1")
     if not config.runs:
         raise UserError("RUNS is missing: expected a folder that holds runs, such as runs")
     folders = dict.fromkeys(folder for root in config.runs for folder in find_runs(root))
@@ -78,7 +84,9 @@ def run_report(config: ReportConfig) -> None:
             f"runs {', '.join(map(str, config.runs))}: no finished run among {len(folders)} "
             f"folders{told}"
         )
-    summary = summarize(records, problems, baseline=config.baseline, threshold=config.threshold)
+    norms = dict.fromkeys(record.spec.norm for record in records)
+    baseline = check_baseline(config.baseline, norms) if len(norms) > 1 else config.baseline
+    summary = summarize(records, problems, baseline=baseline, threshold=config.threshold)
     algos, envs = ([*dict.fromkeys(getattr(t, n) for t in summary.tasks)] for n in ("algo", "env"))
     agents = [
         evaluate_agent(path, algos, envs, config.episodes, trust=config.trust)
@@ -94,13 +102,13 @@ def run_report(config: ReportConfig) -> None:
 def print_summary(summary: Summary, out: Path, console: Console) -> None:
     """What was concluded, what to mind, and where the pages are."""
     for sentence in summary.sentences():
-        console.print(f"  {sentence}", highlight=False)
+        say(console, f"  {sentence}")
     for note in summary.notes:
-        console.print(f"  note: {note}", highlight=False)
+        say(console, f"  note: {note}")
     for problem in summary.problems:
         kept = "counted" if problem.counted else "not counted"
-        console.print(f"  {kept}: {problem.run}: {problem.what}", highlight=False, style="yellow")
-    console.print(f"report: {out}", soft_wrap=True, highlight=False)
+        say(console, f"  {kept}: {problem.run}: {problem.what}", style="yellow")
+    say(console, f"report: {out}")
 
 
 def write_report(
@@ -125,9 +133,9 @@ def write_report(
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with whole(out) as temporary:
-            temporary.write_text(template("report.html.jinja", escape=True).render(content))
+            write_text(temporary, template("report.html.jinja", escape=True).render(content))
         with whole(out.with_suffix(".md")) as temporary:
-            temporary.write_text(template("report.md.jinja", escape=False).render(content))
+            write_text(temporary, template("report.md.jinja", escape=False).render(content))
         write_figures(summary, csv_file(out, "figures"))
         write_runs(summary, csv_file(out, "runs"))
         write_curves(summary, csv_file(out, "curves"))
@@ -137,13 +145,43 @@ def write_report(
         ) from None
 
 
+def write_text(path: Path, text: str) -> None:
+    """UTF-8 wherever we are; bytes of a path that are no text are shown as such."""
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def check_page(page: Path, flag: str) -> None:
+    """Raise a :class:`UserError` where no page can be written, before anything long is done."""
+    if page.suffix not in (".html", ".htm") or page.is_dir():
+        raise UserError(f"{flag} {page}: expected the name of a page, such as report.html")
+
+
+def check_baseline(baseline: str, norms: Iterable[str]) -> str:
+    """In the spelling in which runs have it.
+
+    Raises:
+        UserError: it is none of the normalizers that there are.
+    """
+    norms = list(norms)
+    known = canonical_spec(baseline)
+    if known not in norms:
+        raise UserError(f"--baseline {baseline}: expected one of {', '.join(norms)}")
+    return known
+
+
+def check_threshold(threshold: float | None) -> None:
+    """Raise a :class:`UserError` for what no return can reach or miss."""
+    if threshold is not None and not math.isfinite(threshold):
+        raise UserError(f"--threshold {threshold}: expected a return")
+
+
 def template(name: str, *, escape: bool) -> jinja2.Template:
     """One of the two pages."""
     environment = jinja2.Environment(
         autoescape=escape, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["table"] = lambda rows, columns: markdown_table(columns, rows)
-    return environment.from_string((files("rn_rl") / "experiment" / name).read_text())
+    return environment.from_string((files("rn_rl") / "experiment" / name).read_text("utf-8"))
 
 
 def headline(summary: Summary) -> str:
@@ -160,11 +198,11 @@ def section(summary: Summary, task: Task, palette: plots.Palette) -> Section:
         [norm, str(len(arm.runs)), *(str(arm.figures[name]) for name in METRICS)]
         for norm, arm in task.arms.items()
     ]
-    last = {norm: arm.figures["last return, IQM"] for norm, arm in task.arms.items()}
+    last = [(norm, arm.figures["last return, IQM"]) for norm, arm in task.arms.items()]
     for each in task.references:
         rows.append([each.label, "1", str(Estimate(each.value)), *[""] * (len(METRICS) - 1)])
-        last[each.label] = Estimate(each.value, each.low, each.high)
-    better = {each.norm: each.improvement for each in mine}
+        last.append((each.label, Estimate(each.value, each.low, each.high)))
+    better = [(each.norm, each.improvement) for each in mine]
     ways = {(run.held_out, run.episodes) for arm in task.arms.values() for run in arm.runs}
     return Section(
         task=task,
@@ -255,7 +293,10 @@ def csv_file(out: Path, name: str) -> Path:
 
 def write_rows(path: Path, columns: list[str], rows: Iterable[list[Any]]) -> None:
     """A CSV file."""
-    with whole(path) as temporary, temporary.open("w", newline="") as stream:
+    with (
+        whole(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
+    ):
         writer = csv.writer(stream)
         writer.writerow(columns)
         writer.writerows(rows)
@@ -293,12 +334,9 @@ def write_runs(summary: Summary, path: Path) -> None:
     rows = []
     for task in summary.tasks:
         for norm, arm in task.arms.items():
-            curves = {id(run): i for i, run in enumerate(r for r in arm.runs if len(r.timesteps))}
-            for run, last, score in zip(arm.runs, arm.last, arm.scores, strict=True):
-                place = curves.get(id(run))
-                area = "" if place is None else arm.areas[place]
-                steps = "" if place is None or not len(arm.steps) else arm.steps[place]
-                one = [task.name, norm, run.spec.seed, last, score, area, steps, run.episodes]
+            figures = zip(arm.runs, arm.last, arm.scores, arm.areas, arm.steps, strict=True)
+            for run, *found in figures:
+                one = [task.name, norm, run.spec.seed, *found, run.episodes]
                 rows.append([*one, run.held_out, run.seconds, str(run.run.folder)])
     write_rows(path, columns, rows)
 

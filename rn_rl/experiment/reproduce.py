@@ -163,6 +163,8 @@ def run_reproduce(config: ReproduceConfig) -> None:
     if YOKED in names:
         specs[YOKED] = f"ln+yoked({recorded(shared, console)})"
     grid = new_grid(replace(shared, norms=",".join(specs.values())), console)
+    if len(grid.cells) != len(names):
+        raise UserError(f"--arms {config.arms}: two of them are the same")
     stopped = run_grid(grid)
     arms = [read_arm(grid, name, cell) for name, cell in zip(names, grid.cells, strict=True)]
     write(config, protocol, timesteps, [arm for arm in arms if len(arm.last)], console)

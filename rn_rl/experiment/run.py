@@ -77,7 +77,9 @@ class RunSpec:
     def settings(self) -> dict[str, Any]:
         """What it shares with runs that differ from it by normalizer or seed alone."""
         names = ("algo", "env", "timesteps", "n_envs", "hyperparameters", "started_from")
-        return {name: getattr(self, name) for name in names}
+        found = {name: getattr(self, name) for name in names}
+        given = {k: v for k, v in self.hyperparameters.items() if v is not None and v != {}}
+        return {**found, "hyperparameters": given}
 
     @property
     def is_minigrid(self) -> bool:
@@ -174,7 +176,9 @@ class Run:
                 "runs/rn/dqn/CartPole-v1_1"
             )
         try:
-            return RunSpec(**read_yaml(self.spec_file))
+            spec = RunSpec(**read_yaml(self.spec_file))
+            check_types(spec)
+            return spec
         except (yaml.YAMLError, TypeError, OSError, UnicodeDecodeError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"{self.spec_file} cannot be read: {reason}") from None
@@ -242,6 +246,20 @@ class Run:
             model.exploration_rate = model.exploration_final_eps  # type: ignore[attr-defined]
         env.seed(seed)
         return model, env
+
+
+def check_types(spec: RunSpec) -> None:
+    """Raise a :class:`TypeError` for a value that cannot be of a run."""
+    for kind, names in (
+        (str, ("algo", "env", "norm", "device", "config", "command", "vector_env")),
+        (int, ("seed", "timesteps", "n_envs", "eval_freq", "eval_episodes", "threads")),
+        (dict, ("hyperparameters", "versions")),
+        (list, ("together",)),
+    ):
+        for name in names:
+            value = getattr(spec, name)
+            if not isinstance(value, kind):
+                raise TypeError(f"{name}: expected {kind.__name__}, not {value!r}")
 
 
 def light(spec: RunSpec) -> dict[str, Any]:

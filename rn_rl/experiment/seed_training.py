@@ -325,7 +325,8 @@ class BatchTraining:
                 plain["evaluation_environments"] = checkpoint.snapshots(self.eval_envs.envs[seed])
                 normalizer = self.normalizer(seed)
                 plain["vecnormalize"] = normalizer and vecnormalize_state(normalizer)
-            checkpoint.write(run.checkpoint, arrays, plain)
+            checkpoint.prepare(run.checkpoint, arrays, plain)
+        checkpoint.adopt([run.checkpoint for run in self.runs])
 
     def _records(self) -> dict[str, np.ndarray]:
         """What was recorded so far, seeds first but for the timesteps."""

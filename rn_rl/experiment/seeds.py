@@ -167,8 +167,8 @@ def largest_batch(
     size = int(budget // each)
     if size < 1:
         raise UserError(
-            f"--memory: one seed takes about {each / 1e9:.2f} GB and there are {budget / 1e9:.2f} GB; "
-            "give more, or set a smaller buffer_size"
+            f"one seed takes about {each / 1e9:.2f} GB and there are {budget / 1e9:.2f} GB for it; set a "
+            "smaller buffer_size, or give more (train: --memory, compare: fewer --jobs)"
         )
     size = min(size, len(specs))
     chunks = -(-len(specs) // size)
@@ -198,6 +198,7 @@ def resume_batch(config: TrainConfig, console: Console, watch: Watch | None = No
     first = Run(config.resume).read_spec()
     runs = [Run(config.resume.parent / name) for name in first.together]
     specs = [run.read_spec() for run in runs]
+    checkpoint.adopt([run.checkpoint for run in runs])
     done = {checkpoint.timesteps(run.checkpoint) for run in runs}
     if len(done) != 1:
         raise UserError(

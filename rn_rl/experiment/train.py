@@ -59,6 +59,9 @@ def resolve(config: TrainConfig) -> RunSpec:
         given = merge(given, {"env_kwargs": env_kwargs})
     check_given(algo, given)
     hyperparameters = merge(hyperparameters, given)
+    policy_kwargs = hyperparameters.get("policy_kwargs") or {}
+    if not isinstance(policy_kwargs, dict):
+        raise UserError(f"--set policy_kwargs={policy_kwargs}: expected names and values")
     default_timesteps = int(hyperparameters.pop("n_timesteps", 1e5))
     default_envs = int(hyperparameters.pop("n_envs", 1))
     (hyperparameters.get("policy_kwargs") or {}).pop("norm", None)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
@@ -13,14 +14,18 @@ import numpy as np
 import pytest
 from gymnasium.envs.classic_control import CartPoleEnv
 from ray.cluster_utils import Cluster
+from rich.console import Console
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 
 from rn_rl.cli import main
-from rn_rl.experiment import claims
+from rn_rl.experiment import checkpoint, claims
 from rn_rl.experiment.compare import CompareConfig, listed
 from rn_rl.experiment.config import TrainConfig
-from rn_rl.experiment.grid import find, make_cell, make_jobs
+from rn_rl.experiment.grid import find, make_cell, make_jobs, run_job
+from rn_rl.experiment.progress import Watch
 from rn_rl.experiment.run import Run
+from rn_rl.experiment.seeds import train_together
+from rn_rl.experiment.train import TrainingStopped
 
 TINY = ["--algo", "dqn", "--env", "CartPole-v1", "--config", "paper", "--timesteps", "400"]
 TINY += ["--eval-freq", "200", "--eval-episodes", "1", "--final-episodes", "2", "--quiet"]
@@ -102,7 +107,8 @@ class Frail(CartPoleEnv):
             if self.fuse is None:
                 observation = np.full_like(observation, np.nan)
             elif not Path(self.fuse).exists():
-                Path(self.fuse).touch()
+                if Path(self.fuse).parent.exists():
+                    Path(self.fuse).touch()
                 os.kill(os.getpid(), signal.SIGKILL)
         return observation, *rest
 
@@ -120,14 +126,14 @@ def test_a_failed_seed_is_tried_again_named_and_stops_nobody(tmp_path, engine, c
     shape += ["--set", "learning_starts=100", "buffer_size=1000"]
     assert compare(tmp_path, *shape, seeds=4, norms="none") == 2
     error = capsys.readouterr().err
-    assert "1 of 4 trainings failed, each twice, such as none-dqn-Frail-v0-2" in error
+    assert "1 of 4 trainings failed, and again by themselves, such as none-dqn-Frail-v0-2" in error
     assert "the environment gave observation nan at timestep" in error
     finals = [json.loads(p.read_text()) for p in tmp_path.glob("*/*/*/final.json")]
     assert sorted(final["seed"] for final in finals) == [0, 1, 3]
     log = next((tmp_path / ".grid" / "failures").glob("none-dqn-Frail-v0-2-*.txt")).read_text()
     assert log.count("Traceback (most recent call last)") >= 2
     page = (tmp_path / "report.md").read_text()
-    assert "3 runs" in page and "failed twice" in page
+    assert "3 runs" in page and "failed, by itself too" in page
 
 
 def start(out, *arguments, **options):
@@ -180,7 +186,9 @@ def test_two_commands_share_a_folder(tmp_path):
     assert len(policies(tmp_path)) == 6
 
 
-def test_a_process_that_is_killed_costs_one_more_try(tmp_path):
+@pytest.mark.parametrize("once", [True, False])
+def test_a_process_that_is_killed_costs_others_nothing(tmp_path, once):
+    """Killed once, it is tried again; killed again, by itself, it alone has failed."""
     module = tmp_path / "frail_env.py"
     source = Path(__file__).read_text()
     frail = source[source.index("class Frail") : source.index("@pytest.fixture(autouse=True)")]
@@ -191,14 +199,18 @@ def test_a_process_that_is_killed_costs_one_more_try(tmp_path):
     module.write_text(f'{head}{frail}gym.register("Frail-v0", Frail, max_episode_steps=500)\n')
     out = tmp_path / "runs"
     shape = ["--env", "frail_env:Frail-v0", "--config", "zoo", "--engine", "process", "--jobs", "2"]
-    shape += ["--seeds", "3", "--norms", "none", "--env-kwargs", "seed=1", f"fuse={tmp_path}/fuse"]
+    fuse = f"fuse={tmp_path}/fuse" if once else f"fuse={tmp_path}/none/such"
+    shape += ["--seeds", "3", "--norms", "none", "--env-kwargs", "seed=1", fuse]
     shape += ["--set", "learning_starts=100", "buffer_size=1000"]
     process = start(out, *shape, env={**os.environ, "PYTHONPATH": str(tmp_path)})
     said, error = process.communicate(timeout=400)
-    assert process.returncode == 0, said + error
-    assert (tmp_path / "fuse").exists()
+    assert process.returncode == (0 if once else 2), said + error
     finals = [json.loads(p.read_text()) for p in out.glob("*/*/*/final.json")]
-    assert sorted(final["seed"] for final in finals) == [0, 1, 2]
+    assert sorted(final["seed"] for final in finals) == ([0, 1, 2] if once else [0, 2])
+    if not once:
+        assert "1 of 3 trainings failed" in error
+        log = next((out / ".grid" / "failures").glob("*Frail-v0-1-*.txt"))
+        assert "its process was killed" in log.read_text()
 
 
 def test_ray_on_two_nodes(tmp_path):
@@ -236,12 +248,89 @@ def test_a_claim_of_the_dead_is_taken_over(tmp_path):
     assert claims.running(tmp_path) == {}
     with claims.Claims(tmp_path, ["key"]) as mine:
         assert mine.held == ["key"]
-    far = json.dumps({"host": "elsewhere", "pid": 1})
+    far = json.dumps({"host": "elsewhere", "pid": gone.pid})  # a number that means nothing here
     key.write_text(far)
     assert not claims.take(key)  # alive as far as we know
     old = time.time() - claims.STALE - 1
     os.utime(key, (old, old))
     assert claims.take(key)
+
+
+def test_who_slept_for_too_long_stops_and_leaves_the_claim_to_its_new_holder(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "BEAT", 0.05)
+    with claims.Claims(tmp_path, ["key"]) as sleeper:
+        theirs = json.dumps({"host": "elsewhere", "pid": 1, "id": "theirs"})
+        key = claims.claims_folder(tmp_path) / "key"
+        key.write_text(theirs)
+        wait_for(lambda: sleeper.watch.stop, 10)
+        assert sleeper.held == []
+    assert key.read_text() == theirs
+
+
+def test_a_begun_batch_goes_on_as_a_whole_or_not_at_all(tmp_path):
+    config = TrainConfig(algo="dqn", env="CartPole-v1", config="paper", out=tmp_path)
+    config = replace(config, timesteps=2000, eval_freq=1000, eval_episodes=1, quiet=True)
+    cell = make_cell(config, [0, 1], "auto")
+    stop = tmp_path / "stop"
+    watch = Watch(stop=True)  # at the first boundary
+    trial = cell.specs[0].make_env()
+    with pytest.raises(TrainingStopped):
+        train_together(config, cell.specs, trial, Console(quiet=True), watch)
+    job = make_jobs(tmp_path, cell, 1, 1, stop)[0]
+    assert len(job.batch) == 2
+    with claims.Claims(tmp_path, job.keys[:1]):
+        assert run_job(job).done == []
+    assert policies(tmp_path) and not list(tmp_path.glob("*/*/*/final.json"))
+    assert sorted(run_job(job).done) == sorted(job.keys)
+    assert len(policies(tmp_path)) == 2
+
+
+def test_a_batch_that_is_killed_between_its_checkpoints_stands_at_one_timestep(tmp_path):
+    def state(steps):
+        return {"x": np.zeros(1)}, {"counters": {"num_timesteps": steps}}
+
+    folders = [tmp_path / f"{i}" / "checkpoint" for i in range(3)]
+    for folder in folders:
+        checkpoint.write(folder, *state(100))
+    for folder in folders[:2]:  # killed before the third was written: back to 100
+        checkpoint.prepare(folder, *state(200))
+    checkpoint.adopt(folders)
+    assert [checkpoint.timesteps(folder) for folder in folders] == [100] * 3
+    for folder in folders:
+        checkpoint.prepare(folder, *state(200))
+    checkpoint.coming(folders[0]).replace(checkpoint.file(folders[0]))  # killed while renaming
+    checkpoint.adopt(folders)
+    assert [checkpoint.timesteps(folder) for folder in folders] == [200] * 3
+    assert not any(checkpoint.coming(folder).exists() for folder in folders)
+
+
+def test_a_run_that_went_on_for_longer_is_not_done(tmp_path):
+    """``final.json`` of the shorter training says nothing about the longer one."""
+    assert compare(tmp_path, norms="none", seeds=1) == 0
+    run = Run(next(iter(policies(tmp_path))).parent)
+    run.write_spec(replace(run.read_spec(), timesteps=50_000))
+    found = find(tmp_path, run.read_spec())
+    assert not next(iter(found.values())).trained
+
+
+@pytest.mark.parametrize("bad", ["algo: [", "- 1", "algo: dqn", "timesteps: 50k"])
+def test_what_cannot_be_read_stops_no_grid(tmp_path, bad, capsys):
+    assert compare(tmp_path, norms="none", seeds=1) == 0
+    first = next(iter(policies(tmp_path))).parent
+    (first / "run.yaml").write_text(bad)
+    (tmp_path / "none/dqn/CartPole-v1_7").mkdir()
+    assert compare(tmp_path, norms="none", seeds=1) == 0
+    assert str(first) in (tmp_path / "report.md").read_text()
+    again = next(p.parent for p in policies(tmp_path) if p.parent != first)
+    (again / "checkpoint" / "state.npz").write_bytes(b"PK\x03\x04")
+    (again / "final.json").write_text("[]")
+    assert compare(tmp_path, norms="none", seeds=1) == 0
+    assert len(policies(tmp_path)) == 3
+
+
+def test_one_thing_by_two_names_is_trained_once(tmp_path):
+    assert compare(tmp_path, norms="gain(2),gain(c=2), none", seeds=1) == 0
+    assert len(policies(tmp_path)) == 2
 
 
 def test_a_batch_is_parted_among_processes_but_not_below_four_seeds(tmp_path):
@@ -275,6 +364,14 @@ def test_names_are_separated_by_commas_outside_of_parentheses():
         (["--address", "here:1"], "--address here:1: is for --engine ray"),
         (["--eval-freq", "0"], "a comparison needs evaluations"),
         (["--jobs", "0"], "--jobs 0: expected at least 1"),
+        (["--norms", ","], "--norms is missing"),
+        (["--baseline", "nonee"], "unknown normalizer 'nonee'"),
+        (["--baseline", "rln"], "--baseline rln: expected one of none, ln, rn, ln+rn"),
+        (["--report", "."], "--report .: expected the name of a page"),
+        (["--report", "page.md"], "--report page.md: expected the name of a page"),
+        (["--eval-freq", "500"], "--eval-freq 500: expected at most the 400 timesteps"),
+        (["--threshold", "nan"], "--threshold nan: expected a return"),
+        (["--set", "policy_kwargs=5"], "policy_kwargs=5: expected names and values"),
         (["--agent", "nobody.zip"], "--agent nobody.zip: no such file"),
     ],
 )

@@ -17,7 +17,8 @@ from __future__ import annotations
 import json
 import zipfile
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -284,7 +285,8 @@ def take_trained(
         tensor.copy_(torch.from_numpy(arrays[f"tensor/{name}"]))
 
 
-def read(folder: Path) -> Any:
+@contextmanager
+def read(folder: Path) -> Iterator[Any]:
     """The arrays of a checkpoint."""
     path = file(folder)
     if not path.is_file():
@@ -292,10 +294,13 @@ def read(folder: Path) -> Any:
             f"run {folder.parent}: no checkpoint to continue from; start another run, with "
             f"--from {folder.parent} to begin with its weights"
         )
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged ({' '.join(str(error).split())})") from None
+    with path.open("rb") as stream:  # np.load leaves a file open that it opened and cannot read
+        try:
+            arrays = np.load(stream, allow_pickle=False)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} is damaged ({' '.join(str(error).split())})") from None
+        with arrays:
+            yield arrays
 
 
 def timesteps(folder: Path) -> int:

@@ -308,7 +308,7 @@ class Summary:
                     note = agent.note + (told if differs else "")
                     task.references.append(replace(agent, note=note))
             if zoo:
-                task.references += published(task.algo, task.env, task.settings["timesteps"])
+                task.references += published(next(iter(task.arms.values())).runs[0].spec)
         known = {(task.algo, task.env) for task in self.tasks}
         missing = [r for r in agents if (r.algo, r.env) not in known]
         self.notes += [f"no runs to set beside this: {reference.note}" for reference in missing]

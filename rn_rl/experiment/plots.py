@@ -131,7 +131,8 @@ def learning_curves(task: Task, palette: Palette) -> str | None:
         axes.fill_between(steps, low, high, color=look["color"], alpha=0.18, linewidth=0)
     if not drawn:
         return None
-    if task.scale.threshold is not None:
+    bottom, top = axes.get_ylim()  # a threshold far off would squeeze the curves
+    if task.scale.threshold is not None and bottom <= task.scale.threshold <= top:
         axes.axhline(task.scale.threshold, color=INK, linewidth=0.8, linestyle=(0, (2, 3)))
     steps_axis(axes)
     axes.set_ylabel("return")

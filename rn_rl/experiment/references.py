@@ -41,8 +41,10 @@ class Reference:
     """What it is, and how it differs from the runs beside it."""
 
 
-def published(algo: str, env: str, timesteps: int) -> list[Reference]:
-    """What the RL Zoo published for an algorithm on this environment, or on another version of it."""
+def published(spec: RunSpec) -> list[Reference]:
+    """What the RL Zoo published for the algorithm of a run on its environment, or another version."""
+    algo, env, timesteps = spec.algo, spec.env, spec.timesteps
+    kwargs = spec.hyperparameters.get("env_kwargs")
     found = []
     stem = env.rsplit("-v", 1)[0]
     for row in baselines():
@@ -53,6 +55,10 @@ def published(algo: str, env: str, timesteps: int) -> list[Reference]:
             differences.append(f"{row['env']}, not {env}")
         if row["timesteps"] != timesteps:
             differences.append(f"{row['timesteps']:,} timesteps, not {timesteps:,}")
+        if spec.config != "zoo":
+            differences.append(f"its own hyperparameters, not those of --config {spec.config}")
+        if kwargs:
+            differences.append(f"environments without {kwargs}")
         note = (
             f"RL Zoo (rl-baselines3-zoo, benchmark.md), {algo} on {row['env']}: {row['mean']} ± "
             f"{row['std']} over episodes; differs by: {'; '.join(differences)}."

@@ -84,8 +84,7 @@ def run_report(config: ReportConfig) -> None:
             f"runs {', '.join(map(str, config.runs))}: no finished run among {len(folders)} "
             f"folders{told}"
         )
-    norms = dict.fromkeys(record.spec.norm for record in records)
-    baseline = check_baseline(config.baseline, norms) if len(norms) > 1 else config.baseline
+    baseline = check_baseline(config.baseline, (record.spec.norm for record in records))
     summary = summarize(records, problems, baseline=baseline, threshold=config.threshold)
     algos, envs = ([*dict.fromkeys(getattr(t, n) for t in summary.tasks)] for n in ("algo", "env"))
     agents = [
@@ -160,11 +159,11 @@ def check_baseline(baseline: str, norms: Iterable[str]) -> str:
     """In the spelling in which runs have it.
 
     Raises:
-        UserError: it is none of the normalizers that there are.
+        UserError: it is none of the several normalizers that there are.
     """
-    norms = list(norms)
+    norms = list(dict.fromkeys(norms))
     known = canonical_spec(baseline)
-    if known not in norms:
+    if known not in norms and len(norms) > 1:
         raise UserError(f"--baseline {baseline}: expected one of {', '.join(norms)}")
     return known
 

@@ -54,8 +54,11 @@ def probability_of_improvement(*tasks: np.ndarray, axis: int = -1) -> np.ndarray
     half = len(tasks) // 2
     found = []
     for x, y in zip(tasks[:half], tasks[half:], strict=True):
-        difference = np.moveaxis(x, axis, -1)[..., :, None] - np.moveaxis(y, axis, -1)[..., None, :]
-        found.append((np.sign(difference).mean((-2, -1)) + 1) / 2)
+        mine, theirs = (
+            np.moveaxis(x, axis, -1)[..., :, None],
+            np.moveaxis(y, axis, -1)[..., None, :],
+        )
+        found.append(((mine > theirs).mean((-2, -1)) + (mine >= theirs).mean((-2, -1))) / 2)
     return np.mean(found, axis=0)
 
 

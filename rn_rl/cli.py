@@ -112,7 +112,7 @@ def run_command(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; see :func:`run_command`."""
-    about = "Regularity-normalized agents: train, evaluate, film."
+    about = "Regularity-normalized agents: train, compare, evaluate, film."
     return run_command(Command, HANDLERS, "rn-rl", about, arguments)
 
 

@@ -72,6 +72,11 @@ class Arm:
         rows = [np.interp(common, run.timesteps, self.filled(run)) for run in curves]
         return common, np.stack(rows)
 
+    @cached_property
+    def band(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pointwise 95% interval of the mean curve."""
+        return statistics.bands(self.curves[1])
+
     def filled(self, run: RunRecord) -> np.ndarray:
         """Returns of a run's evaluations, the worst of the task where one is not finite."""
         return np.where(np.isfinite(run.returns), run.returns, self.scale.worst)

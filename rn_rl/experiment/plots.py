@@ -127,7 +127,7 @@ def learning_curves(task: Task, palette: Palette) -> str | None:
         look = palette[norm]
         marker = "o" if len(steps) == 1 else None
         axes.plot(steps, rows.mean(0), label=norm, linewidth=1.8, marker=marker, **look)
-        low, high = statistics.bands(rows)
+        low, high = arm.band
         axes.fill_between(steps, low, high, color=look["color"], alpha=0.18, linewidth=0)
     if not drawn:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,11 +65,13 @@ def find_runs(root: Path) -> list[Path]:
     """Folders of runs below a folder: those with a ``run.yaml``, and what looks like one without."""
     if not root.is_dir():
         raise UserError(f"runs {root}: no such folder; 'rn-rl train' or 'rn-rl compare' makes one")
-    folders = {path.parent for path in root.rglob("run.yaml")}
-    known = ("evaluations.npz", "policy.safetensors", "0.monitor.csv")
-    halves = {path.parent for name in known for path in root.rglob(name)}
-    hidden = {folder for folder in halves if folder.name.startswith(".")}  # of a running training
-    return sorted((folders | halves) - hidden, key=natural)
+    known = {"run.yaml", "evaluations.npz", "policy.safetensors", "0.monitor.csv"}
+    found = []
+    for folder, inside, names in os.walk(root):
+        inside[:] = [name for name in inside if not name.startswith(".")]  # of a running training
+        if known.intersection(names):
+            found.append(Path(folder))
+    return sorted(found, key=natural)
 
 
 def natural(path: Path) -> tuple[str, int, str]:

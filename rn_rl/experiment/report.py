@@ -347,7 +347,7 @@ def write_curves(summary: Summary, path: Path) -> None:
         for norm, arm in task.arms.items():
             steps, values = arm.curves
             if len(steps):
-                low, high = statistics.bands(values)
+                low, high = arm.band
                 line = zip(steps, values.mean(0), low, high, strict=True)
                 rows += [[task.name, norm, *map(float, each), len(values)] for each in line]
     write_rows(path, ["task", "normalizer", "timesteps", "mean", "low", "high", "seeds"], rows)

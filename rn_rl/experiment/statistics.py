@@ -81,6 +81,8 @@ def interval(
     """
     if min(len(task) for task in tasks) < 2:
         return float("nan"), float("nan")
+    if all(np.ptp(task) == 0 for task in tasks):  # every resample is the sample
+        return float(statistic(*tasks)), float(statistic(*tasks))
     found = stats.bootstrap(
         tasks,
         statistic,

@@ -150,7 +150,10 @@ def wait_for(condition, seconds=120):
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize(("engine", "timesteps"), [("auto", 10_000), ("process", 5_000)])
+@pytest.mark.parametrize(
+    ("engine", "timesteps"),
+    [("auto", 10_000), pytest.param("process", 5_000, marks=pytest.mark.slow)],
+)
 def test_ctrl_c_then_the_same_command(tmp_path, engine, timesteps):
     """All runs end at a checkpoint, and go on from there."""
     shape = ["--seeds", "2", "--norms", "rn", "--engine", engine, "--timesteps", str(timesteps)]
@@ -186,7 +189,7 @@ def test_two_commands_share_a_folder(tmp_path):
     assert len(policies(tmp_path)) == 6
 
 
-@pytest.mark.parametrize("once", [True, False])
+@pytest.mark.parametrize("once", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_process_that_is_killed_costs_others_nothing(tmp_path, once):
     """Killed once, it is tried again; killed again, by itself, it alone has failed."""
     module = tmp_path / "frail_env.py"

@@ -455,9 +455,7 @@ def stop_on_interrupt(grid: Grid) -> Iterator[None]:
         if grid.stop_file.exists():
             raise KeyboardInterrupt
         grid.stop_file.touch()
-        grid.console.print(
-            "stopping after this phase (Ctrl-C again: at once, without a checkpoint)"
-        )
+        say(grid.console, "stopping after this phase (Ctrl-C again: at once, without a checkpoint)")
 
     try:
         before = signal.signal(signal.SIGINT, handle)

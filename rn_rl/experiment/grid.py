@@ -22,7 +22,7 @@ from rn_rl.experiment.config import TrainConfig
 from rn_rl.experiment.evaluate import EvaluateConfig, evaluate
 from rn_rl.experiment.files import write_json
 from rn_rl.experiment.progress import Watch
-from rn_rl.experiment.records import read_final
+from rn_rl.experiment.records import Final, read_final
 from rn_rl.experiment.run import Run, RunSpec, file_name, light
 from rn_rl.experiment.seeds import no_batch, resume_batch, train_together
 from rn_rl.experiment.train import TrainingStopped, resolve, train
@@ -148,6 +148,8 @@ class Found:
     spec: RunSpec
     timesteps: int
     """That its checkpoint has behind it; -1 without one."""
+    final: Final | None
+    """The evaluation of its last policy, if there is one."""
 
     @property
     def trained(self) -> bool:
@@ -189,16 +191,15 @@ def find(root: Path, spec: RunSpec) -> dict[str, Found]:
                 steps = -1
         key = key_of(its)
         if key not in found or found[key].timesteps < steps:
-            found[key] = Found(run, its, steps)
+            found[key] = Found(run, its, steps, final)
     return found
 
 
 def is_done(found: Found | None, episodes: int) -> bool:
     """Whether a run is trained, and its last policy evaluated in so many episodes at least."""
-    final = read_final(found.run, []) if found is not None else None
-    if found is None or final is None:
+    if found is None or found.final is None:
         return False
-    return final.episodes >= episodes and final.timesteps >= found.spec.timesteps
+    return found.final.episodes >= episodes and found.final.timesteps >= found.spec.timesteps
 
 
 def make_jobs(root: Path, cell: Cell, episodes: int, parts: int, stop_file: Path) -> list[Job]:
@@ -303,9 +304,8 @@ def train_missing(job: Job, watch: Watch, *, afresh: bool) -> None:
         if on_disk is None or on_disk.timesteps < 0 or afresh:
             left.append(spec)
         elif on_disk.spec.together:
-            now = find(job.config.out, spec)[key_of(spec)]
-            if not now.trained:  # by the others of its batch
-                resume_batch(replace(job.config, resume=now.run.folder), console, watch)
+            resume_batch(replace(job.config, resume=on_disk.run.folder), console, watch)
+            found = find(job.config.out, spec)  # the others of its batch are trained now too
         else:
             train(replace(job.config, resume=on_disk.run.folder), console, watch)
     if left and job.together:

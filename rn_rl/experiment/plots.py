@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import io
 import itertools
 import re
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
 import matplotlib.axes
@@ -18,6 +19,9 @@ import numpy as np
 
 from rn_rl.experiment import statistics
 from rn_rl.experiment.comparison import Arm, Estimate, Summary, Task
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 INK, GRID = "#010203", "#010204"
 """Stand for the page's colours of text and lines, which differ between light and dark."""
@@ -95,15 +99,15 @@ def variable(color: str) -> str:
     return f"var(--{names[color]})"
 
 
-def styled(draw):  # type: ignore[no-untyped-def]
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
     """Draws with our style, and nobody else's settings."""
 
-    def wrapped(*args, **kwargs):  # type: ignore[no-untyped-def]
+    @functools.wraps(draw)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         with matplotlib.rc_context(rc=matplotlib.rcParamsDefault):
             matplotlib.rcParams.update(STYLE)
             return draw(*args, **kwargs)
 
-    wrapped.__doc__ = draw.__doc__
     return wrapped
 
 

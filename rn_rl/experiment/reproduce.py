@@ -9,7 +9,6 @@ state.
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
@@ -30,7 +29,9 @@ from rn_rl.experiment.comparison import Comparison, compare, correct
 from rn_rl.experiment.config import shown_as
 from rn_rl.experiment.files import markdown_table, whole
 from rn_rl.experiment.grid import Cell, find, key_of
+from rn_rl.experiment.progress import say
 from rn_rl.experiment.records import read_episodes
+from rn_rl.experiment.report import write_rows, write_text
 from rn_rl.experiment.run import command_line
 from rn_rl.experiment.train import TrainingStopped
 
@@ -260,16 +261,16 @@ def write(
     folder = config.results or config.out
     folder.mkdir(parents=True, exist_ok=True)
     with whole(folder / f"{config.what}.md") as temporary:
-        temporary.write_text("\n\n".join(lines) + "\n")
-    with (
-        whole(folder / f"{config.what}.csv") as temporary,
-        temporary.open("w", newline="") as stream,
-    ):
-        writer = csv.writer(stream)
-        writer.writerow(["arm", "run", "last_50_episodes", *(f"fifth_{i}" for i in range(1, 6))])
-        for arm in arms:
-            for i, (last, fifths) in enumerate(zip(arm.last, arm.fifths, strict=True)):
-                writer.writerow([arm.name, i, last, *fifths])
+        write_text(temporary, "\n\n".join(lines) + "\n")
+    write_rows(
+        folder / f"{config.what}.csv",
+        ["arm", "run", "last_50_episodes", *(f"fifth_{i}" for i in range(1, 6))],
+        (
+            [arm.name, i, last, *fifths]
+            for arm in arms
+            for i, (last, fifths) in enumerate(zip(arm.last, arm.fifths, strict=True))
+        ),
+    )
     table = Table(title=about)
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("arm", "paper") else "right")
@@ -277,5 +278,5 @@ def write(
         table.add_row(*row)
     console.print(table)
     for line in (*(rough if config.quick else []), *lines[-2].splitlines()):
-        console.print(line, highlight=False)
-    console.print(f"written: {folder / config.what}.md and .csv", soft_wrap=True, highlight=False)
+        say(console, line)
+    say(console, f"written: {folder / config.what}.md and .csv")

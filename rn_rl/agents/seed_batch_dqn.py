@@ -21,6 +21,7 @@ from rn_rl.agents.seed_batch import SeedBatch, clip_gradients
 from rn_rl.agents.seed_envs import SeedEnvs, Step
 from rn_rl.agents.stacked import Program, SeedStack
 from rn_rl.agents.streams import Streams
+from rn_rl.normalization import observed_acting
 
 
 class SeedReplay:
@@ -108,6 +109,11 @@ class SeedBatchDQN(SeedBatch[DQN]):
         self.exploration_rate = model.exploration_rate
         own = len(self.stack.tensors)
         self._q_values = Program(self._compute_q_values, constant=own, values=True)
+        self._acting_q_values = self._q_values
+        if getattr(
+            model.policy, "acting_observes", False
+        ):  # then acting changes the state in place
+            self._acting_q_values = Program(self._compute_acting_q_values, constant=own)
         self._gradients = Program(self._compute_gradients, compile, constant=2 * own)
 
     @staticmethod
@@ -135,6 +141,10 @@ class SeedBatchDQN(SeedBatch[DQN]):
         *own, observations = tensors
         result: Tensor = self.stack.over_seeds(lambda q_net, x: q_net(x), own, observations)
         return result
+
+    def _compute_acting_q_values(self, *tensors: Tensor) -> Tensor:
+        with observed_acting(self.stack.module):
+            return self._compute_q_values(*tensors)
 
     def q_values(self, observations: Tensor, tensors: Sequence[Tensor] | None = None) -> Tensor:
         """Q of the online networks, ``(seeds, n, actions)``; other tensors give other networks."""
@@ -199,7 +209,8 @@ class SeedBatchDQN(SeedBatch[DQN]):
         rate = self.exploration_rate
         if self.num_timesteps < self.model.learning_starts or rate >= 1:
             return random
-        return np.where(chance < rate, random, self.predict(observations))
+        q_values = self._acting_q_values(*self.stack.tensors, self.tensor(observations))
+        return np.where(chance < rate, random, q_values.argmax(-1).cpu().numpy())
 
     @property
     def rollout_length(self) -> int:

@@ -253,7 +253,11 @@ def new_grid(config: CompareConfig, console: Console) -> Grid:
         UserError: anything that the user can fix.
     """
     check(config)
-    cells = make_cells(config, console)
+    return grid_of(config, make_cells(config, console), console)
+
+
+def grid_of(config: CompareConfig, cells: list[Cell], console: Console) -> Grid:
+    """A grid of cells that were made before."""
     return Grid(config, cells, console, config.out / ".grid" / f"stop-{uuid.uuid4().hex}")
 
 

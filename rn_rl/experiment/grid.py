@@ -42,11 +42,15 @@ class Cell:
     """Whether its seeds are trained in a batch."""
     reason: str | None = None
     """Why not, if that was not asked for."""
+    label: str | None = None
+    """Instead of its normalizer, where others have the same."""
 
     @property
     def name(self) -> str:
         """Of its rows and messages."""
         spec = self.specs[0]
+        if self.label:
+            return f"{self.label} {spec.algo} {spec.env}"
         return f"{spec.norm} {spec.algo} {spec.env}"
 
     @property

@@ -28,7 +28,7 @@ NOISE_KEYS = ("noise_type", "noise_std")
 """The zoo's keys for SB3's ``action_noise``."""
 
 SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf", "delta_std")
-"""Keys that may fall over the run, as the zoo's ``lin_0.001``."""
+"""Keys that may change over the run, as the zoo's ``lin_0.001``."""
 
 IMPORTABLE = ("rn_rl.", "minigrid.", "gymnasium.", "stable_baselines3.", "sb3_contrib.")
 """Dotted names in a config are looked up in these packages alone: a config runs nobody's code."""
@@ -212,14 +212,23 @@ def action_noise(kind: str, std: float, action_space: spaces.Space[Any]) -> Acti
 
 
 def linear_schedule(key: str, text: str) -> LinearSchedule:
-    """The zoo's ``lin_0.001``: falls linearly from 0.001 to 0 over the run."""
-    kind, _, value = text.partition("_")
+    """The zoo's ``lin_0.001``, which falls linearly from 0.001 to 0 over the run.
+
+    Ours beside it: ``lin_1e-4_5e-3_0.1`` goes from 1e-4 to 5e-3 over the first tenth and stays there.
+    """
+    kind, *values = text.split("_")
     try:
-        if kind == "lin":
-            return LinearSchedule(float(value), 0.0, 1.0)
+        numbers = [float(value) for value in values]
     except ValueError:
-        pass
-    raise UserError(f"{key}={text!r}: expected a number, or lin_NUMBER for one that falls to 0")
+        numbers = []
+    if kind == "lin" and len(numbers) == 1:
+        return LinearSchedule(numbers[0], 0.0, 1.0)
+    if kind == "lin" and len(numbers) == 3 and 0 < numbers[2] <= 1:
+        return LinearSchedule(*numbers)
+    raise UserError(
+        f"{key}={text!r}: expected a number, lin_NUMBER for one that falls to 0 over the run, or "
+        "lin_FROM_TO_SHARE for one that gets there in so large a share of it"
+    )
 
 
 def import_name(dotted: str) -> Any:

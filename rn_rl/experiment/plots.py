@@ -8,7 +8,8 @@ import io
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
 from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
@@ -91,6 +92,18 @@ def svg(figure: matplotlib.figure.Figure, title: str) -> str:
     text = re.sub(r'href="#([^"]+)"', rf'href="#{mark}-\1"', text)
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{mark}-\1)", text)
     return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)
+
+
+def css() -> str:
+    """What the page's names for colours stand for, in light and in dark."""
+    return (files("rn_rl") / "experiment" / "colors.css").read_text("utf-8")
+
+
+def by_itself(text: str) -> str:
+    """A picture with its colours, for a file of its own."""
+    style = "svg { background: var(--page) }"
+    end = text.index(">") + 1
+    return f"{text[:end]}<style>{css()}{style}</style>{text[end:]}\n"
 
 
 def variable(color: str) -> str:
@@ -231,6 +244,47 @@ def gain_curves(task: Task, palette: Palette) -> str | None:
     grid[0].set_ylabel("gain")
     legend(figure, *grid[: len(layers)])
     return svg(figure, f"gain per layer of {task.name}")
+
+
+@styled
+def training(
+    estimates: list[tuple[str, Estimate]],
+    curves: Mapping[str, np.ndarray],
+    timesteps: int,
+    title: str,
+) -> str:
+    """Two panels, in a file of its own: an interval for each arm, and training curves of some.
+
+    Args:
+        estimates: of every arm.
+        curves: mean return in equal parts of the run, ``(runs, parts)``, not a number where none ended.
+        timesteps: of a run.
+        title: of the picture.
+    """
+    palette = Palette(list(curves))
+    figure = picture(width=10.0, height=1.2 + 0.28 * max(len(estimates), 8))
+    left, right = figure.subplots(1, 2, width_ratios=(2, 3))
+    for place, (name, found) in enumerate(estimates):
+        color = palette[name]["color"]
+        left.plot([found.low, found.high], [place, place], color=color, linewidth=5, alpha=0.45)
+        left.plot([found.value], [place], "o", color=color, markersize=6)
+    left.set_yticks(range(len(estimates)), [name for name, _ in estimates])
+    left.set_ylim(len(estimates) - 0.5, -0.5)
+    left.grid(axis="y", visible=False)
+    left.spines["left"].set_visible(False)
+    left.set_xlabel("mean return of the last 50 episodes, 95% interval")
+    for name, rows in curves.items():
+        parts = rows.shape[1]
+        steps = (np.arange(parts) + 0.5) * timesteps / parts
+        full = np.isfinite(rows).all(0)  # a part in which some run ended no episode is left out
+        look = palette[name]
+        right.plot(steps[full], rows[:, full].mean(0), label=name, linewidth=1.8, **look)
+        low, high = statistics.bands(rows[:, full])
+        right.fill_between(steps[full], low, high, color=look["color"], alpha=0.15, linewidth=0)
+    steps_axis(right)
+    right.set_ylabel("mean training return")
+    legend(figure, right)
+    return by_itself(svg(figure, title))
 
 
 def gain_layers(arm: Arm) -> list[str]:

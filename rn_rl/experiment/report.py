@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import jinja2
 import tyro
+from markupsafe import Markup
 from rich.console import Console
 
 from rn_rl.errors import UserError
@@ -127,6 +128,7 @@ def write_report(
         "metrics": METRICS,
         "exploratory": statistics.EXPLORATORY,
         "colors": palette.colors(),
+        "palette": Markup(plots.css()),
         "csv": [csv_file(out, name).name for name in ("figures", "runs", "curves")],
     }
     try:

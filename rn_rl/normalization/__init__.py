@@ -16,7 +16,7 @@ from rn_rl.normalization.registry import (
     parse_spec,
     split_outside,
 )
-from rn_rl.normalization.regularity import RegularityNorm
+from rn_rl.normalization.regularity import RegularityNorm, observed_acting
 from rn_rl.normalization.saliency import SaliencyNorm, class_shares, saliency_prior
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "class_shares",
     "make_normalizers",
     "observation_weights",
+    "observed_acting",
     "parse_spec",
     "phase_norms",
     "saliency_prior",

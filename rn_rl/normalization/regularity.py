@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rn_rl.errors import UserError
 from rn_rl.normalization import functional, published
-from rn_rl.normalization.phase import PhaseNorm, decay_per_phase
+from rn_rl.normalization.phase import PhaseNorm, decay_per_phase, phase_norms, set_within
 
 Axis = Literal["layer", "neuron", "sample"]
 Commit = Literal["phase", "forward"]
@@ -103,6 +105,8 @@ class RegularityNorm(PhaseNorm):
         self.half_life = half_life
         self.commit_on = commit
         self.eps = eps
+        self.acting = False
+        """Inside :func:`observed_acting` alone."""
         if commit == "phase":
             state = functional.initial_state(num_codes)
             pending = torch.zeros(4, num_codes, dtype=state.dtype)
@@ -155,7 +159,7 @@ class RegularityNorm(PhaseNorm):
         return x * functional.on_axis_1(self.running_state[functional.GAIN].to(x.dtype), x)
 
     def _published_forward(self, x: Tensor) -> Tensor:
-        moving = self.training and self.observing and not self.frozen
+        moving = (self.training or self.acting) and self.observing and not self.frozen
         before = self.running_state.clone()  # the gradient still needs it when the state has moved
         y, state = published.step(x, before, moving)
         if moving:
@@ -167,3 +171,17 @@ class RegularityNorm(PhaseNorm):
         defaults = {"half_life": None, "commit": "phase"}
         shown = "".join(f", {k}={v}" for k, v in options.items() if v != defaults[k])
         return f"{self.num_features}, axis={self.axis}{shown}"
+
+
+@contextmanager
+def observed_acting(module: nn.Module) -> Iterator[None]:
+    """Inside this context acting is observed as training is, where the arithmetic is the published one.
+
+    A forward in evaluation mode then moves the state of every ``commit="forward"`` normalizer, as the
+    published agents had it: an action is chosen by another network than the one before it. Those that
+    obey the phase rule are not touched.
+    """
+    norms = phase_norms(module).values()
+    as_published = [n for n in norms if isinstance(n, RegularityNorm) and n.commit_on == "forward"]
+    with set_within(as_published, "acting", True):
+        yield

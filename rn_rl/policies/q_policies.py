@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from sb3_contrib.qrdqn.policies import QRDQNPolicy, QuantileNetwork
-from stable_baselines3.common.type_aliases import Schedule
-from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
+from typing import Any
 
+from sb3_contrib.qrdqn.policies import QRDQNPolicy, QuantileNetwork
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
+from torch import Tensor
+
+from rn_rl.errors import UserError
+from rn_rl.normalization import RegularityNorm, observed_acting, phase_norms
 from rn_rl.policies.layers import normalized
 from rn_rl.policies.norm_policy import NormPolicyMixin, freeze_normalizers
 
@@ -15,7 +20,35 @@ class NormDQNPolicy(NormPolicyMixin, DQNPolicy):
 
     The target network's normalizers are frozen: they take the online network's state at target
     updates and from nowhere else, also when somebody calls ``policy.train()``.
+
+    Args:
+        acting_observes: with ``rn-paper`` or ``rln-paper``, acting during training moves the state as
+            learning does, as in the published agents; see :func:`rn_rl.normalization.observed_acting`.
+            Greedy predictions, such as those of an evaluation, move nothing.
+        args, kwargs: see :class:`~rn_rl.policies.norm_policy.NormPolicyMixin`.
     """
+
+    def __init__(self, *args: Any, acting_observes: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.acting_observes = acting_observes
+        if acting_observes and not any(
+            isinstance(n, RegularityNorm) and n.commit_on == "forward"
+            for n in phase_norms(self.q_net).values()
+        ):
+            raise UserError(
+                f"acting_observes with normalizer {self.norm!r}: expected rn-paper or rln-paper in it, "
+                "since others move their state between phases alone"
+            )
+
+    def _predict(self, obs: PyTorchObs, deterministic: bool = True) -> Tensor:
+        if self.acting_observes and not deterministic:
+            with observed_acting(self.q_net):
+                return super()._predict(obs, deterministic)
+        return super()._predict(obs, deterministic)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        parameters = super()._get_constructor_parameters()
+        return {**parameters, "acting_observes": self.acting_observes}
 
     def make_q_net(self) -> QNetwork:
         q_net = super().make_q_net()

@@ -326,3 +326,24 @@ def test_compiled_updates_are_the_same_numbers():
         batches.append(batch)
     for mine, theirs in zip(batches[1].stack.tensors, batches[0].stack.tensors, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("spec", ["rn-paper", "ln+rln-paper"])
+def test_published_agents_of_a_batch_observe_their_acting_as_single_ones_do(spec):
+    kwargs = {"norm": spec, "net_arch": [8, 8], "acting_observes": True}
+    options = {"policy_kwargs": kwargs, "learning_starts": 0}
+    theirs, mine = ([dqn(spec, seed, **options) for seed in SEEDS] for _ in range(2))
+    for model in (*theirs, *mine):
+        to_double(model.q_net)
+        model.exploration_rate = 0.0
+    batch = SeedBatchDQN(mine, envs_of(mine))
+    observations = np.random.default_rng(0).normal(size=(6, len(SEEDS), 1, 4)).astype(np.float32)
+    for step, seen in enumerate(observations):
+        if step % 2:
+            batch.predict(seen)  # an evaluation: moves nothing
+        actions = batch.act(seen)
+        for model, one, chosen in zip(theirs, seen, actions, strict=True):
+            assert model.predict(one, deterministic=False)[0] == chosen
+    networks_agree(batch, theirs, lambda model: model.q_net, 1e-10)
+    states = [m.q_net.state_dict()["q_net.1.running_state"] for m in theirs if "+" not in spec]
+    assert all(state[2, 0] == 6 * 8 for state in states)

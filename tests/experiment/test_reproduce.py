@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from rn_rl.cli import main
+from rn_rl.experiment.protocol import PROTOCOLS, PUBLISHED, STUDIES, paper_and_controls
 from rn_rl.experiment.records import find_runs, read_episodes
-from rn_rl.experiment.reproduce import CONTROLS, OURS, PROTOCOLS, PUBLISHED, QUESTIONS, YOKED
+from rn_rl.experiment.reproduce import PARTS, curve
 from rn_rl.experiment.run import Run
 
 
@@ -22,13 +23,17 @@ def test_every_arm_of_the_paper_and_every_control(tmp_path):
     what = "cartpole"
     assert toy(tmp_path, what, "--seeds", "2") == 0
     rows = list(csv.DictReader((tmp_path / f"{what}.csv").read_text().splitlines()))
-    arms = [*PUBLISHED, *OURS, *CONTROLS, YOKED]
+    study = paper_and_controls(PROTOCOLS[what])
+    arms = [arm.name for arm in study.arms]
+    assert len(arms) == 15 and set(PUBLISHED) < set(arms)
     assert [row["arm"] for row in rows] == [arm for arm in arms for _ in range(2)]
     page = (tmp_path / f"{what}.md").read_text()
     line = next(line for line in page.splitlines() if line.startswith("| ln+rn-paper "))
     assert line.endswith("| 207.0 ± 10.0 |")
-    assert page.count("\n- ") == len(QUESTIONS)
+    assert page.count("\n- ") == len(study.questions)
     assert "after correction for 19 comparisons" in page
+    assert "Cost: 30 trainings took" in page and "The published code would need" in page
+    assert "<svg" in (tmp_path / f"{what}.svg").read_text() and f"]({what}.svg)" in page
     for row in rows:  # the figures are those of SB3's own monitor files
         if row["arm"] == "ln+rn":
             runs = [
@@ -86,6 +91,9 @@ def test_episodes_of_several_environments_are_put_in_the_order_in_which_they_end
         (["cartpole", "--arms", "none,lm"], "unknown normalizer 'lm'"),
         (["cartpole", "--seeds", "-1"], "--seeds -1: expected at least 1"),
         (["cartpole", "--timesteps", "-1"], "--timesteps -1: expected at least 1"),
+        (["cartpole", "--recurrent"], "cartpole --recurrent: needs no memory"),
+        (["cartpole", "--warm-up", "--as-published"], "expected one study at a time"),
+        (["redbluedoors", "--as-published"], "the paper gives no number"),
     ],
 )
 def test_bad_input(arguments, message, tmp_path, capsys):
@@ -94,7 +102,63 @@ def test_bad_input(arguments, message, tmp_path, capsys):
     assert message in error and error.count("\n") == 1
 
 
-def test_questions_are_of_arms_that_there_are():
-    arms = {*PUBLISHED, *OURS, *CONTROLS, YOKED}
-    assert {name for pair in QUESTIONS for name in pair} == arms
-    assert set(PROTOCOLS) == {"cartpole", "lunarlander", "redbluedoors"}
+@pytest.mark.parametrize("what", PROTOCOLS)
+@pytest.mark.parametrize("make", [paper_and_controls, *STUDIES.values()])
+def test_questions_are_of_arms_that_there_are(what, make):
+    if PROTOCOLS[what].algo != "dqn" and make is STUDIES["as-published"]:
+        return
+    study = make(PROTOCOLS[what])
+    arms = [arm.name for arm in study.arms]
+    assert len(set(arms)) == len(arms)
+    assert len(set(study.questions)) == len(study.questions)
+    assert {name for pair in study.questions for name in pair} == set(arms)
+
+
+def specs(root):
+    return [Run(folder).read_spec() for folder in find_runs(root)]
+
+
+def test_as_published_only_the_first_run_explores(tmp_path):
+    assert toy(tmp_path, "cartpole", "--seeds", "3", "--as-published") == 0
+    page = (tmp_path / "cartpole-as-published.md").read_text()
+    assert page.count("\n- ") == 5 and "| 207.0 ± 10.0 |" in page
+    found = specs(tmp_path)
+    assert len(found) == 15
+    for spec in found:
+        begins = spec.hyperparameters.get("exploration_initial_eps", 1.0)
+        assert begins == (1.0 if spec.seed == 0 else 0.01)
+        observes = spec.hyperparameters["policy_kwargs"].get("acting_observes", False)
+        assert observes == ("paper" in spec.norm)
+        assert spec.together  # three of a kind are one batch, the first one by itself another
+
+
+def test_warm_up_rises_as_the_ramp_does(tmp_path):
+    arms = "ln with warm-up,ln,ln+ramp(5, 5000)"
+    assert toy(tmp_path, "cartpole", "--seeds", "2", "--warm-up", "--arms", arms) == 0
+    page = (tmp_path / "cartpole-warm-up.md").read_text()
+    assert page.count("\n- ") == 2 and "| ln with warm-up |" in page
+    rates = {(spec.norm, spec.hyperparameters["learning_rate"]) for spec in specs(tmp_path)}
+    ramped = "ln+ramp"  # of these values, its own
+    assert rates == {("ln", "lin_1e-4_5e-3_0.3333"), ("ln", 1e-3), (ramped, 1e-3)}
+
+
+def test_learning_rates_share_the_runs_of_the_protocol(tmp_path):
+    assert toy(tmp_path, "cartpole", "--seeds", "1", "--arms", "ln,ln+rn") == 0
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("policy.safetensors")}
+    arms = "ln at 1e-3,ln at 1e-2,ln+rn"
+    assert toy(tmp_path, "cartpole", "--seeds", "1", "--learning-rates", "--arms", arms) == 0
+    after = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("policy.safetensors")}
+    assert len(before) == 2 and len(after) == 3 and before.items() < after.items()
+
+
+def test_redbluedoors_with_memory(tmp_path):
+    arguments = ["--seeds", "1", "--recurrent", "--arms", "rn"]
+    assert toy(tmp_path, "redbluedoors", *arguments, timesteps=2048) == 0
+    assert "with memory (an LSTM)" in (tmp_path / "redbluedoors-recurrent.md").read_text()
+    assert [spec.algo for spec in specs(tmp_path)] == ["ppo_lstm"]
+
+
+def test_a_curve_has_the_mean_of_the_episodes_that_ended_in_each_part():
+    found = curve(np.array([10, 20, 60, 100]), np.array([1.0, 3.0, 5.0, 7.0]), 100)
+    assert len(found) == PARTS
+    assert found[[2, 4, 12, 19]].tolist() == [1, 3, 5, 7] and np.isnan(found).sum() == PARTS - 4

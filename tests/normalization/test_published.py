@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rn_rl.normalization import RegularityNorm, make_normalizers
+from rn_rl.normalization import RegularityNorm, make_normalizers, observed_acting
 from rn_rl.normalization.published import COUNT, LOG_MASS, MEAN, STD
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data/regularity_golden.json").read_text())
@@ -109,3 +109,25 @@ def test_constants_and_single_rows_stay_finite(name, x):
 def test_there_is_no_frozen_gain():
     [norm] = make_normalizers("rln-paper", 4)
     assert norm.gain.shape == (4,) and norm.gain.isnan().all()
+
+
+@pytest.mark.parametrize("name", ["rn-paper", "rln-paper"])
+def test_acting_is_observed_where_it_is_asked_for(name):
+    learning, acting = (make_normalizers(name, 4)[0] for _ in range(2))
+    acting.eval()
+    for x in torch.randn(3, 1, 4):
+        y = learning.train()(x)
+        before = acting.running_state.clone()
+        acting(x)
+        assert torch.equal(acting.running_state, before)
+        with observed_acting(acting):
+            assert torch.equal(acting(x), y)
+        assert torch.equal(acting.running_state, learning.running_state)
+    assert not acting.training and not acting.acting
+
+
+def test_acting_is_never_observed_by_those_that_obey_the_phase_rule():
+    norm = RegularityNorm(4).eval()
+    with observed_acting(norm):
+        norm(torch.randn(8, 4))
+    assert not norm.pending_sums.any() and not norm.acting

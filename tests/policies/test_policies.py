@@ -392,6 +392,28 @@ def test_the_published_normalizer_acts_differently_in_a_batch():
         assert ((rows - output(model.policy, x)).abs() > 0.1 * rows.abs()).float().mean() > 0.5
 
 
+def test_the_published_agent_observes_its_own_acting():
+    """Sampled actions move the state, greedy ones, as an evaluation takes them, do not."""
+    kwargs = {"norm": "ln+rn-paper", "net_arch": [8], "acting_observes": True}
+    model = DQN(NormDQNPolicy, "CartPole-v1", policy_kwargs=kwargs, seed=0, learning_starts=0)
+    model.exploration_rate = 0.0
+    [norm] = phase_norms(model.q_net).values()
+    counts = []
+    for deterministic in (True, False, False):
+        model.predict(np.ones(4, np.float32), deterministic=deterministic)
+        counts.append(norm.running_state[2].item())
+    assert counts == [0, 8, 16]
+    assert type(model.policy)(**model.policy._get_constructor_parameters()).acting_observes
+    model.learn(40)
+    assert norm.running_state[2].item() > 16 + 20 * 8
+
+
+def test_only_published_normalizers_observe_acting():
+    kwargs = {"norm": "ln+rn", "net_arch": [8], "acting_observes": True}
+    with pytest.raises(UserError, match="expected rn-paper or rln-paper in it"):
+        DQN(NormDQNPolicy, "CartPole-v1", policy_kwargs=kwargs)
+
+
 def test_the_example_in_the_docstring_is_true():
     result = doctest.testmod(rn_rl.policies.kwargs)
     assert result.attempted == 2 and result.failed == 0

@@ -1,0 +1,170 @@
+"""The paper's tasks, the arms of every study, and the questions asked of them, decided beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rn_rl.errors import UserError
+
+PUBLISHED = ("none", "ln", "rn-paper", "rln-paper", "ln+rn-paper")
+"""What the paper compares, by its own arithmetic."""
+
+YOKED = "ln+yoked"
+"""Stands for the gains of another seed of ``ln+rn``, which is trained first."""
+
+RATES = ("1e-4", "3e-4", "1e-3", "3e-3", "1e-2")
+"""Learning rates of the grid; the protocol's is 1e-3."""
+
+QUICK = ("none", "ln", "rn", "ln+rn", "logt")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One of the paper's three tasks."""
+
+    algo: str
+    recurrent: str | None
+    """The same algorithm with memory, if the task needs some."""
+    env: str
+    timesteps: int
+    seeds: int
+    """By default."""
+    phase: int
+    """Timesteps from one commit to the next."""
+    half_life: int
+    """In phases, of the arm that forgets: well within a run."""
+    ramp: int
+    """Phases over which the linear ramp rises, well within a run too."""
+    about: str
+    """What else belongs to a line about it."""
+
+    @property
+    def ramped(self) -> str:
+        """The linear ramp, after LayerNorm."""
+        return f"ln+ramp(5, {self.ramp})"
+
+
+PROTOCOLS = {
+    "cartpole": Protocol(
+        "dqn", None, "CartPole-v1", 60_000, 50, 4, 2000, 5000, ""
+    ),
+    "lunarlander": Protocol(
+        "dqn", None, "LunarLander-v3", 200_000, 50, 4, 2000, 5000,
+        ", episodes cut at 100 steps",
+    ),
+    "redbluedoors": Protocol(
+        "ppo", "ppo_lstm", "MiniGrid-RedBlueDoors-6x6-v0", 1_000_000, 10, 2048, 50, 125,
+        ", without memory",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A row of the table: a normalizer and what else differs from the protocol."""
+
+    name: str
+    norm: str
+    set: tuple[str, ...] = ()
+    """Hyperparameters as name=value."""
+    later: tuple[str, ...] = ()
+    """More of them, for every run but the first."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """Arms, and pairs (arm, what it is compared with); p values are corrected for all pairs."""
+
+    title: str
+    arms: tuple[Arm, ...]
+    questions: tuple[tuple[str, str], ...]
+
+
+def plain(*norms: str) -> tuple[Arm, ...]:
+    """Normalizers under the protocol as it is."""
+    return tuple(Arm(norm, norm) for norm in norms)
+
+
+def paper_and_controls(protocol: Protocol) -> Study:
+    """The paper's arms, ours, and the controls that the paper lacks."""
+    ours = ("rn", "rln", "rsn", "ln+rn", f"ln+rn(half_life={protocol.half_life})")
+    controls = ("logt", "ln+logt", protocol.ramped, "ln+gain(5)", YOKED)
+    return Study(
+        "the paper's protocol, with controls",
+        plain(*PUBLISHED, *ours, *controls),
+        (
+            *((arm, "none") for arm in (*PUBLISHED[1:], *ours, *controls)),
+            ("rn", "logt"),
+            ("ln+rn", "ln"),
+            ("ln+rn", "ln+logt"),
+            ("ln+rn", YOKED),
+            (protocol.ramped, "ln+rn"),
+        ),
+    )
+
+
+def learning_rates(protocol: Protocol) -> Study:
+    """A learning-rate grid: is what a rising gain does what another learning rate does?"""
+    gains = ("ln+rn", protocol.ramped)
+    grid = [(norm, rate) for norm in ("none", "ln") for rate in RATES]
+    return Study(
+        "a grid of learning rates",
+        tuple(Arm(f"{norm} at {rate}", norm, (f"learning_rate={rate}",)) for norm, rate in grid)
+        + plain(*gains),
+        tuple((gain, f"{norm} at {rate}") for gain in gains for norm, rate in grid),
+    )
+
+
+def warm_up(protocol: Protocol) -> Study:
+    """A learning rate that rises as the ramp's gain does, from 0.1 to 5 times the protocol's."""
+    share = min(protocol.ramp * protocol.phase / protocol.timesteps, 1.0)
+    rising = (f"learning_rate=lin_1e-4_5e-3_{share:.4g}",)
+    arms = (
+        *plain("none", "ln", "ln+rn", protocol.ramped),
+        *(Arm(f"{norm} with warm-up", norm, rising) for norm in ("none", "ln")),
+    )
+    return Study(
+        f"a learning rate that rises from 1e-4 to 5e-3 over {100 * share:.3g}% of the run",
+        arms,
+        (
+            ("none with warm-up", "none"),
+            ("ln with warm-up", "ln"),
+            (protocol.ramped, "ln with warm-up"),
+            ("ln+rn", "ln with warm-up"),
+        ),
+    )
+
+
+def as_published(protocol: Protocol) -> Study:
+    """The paper's arms with what is known to confound them.
+
+    Epsilon is never reset after the first run, so that all others explore at 0.01 from their start;
+    acting moves the state of RN, and at another gain than learning, since that depends on the batch.
+    """
+    if protocol.algo != "dqn":
+        raise UserError(
+            f"--as-published on {protocol.env}: the paper gives no number for it; expected cartpole or "
+            "lunarlander"
+        )
+
+    def arm(norm: str) -> Arm:
+        acting = ("policy_kwargs.acting_observes=true",) if "paper" in norm else ()
+        return Arm(norm, norm, acting, later=("exploration_initial_eps=0.01",))
+
+    return Study(
+        "as published, with the known confounds",
+        tuple(arm(norm) for norm in PUBLISHED),
+        (
+            *((norm, "none") for norm in PUBLISHED[1:]),
+            ("ln+rn-paper", "ln"),
+        ),
+    )
+
+
+STUDIES: dict[str, Callable[[Protocol], Study]] = {
+    "learning-rates": learning_rates,
+    "warm-up": warm_up,
+    "as-published": as_published,
+}
+"""Beside the protocol, each by a flag."""

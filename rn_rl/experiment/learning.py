@@ -37,14 +37,28 @@ SMALL = ("learning_starts=500", "batch_size=64", "policy_kwargs.net_arch=[64,64]
 PUBLISHED = ("learning_starts=1000", "gamma=0.99", "policy_kwargs.net_arch=[256,256]")
 """TD3 as its authors run it (github.com/sfujim/TD3), learning earlier."""
 
+EPISODES = (
+    "learning_starts=1000",
+    "gamma=0.99",
+    "learning_rate=3e-4",
+    "train_freq=[1,episode]",
+    "gradient_steps=-1",
+    "policy_kwargs.net_arch=[64,64]",
+)
+"""TD3 that learns after each episode, so that a phase is one, in a narrower network: its gain rises
+less, and one step of Adam moves an action less."""
+
 CASES: dict[str, Case] = {
     "cartpole": Case("dqn", "CartPole-v1", "zoo", 50_000),
     "lunarlander": Case("dqn", "LunarLander-v3", "zoo", 100_000),
     "redbluedoors": Case("ppo", "MiniGrid-RedBlueDoors-6x6-v0", "paper", 1_000_000),
     "redbluedoors-lstm": Case("ppo_lstm", "MiniGrid-RedBlueDoors-6x6-v0", "paper", 1_000_000),
     "pendulum-sac": Case("sac", "Pendulum-v1", "zoo", 10_000, SMALL),
-    "pendulum-td3": Case("td3", "Pendulum-v1", "zoo", 10_000, (*PUBLISHED, "learning_rate=3e-4")),
-    "pendulum-td3-slow": Case(
+    "pendulum-td3": Case("td3", "Pendulum-v1", "zoo", 10_000, EPISODES),
+    "pendulum-td3-wide": Case(
+        "td3", "Pendulum-v1", "zoo", 10_000, (*PUBLISHED, "learning_rate=3e-4")
+    ),
+    "pendulum-td3-wide-slow": Case(
         "td3", "Pendulum-v1", "zoo", 10_000, (*PUBLISHED, "learning_rate=1e-4")
     ),
 }

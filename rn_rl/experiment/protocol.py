@@ -13,6 +13,9 @@ PUBLISHED = ("none", "ln", "rn-paper", "rln-paper", "ln+rn-paper")
 YOKED = "ln+yoked"
 """Stands for the gains of another seed of ``ln+rn``, which is trained first."""
 
+RECORDED_SEED = 1000
+"""Of that one: none of those compared, and the same however many there are."""
+
 RATES = ("1e-4", "3e-4", "1e-3", "3e-3", "1e-2")
 """Learning rates of the grid; the protocol's is 1e-3."""
 

@@ -1,0 +1,286 @@
+"""What a reproduction gave: a table beside the paper's, answers, a picture, and the README's table."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+from rn_rl.errors import UserError
+from rn_rl.experiment import plots, statistics
+from rn_rl.experiment.comparison import Comparison, Estimate, compare, correct
+from rn_rl.experiment.files import markdown_table, replace_block, whole
+from rn_rl.experiment.progress import say
+from rn_rl.experiment.protocol import PROTOCOLS, YOKED, Arm, Protocol, Study, paper_and_controls
+from rn_rl.experiment.report import write_rows, write_text
+from rn_rl.experiment.run import command_line
+
+LAST_EPISODES = 50
+"""Of a run, whose mean training return counts."""
+
+PARTS = 20
+"""Of a run, in each of which the mean training return is a point of its curve."""
+
+
+@dataclass
+class Result:
+    """Training returns of the runs of one arm."""
+
+    arm: Arm
+    last: np.ndarray
+    """Mean return of the last 50 episodes of each run."""
+    curves: np.ndarray
+    """Mean return in each part of the timesteps, ``(runs, PARTS)``; not a number where none ended."""
+    timesteps: int
+    """Of all runs together."""
+    seconds: float
+    """Wall time of all runs together, one process."""
+
+    @property
+    def fifths(self) -> np.ndarray:
+        """Mean return in each fifth of the timesteps, ``(runs, 5)``."""
+        return np.stack([mean_of(part) for part in np.split(self.curves, 5, axis=1)], 1)
+
+    @property
+    def estimate(self) -> Estimate:
+        """Mean over runs."""
+        return Estimate(float(self.last.mean()), *statistics.bootstrap_interval(self.last))
+
+
+def mean_of(rows: np.ndarray) -> np.ndarray:
+    """Mean of each row over what is a number in it; not a number where nothing is."""
+    there = np.isfinite(rows)
+    total = np.where(there, rows, 0.0).sum(1)
+    return np.divide(total, there.sum(1), out=np.full(len(rows), np.nan), where=there.any(1))
+
+
+@lru_cache
+def paper_results() -> dict[str, Any]:
+    """``zoo_configs/paper_results.yml``."""
+    found: dict[str, Any] = yaml.safe_load(
+        (files("rn_rl") / "zoo_configs" / "paper_results.yml").read_text()
+    )
+    return found
+
+
+def compare_arms(protocol: Protocol, study: Study, results: list[Result]) -> list[Comparison]:
+    """The questions that these arms can answer."""
+    by_name = {result.arm.name: result for result in results}
+    task = f"{protocol.algo} on {protocol.env}"
+    asked = [pair for pair in study.questions if pair[0] in by_name and pair[1] in by_name]
+    comparisons = [compare(task, x, y, by_name[x].last, by_name[y].last) for x, y in asked]
+    correct(comparisons)
+    return comparisons
+
+
+COLUMNS = ["arm", "seeds", "last 50 episodes", "95% interval", "by fifths of the run", "paper"]
+
+
+def table_rows(what: str, results: list[Result]) -> list[list[str]]:
+    """Our figures, mean ± standard error over runs as the paper has them, beside the paper's."""
+    rows = []
+    for result in results:
+        error = f" ± {stats.sem(result.last):.1f}" if len(result.last) > 1 else ""
+        found = result.estimate
+        fifths = ", ".join(f"{value:.0f}" for value in result.fifths.mean(0))
+        paper = paper_results()[what].get(result.arm.name)
+        published = f"{paper[0]} ± {paper[1]}" if paper else ""
+        shown = f"{found.value:.1f}{error}"
+        interval = f"[{found.low:.1f}, {found.high:.1f}]"
+        rows.append([result.arm.name, str(len(result.last)), shown, interval, fifths, published])
+    return rows
+
+
+def costs(protocol: Protocol, results: list[Result]) -> str:
+    """What the trainings took, and what the published code would need for those it has."""
+    seconds = sum(result.seconds for result in results)
+    steps = sum(result.timesteps for result in results)
+    runs = sum(len(result.last) for result in results)
+    if not seconds:
+        return ""
+    speed = f"{steps / seconds:,.0f} timesteps/s of a process"
+    told = f"Cost: {runs} trainings took {duration(seconds)} of one process here ({speed})."
+    published = paper_results()["timesteps_per_second"]
+    theirs = [r for r in results if r.arm.norm in published]
+    if protocol.algo != "dqn" or not theirs:
+        return told
+    needed = sum(r.timesteps / published[r.arm.norm] for r in theirs)
+    names = ", ".join(dict.fromkeys(r.arm.norm for r in theirs))
+    return (
+        f"{told} The published code would need {duration(needed)} for {names}, at the speed that was "
+        "measured of it (RLN and LN+RN at RN's)."
+    )
+
+
+def duration(seconds: float) -> str:
+    """In the unit that suits."""
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} hours"
+    return f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.1f} seconds"
+
+
+@dataclass
+class Reproduction:
+    """A study of one task, as far as it was run."""
+
+    what: str
+    protocol: Protocol
+    study: Study
+    timesteps: int
+    """Of a run."""
+    results: list[Result]
+    rough: bool = False
+    """--quick."""
+
+
+def write(found: Reproduction, stem: Path, console: Console) -> None:
+    """``.md``, ``.csv`` and ``.svg`` of this stem, and the same on the terminal."""
+    protocol, study, results = found.protocol, found.study, found.results
+    comparisons = compare_arms(protocol, study, results)
+    rows = table_rows(found.what, results)
+    about = (
+        f"{protocol.algo} on {protocol.env}{protocol.about}, the paper's configuration, "
+        f"{found.timesteps:,} timesteps"
+    )
+    rough = f"Rough: --quick, {found.timesteps:,} of {protocol.timesteps:,} timesteps, few seeds."
+    notes = [costs(protocol, results), rough if found.rough else ""]
+    answers = [each.sentence(len(comparisons)) for each in comparisons]
+    picture = draw(Path(f"{stem}.svg"), found)
+    lines = [
+        f"# {found.what}: {study.title}",
+        f"{about}; mean training return of the last {LAST_EPISODES} episodes of each run, mean ± "
+        "standard error over runs.",
+        notes[1],
+        markdown_table(COLUMNS, rows),
+        f"![{study.title}]({stem.name}.svg)" if picture else "",
+        "\n".join(f"- {answer}" for answer in answers),
+        notes[0],
+        f"Made by `{command_line()}`.",
+    ]
+    with whole(Path(f"{stem}.md")) as temporary:
+        write_text(temporary, "\n\n".join(line for line in lines if line) + "\n")
+    write_rows(
+        Path(f"{stem}.csv"),
+        [*LEADING, *(f"part_{i}" for i in range(1, PARTS + 1))],
+        (
+            [result.arm.name, i, last, *parts]
+            for result in results
+            for i, (last, parts) in enumerate(zip(result.last, result.curves, strict=True))
+        ),
+    )
+    table = Table(title=about)
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column in ("arm", "paper") else "right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    for line in (*notes, *answers):
+        if line:
+            say(console, line)
+    say(console, f"written: {stem}.md, .csv and .svg")
+
+
+def draw(path: Path, found: Reproduction) -> bool:
+    """The intervals of all arms, and the curves of those that the last questions are about."""
+    results = found.results
+    if not results:
+        return False
+    asked = {name for pair in found.study.questions[-5:] for name in pair} | {"none"}
+    curves = {r.arm.name: r.curves for r in results if r.arm.name in asked}
+    text = plots.training(
+        [(r.arm.name, r.estimate) for r in results], curves, found.timesteps, found.study.title
+    )
+    with whole(path) as temporary:
+        write_text(temporary, text)
+    return True
+
+
+LEADING = ["arm", "run", "last_50_episodes"]
+"""Columns of a CSV file before the parts of the curve."""
+
+
+def read_results(path: Path, study: Study) -> list[Result]:
+    """The runs in a CSV file that :func:`write` wrote; what they cost is not in it.
+
+    Raises:
+        UserError: it is none of those.
+    """
+    arms = {arm.name: arm for arm in study.arms}
+    runs: dict[str, list[list[float]]] = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            header, *rows = csv.reader(stream)
+        for name, _, *numbers in rows:
+            runs.setdefault(name, []).append([float(number) for number in numbers])
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a table of 'rn-rl reproduce' ({error})") from None
+    if header[: len(LEADING)] != LEADING:
+        raise UserError(f"{path}: not a table of 'rn-rl reproduce'; expected {', '.join(LEADING)}")
+    found = []
+    for name, values in runs.items():
+        array = np.array(values)
+        found.append(Result(arms.get(name, Arm(name, name)), array[:, 0], array[:, 1:], 0, 0.0))
+    return found
+
+
+README_TASKS = ("cartpole", "lunarlander")
+"""Whose protocol the README has one table of."""
+
+
+def readme_block(folder: Path) -> str:
+    """One table of the protocol on both tasks, and the answers that matter most, from CSV files."""
+    columns, answers = ["arm"], []
+    cells: dict[str, list[str]] = {}
+    for what in README_TASKS:
+        path = folder / f"{what}.csv"
+        if not path.is_file():
+            continue
+        protocol = PROTOCOLS[what]
+        study = paper_and_controls(protocol)
+        results = read_results(path, study)
+        for result, row in zip(results, table_rows(what, results), strict=True):
+            name, seeds, _, interval, _, paper = row
+            line = cells.setdefault(name, [""] * (len(columns) - 1))
+            line += [f"{result.estimate.value:.1f} {interval}", seeds, paper]
+        columns += [what, "seeds", "paper"]
+        for line in cells.values():
+            line += [""] * (len(columns) - 1 - len(line))
+        comparisons = compare_arms(protocol, study, results)
+        asked = key_questions(protocol)
+        answers += [
+            f"- {each.sentence(len(comparisons))}"
+            for each in comparisons
+            if (each.norm, each.baseline) in asked
+        ]
+    table = markdown_table(columns, [[name, *line] for name, line in cells.items()])
+    return "\n\n".join([table, "\n".join(answers)])
+
+
+def key_questions(protocol: Protocol) -> list[tuple[str, str]]:
+    """Does RN help, is it more than its gain's rise, does LayerNorm do the same, does a ramp do more?"""
+    return [
+        ("rn", "none"),
+        ("ln", "none"),
+        ("rn", "logt"),
+        ("ln+rn", "ln"),
+        ("ln+rn", YOKED),
+        (protocol.ramped, "ln+rn"),
+    ]
+
+
+def write_readme(readme: Path, folder: Path) -> None:
+    """Put :func:`readme_block` between the document's marks.
+
+    Raises:
+        UserError: it has none.
+    """
+    replace_block(readme, "reproduce", readme_block(folder))

@@ -56,8 +56,12 @@ def write_npz(path: Path, **arrays: Any) -> None:
         np.savez(temporary, **arrays)
 
 
-def replace_block(path: Path, name: str, text: str) -> None:
-    """Put a generated text between ``<!-- name -->`` and ``<!-- /name -->`` of a document."""
+def around_block(path: Path, name: str) -> tuple[str, str]:
+    """What stands before and after a generated text of a document, its marks included.
+
+    Raises:
+        UserError: it cannot be read, or has no ``<!-- name -->`` and ``<!-- /name -->``.
+    """
     begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
     try:
         document = path.read_text(encoding="utf-8")
@@ -67,8 +71,14 @@ def replace_block(path: Path, name: str, text: str) -> None:
     _, closed, tail = rest.partition(end)
     if not found or not closed:
         raise UserError(f"{path}: expected the lines {begin.strip()} and {end} in it")
+    return head + begin, end + tail
+
+
+def replace_block(path: Path, name: str, text: str) -> None:
+    """Put a generated text between ``<!-- name -->`` and ``<!-- /name -->`` of a document."""
+    before, after = around_block(path, name)
     with whole(path) as temporary:
-        temporary.write_text(f"{head}{begin}{text.strip()}\n{end}{tail}", encoding="utf-8")
+        temporary.write_text(f"{before}{text.strip()}\n{after}", encoding="utf-8")
 
 
 def markdown_table(columns: list[str], rows: list[list[str]]) -> str:

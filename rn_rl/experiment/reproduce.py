@@ -21,6 +21,7 @@ from rich.console import Console
 from rn_rl.errors import UserError, unknown
 from rn_rl.experiment.compare import grid_of, listed, make_cells, new_grid
 from rn_rl.experiment.config import CompareConfig, shown_as
+from rn_rl.experiment.files import around_block
 from rn_rl.experiment.grid import Cell, find, key_of
 from rn_rl.experiment.grid_run import Grid, run_grid
 from rn_rl.experiment.protocol import (
@@ -108,6 +109,8 @@ def run_reproduce(config: ReproduceConfig) -> None:
     """
     protocol = protocol_of(config)
     study = study_of(config, protocol)
+    if config.readme is not None:
+        around_block(config.readme, "reproduce")  # before hours are spent
     console = Console(quiet=config.quiet)
     timesteps = config.timesteps or protocol.timesteps // (10 if config.quick else 1)
     seeds = config.seeds or (4 if config.quick else protocol.seeds)

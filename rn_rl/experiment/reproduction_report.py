@@ -261,6 +261,8 @@ def readme_block(folder: Path) -> str:
             for each in comparisons
             if (each.norm, each.baseline) in asked
         ]
+    if not cells:
+        return "No results yet."
     table = markdown_table(columns, [[name, *line] for name, line in cells.items()])
     return "\n\n".join([table, "\n".join(answers)])
 

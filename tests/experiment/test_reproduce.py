@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from rn_rl.cli import main
+from rn_rl.errors import UserError
 from rn_rl.experiment.protocol import PROTOCOLS, PUBLISHED, STUDIES, paper_and_controls
 from rn_rl.experiment.records import find_runs, read_episodes
 from rn_rl.experiment.reproduce import curve
-from rn_rl.experiment.reproduction_report import PARTS
+from rn_rl.experiment.reproduction_report import PARTS, readme_block
 from rn_rl.experiment.run import Run
 
 
@@ -163,3 +164,28 @@ def test_a_curve_has_the_mean_of_the_episodes_that_ended_in_each_part():
     found = curve(np.array([10, 20, 60, 100]), np.array([1.0, 3.0, 5.0, 7.0]), 100)
     assert len(found) == PARTS
     assert found[[2, 4, 12, 19]].tolist() == [1, 3, 5, 7] and np.isnan(found).sum() == PARTS - 4
+
+
+def test_the_readme_has_the_table_of_the_results():
+    root = Path(__file__).parents[2]
+    readme = (root / "README.md").read_text()
+    block = readme.split("<!-- reproduce -->\n")[1].split("\n<!-- /reproduce -->")[0]
+    assert block == readme_block(root / "results")
+
+
+def test_a_readme_is_written_from_the_tables(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- reproduce -->\nold\n<!-- /reproduce -->\nafter\n")
+    for what in ("cartpole", "lunarlander"):
+        arms = "none,rn,logt" if what == "cartpole" else "none,rn"
+        arguments = ["--seeds", "2", "--arms", arms, "--readme", str(readme)]
+        assert toy(tmp_path / "runs", what, *arguments) == 0
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert "| arm | cartpole | seeds | paper | lunarlander | seeds | paper |" in text
+    assert text.count("\n| ") == 5 and text.count("\n- ") == 3  # logt was run on one of the two
+    assert "rn from logt with dqn on CartPole-v1" in text
+    assert toy(tmp_path / "runs", "cartpole", "--arms", "none", "--readme", str(tmp_path)) == 2
+    (tmp_path / "cartpole.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="not a table of 'rn-rl reproduce'"):
+        readme_block(tmp_path)

@@ -31,6 +31,8 @@ class Protocol:
     """The same algorithm with memory, if the task needs some."""
     env: str
     timesteps: int
+    quick: int
+    """Timesteps of --quick, for some three minutes on two cores."""
     seeds: int
     """By default."""
     phase: int
@@ -50,15 +52,16 @@ class Protocol:
 
 PROTOCOLS = {
     "cartpole": Protocol(
-        "dqn", None, "CartPole-v1", 60_000, 50, 4, 2000, 5000, ""
+        algo="dqn", recurrent=None, env="CartPole-v1", timesteps=60_000, quick=20_000, seeds=50,
+        phase=4, half_life=2000, ramp=5000, about="",
     ),
     "lunarlander": Protocol(
-        "dqn", None, "LunarLander-v3", 200_000, 50, 4, 2000, 5000,
-        ", episodes cut at 100 steps",
+        algo="dqn", recurrent=None, env="LunarLander-v3", timesteps=200_000, quick=40_000, seeds=50,
+        phase=4, half_life=2000, ramp=5000, about=", episodes cut at 100 steps",
     ),
     "redbluedoors": Protocol(
-        "ppo", "ppo_lstm", "MiniGrid-RedBlueDoors-6x6-v0", 1_000_000, 10, 2048, 50, 125,
-        ", without memory",
+        algo="ppo", recurrent="ppo_lstm", env="MiniGrid-RedBlueDoors-6x6-v0", timesteps=1_000_000,
+        quick=20_480, seeds=10, phase=2048, half_life=50, ramp=125, about=", without memory",
     ),
 }  # fmt: skip
 

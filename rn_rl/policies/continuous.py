@@ -118,7 +118,13 @@ class NormSACPolicy(NormContinuousMixin, SACPolicy):
 
 
 class NormTD3Policy(NormContinuousMixin, TD3Policy):
-    """SB3's ``TD3Policy`` (TD3 and DDPG), normalized like :class:`NormSACPolicy`."""
+    """SB3's ``TD3Policy`` (TD3 and DDPG), normalized like :class:`NormSACPolicy`.
+
+    A gain that rises (``rn``, ``logt``) lets each step of the optimizer move an action further, up to
+    where tanh is flat and no gradient comes back. Narrow layers and ``train_freq=(1, "episode")``,
+    which makes a phase of an episode so that the gain rises less, learn where TD3's own (256, 256) and
+    a phase at each step fail; the README has figures.
+    """
 
     critic_class = NormContinuousCritic
 

@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 
 from rn_rl.errors import UserError, unknown
-from rn_rl.experiment.compare import grid_of, listed, make_cells, new_grid
+from rn_rl.experiment.compare import check, grid_of, listed, make_cells, new_grid
 from rn_rl.experiment.config import CompareConfig, shown_as
 from rn_rl.experiment.files import around_block
 from rn_rl.experiment.grid import Cell, find, key_of
@@ -129,6 +129,7 @@ def run_reproduce(config: ReproduceConfig) -> None:
         eval_freq=max(timesteps // 5, 1),
         eval_episodes=1,
     )
+    check(shared)
     norms = {arm.name: arm.norm for arm in study.arms}
     if YOKED in norms:
         norms[YOKED] = f"ln+yoked({recorded(shared, console)})"
@@ -178,8 +179,10 @@ def study_of(config: ReproduceConfig, protocol: Protocol) -> Study:
     study = paper_and_controls(protocol) if name is None else STUDIES[name](protocol)
     if config.arms is not None:
         known = {arm.name: arm for arm in study.arms}
-        chosen = (known.get(name, Arm(name, name)) for name in listed(config.arms))
-        study = replace(study, arms=tuple(chosen))
+        arms = tuple(known.get(each, Arm(each, each)) for each in listed(config.arms))
+        if not arms:
+            raise UserError(f"--arms {config.arms!r}: expected some, separated by commas")
+        study = replace(study, arms=arms)
     elif config.quick and name is None:
         study = replace(study, arms=plain(*QUICK, protocol.ramped))
     return study

@@ -109,7 +109,7 @@ class SeedBatchDQN(SeedBatch[DQN]):
         self.exploration_rate = model.exploration_rate
         own = len(self.stack.tensors)
         self._q_values = Program(self._compute_q_values, constant=own, values=True)
-        self._acting_q_values = self._q_values
+        self._acting_q_values: Program | None = None
         if getattr(
             model.policy, "acting_observes", False
         ):  # then acting changes the state in place
@@ -209,7 +209,13 @@ class SeedBatchDQN(SeedBatch[DQN]):
         rate = self.exploration_rate
         if self.num_timesteps < self.model.learning_starts or rate >= 1:
             return random
+        if self._acting_q_values is None:
+            return np.where(chance < rate, random, self.predict(observations))
+        before = [state.clone() for state in self.stack.running()]
         q_values = self._acting_q_values(*self.stack.tensors, self.tensor(observations))
+        # SB3 does not ask the network of an agent that explores, so nothing is observed there
+        explores = torch.from_numpy((chance < rate)[:, 0].nonzero()[0]).to(self.device)
+        self.stack.put_back(before, explores)
         return np.where(chance < rate, random, q_values.argmax(-1).cpu().numpy())
 
     @property

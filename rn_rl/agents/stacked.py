@@ -88,6 +88,13 @@ class SeedStack:
         named = zip(self.names, self.tensors, strict=True)
         return [tensor for name, tensor in named if "running_" in name]
 
+    @torch.no_grad()
+    def put_back(self, states: Sequence[Tensor], seeds: Tensor) -> None:
+        """Give these seeds the :meth:`running` state that they had."""
+        axes = [a for n, a in zip(self.names, self.axes, strict=True) if "running_" in n]
+        for now, before, axis in zip(self.running(), states, axes, strict=True):
+            now.index_copy_(axis, seeds, before.index_select(axis, seeds))
+
     def over_seeds(
         self,
         function: Callable[..., Any],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any
@@ -220,6 +221,8 @@ def linear_schedule(key: str, text: str) -> LinearSchedule:
     try:
         numbers = [float(value) for value in values]
     except ValueError:
+        numbers = []
+    if not all(math.isfinite(number) and number >= 0 for number in numbers):
         numbers = []
     if kind == "lin" and len(numbers) == 1:
         return LinearSchedule(numbers[0], 0.0, 1.0)

@@ -277,13 +277,16 @@ def training(
         parts = rows.shape[1]
         steps = (np.arange(parts) + 0.5) * timesteps / parts
         full = np.isfinite(rows).all(0)  # a part in which some run ended no episode is left out
+        if not full.any():
+            continue
         look = palette[name]
         right.plot(steps[full], rows[:, full].mean(0), label=name, linewidth=1.8, **look)
         low, high = statistics.bands(rows[:, full])
         right.fill_between(steps[full], low, high, color=look["color"], alpha=0.15, linewidth=0)
     steps_axis(right)
     right.set_ylabel("mean training return")
-    legend(figure, right)
+    if right.lines:
+        legend(figure, right)
     return by_itself(svg(figure, title))
 
 

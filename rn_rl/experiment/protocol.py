@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rn_rl.errors import UserError
+from rn_rl.normalization import canonical_spec
 
 PUBLISHED = ("none", "ln", "rn-paper", "rln-paper", "ln+rn-paper")
 """What the paper compares, by its own arithmetic."""
@@ -13,7 +14,7 @@ PUBLISHED = ("none", "ln", "rn-paper", "rln-paper", "ln+rn-paper")
 YOKED = "ln+yoked"
 """Stands for the gains of another seed of ``ln+rn``, which is trained first."""
 
-RECORDED_SEED = 1000
+RECORDED_SEED = 1_000_000
 """Of that one: none of those compared, and the same however many there are."""
 
 RATES = ("1e-4", "3e-4", "1e-3", "3e-3", "1e-2")
@@ -85,6 +86,24 @@ class Study:
     title: str
     arms: tuple[Arm, ...]
     questions: tuple[tuple[str, str], ...]
+    make: Callable[[str], Arm] = lambda norm: Arm(norm, norm)
+    """An arm of a normalizer that is not among them."""
+
+
+def find_arm(study: Study, text: str) -> Arm:
+    """One of a study's arms by its name, however that is spelled, or another normalizer.
+
+    Raises:
+        UserError: it is neither.
+    """
+    for arm in study.arms:
+        if arm.name == text:
+            return arm
+    wanted = canonical_spec(text)
+    for arm in study.arms:
+        if arm.name == arm.norm != YOKED and canonical_spec(arm.norm) == wanted:
+            return arm
+    return study.make(text)
 
 
 def plain(*norms: str) -> tuple[Arm, ...]:
@@ -124,14 +143,16 @@ def learning_rates(protocol: Protocol) -> Study:
 
 def warm_up(protocol: Protocol) -> Study:
     """A learning rate that rises as the ramp's gain does, from 0.1 to 5 times the protocol's."""
-    share = min(protocol.ramp * protocol.phase / protocol.timesteps, 1.0)
-    rising = (f"learning_rate=lin_1e-4_5e-3_{share:.4g}",)
+    share = protocol.ramp * protocol.phase / protocol.timesteps
+    reached = 1e-4 + 4.9e-3 / max(share, 1.0)  # a short run ends before the ramp does
+    share = min(share, 1.0)
+    rising = (f"learning_rate=lin_1e-4_{reached:.4g}_{share:.4g}",)
     arms = (
         *plain("none", "ln", "ln+rn", protocol.ramped),
         *(Arm(f"{norm} with warm-up", norm, rising) for norm in ("none", "ln")),
     )
     return Study(
-        f"a learning rate that rises from 1e-4 to 5e-3 over {100 * share:.3g}% of the run",
+        f"a learning rate that rises from 1e-4 to {reached:.2g} over {100 * share:.3g}% of the run",
         arms,
         (
             ("none with warm-up", "none"),
@@ -165,6 +186,7 @@ def as_published(protocol: Protocol) -> Study:
             *((norm, "none") for norm in PUBLISHED[1:]),
             ("ln+rn-paper", "ln"),
         ),
+        make=arm,
     )
 
 

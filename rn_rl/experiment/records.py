@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -238,13 +239,13 @@ def read_episodes(run: Run) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_seconds(run: Run, shared_by: int) -> float | None:
-    """Wall time up to the last episode, from SB3's monitor file."""
-    path = run.folder / "0.monitor.csv"
+    """Wall time up to the last episode, from SB3's monitor file, whose clock begins anew at a resume."""
     try:
-        with path.open("rb") as stream:
-            stream.seek(0, 2)
-            stream.seek(max(stream.tell() - 200, 0))
-            last = stream.read().splitlines()[-1]
-        return float(last.split(b",")[2]) / shared_by
+        lines = (run.folder / "0.monitor.csv").read_bytes().splitlines()[2:]
+        times = [float(line.split(b",")[2]) for line in lines]
     except (OSError, IndexError, ValueError):
         return None
+    if not times:
+        return None
+    stops = [before for before, after in pairwise(times) if after < before]
+    return (sum(stops) + times[-1]) / shared_by

@@ -24,6 +24,7 @@ from rn_rl.experiment.config import CompareConfig, shown_as
 from rn_rl.experiment.files import around_block
 from rn_rl.experiment.grid import Cell, find, key_of
 from rn_rl.experiment.grid_run import Grid, run_grid
+from rn_rl.experiment.progress import say
 from rn_rl.experiment.protocol import (
     PROTOCOLS,
     QUICK,
@@ -33,6 +34,7 @@ from rn_rl.experiment.protocol import (
     Arm,
     Protocol,
     Study,
+    find_arm,
     paper_and_controls,
     plain,
 )
@@ -40,6 +42,7 @@ from rn_rl.experiment.records import read_episodes, read_seconds
 from rn_rl.experiment.reproduction_report import (
     LAST_EPISODES,
     PARTS,
+    README_TASKS,
     Reproduction,
     Result,
     write,
@@ -96,7 +99,8 @@ class ReproduceConfig:
     @property
     def file_name(self) -> str:
         """Of what is written, without suffix."""
-        parts = [self.what, "recurrent" if self.recurrent else None, self.study_name]
+        kinds = {"recurrent": self.recurrent, self.study_name: True, "quick": self.quick}
+        parts = [self.what, *(kind for kind, asked in kinds.items() if asked)]
         return "-".join(part for part in parts if part)
 
 
@@ -109,16 +113,14 @@ def run_reproduce(config: ReproduceConfig) -> None:
     """
     protocol = protocol_of(config)
     study = study_of(config, protocol)
-    if config.readme is not None:
-        around_block(config.readme, "reproduce")  # before hours are spent
+    check_readme(config)
     console = Console(quiet=config.quiet)
-    timesteps = config.timesteps or (protocol.quick if config.quick else protocol.timesteps)
     seeds = config.seeds or (4 if config.quick else protocol.seeds)
     shared = CompareConfig(
         algo=protocol.algo,
         env=protocol.env,
         config="paper",
-        timesteps=timesteps,
+        timesteps=protocol.timesteps,
         seeds=seeds,
         out=config.out / config.what,
         engine=config.engine,
@@ -126,30 +128,29 @@ def run_reproduce(config: ReproduceConfig) -> None:
         address=config.address,
         quiet=config.quiet,
         final_episodes=1,
-        eval_freq=max(timesteps // 5, 1),
+        eval_freq=max(protocol.timesteps // 5, 1),
         eval_episodes=1,
     )
     check(shared)
-    norms = {arm.name: arm.norm for arm in study.arms}
-    if YOKED in norms:
-        norms[YOKED] = f"ln+yoked({recorded(shared, console)})"
-    cells = {
-        arm.name: cells_of(replace(shared, norms=norms[arm.name]), arm, console)
-        for arm in study.arms
-    }
-    grid = grid_of(shared, [cell for each in cells.values() for cell in each], console)
-    if len({cell.keys[0] for cell in grid.cells}) != len(grid.cells):
+    cells = {arm.name: cells_of(shared, arm) for arm in study.arms if arm.name != YOKED}
+    keys = [cell.keys[0] for each in cells.values() for cell in each]
+    if len(cells) + (YOKED in names(study)) < len(study.arms) or len({*keys}) < len(keys):
         raise UserError(f"--arms {config.arms}: two of them are the same")
+    for reason in {cell.reason for each in cells.values() for cell in each if cell.reason}:
+        say(console, f"one process for each seed, since {reason}")
+    if YOKED in names(study):
+        yoked = Arm(YOKED, f"ln+yoked({recorded(shared, console)})")
+        cells[YOKED] = cells_of(shared, yoked)
+    grid = grid_of(shared, [cell for each in cells.values() for cell in each], console)
     stopped = run_grid(grid)
     results = [read_arm(grid, arm, cells[arm.name]) for arm in study.arms]
     done = [result for result in results if len(result.last)]
-    folder = config.results or config.out
-    write(
-        Reproduction(config.what, protocol, study, timesteps, done, config.quick),
-        folder / config.file_name,
-        console,
-    )
-    if config.readme is not None:
+    # of a run that was stopped, what there is does not take the place of results
+    folder = config.out if stopped else config.results or config.out
+    if done:
+        found = Reproduction(config.what, protocol, study, done, config.quick)
+        write(found, folder / config.file_name, console)
+    if config.readme is not None and not stopped:
         write_readme(config.readme, folder)
     if stopped:
         raise TrainingStopped("stopped; the same command goes on where it stopped")
@@ -166,6 +167,8 @@ def protocol_of(config: ReproduceConfig) -> Protocol:
         if value is not None and value < 1:
             raise UserError(f"--{flag} {value}: expected at least 1")
     protocol = PROTOCOLS[config.what]
+    timesteps = config.timesteps or (protocol.quick if config.quick else protocol.timesteps)
+    protocol = replace(protocol, timesteps=timesteps)
     if not config.recurrent:
         return protocol
     if protocol.recurrent is None:
@@ -178,8 +181,7 @@ def study_of(config: ReproduceConfig, protocol: Protocol) -> Study:
     name = config.study_name
     study = paper_and_controls(protocol) if name is None else STUDIES[name](protocol)
     if config.arms is not None:
-        known = {arm.name: arm for arm in study.arms}
-        arms = tuple(known.get(each, Arm(each, each)) for each in listed(config.arms))
+        arms = tuple(find_arm(study, each) for each in listed(config.arms))
         if not arms:
             raise UserError(f"--arms {config.arms!r}: expected some, separated by commas")
         study = replace(study, arms=arms)
@@ -188,7 +190,24 @@ def study_of(config: ReproduceConfig, protocol: Protocol) -> Study:
     return study
 
 
-def cells_of(shared: CompareConfig, arm: Arm, console: Console) -> list[Cell]:
+def names(study: Study) -> list[str]:
+    """Of its arms."""
+    return [arm.name for arm in study.arms]
+
+
+def check_readme(config: ReproduceConfig) -> None:
+    """Before hours are spent: there is a place for the table, and it is of what belongs there."""
+    if config.readme is None:
+        return
+    if config.file_name not in README_TASKS:
+        raise UserError(
+            f"--readme {config.readme}: has the table of {' and '.join(README_TASKS)}, not of "
+            f"{config.file_name}"
+        )
+    around_block(config.readme, "reproduce")
+
+
+def cells_of(shared: CompareConfig, arm: Arm) -> list[Cell]:
     """The trainings of an arm: one cell, or two where the first run differs from the others."""
     groups = [(arm.name, shared.seed, shared.seeds, arm.set)]
     if arm.later:
@@ -197,8 +216,9 @@ def cells_of(shared: CompareConfig, arm: Arm, console: Console) -> list[Cell]:
     cells = []
     for label, seed, seeds, settings in groups:
         if seeds:
-            one = replace(shared, seed=seed, seeds=seeds, set=settings)
-            cells += [replace(cell, label=label) for cell in make_cells(one, console)]
+            one = replace(shared, norms=arm.norm, seed=seed, seeds=seeds, set=settings)
+            quiet = Console(quiet=True)  # what it has to say is the same for most arms
+            cells += [replace(cell, label=label) for cell in make_cells(one, quiet)]
     return cells
 
 
@@ -225,8 +245,10 @@ def read_arm(grid: Grid, arm: Arm, cells: list[Cell]) -> Result:
             ended, returns = read_episodes(run)
             last.append(returns[-LAST_EPISODES:].mean())
             curves.append(curve(ended, returns, cell.specs[0].timesteps))
-            timesteps += spec.timesteps
-            seconds += read_seconds(run, len(spec.together) or 1) or 0.0
+            took = read_seconds(run, len(spec.together) or 1)
+            if took is not None:
+                timesteps += spec.timesteps
+                seconds += took
     rows = np.array(curves).reshape(len(curves), PARTS)
     return Result(arm, np.array(last), rows, timesteps, seconds)
 

@@ -41,13 +41,13 @@ class Result:
     curves: np.ndarray
     """Mean return in each part of the timesteps, ``(runs, PARTS)``; not a number where none ended."""
     timesteps: int
-    """Of all runs together."""
+    """Of all runs whose time is known."""
     seconds: float
-    """Wall time of all runs together, one process."""
+    """Wall time of these together, one process."""
 
     @property
     def fifths(self) -> np.ndarray:
-        """Mean return in each fifth of the timesteps, ``(runs, 5)``."""
+        """Mean of the parts in each fifth of the timesteps, ``(runs, 5)``."""
         return np.stack([mean_of(part) for part in np.split(self.curves, 5, axis=1)], 1)
 
     @property
@@ -135,8 +135,6 @@ class Reproduction:
     what: str
     protocol: Protocol
     study: Study
-    timesteps: int
-    """Of a run."""
     results: list[Result]
     rough: bool = False
     """--quick."""
@@ -149,19 +147,21 @@ def write(found: Reproduction, stem: Path, console: Console) -> None:
     rows = table_rows(found.what, results)
     about = (
         f"{protocol.algo} on {protocol.env}{protocol.about}, the paper's configuration, "
-        f"{found.timesteps:,} timesteps"
+        f"{protocol.timesteps:,} timesteps"
     )
-    rough = f"Rough: --quick, {found.timesteps:,} of {protocol.timesteps:,} timesteps, few seeds."
+    rough = (
+        f"Rough: --quick, {protocol.timesteps:,} of {PROTOCOLS[found.what].timesteps:,} timesteps, few "
+        "seeds; ramps and half-lives are those of a whole run."
+    )
     notes = [costs(protocol, results), rough if found.rough else ""]
     answers = [each.sentence(len(comparisons)) for each in comparisons]
-    picture = draw(Path(f"{stem}.svg"), found)
     lines = [
         f"# {found.what}: {study.title}",
         f"{about}; mean training return of the last {LAST_EPISODES} episodes of each run, mean ± "
         "standard error over runs.",
         notes[1],
         markdown_table(COLUMNS, rows),
-        f"![{study.title}]({stem.name}.svg)" if picture else "",
+        f"![{study.title}]({stem.name}.svg)",
         "\n".join(f"- {answer}" for answer in answers),
         notes[0],
         f"Made by `{command_line()}`.",
@@ -172,11 +172,12 @@ def write(found: Reproduction, stem: Path, console: Console) -> None:
         Path(f"{stem}.csv"),
         [*LEADING, *(f"part_{i}" for i in range(1, PARTS + 1))],
         (
-            [result.arm.name, i, last, *parts]
+            [result.arm.name, i, protocol.timesteps, last, *parts]
             for result in results
             for i, (last, parts) in enumerate(zip(result.last, result.curves, strict=True))
         ),
     )
+    draw(Path(f"{stem}.svg"), found)
     table = Table(title=about)
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("arm", "paper") else "right")
@@ -189,22 +190,22 @@ def write(found: Reproduction, stem: Path, console: Console) -> None:
     say(console, f"written: {stem}.md, .csv and .svg")
 
 
-def draw(path: Path, found: Reproduction) -> bool:
+def draw(path: Path, found: Reproduction) -> None:
     """The intervals of all arms, and the curves of those that the last questions are about."""
     results = found.results
-    if not results:
-        return False
     asked = {name for pair in found.study.questions[-5:] for name in pair} | {"none"}
     curves = {r.arm.name: r.curves for r in results if r.arm.name in asked}
     text = plots.training(
-        [(r.arm.name, r.estimate) for r in results], curves, found.timesteps, found.study.title
+        [(r.arm.name, r.estimate) for r in results],
+        curves,
+        found.protocol.timesteps,
+        found.study.title,
     )
     with whole(path) as temporary:
         write_text(temporary, text)
-    return True
 
 
-LEADING = ["arm", "run", "last_50_episodes"]
+LEADING = ["arm", "run", "timesteps", "last_50_episodes"]
 """Columns of a CSV file before the parts of the curve."""
 
 
@@ -219,16 +220,19 @@ def read_results(path: Path, study: Study) -> list[Result]:
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             header, *rows = csv.reader(stream)
+        if header[: len(LEADING)] != LEADING or len(header) != len(LEADING) + PARTS:
+            raise ValueError(f"expected {', '.join(LEADING)}, and {PARTS} parts")
         for name, _, *numbers in rows:
+            if len(numbers) != len(header) - 2:
+                raise ValueError(f"a row of {name} has {2 + len(numbers)} of {len(header)} cells")
             runs.setdefault(name, []).append([float(number) for number in numbers])
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a table of 'rn-rl reproduce' ({error})") from None
-    if header[: len(LEADING)] != LEADING:
-        raise UserError(f"{path}: not a table of 'rn-rl reproduce'; expected {', '.join(LEADING)}")
     found = []
     for name, values in runs.items():
-        array = np.array(values)
-        found.append(Result(arms.get(name, Arm(name, name)), array[:, 0], array[:, 1:], 0, 0.0))
+        steps, last, *parts = np.array(values).T
+        arm = arms.get(name, Arm(name, name))
+        found.append(Result(arm, last, np.stack(parts, 1), int(steps.sum()), 0.0))
     return found
 
 
@@ -238,7 +242,7 @@ README_TASKS = ("cartpole", "lunarlander")
 
 def readme_block(folder: Path) -> str:
     """One table of the protocol on both tasks, and the answers that matter most, from CSV files."""
-    columns, answers = ["arm"], []
+    columns, answers, lengths = ["arm"], [], []
     cells: dict[str, list[str]] = {}
     for what in README_TASKS:
         path = folder / f"{what}.csv"
@@ -252,6 +256,8 @@ def readme_block(folder: Path) -> str:
             line = cells.setdefault(name, [""] * (len(columns) - 1))
             line += [f"{result.estimate.value:.1f} {interval}", seeds, paper]
         columns += [what, "seeds", "paper"]
+        each_run = sorted({r.timesteps // len(r.last) for r in results})
+        lengths.append(f"{what}{protocol.about}: {' or '.join(f'{n:,}' for n in each_run)}")
         for line in cells.values():
             line += [""] * (len(columns) - 1 - len(line))
         comparisons = compare_arms(protocol, study, results)
@@ -262,9 +268,12 @@ def readme_block(folder: Path) -> str:
             if (each.norm, each.baseline) in asked
         ]
     if not cells:
-        return "No results yet."
+        raise UserError(
+            f"{folder}: no {'.csv or '.join(README_TASKS)}.csv of 'rn-rl reproduce' there"
+        )
     table = markdown_table(columns, [[name, *line] for name, line in cells.items()])
-    return "\n\n".join([table, "\n".join(answers)])
+    told = f"Timesteps of a run: {'; '.join(lengths)}."
+    return "\n\n".join([table, told, "\n".join(answers)])
 
 
 def key_questions(protocol: Protocol) -> list[tuple[str, str]]:

@@ -24,7 +24,8 @@ class NormDQNPolicy(NormPolicyMixin, DQNPolicy):
     Args:
         acting_observes: with ``rn-paper`` or ``rln-paper``, acting during training moves the state as
             learning does, as in the published agents; see :func:`rn_rl.normalization.observed_acting`.
-            Greedy predictions, such as those of an evaluation, move nothing.
+            SB3 tells acting from evaluating by ``deterministic=False`` alone, so that moves the state
+            wherever it is said; greedy predictions move nothing.
         args, kwargs: see :class:`~rn_rl.policies.norm_policy.NormPolicyMixin`.
     """
 

@@ -337,6 +337,7 @@ def test_published_agents_of_a_batch_observe_their_acting_as_single_ones_do(spec
         to_double(model.q_net)
         model.exploration_rate = 0.0
     batch = SeedBatchDQN(mine, envs_of(mine))
+    batch.exploration_rate = 0.0
     observations = np.random.default_rng(0).normal(size=(6, len(SEEDS), 1, 4)).astype(np.float32)
     for step, seen in enumerate(observations):
         if step % 2:
@@ -347,3 +348,19 @@ def test_published_agents_of_a_batch_observe_their_acting_as_single_ones_do(spec
     networks_agree(batch, theirs, lambda model: model.q_net, 1e-10)
     states = [m.q_net.state_dict()["q_net.1.running_state"] for m in theirs if "+" not in spec]
     assert all(state[2, 0] == 6 * 8 for state in states)
+
+
+def test_published_agents_of_a_batch_observe_nothing_where_they_explore():
+    kwargs = {"norm": "ln+rn-paper", "net_arch": [8], "acting_observes": True}
+    models = [dqn("ln+rn-paper", seed, policy_kwargs=kwargs, learning_starts=0) for seed in SEEDS]
+    batch = SeedBatchDQN(models, envs_of(models))
+    batch.exploration_rate = 0.5
+    asked = np.zeros(len(SEEDS), int)
+    chances = Streams(SEEDS, "exploration", (2,))  # what the batch will draw
+    for seen in np.random.default_rng(0).normal(size=(40, len(SEEDS), 1, 4)).astype(np.float32):
+        asked += chances.draw()[:, 0] >= 0.5
+        batch.act(seen)
+    assert asked.min() > 0 and asked.max() < 40
+    for i, count in enumerate(asked):
+        [norm] = [n for n in batch.write_back(i).q_net.modules() if hasattr(n, "running_state")]
+        assert norm.running_state[2].item() == 8 * count

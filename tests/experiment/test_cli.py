@@ -43,6 +43,8 @@ CARTPOLE = "train --algo dqn --env CartPole-v1"
         (f"{CARTPOLE} --set learning_rate=fast", "expected a number"),
         (f"{CARTPOLE} --set learning_rate=lin_1_2", "expected a number, lin_NUMBER for one that"),
         (f"{CARTPOLE} --set learning_rate=lin_1_2_3", "lin_FROM_TO_SHARE for one that gets there"),
+        (f"{CARTPOLE} --set learning_rate=lin_nan_1_0.5", "expected a number, lin_NUMBER"),
+        (f"{CARTPOLE} --set learning_rate=lin_1_-1_0.5", "expected a number, lin_NUMBER"),
         (f"{CARTPOLE} --set gamma=2", "gamma=2: expected at most 1"),
         (f"{CARTPOLE} --set batch_size=0", "batch_size=0: expected at least 1"),
         (f"{CARTPOLE} --set policy=os.system", "expected a class from one of"),

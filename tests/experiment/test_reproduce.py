@@ -6,13 +6,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from rn_rl.cli import main
 from rn_rl.errors import UserError
-from rn_rl.experiment.protocol import PROTOCOLS, PUBLISHED, STUDIES, paper_and_controls
-from rn_rl.experiment.records import find_runs, read_episodes
+from rn_rl.experiment.protocol import (
+    PROTOCOLS,
+    PUBLISHED,
+    STUDIES,
+    Arm,
+    find_arm,
+    paper_and_controls,
+)
+from rn_rl.experiment.records import find_runs, read_episodes, read_seconds
 from rn_rl.experiment.reproduce import curve
-from rn_rl.experiment.reproduction_report import PARTS, readme_block
+from rn_rl.experiment.reproduction_report import (
+    PARTS,
+    Reproduction,
+    Result,
+    readme_block,
+    write,
+)
 from rn_rl.experiment.run import Run
 
 
@@ -48,7 +62,7 @@ def test_every_arm_of_the_paper_and_every_control(tmp_path):
             assert float(row["last_50_episodes"]) == pytest.approx(np.mean(returns[-50:]))
     replayed = [f for f in find_runs(tmp_path) if Run(f).read_spec().norm.startswith("ln+yoked(")]
     recording = re.search(r"yoked\((.*)\)", Run(replayed[0]).read_spec().norm)
-    assert Run(Path(recording[1])).read_spec().seed == 1000  # of none of the seeds compared
+    assert Run(Path(recording[1])).read_spec().seed == 1_000_000  # of none of the seeds compared
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("policy.safetensors")}
     assert toy(tmp_path, what, "--seeds", "2") == 0  # nothing is trained twice
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("policy.safetensors")}
@@ -72,9 +86,11 @@ def test_redbluedoors_and_some_arms(tmp_path):
 
 def test_quick_says_that_it_is_rough(tmp_path):
     assert toy(tmp_path, "cartpole", "--quick", "--arms", "none,logt") == 0
-    page = (tmp_path / "cartpole.md").read_text()
+    page = (tmp_path / "cartpole-quick.md").read_text()
     assert "Rough: --quick, 700 of 60,000 timesteps" in page and "Exploratory" in page
-    assert len(list(csv.reader((tmp_path / "cartpole.csv").read_text().splitlines()))) == 1 + 2 * 4
+    rows = list(csv.reader((tmp_path / "cartpole-quick.csv").read_text().splitlines()))
+    assert len(rows) == 1 + 2 * 4
+    assert not (tmp_path / "cartpole.md").exists()  # where the results of a whole run would be
 
 
 def test_episodes_of_several_environments_are_put_in_the_order_in_which_they_ended(tmp_path):
@@ -100,6 +116,9 @@ def test_episodes_of_several_environments_are_put_in_the_order_in_which_they_end
         (["cartpole", "--recurrent"], "cartpole --recurrent: needs no memory"),
         (["cartpole", "--warm-up", "--as-published"], "expected one study at a time"),
         (["redbluedoors", "--as-published"], "the paper gives no number"),
+        (["cartpole", "--quick", "--readme", "README.md"], "not of cartpole-quick"),
+        (["cartpole", "--arms", "ln+yoked,rn(half_life=None),rn"], "two of them are the same"),
+        (["cartpole", "--arms", "ln+yoked,lm"], "unknown normalizer 'lm'"),
     ],
 )
 def test_bad_input(arguments, message, tmp_path, capsys):
@@ -114,6 +133,7 @@ def test_questions_are_of_arms_that_there_are(what, make):
     if PROTOCOLS[what].algo != "dqn" and make is STUDIES["as-published"]:
         return
     study = make(PROTOCOLS[what])
+    assert all(find_arm(study, arm.name) is arm for arm in study.arms)
     arms = [arm.name for arm in study.arms]
     assert len(set(arms)) == len(arms)
     assert len(set(study.questions)) == len(study.questions)
@@ -125,11 +145,12 @@ def specs(root):
 
 
 def test_as_published_only_the_first_run_explores(tmp_path):
-    assert toy(tmp_path, "cartpole", "--seeds", "3", "--as-published") == 0
+    arms = ",".join((*PUBLISHED, "logt"))
+    assert toy(tmp_path, "cartpole", "--seeds", "3", "--as-published", "--arms", arms) == 0
     page = (tmp_path / "cartpole-as-published.md").read_text()
     assert page.count("\n- ") == 5 and "| 207.0 ± 10.0 |" in page
     found = specs(tmp_path)
-    assert len(found) == 15
+    assert len(found) == 18  # logt is under the same confounds
     for spec in found:
         begins = spec.hyperparameters.get("exploration_initial_eps", 1.0)
         assert begins == (1.0 if spec.seed == 0 else 0.01)
@@ -145,7 +166,10 @@ def test_warm_up_rises_as_the_ramp_does(tmp_path):
     assert page.count("\n- ") == 2 and "| ln with warm-up |" in page
     rates = {(spec.norm, spec.hyperparameters["learning_rate"]) for spec in specs(tmp_path)}
     ramped = "ln+ramp"  # of these values, its own
-    assert rates == {("ln", "lin_1e-4_5e-3_0.3333"), ("ln", 1e-3), (ramped, 1e-3)}
+    # 700 of the ramp's 20,000 timesteps
+    assert rates == {("ln", "lin_1e-4_0.0002715_1"), ("ln", 1e-3), (ramped, 1e-3)}
+    whole = STUDIES["warm-up"](PROTOCOLS["lunarlander"])
+    assert find_arm(whole, "ln with warm-up").set == ("learning_rate=lin_1e-4_0.005_0.1",)
 
 
 def test_learning_rates_share_the_runs_of_the_protocol(tmp_path):
@@ -162,6 +186,32 @@ def test_redbluedoors_with_memory(tmp_path):
     assert toy(tmp_path, "redbluedoors", *arguments, timesteps=2048) == 0
     assert "with memory (an LSTM)" in (tmp_path / "redbluedoors-recurrent.md").read_text()
     assert [spec.algo for spec in specs(tmp_path)] == ["ppo_lstm"]
+
+
+def test_an_arm_is_found_however_it_is_spelled():
+    study = paper_and_controls(PROTOCOLS["cartpole"])
+    assert find_arm(study, "LN+ramp(5,5000)").name == "ln+ramp(5, 5000)"
+    assert find_arm(study, "rms").norm == "rms"
+    with pytest.raises(UserError, match="unknown normalizer 'lm'"):
+        find_arm(study, "lm")
+
+
+def test_a_picture_of_runs_that_have_no_common_part(tmp_path):
+    """One ended its episodes early, one late."""
+    curves = np.full((2, PARTS), np.nan)
+    curves[0, :9] = curves[1, 10:] = 1.0
+    result = Result(Arm("none", "none"), np.array([1.0, 2.0]), curves, 0, 0.0)
+    study = paper_and_controls(PROTOCOLS["cartpole"])
+    found = Reproduction("cartpole", PROTOCOLS["cartpole"], study, [result])
+    write(found, tmp_path / "some name", Console(quiet=True))
+    assert "Cost" not in (tmp_path / "some name.md").read_text()
+    assert "<svg" in (tmp_path / "some name.svg").read_text()
+
+
+def test_the_clock_begins_anew_at_a_resume(tmp_path):
+    rows = "".join(f"1,10,{t}\n" for t in (100, 900, 50, 70))
+    (tmp_path / "0.monitor.csv").write_text('#{"t_start": 0}\nr,l,t\n' + rows)
+    assert read_seconds(Run(tmp_path), 2) == (900 + 70) / 2
 
 
 def test_a_curve_has_the_mean_of_the_episodes_that_ended_in_each_part():
@@ -189,7 +239,12 @@ def test_a_readme_is_written_from_the_tables(tmp_path):
     assert "| arm | cartpole | seeds | paper | lunarlander | seeds | paper |" in text
     assert text.count("\n| ") == 5 and text.count("\n- ") == 3  # logt was run on one of the two
     assert "rn from logt with dqn on CartPole-v1" in text
-    assert toy(tmp_path / "runs", "cartpole", "--arms", "none", "--readme", str(tmp_path)) == 2
-    (tmp_path / "cartpole.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match="not a table of 'rn-rl reproduce'"):
+    assert "Timesteps of a run: cartpole: 700; lunarlander, episodes cut at 100 steps: 700." in text
+    whole = (tmp_path / "runs" / "cartpole.csv").read_text()
+    for damaged in ("a,b\n1,2\n", whole.rstrip()[:-9] + "\n", whole.replace("700", "some"), ""):
+        (tmp_path / "cartpole.csv").write_text(damaged)
+        with pytest.raises(UserError, match="not a table of 'rn-rl reproduce'"):
+            readme_block(tmp_path)
+    (tmp_path / "cartpole.csv").unlink()
+    with pytest.raises(UserError, match=r"no cartpole\.csv or lunarlander\.csv"):
         readme_block(tmp_path)

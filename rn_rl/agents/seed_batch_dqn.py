@@ -110,9 +110,8 @@ class SeedBatchDQN(SeedBatch[DQN]):
         own = len(self.stack.tensors)
         self._q_values = Program(self._compute_q_values, constant=own, values=True)
         self._acting_q_values: Program | None = None
-        if getattr(
-            model.policy, "acting_observes", False
-        ):  # then acting changes the state in place
+        # acting that is observed changes the state in place
+        if getattr(model.policy, "acting_observes", False):
             self._acting_q_values = Program(self._compute_acting_q_values, constant=own)
         self._gradients = Program(self._compute_gradients, compile, constant=2 * own)
 

@@ -168,21 +168,28 @@ def intervals(
     """One line a normalizer: a point and its 95% interval."""
     figure = picture(height=0.75 + 0.34 * len(rows))
     axes = figure.subplots()
-    for place, (norm, found) in enumerate(rows):
-        color = palette[norm]["color"]
+    interval_lines(axes, rows, palette, label)
+    if middle is not None:
+        axes.axvline(middle, color=INK, linewidth=0.8, linestyle=(0, (2, 3)))
+    return svg(figure, title)
+
+
+def interval_lines(
+    axes: matplotlib.axes.Axes, rows: list[tuple[str, Estimate]], palette: Palette, label: str
+) -> None:
+    """A point and its interval in each line; a diamond for what has no colour of its own."""
+    for place, (name, found) in enumerate(rows):
+        color = palette[name]["color"]
         if np.isfinite([found.low, found.high]).all():
             axes.plot([found.low, found.high], [place, place], color=color, linewidth=5, alpha=0.45)
         if np.isfinite(found.value):
-            marker = "o" if norm in palette.looks else "D"
+            marker = "o" if name in palette.looks else "D"
             axes.plot([found.value], [place], marker, color=color, markersize=6)
-    if middle is not None:
-        axes.axvline(middle, color=INK, linewidth=0.8, linestyle=(0, (2, 3)))
-    axes.set_yticks(range(len(rows)), [norm for norm, _ in rows])
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel(label)
-    return svg(figure, title)
 
 
 @styled
@@ -264,15 +271,7 @@ def training(
     palette = Palette(list(curves))
     figure = picture(width=10.0, height=1.2 + 0.28 * max(len(estimates), 8))
     left, right = figure.subplots(1, 2, width_ratios=(2, 3))
-    for place, (name, found) in enumerate(estimates):
-        color = palette[name]["color"]
-        left.plot([found.low, found.high], [place, place], color=color, linewidth=5, alpha=0.45)
-        left.plot([found.value], [place], "o", color=color, markersize=6)
-    left.set_yticks(range(len(estimates)), [name for name, _ in estimates])
-    left.set_ylim(len(estimates) - 0.5, -0.5)
-    left.grid(axis="y", visible=False)
-    left.spines["left"].set_visible(False)
-    left.set_xlabel("mean return of the last 50 episodes, 95% interval")
+    interval_lines(left, estimates, palette, "mean return of the last 50 episodes, 95% interval")
     for name, rows in curves.items():
         parts = rows.shape[1]
         steps = (np.arange(parts) + 0.5) * timesteps / parts

@@ -33,7 +33,7 @@ class Protocol:
     env: str
     timesteps: int
     quick: int
-    """Timesteps of --quick, for some three minutes on two cores."""
+    """Timesteps of --quick."""
     seeds: int
     """By default."""
     phase: int

@@ -68,7 +68,7 @@ class ReproduceConfig:
     seeds: Annotated[int | None, shown_as("N")] = None
     """Seeds 0, 1, ... of each arm; default: 50 (redbluedoors: 10)."""
     quick: bool = False
-    """A rough answer in about three minutes: 4 seeds, six arms, a part of the timesteps."""
+    """A rough answer in minutes: 4 seeds, six arms, a part of the timesteps."""
     timesteps: Annotated[int | None, shown_as("N")] = None
     """Of each run; default: the protocol's."""
     arms: Annotated[str | None, shown_as("ARM,...")] = None

@@ -283,6 +283,7 @@ def key_questions(protocol: Protocol) -> list[tuple[str, str]]:
         ("ln", "none"),
         ("rn", "logt"),
         ("ln+rn", "ln"),
+        ("ln+rn", "ln+logt"),
         ("ln+rn", YOKED),
         (protocol.ramped, "ln+rn"),
     ]

@@ -74,6 +74,7 @@ def test_a_stopped_benchmark_runs_only_what_is_missing(tmp_path, capsys):
     ("case", "seed"), [("pendulum-sac", 0), *(("pendulum-td3", seed) for seed in range(3))]
 )
 def test_pendulum_is_learned_in_10k_steps(case: str, norm: str, seed: int, tmp_path: Path):
+    """Known to fail: TD3 with ln and seed 4 (-486), which is not asked; the README's table has it."""
     config = LearningConfig(episodes=20, out=tmp_path)
     assert run_one(case, norm, seed, config)["greedy_mean"] > -400
 

@@ -40,7 +40,6 @@ PUBLISHED = ("learning_starts=1000", "gamma=0.99", "policy_kwargs.net_arch=[256,
 EPISODES = (
     "learning_starts=1000",
     "gamma=0.99",
-    "learning_rate=3e-4",
     "train_freq=[1,episode]",
     "gradient_steps=-1",
     "policy_kwargs.net_arch=[64,64]",
@@ -55,6 +54,9 @@ CASES: dict[str, Case] = {
     "redbluedoors-lstm": Case("ppo_lstm", "MiniGrid-RedBlueDoors-6x6-v0", "paper", 1_000_000),
     "pendulum-sac": Case("sac", "Pendulum-v1", "zoo", 10_000, SMALL),
     "pendulum-td3": Case("td3", "Pendulum-v1", "zoo", 10_000, EPISODES),
+    "pendulum-td3-slow": Case(
+        "td3", "Pendulum-v1", "zoo", 10_000, (*EPISODES, "learning_rate=3e-4")
+    ),
     "pendulum-td3-wide": Case(
         "td3", "Pendulum-v1", "zoo", 10_000, (*PUBLISHED, "learning_rate=3e-4")
     ),
@@ -78,7 +80,9 @@ class LearningConfig:
     norms: tuple[str, ...] = ("none", "ln", "rn", "ln+rn")
     """Which normalizers."""
     seeds: int = 3
-    """Seeds 0, 1, ... of each."""
+    """How many seeds of each."""
+    first_seed: int = 0
+    """The first of them."""
     jobs: int = 2
     """Processes."""
     episodes: int = 100
@@ -148,7 +152,7 @@ def run_learning(config: LearningConfig) -> None:
         jobs = [
             (case, norm, seed)
             for case in config.cases
-            for seed in range(config.seeds)
+            for seed in range(config.first_seed, config.first_seed + config.seeds)
             for norm in config.norms
             if (case, norm, seed) not in done
         ]

@@ -71,10 +71,10 @@ def test_a_stopped_benchmark_runs_only_what_is_missing(tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", ["none", "ln", "ln+rn"])
 @pytest.mark.parametrize(
-    ("case", "seed"), [("pendulum-sac", 0), *(("pendulum-td3", seed) for seed in range(3))]
+    ("case", "seed"), [("pendulum-sac", 0), *(("pendulum-td3", seed) for seed in (5, 6, 7))]
 )
 def test_pendulum_is_learned_in_10k_steps(case: str, norm: str, seed: int, tmp_path: Path):
-    """Known to fail: TD3 with ln and seed 4 (-486), which is not asked; the README's table has it."""
+    """TD3 with seeds that were not seen when its setting was chosen."""
     config = LearningConfig(episodes=20, out=tmp_path)
     assert run_one(case, norm, seed, config)["greedy_mean"] > -400
 

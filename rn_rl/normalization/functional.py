@@ -48,6 +48,9 @@ def code_length(log_mass: Any, log_density: Any) -> Any:
     return log_mass - log_density
 
 
+MOST_OBSERVED = 256
+"""Samples of one batch that are observed at most."""
+
 SMALL = 2**16
 """Elements up to which NumPy on the CPU is faster than torch, whose operations start slowly."""
 
@@ -55,11 +58,18 @@ SMALL = 2**16
 def accumulate(
     pending: Tensor, observe: Callable[..., Any], x: Tensor, state: Tensor, weight: Tensor | None
 ) -> None:
-    """``pending += observe(x, state, weight)``, in place.
+    """``pending += observe(x, state, weight)``, in place, of every k-th sample, at most 256 of them.
+
+    So many, of every batch of a phase, settle a mean to a few percent, and looking at all of a large
+    batch costs more than applying the state does; minibatches are in random order. The published RN
+    (``commit="forward"``) looks at all.
 
     On the CPU the state is an array there, and a small x too: for a layer of an agent, what torch
     takes to start its operations is most of the time of observing.
     """
+    step = -(-x.shape[0] // MOST_OBSERVED)
+    if step > 1:
+        x, weight = x[::step], None if weight is None else weight[::step]
     values = wide(x)
     arrays = as_arrays(pending, state, values)
     if arrays is None:
@@ -75,7 +85,7 @@ def as_arrays(*tensors: Tensor) -> list[np.ndarray] | None:
 
     So it is on other devices, under ``torch.compile``, and in the transforms of ``torch.func``.
     """
-    if torch.compiler.is_compiling() or any(t.device.type != "cpu" for t in tensors):
+    if torch.compiler.is_compiling() or not all([t.is_cpu for t in tensors]):
         return None
     try:
         return [t.numpy() for t in tensors]
@@ -103,13 +113,13 @@ def observe(x: Any, state: Any, weight: Tensor | None = None) -> Any:
     squares *= _like(-0.5 / state[VAR], squares)
     # in place: fresh memory costs more than the exp
     density = np.exp(squares, out=squares) if isinstance(squares, np.ndarray) else squares.exp_()
-    return finite(array_module(state).concatenate((*sums, total(density))).reshape(4, -1))
+    return _packed((*sums, total(density)), state[MEAN])
 
 
 def observe_moments(x: Any, mean: Any, weight: Tensor | None = None) -> Any:
     """The first three rows of :func:`observe`, ``(3, F)``, about a frozen mean of shape ``(F,)``."""
     sums, _, _ = _moments(x, mean, weight)
-    return finite(array_module(mean).concatenate(sums).reshape(3, -1))
+    return _packed(sums, mean)
 
 
 def _moments(
@@ -123,7 +133,7 @@ def _moments(
     def total(values: Any) -> Any:
         values = values if w is None else w * values
         if isinstance(values, np.ndarray):
-            return np.add.reduce(values, None).reshape(1) if one_code else np.add.reduce(values, 0)
+            return np.add.reduce(values, None if one_code else 0)
         columns = values.sum(0)
         columns = columns.numpy() if isinstance(mean, np.ndarray) else columns
         return columns.sum(axis=0, dtype=mean.dtype, keepdims=True) if one_code else columns
@@ -133,11 +143,23 @@ def _moments(
         in_array = isinstance(mean, np.ndarray)
         each = weight.detach().to(torch.float64 if in_array else mean.dtype).sum()
         number = (each.numpy() if in_array else each) * (number // max(1, weight.shape[0]))
-    count = array_module(mean).zeros_like(mean) + number
     d = rows - _like(mean, rows)  # new: what follows may overwrite it
     first = total(d)
     d *= d
-    return (count, first, total(d)), d, total
+    return (number, first, total(d)), d, total
+
+
+def _packed(sums: tuple[Any, ...], mean: Any) -> Any:
+    """Sums as rows of what has the type and the columns of a mean; zeros where they are not finite."""
+    packed: Any
+    if isinstance(mean, np.ndarray):
+        packed = np.empty((len(sums), mean.shape[0]), mean.dtype)
+        for row, values in enumerate(sums):
+            packed[row] = values
+    else:
+        number = torch.zeros_like(mean) + sums[ELEMENTS]
+        packed = torch.cat((number, *sums[SUM:])).reshape(len(sums), -1)
+    return finite(packed)
 
 
 def _weights_of_rows(weight: Tensor, rows: Any) -> Any:
@@ -168,8 +190,10 @@ def wide(x: Tensor) -> Tensor:
 
 def finite(sums: Any) -> Any:
     """Zeros for the columns whose sums (rows as in :func:`observe`) are not finite."""
-    # false for NaN too
-    return array_module(sums).where(sums[SUM_SQUARES] < math.inf, sums, 0.0)
+    fine = sums[SUM_SQUARES] < math.inf  # false for NaN too
+    if isinstance(fine, np.ndarray) and fine.all():
+        return sums
+    return array_module(sums).where(fine, sums, 0.0)
 
 
 def on_axis_1(values: Tensor, x: Tensor) -> Tensor:
@@ -298,12 +322,8 @@ class _TimesSampleGain(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, state: Tensor) -> Tensor:
-        if x.numel() <= SMALL:
-            with np.errstate(all="ignore"):
-                arrays = _gain_and_slope(x.numpy(), state.numpy())
-            gain, slope = map(torch.from_numpy, arrays)
-        else:
-            gain, slope = _gain_and_slope(x, state)
+        with np.errstate(all="ignore"):
+            gain, slope = map(torch.from_numpy, _gain_and_slope(x.numpy(), state.numpy()))
         ctx.save_for_backward(x, state, gain, slope)
         return x * gain
 
@@ -331,26 +351,27 @@ def _sample_code(x: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.where(phases > 1, length, 1), z, exponent.softmax(1)
 
 
-def _gain_and_slope(x: Any, state: Any) -> tuple[Any, Any]:
+def _gain_and_slope(x: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For ``(batch, features)``: the gain of each sample, ``(batch, 1)``, and its derivative by x.
 
     ``dL/dx_j = softmax_j(-z**2 / 2) z_j / sigma``, and 0 where L or all exponents are cut off. The
     same numbers as :func:`_sample_code` in half of the passes over memory; autograd cannot follow.
     """
-    xp = array_module(x)
     mean, std, log_mass = (_like(v, x) for v in (state[MEAN], state[VAR] ** 0.5, state[LOG_MASS]))
     z = x - mean
-    z /= std
+    z *= math.sqrt(0.5) / std  # so that its square is the exponent
     share = z * z
-    share *= -0.5
-    share = xp.clip(share, SMALLEST_EXPONENT, None)
-    top = xp.amax(share, 1, keepdims=True)
-    share -= top
-    share = np.exp(share, out=share) if xp is np else share.exp_()
+    least = share.min(1, keepdims=True)
+    if (
+        not least.max(initial=0) < 0.5 * -SMALLEST_EXPONENT
+    ):  # further on the others of a sample do not count
+        share = np.clip(share, None, -SMALLEST_EXPONENT)
+        least = share.min(1, keepdims=True)
+    share = np.exp(np.subtract(least, share, out=share), out=share)
     total = share.sum(1, keepdims=True)
-    length = xp.clip(code_length(log_mass, top + xp.log(total / x.shape[1])), 0, None)
+    length = code_length(log_mass, np.log(total / x.shape[1]) - least).clip(0, None)
     coded = state[PHASES] > 1
-    followed = coded & (length > 0) & (top > SMALLEST_EXPONENT)
+    followed = coded & (length > 0) & (least < -SMALLEST_EXPONENT)
     share *= z
-    share *= xp.where(followed, 1 / (total * std), 0)
-    return xp.where(coded, length, 1), share
+    share *= np.where(followed, math.sqrt(2) / (total * std), 0)
+    return np.where(coded, length, 1), share

@@ -362,9 +362,8 @@ def _gain_and_slope(x: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.nd
     z *= math.sqrt(0.5) / std  # so that its square is the exponent
     share = z * z
     least = share.min(1, keepdims=True)
-    if (
-        not least.max(initial=0) < 0.5 * -SMALLEST_EXPONENT
-    ):  # further on the others of a sample do not count
+    # where a sample has a near element, those so far that they are cut off do not count anyway
+    if not least.max(initial=0) < 0.5 * -SMALLEST_EXPONENT:
         share = np.clip(share, None, -SMALLEST_EXPONENT)
         least = share.min(1, keepdims=True)
     share = np.exp(np.subtract(least, share, out=share), out=share)

@@ -16,6 +16,7 @@ from rn_rl.errors import UserError
 from rn_rl.experiment.compare import CompareConfig, run_compare
 from rn_rl.experiment.config import TrainConfig
 from rn_rl.experiment.evaluate import EvaluateConfig, run_evaluate
+from rn_rl.experiment.probe_run import ProbeConfig, run_probe
 from rn_rl.experiment.report import ReportConfig, run_report
 from rn_rl.experiment.reproduce import ReproduceConfig, run_reproduce
 from rn_rl.experiment.seeds import several, train_seeds
@@ -30,6 +31,7 @@ Command = (
     | Annotated[CompareConfig, tyro.conf.subcommand("compare", prefix_name=False)]
     | Annotated[ReportConfig, tyro.conf.subcommand("report", prefix_name=False)]
     | Annotated[ReproduceConfig, tyro.conf.subcommand("reproduce", prefix_name=False)]
+    | Annotated[ProbeConfig, tyro.conf.subcommand("probe", prefix_name=False)]
     | Annotated[NormsConfig, tyro.conf.subcommand("norms", prefix_name=False)]
     | Annotated[ZooConfig, tyro.conf.subcommand("zoo", prefix_name=False)]
 )
@@ -54,6 +56,7 @@ HANDLERS: dict[type, Callable[[Any], None]] = {
     CompareConfig: run_compare,
     ReportConfig: run_report,
     ReproduceConfig: run_reproduce,
+    ProbeConfig: run_probe,
     NormsConfig: run_norms,
     ZooConfig: run_zoo,
 }

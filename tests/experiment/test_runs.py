@@ -19,6 +19,7 @@ from stable_baselines3 import DQN, PPO
 from rn_rl.errors import UserError
 from rn_rl.experiment.config import TrainConfig
 from rn_rl.experiment.evaluate import EvaluateConfig, evaluate
+from rn_rl.experiment.probe_run import ProbeConfig, run_probe
 from rn_rl.experiment.run import Run
 from rn_rl.experiment.statistics import bootstrap_interval
 from rn_rl.experiment.train import TrainingStopped, train
@@ -281,3 +282,28 @@ def test_a_nan_observation_is_named_at_its_step_and_nothing_is_lost(tmp_path):
     run = Run(next(tmp_path.glob("*/*/*")))
     assert all(np.isfinite(t.numpy()).all() for t in load_file(run.policy_file).values())
     assert len(evaluate(EvaluateConfig(run.folder, episodes=1)).returns) == 1
+
+
+def test_probe_shows_the_gains_that_were_recorded(dqn_run, capsys):
+    run_probe(ProbeConfig(dqn_run.folder, json=True))
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    stored = np.load(dqn_run.code_length_file)
+    assert [row["layer"] for row in rows] == stored["layers"].tolist()
+    for row, gains in zip(rows, stored["gains"].T, strict=True):
+        assert row["gain"][0] == gains[0] == 1
+        assert row["gain"][-1] == gains[-1] > 1.5
+        assert row["timesteps"][-1] == stored["timesteps"][-1]
+    run_probe(ProbeConfig(dqn_run.folder))
+    shown = capsys.readouterr().out
+    assert "rn dqn CartPole-v1, seed 0" in shown
+    assert all(f"{gain:.2f}" in shown for gain in stored["gains"][-1])
+    assert "▁" in shown and "█" in shown
+
+
+def test_probe_of_what_has_no_gains_is_one_line(tmp_path):
+    plain = quick(tmp_path, norm="ln", timesteps=150, eval_freq=0)
+    with pytest.raises(UserError, match=r"has no code lengths.*it has 'ln'"):
+        run_probe(ProbeConfig(plain.folder))
+    plain.code_length_file.write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"code_length\.npz is damaged"):
+        run_probe(ProbeConfig(plain.folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,11 +21,13 @@ from torch.distributions import Categorical, Normal
 from torch.distributions import Distribution as TorchDistribution
 from torch.nn import functional as F  # noqa: N812
 
+from rn_rl.agents.distinct import answers_by_row, distinct, number_rows
 from rn_rl.agents.logging import evenly_spaced
 from rn_rl.agents.seed_batch import SeedBatch, clip_gradients
 from rn_rl.agents.seed_envs import SeedEnvs
 from rn_rl.agents.stacked import Program
 from rn_rl.agents.streams import Streams
+from rn_rl.normalization import observation_weights
 
 LOSSES = (
     "train/policy_gradient_loss",
@@ -137,20 +140,23 @@ class SeedBatchPPO(SeedBatch[PPO]):
     def _compute_gradients(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         """Clipped gradients ``(seeds, P)`` and losses ``(4, seeds)`` of one minibatch each."""
         own = list(tensors[: len(self.stack.tensors)])
-        observations, actions, old_values, old_log_prob, advantages, returns, clip, clip_value = (
-            tensors[len(own) :]
-        )
+        given = tensors[len(own) :]
+        actions, old_values, old_log_prob, advantages, returns, clip, clip_value = given[:7]
         model = self.model
         count = self.stack.parameters
         leaves = [t.detach().requires_grad_() for t in own[:count]]
         own[:count] = leaves
 
-        def evaluate(policy: ActorCriticPolicy, x: Tensor, a: Tensor) -> Any:
-            values, log_prob, entropy = policy.evaluate_actions(x, a)
+        def evaluate(policy: ActorCriticPolicy, a: Tensor, x: Tensor, *repeated: Tensor) -> Any:
+            with contextlib.ExitStack() as stack:
+                if repeated:  # a row is observed as often as it stands in the minibatch
+                    stack.enter_context(observation_weights(policy, repeated[1]))
+                values, distribution = values_and_distribution(policy, x, *repeated[:1])
+            log_prob, entropy = distribution.log_prob(a), distribution.entropy()
             return values[:, 0], log_prob, -log_prob if entropy is None else entropy
 
         values, log_prob, entropy = self.stack.over_seeds(
-            evaluate, own, observations, actions, training=True
+            evaluate, own, actions, *given[7:], training=True
         )
         if model.normalize_advantage and advantages.shape[1] > 1:
             mean, std = advantages.mean(1, keepdim=True), advantages.std(1, keepdim=True)
@@ -177,12 +183,14 @@ class SeedBatchPPO(SeedBatch[PPO]):
         losses = torch.stack((policy_loss, value_loss, entropy_loss, approx_kl)).detach()
         return clip_gradients(gradients, model.max_grad_norm), losses
 
-    def update(self, minibatch: Sequence[Tensor]) -> None:
+    def update(self, minibatch: Sequence[Tensor], numbers: np.ndarray | None = None) -> None:
         """One gradient step of every seed.
 
         Args:
             minibatch: observations, actions, old values, old log probabilities, advantages, returns,
                 each ``(seeds, batch, ...)``.
+            numbers: of the observations, see :func:`~rn_rl.agents.distinct.number_rows`; the networks
+                are then asked about each distinct one once, which gives the same numbers.
         """
         model = self.model
         clip = model.clip_range(self.progress_remaining)  # type: ignore[operator]
@@ -190,8 +198,18 @@ class SeedBatchPPO(SeedBatch[PPO]):
         clip_value = 0.0 if clip_value is None else clip_value(self.progress_remaining)
         # as double: a float32 of 0.2 is not what SB3 clips at
         clips = [torch.tensor(float(c), dtype=torch.float64) for c in (clip, clip_value)]
+        observations, *others = minibatch
+        repeated: list[Tensor] = []
+        found = None if numbers is None else distinct(numbers)
+        if found is not None:
+            first, *repeated = map(self.tensor, found)
+            observations = observations[torch.arange(self.size, device=self.device)[:, None], first]
         self.stack.weights.grad, losses = self._gradients(
-            *self.stack.tensors, *minibatch, *(c.to(self.device) for c in clips)
+            *self.stack.tensors,
+            *others,
+            *(c.to(self.device) for c in clips),
+            observations,
+            *repeated,
         )
         self.losses = dict(zip(LOSSES, losses, strict=True))
         self.optimizer.step()
@@ -305,6 +323,10 @@ class SeedBatchPPO(SeedBatch[PPO]):
             rows = np.moveaxis(part, 1, 0)
             flat.append(self.tensor(rows.reshape(-1, *part.shape[3:])))
         rows_of_seed = model.n_steps * self.envs.num_envs
+        shape = self.size, rows_of_seed, *self.rollout["observations"].shape[3:]
+        numbers = None
+        if answers_by_row(self.stack.module):
+            numbers = number_rows(flat[0].view(shape).cpu().numpy())
         first = np.arange(self.size)[:, None] * rows_of_seed
         for _ in range(model.n_epochs):
             order = self.shuffling.draw().argsort(1) + first
@@ -312,17 +334,22 @@ class SeedBatchPPO(SeedBatch[PPO]):
                 chosen = order[:, begin : begin + model.batch_size]
                 where = self.tensor(chosen.reshape(-1))
                 self.update(
-                    [x.index_select(0, where).view(*chosen.shape, *x.shape[1:]) for x in flat]
+                    [x.index_select(0, where).view(*chosen.shape, *x.shape[1:]) for x in flat],
+                    None if numbers is None else numbers.reshape(-1)[chosen],
                 )
         self.num_updates += model.n_epochs
 
 
-def values_and_distribution(policy: ActorCriticPolicy, x: Tensor) -> tuple[Tensor, Distribution]:
-    """What ``ActorCriticPolicy.forward`` computes before it samples."""
+def values_and_distribution(
+    policy: ActorCriticPolicy, x: Tensor, where: Tensor | None = None
+) -> tuple[Tensor, Distribution]:
+    """What ``ActorCriticPolicy.forward`` computes before it samples, for all rows of x or for these."""
     features = policy.extract_features(x)
     if policy.share_features_extractor:
         latent_pi, latent_vf = policy.mlp_extractor(features)
     else:
         latent_pi = policy.mlp_extractor.forward_actor(features[0])
         latent_vf = policy.mlp_extractor.forward_critic(features[1])
+    if where is not None:
+        latent_pi, latent_vf = latent_pi[where], latent_vf[where]
     return policy.value_net(latent_vf), policy._get_action_dist_from_latent(latent_pi)

@@ -110,6 +110,8 @@ class BatchRenorm(BatchNorm):
     Source: Ioffe, NeurIPS 2017.
     """
 
+    depends_on_batch = True  # its gradient
+
     def standardize(self, x: Tensor) -> Tensor:
         frozen = super().standardize(x)
         if not self.training or self.frozen:

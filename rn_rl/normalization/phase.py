@@ -42,6 +42,8 @@ class PhaseNorm(nn.Module, ABC):
     running_state: Tensor
     pending_sums: Tensor
     num_features: int | None = None
+    depends_on_batch: bool = False
+    """Whether what it makes of a sample, or the gradient, depends on the others of the batch."""
 
     def __init__(self, state: Tensor, pending: Tensor) -> None:
         super().__init__()

@@ -104,6 +104,7 @@ class RegularityNorm(PhaseNorm):
         self.axis = axis
         self.half_life = half_life
         self.commit_on = commit
+        self.depends_on_batch = commit == "forward"
         self.eps = eps
         self.acting = False
         """Inside :func:`observed_acting` alone."""

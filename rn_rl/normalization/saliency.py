@@ -61,6 +61,7 @@ class SaliencyNorm(RegularityNorm):
     ) -> None:
         super().__init__(num_features, "layer", half_life, eps=eps)
         self.prior = prior
+        self.depends_on_batch = prior is not None
         self.given_prior: GivenPrior | None = None
 
     def apply_state(self, x: Tensor) -> Tensor:

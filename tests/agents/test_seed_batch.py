@@ -21,6 +21,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rn_rl.agents import SeedBatchDQN, SeedBatchPPO
+from rn_rl.agents.distinct import answers_by_row, number_rows
 from rn_rl.agents.seed_batch_ppo import sample
 from rn_rl.agents.seed_envs import VecSeedEnvs
 from rn_rl.agents.streams import Streams
@@ -129,17 +130,30 @@ def test_updates_of_dqn_are_those_of_sb3(spec: str):
 
 
 @pytest.mark.parametrize("spec", SPECS, indirect=True)
-def test_updates_of_ppo_are_those_of_sb3(spec: str):
+@pytest.mark.parametrize("repeating", [False, True])
+def test_updates_of_ppo_are_those_of_sb3(spec: str, repeating: bool):
     theirs, mine = ([ppo(spec, seed, clip_range_vf=0.1) for seed in SEEDS] for _ in range(2))
     for model in (*theirs, *mine):
         to_double(model.policy)
         model._setup_learn(1000)
     batch = SeedBatchPPO(mine, envs_of(mine))
     rng = np.random.default_rng(0)
+    asked = []  # how many rows the networks were asked about
+    compute = batch._compute_gradients
+    batch._gradients.function = lambda *t: (
+        asked.append(t[-1 - 2 * repeats].shape[1]),
+        compute(*t),
+    )[1]
     for _ in range(3):
-        rows = (len(SEEDS), 16)
+        rows = (len(SEEDS), 64 if repeating else 16)
+        observations = rng.normal(size=(*rows, 4)).astype(np.float32)
+        numbers, repeats = None, repeating and answers_by_row(batch.stack.module)
+        if repeating:  # 7, 8, 9 distinct ones
+            images = np.stack([rng.integers(0, 7 + i, rows[1:]) for i in range(rows[0])])
+            observations = np.repeat(images[..., None], 4, 2).astype(np.uint8)
+            numbers = number_rows(observations) if repeats else None
         drawn = [
-            torch.from_numpy(rng.normal(size=(*rows, 4)).astype(np.float32)),
+            torch.from_numpy(observations),
             torch.from_numpy(rng.integers(0, 2, rows)),
             *(torch.from_numpy(rng.normal(size=rows)) for _ in range(4)),
         ]
@@ -153,10 +167,11 @@ def test_updates_of_ppo_are_those_of_sb3(spec: str):
             model.policy.set_training_mode(False)
         batch.stack.set_training_mode(True)
         batch.set_learning_rate()
-        batch.update(drawn)
-        batch.update(drawn)
+        batch.update(drawn, numbers)
+        batch.update(drawn, numbers)
         batch.stack.set_training_mode(False)
         networks_agree(batch, theirs, lambda m: m.policy, 1e-10)
+    assert asked == [32 if repeats else rows[1]]
 
 
 def trained(cls: Any, models: list[Any], steps: int, num_envs: int = 1) -> Any:

@@ -1,0 +1,67 @@
+"""Rows of a minibatch that are equal, so that a network is asked about each of them once.
+
+A small gridworld shows the same few images again and again: of the 256 in a minibatch of PPO on
+RedBlueDoors-6x6 about 120 differ.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import nn
+
+from rn_rl.normalization import phase_norms
+
+MOST_SHARE = 0.75
+"""Of the rows that may differ for it to pay."""
+
+STEP = 32
+"""Numbers of distinct rows are rounded up to multiples of this, since each takes a recording."""
+
+
+def answers_by_row(network: nn.Module) -> bool:
+    """Whether a network's answer to a row, and its gradient, depend on that row and weights alone."""
+    mixing = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    return not any(isinstance(m, mixing) for m in network.modules()) and not any(
+        norm.depends_on_batch for norm in phase_norms(network).values()
+    )
+
+
+def number_rows(observations: np.ndarray) -> np.ndarray | None:
+    """A number for each row, ``(seeds, rows)``, the same for equal rows of a seed.
+
+    None for observations, ``(seeds, rows, ...)``, that are not integers: those are hardly ever equal.
+    """
+    if not np.issubdtype(observations.dtype, np.integer):
+        return None
+    seeds, rows = observations.shape[:2]
+    flat = np.ascontiguousarray(observations).reshape(seeds, rows, -1)
+    whole = flat.view(np.dtype((np.void, flat.shape[2] * flat.itemsize)))[:, :, 0]
+    numbers = np.empty((seeds, rows), np.int64)
+    for seed in range(seeds):
+        _, numbers[seed] = np.unique(whole[seed], return_inverse=True)
+    return numbers
+
+
+def distinct(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Which rows of a minibatch to ask about; None where too many are.
+
+    Args:
+        numbers: ``(seeds, batch)`` of :func:`number_rows`.
+
+    Returns:
+        ``first`` ``(seeds, n)``, a row of the minibatch for each distinct one; ``where``
+        ``(seeds, batch)``, the place of each row among those; ``counts`` ``(seeds, n)``, how many it
+        stands for, 0 where a seed has fewer than n.
+    """
+    found = [np.unique(row, return_index=True, return_inverse=True) for row in numbers]
+    size = max(len(values) for values, _, _ in found)
+    size += -size % STEP
+    if size > MOST_SHARE * numbers.shape[1]:
+        return None
+    first = np.zeros((len(numbers), size), np.int64)
+    counts = np.zeros((len(numbers), size), np.float32)
+    where = np.stack([inverse for _, _, inverse in found])
+    for seed, (values, places, inverse) in enumerate(found):
+        first[seed, : len(values)] = places
+        counts[seed, : len(values)] = np.bincount(inverse)
+    return first, where, counts

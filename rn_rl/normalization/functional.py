@@ -129,12 +129,16 @@ def _moments(
     one_code = mean.shape[0] == 1
     rows = x.reshape(x.shape[0], math.prod(x.shape[1:])) if one_code else per_feature(x)
     w = None if weight is None else _weights_of_rows(weight, rows)
+    if w is None and isinstance(rows, np.ndarray):
+        w = np.ones(
+            rows.shape[0], rows.dtype
+        )  # a product sums several times faster than a sum does
 
     def total(values: Any) -> Any:
-        values = values if w is None else w * values
         if isinstance(values, np.ndarray):
-            return np.add.reduce(values, None if one_code else 0)
-        columns = values.sum(0)
+            columns = w @ values
+            return np.add.reduce(columns) if one_code else columns
+        columns = (values if w is None else w[:, None] * values).sum(0)
         columns = columns.numpy() if isinstance(mean, np.ndarray) else columns
         return columns.sum(axis=0, dtype=mean.dtype, keepdims=True) if one_code else columns
 
@@ -163,9 +167,9 @@ def _packed(sums: tuple[Any, ...], mean: Any) -> Any:
 
 
 def _weights_of_rows(weight: Tensor, rows: Any) -> Any:
-    """Each sample's weight for all of its rows, ``(rows, 1)``."""
+    """Each sample's weight for all of its rows, ``(rows,)``."""
     each = weight.detach().reshape(-1, 1).expand(-1, rows.shape[0] // max(1, weight.shape[0]))
-    return _like(each.reshape(-1, 1), rows)
+    return _like(each.reshape(-1), rows)
 
 
 def array_module(values: Any) -> Any:

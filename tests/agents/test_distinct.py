@@ -41,8 +41,10 @@ def test_where_most_rows_differ_all_are_asked_about():
 
 @pytest.mark.parametrize(
     ("norm", "by_row"),
-    [("none", True), ("ln+rn", True), ("bn", True), ("rsn", True), ("brn", False)]
-    + [("rn-paper", False), ("ln+rln-paper", False)],
+    [
+        *((norm, True) for norm in ("none", "ln+rn", "bn", "rsn")),
+        *((norm, False) for norm in ("brn", "rn-paper", "ln+rln-paper")),
+    ],
 )
 def test_what_depends_on_the_batch_is_asked_about_every_row(norm: str, by_row: bool):
     """By its word, and by what it does: the first half of a batch, alone and in the whole."""

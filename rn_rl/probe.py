@@ -46,8 +46,9 @@ class CodeLengthProbe:
     def _observer(self, name: str) -> Any:
         def observe(layer: nn.Module, inputs: Any, output: Tensor) -> None:
             if layer.training:
+                x, _ = functional.observed(output)
                 functional.accumulate(
-                    self._pending[name], functional.observe, output, self._state[name], None
+                    self._pending[name], functional.observe, x, self._state[name], None
                 )
 
         return observe

@@ -83,6 +83,8 @@ class ReproduceConfig:
     """auto, process, batch or ray, as of 'rn-rl compare'."""
     jobs: Annotated[int | None, shown_as("N")] = None
     """Trainings side by side; default: one for each core."""
+    compile: bool = False
+    """Compile the updates of seed batches: slower to start, then faster."""
     address: Annotated[str | None, shown_as("HOST:PORT")] = None
     """Ray cluster."""
     quiet: bool = False
@@ -125,6 +127,7 @@ def run_reproduce(config: ReproduceConfig) -> None:
         out=config.out / config.what,
         engine=config.engine,
         jobs=config.jobs,
+        compile=config.compile,
         address=config.address,
         quiet=config.quiet,
         final_episodes=1,

@@ -51,6 +51,20 @@ def code_length(log_mass: Any, log_density: Any) -> Any:
 MOST_OBSERVED = 256
 """Samples of one batch that are observed at most."""
 
+
+def observed(x: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """The samples of a batch that a code is measured on, and their weights: every k-th, at most 256.
+
+    So many, of every batch of a phase, settle a mean to a few percent, and looking at all of a large
+    batch costs more than applying the state does; minibatches are in random order. The published RN
+    (``commit="forward"``) looks at all.
+    """
+    step = -(-x.shape[0] // MOST_OBSERVED)
+    if step <= 1:
+        return x, weight
+    return x[::step], None if weight is None else weight[::step]
+
+
 SMALL = 2**16
 """Elements up to which NumPy on the CPU is faster than torch, whose operations start slowly."""
 
@@ -58,18 +72,11 @@ SMALL = 2**16
 def accumulate(
     pending: Tensor, observe: Callable[..., Any], x: Tensor, state: Tensor, weight: Tensor | None
 ) -> None:
-    """``pending += observe(x, state, weight)``, in place, of every k-th sample, at most 256 of them.
-
-    So many, of every batch of a phase, settle a mean to a few percent, and looking at all of a large
-    batch costs more than applying the state does; minibatches are in random order. The published RN
-    (``commit="forward"``) looks at all.
+    """``pending += observe(x, state, weight)``, in place.
 
     On the CPU the state is an array there, and a small x too: for a layer of an agent, what torch
     takes to start its operations is most of the time of observing.
     """
-    step = -(-x.shape[0] // MOST_OBSERVED)
-    if step > 1:
-        x, weight = x[::step], None if weight is None else weight[::step]
     values = wide(x)
     arrays = as_arrays(pending, state, values)
     if arrays is None:

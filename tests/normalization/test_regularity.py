@@ -254,7 +254,7 @@ def test_it_prints_what_differs_from_the_default():
     assert "axis=neuron, half_life=3" in repr(RegularityNorm(4, "neuron", 3))
 
 
-@pytest.mark.parametrize("norm", ["rn", "rln", "rsn", "bn"])
+@pytest.mark.parametrize("norm", ["rn", "rln", "rsn", "sn"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_of_a_large_batch_evenly_spaced_samples_are_observed(norm: str, weighted: bool):
     [whole], [part] = make_normalizers(norm, 4), make_normalizers(norm, 4)

@@ -58,8 +58,8 @@ class RegularityNorm(PhaseNorm):
         ``running_state``: rows mean, variance, elements, log code mass, phases, gain (``"phase"``);
         or mean, std, elements, log code mass (``"forward"``). ``pending_sums``: see
         :mod:`rn_rl.normalization.functional`. Of more than 256 samples, 256 or fewer are observed:
-        :func:`~rn_rl.normalization.functional.observed`. A batch with a NaN or an infinity, or with squares too
-        large for its precision, is skipped for the codes it touches.
+        :func:`~rn_rl.normalization.functional.observed`. A batch with a NaN or an infinity, or with
+        squares too large for its precision, is skipped for the codes it touches.
 
     Raises:
         UserError: an argument outside its range, or an input whose axis 1 is not ``num_features``.

@@ -28,6 +28,7 @@ from rn_rl.agents.seed_envs import SeedEnvs
 from rn_rl.agents.stacked import Program
 from rn_rl.agents.streams import Streams
 from rn_rl.normalization import observation_weights
+from rn_rl.normalization.functional import MOST_OBSERVED
 
 LOSSES = (
     "train/policy_gradient_loss",
@@ -325,7 +326,8 @@ class SeedBatchPPO(SeedBatch[PPO]):
         rows_of_seed = model.n_steps * self.envs.num_envs
         shape = self.size, rows_of_seed, *self.rollout["observations"].shape[3:]
         numbers = None
-        if answers_by_row(self.stack.module):
+        # of a larger batch codes are measured on a part, which would be another one
+        if model.batch_size <= MOST_OBSERVED and answers_by_row(self.stack.module):
             numbers = number_rows(flat[0].view(shape).cpu().numpy())
         first = np.arange(self.size)[:, None] * rows_of_seed
         for _ in range(model.n_epochs):

@@ -56,8 +56,8 @@ def observed(x: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor | 
     """The samples of a batch that a code is measured on, and their weights: every k-th, at most 256.
 
     So many, of every batch of a phase, settle a mean to a few percent, and looking at all of a large
-    batch costs more than applying the state does; minibatches are in random order. The published RN
-    (``commit="forward"``) looks at all.
+    batch costs more than applying the state does. Every k-th is a random choice of a shuffled batch,
+    and spread evenly over one in order. The published RN (``commit="forward"``) looks at all.
     """
     step = -(-x.shape[0] // MOST_OBSERVED)
     if step <= 1:
@@ -137,9 +137,7 @@ def _moments(
     rows = x.reshape(x.shape[0], math.prod(x.shape[1:])) if one_code else per_feature(x)
     w = None if weight is None else _weights_of_rows(weight, rows)
     if w is None and isinstance(rows, np.ndarray):
-        w = np.ones(
-            rows.shape[0], rows.dtype
-        )  # a product sums several times faster than a sum does
+        w = np.ones(rows.shape[0], rows.dtype)  # a product is the faster sum
 
     def total(values: Any) -> Any:
         if isinstance(values, np.ndarray):

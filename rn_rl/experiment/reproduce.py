@@ -44,7 +44,9 @@ from rn_rl.experiment.reproduction_report import (
     PARTS,
     README_TASKS,
     Reproduction,
-    Result,
+    Trained,
+    in_arms,
+    read_runs,
     write,
     write_readme,
 )
@@ -77,6 +79,8 @@ class ReproduceConfig:
     """Folder of the runs; the same command goes on where it stopped."""
     results: Annotated[Path | None, shown_as("FOLDER")] = None
     """Where TASK.md, TASK.csv and TASK.svg go; default: OUT."""
+    add: bool = False
+    """To the runs in RESULTS/TASK.csv, from whatever machine: train only what is not there."""
     readme: Annotated[Path | None, shown_as("FILE")] = None
     """Also write the protocol's table of both DQN tasks into this document, between its marks."""
     engine: str = "auto"
@@ -101,8 +105,17 @@ class ReproduceConfig:
     @property
     def file_name(self) -> str:
         """Of what is written, without suffix."""
-        kinds = {"recurrent": self.recurrent, self.study_name: True, "quick": self.quick}
-        parts = [self.what, *(kind for kind, asked in kinds.items() if asked)]
+        return self.named(self.study_name)
+
+    @property
+    def protocol_name(self) -> str:
+        """The same of the protocol, whatever study was asked for."""
+        return self.named(None)
+
+    def named(self, study: str | None) -> str:
+        """Name of a study's files, or of the protocol's."""
+        memory = "recurrent" if self.recurrent else None
+        parts = (self.what, memory, study, "quick" if self.quick else None)
         return "-".join(part for part in parts if part)
 
 
@@ -135,21 +148,32 @@ def run_reproduce(config: ReproduceConfig) -> None:
         eval_episodes=1,
     )
     check(shared)
-    cells = {arm.name: cells_of(shared, arm) for arm in study.arms if arm.name != YOKED}
+    folder = config.results or config.out
+    kept = kept_runs(config, protocol, folder) if config.add else []
+    here = {(run.arm, run.seed) for run in kept}
+    missing = {
+        name: [seed for seed in range(seeds) if (name, seed) not in here] for name in names(study)
+    }
+    cells = {
+        arm.name: cells_of(shared, arm, missing[arm.name])
+        for arm in study.arms
+        if arm.name != YOKED
+    }
     keys = [cell.keys[0] for each in cells.values() for cell in each]
-    if len(cells) + (YOKED in names(study)) < len(study.arms) or len({*keys}) < len(keys):
+    if len({*names(study)}) < len(study.arms) or len({*keys}) < len(keys):
         raise UserError(f"--arms {config.arms}: two of them are the same")
     for reason in {cell.reason for each in cells.values() for cell in each if cell.reason}:
         say(console, f"one process for each seed, since {reason}")
-    if YOKED in names(study):
+    if missing.get(YOKED):
         yoked = Arm(YOKED, f"ln+yoked({recorded(shared, console)})")
-        cells[YOKED] = cells_of(shared, yoked)
+        cells[YOKED] = cells_of(shared, yoked, missing[YOKED])
     grid = grid_of(shared, [cell for each in cells.values() for cell in each], console)
     stopped = run_grid(grid)
-    results = [read_arm(grid, arm, cells[arm.name]) for arm in study.arms]
-    done = [result for result in results if len(result.last)]
+    trained = [run for name in names(study) for run in read_arm(grid, name, cells.get(name, []))]
+    done = in_arms(whole_study(config, protocol), [*kept, *trained])
     # of a run that was stopped, what there is does not take the place of results
-    folder = config.out if stopped else config.results or config.out
+    if stopped:
+        folder = config.out
     if done:
         found = Reproduction(config.what, protocol, study, done, config.quick)
         write(found, folder / config.file_name, console)
@@ -179,18 +203,44 @@ def protocol_of(config: ReproduceConfig) -> Protocol:
     return replace(protocol, algo=protocol.recurrent, about=", with memory (an LSTM)")
 
 
+def whole_study(config: ReproduceConfig, protocol: Protocol) -> Study:
+    """With all of its arms."""
+    name = config.study_name
+    return paper_and_controls(protocol) if name is None else STUDIES[name](protocol)
+
+
 def study_of(config: ReproduceConfig, protocol: Protocol) -> Study:
     """What was asked for: all arms of a study, or some."""
-    name = config.study_name
-    study = paper_and_controls(protocol) if name is None else STUDIES[name](protocol)
+    study = whole_study(config, protocol)
     if config.arms is not None:
         arms = tuple(find_arm(study, each) for each in listed(config.arms))
         if not arms:
             raise UserError(f"--arms {config.arms!r}: expected some, separated by commas")
         study = replace(study, arms=arms)
-    elif config.quick and name is None:
+    elif config.quick and config.study_name is None:
         study = replace(study, arms=plain(*QUICK, protocol.ramped))
     return study
+
+
+def kept_runs(config: ReproduceConfig, protocol: Protocol, folder: Path) -> list[Trained]:
+    """What the tables have already: the one asked for, and the protocol's of what a study shares with it.
+
+    Raises:
+        UserError: one is no such table, or of runs of another length.
+    """
+    shared = {arm.name for arm in whole_study(config, protocol).arms if not (arm.set or arm.later)}
+    kept = []
+    for stem in (config.protocol_name, config.file_name):
+        path = folder / f"{stem}.csv"
+        for run in read_runs(path) if path.exists() else []:
+            if run.timesteps != protocol.timesteps:
+                raise UserError(
+                    f"--add: {path} has runs of {run.timesteps:,} timesteps, these are of "
+                    f"{protocol.timesteps:,}; expected another --results, or --timesteps {run.timesteps}"
+                )
+            if stem == config.file_name or run.arm in shared:
+                kept.append(run)
+    return kept
 
 
 def names(study: Study) -> list[str]:
@@ -210,19 +260,31 @@ def check_readme(config: ReproduceConfig) -> None:
     around_block(config.readme, "reproduce")
 
 
-def cells_of(shared: CompareConfig, arm: Arm) -> list[Cell]:
-    """The trainings of an arm: one cell, or two where the first run differs from the others."""
-    groups = [(arm.name, shared.seed, shared.seeds, arm.set)]
-    if arm.later:
-        first, others = (f"{arm.name}, first run", shared.seed), (arm.name, shared.seed + 1)
-        groups = [(*first, 1, arm.set), (*others, shared.seeds - 1, arm.set + arm.later)]
+def cells_of(shared: CompareConfig, arm: Arm, seeds: list[int]) -> list[Cell]:
+    """The trainings of an arm: a cell for each stretch of seeds, and one for a first run that differs."""
+    first = [seed for seed in seeds if arm.later and seed == shared.seed]
+    groups = [(f"{arm.name}, first run", first, arm.set)] if first else []
+    groups += [
+        (arm.name, stretch, arm.set + arm.later)
+        for stretch in stretches([seed for seed in seeds if seed not in first])
+    ]
     cells = []
-    for label, seed, seeds, settings in groups:
-        if seeds:
-            one = replace(shared, norms=arm.norm, seed=seed, seeds=seeds, set=settings)
-            quiet = Console(quiet=True)  # what it has to say is the same for most arms
-            cells += [replace(cell, label=label) for cell in make_cells(one, quiet)]
+    for label, stretch, settings in groups:
+        one = replace(shared, norms=arm.norm, seed=stretch[0], seeds=len(stretch), set=settings)
+        quiet = Console(quiet=True)  # what it has to say is the same for most arms
+        cells += [replace(cell, label=label) for cell in make_cells(one, quiet)]
     return cells
+
+
+def stretches(seeds: list[int]) -> list[list[int]]:
+    """Seeds that follow one another, together."""
+    found: list[list[int]] = []
+    for seed in seeds:
+        if found and seed == found[-1][-1] + 1:
+            found[-1].append(seed)
+        else:
+            found.append([seed])
+    return found
 
 
 def recorded(shared: CompareConfig, console: Console) -> Path:
@@ -236,9 +298,9 @@ def recorded(shared: CompareConfig, console: Console) -> Path:
     return find(shared.out, spec)[key_of(spec)].run.folder
 
 
-def read_arm(grid: Grid, arm: Arm, cells: list[Cell]) -> Result:
+def read_arm(grid: Grid, name: str, cells: list[Cell]) -> list[Trained]:
     """What the runs of an arm returned while they trained."""
-    last, curves, timesteps, seconds = [], [], 0, 0.0
+    runs = []
     for cell in cells:
         found = find(grid.config.out, cell.specs[0])
         for key in cell.keys:
@@ -246,14 +308,19 @@ def read_arm(grid: Grid, arm: Arm, cells: list[Cell]) -> Result:
                 continue
             run, spec = found[key].run, found[key].spec
             ended, returns = read_episodes(run)
-            last.append(returns[-LAST_EPISODES:].mean())
-            curves.append(curve(ended, returns, cell.specs[0].timesteps))
             took = read_seconds(run, len(spec.together) or 1)
-            if took is not None:
-                timesteps += spec.timesteps
-                seconds += took
-    rows = np.array(curves).reshape(len(curves), PARTS)
-    return Result(arm, np.array(last), rows, timesteps, seconds)
+            runs.append(
+                Trained(
+                    arm=name,
+                    seed=spec.seed,
+                    timesteps=spec.timesteps,
+                    last=float(returns[-LAST_EPISODES:].mean()),
+                    seconds=np.nan if took is None else took,
+                    command=spec.command,
+                    parts=tuple(curve(ended, returns, spec.timesteps)),
+                )
+            )
+    return runs
 
 
 def curve(ended: np.ndarray, returns: np.ndarray, timesteps: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -22,7 +23,6 @@ from rn_rl.experiment.files import markdown_table, replace_block, whole
 from rn_rl.experiment.progress import say
 from rn_rl.experiment.protocol import PROTOCOLS, YOKED, Arm, Protocol, Study, paper_and_controls
 from rn_rl.experiment.report import write_rows, write_text
-from rn_rl.experiment.run import command_line
 
 LAST_EPISODES = 50
 """Of a run, whose mean training return counts."""
@@ -31,19 +31,39 @@ PARTS = 20
 """Of a run, in each of which the mean training return is a point of its curve."""
 
 
+@dataclass(frozen=True)
+class Trained:
+    """A run, as a row of the CSV file."""
+
+    arm: str
+    seed: int
+    timesteps: int
+    last: float
+    """Mean return of its last 50 episodes."""
+    seconds: float
+    """Wall time of one process, its share if it was trained together with others; or not a number."""
+    command: str
+    """That trained it."""
+    parts: tuple[float, ...]
+    """Mean return in each of the PARTS of the timesteps; not a number where no episode ended."""
+
+
 @dataclass
 class Result:
     """Training returns of the runs of one arm."""
 
     arm: Arm
-    last: np.ndarray
-    """Mean return of the last 50 episodes of each run."""
-    curves: np.ndarray
-    """Mean return in each part of the timesteps, ``(runs, PARTS)``; not a number where none ended."""
-    timesteps: int
-    """Of all runs whose time is known."""
-    seconds: float
-    """Wall time of these together, one process."""
+    runs: list[Trained]
+
+    @property
+    def last(self) -> np.ndarray:
+        """Mean return of the last 50 episodes of each run."""
+        return np.array([run.last for run in self.runs])
+
+    @property
+    def curves(self) -> np.ndarray:
+        """Mean return in each part of the timesteps, ``(runs, PARTS)``; not a number where none ended."""
+        return np.array([run.parts for run in self.runs]).reshape(len(self.runs), PARTS)
 
     @property
     def fifths(self) -> np.ndarray:
@@ -54,6 +74,19 @@ class Result:
     def estimate(self) -> Estimate:
         """Mean over runs."""
         return Estimate(float(self.last.mean()), *statistics.bootstrap_interval(self.last))
+
+
+def in_arms(study: Study, runs: Iterable[Trained]) -> list[Result]:
+    """Runs by arm, in the order of the study and then of their names; each seed once, the last of it."""
+    found: dict[str, dict[int, Trained]] = {arm.name: {} for arm in study.arms}
+    for run in runs:
+        found.setdefault(run.arm, {})[run.seed] = run
+    arms = {arm.name: arm for arm in study.arms}
+    return [
+        Result(arms.get(name) or study.make(name), [by_seed[seed] for seed in sorted(by_seed)])
+        for name, by_seed in found.items()
+        if by_seed
+    ]
 
 
 def mean_of(rows: np.ndarray) -> np.ndarray:
@@ -102,19 +135,24 @@ def table_rows(what: str, results: list[Result]) -> list[list[str]]:
 
 def costs(protocol: Protocol, results: list[Result]) -> str:
     """What the trainings took, and what the published code would need for those it has."""
-    seconds = sum(result.seconds for result in results)
-    steps = sum(result.timesteps for result in results)
-    runs = sum(len(result.last) for result in results)
-    if not seconds:
+    runs = [run for result in results for run in result.runs]
+    known = [run for run in runs if np.isfinite(run.seconds)]
+    if not known:
         return ""
-    speed = f"{steps / seconds:,.0f} timesteps/s of a process"
-    told = f"Cost: {runs} trainings took {duration(seconds)} of one process here ({speed})."
+    seconds = sum(run.seconds for run in known)
+    speed = f"{sum(run.timesteps for run in known) / seconds:,.0f} timesteps/s of a process"
+    of = "" if len(known) == len(runs) else f" of {len(runs)}"
+    told = (
+        f"Cost: {len(known)}{of} trainings took {duration(seconds)} of one process here ({speed})."
+    )
     published = paper_results()["timesteps_per_second"]
-    theirs = [r for r in results if r.arm.norm in published]
+    theirs = [
+        (r.arm.norm, run.timesteps) for r in results for run in r.runs if r.arm.norm in published
+    ]
     if protocol.algo != "dqn" or not theirs:
         return told
-    needed = sum(r.timesteps / published[r.arm.norm] for r in theirs)
-    names = ", ".join(dict.fromkeys(r.arm.norm for r in theirs))
+    needed = sum(timesteps / published[norm] for norm, timesteps in theirs)
+    names = ", ".join(dict.fromkeys(norm for norm, _ in theirs))
     return (
         f"{told} The published code would need {duration(needed)} for {names}, at the speed that was "
         "measured of it (RLN and LN+RN at RN's)."
@@ -155,6 +193,8 @@ def write(found: Reproduction, stem: Path, console: Console) -> None:
     )
     notes = [costs(protocol, results), rough if found.rough else ""]
     answers = [each.sentence(len(comparisons)) for each in comparisons]
+    runs = [run for result in results for run in result.runs]
+    commands = " and ".join(f"`{command}`" for command in dict.fromkeys(r.command for r in runs))
     lines = [
         f"# {found.what}: {study.title}",
         f"{about}; mean training return of the last {LAST_EPISODES} episodes of each run, mean ± "
@@ -164,7 +204,7 @@ def write(found: Reproduction, stem: Path, console: Console) -> None:
         f"![{study.title}]({stem.name}.svg)",
         "\n".join(f"- {answer}" for answer in answers),
         notes[0],
-        f"Made by `{command_line()}`.",
+        f"Made by {commands}.",
     ]
     with whole(Path(f"{stem}.md")) as temporary:
         write_text(temporary, "\n\n".join(line for line in lines if line) + "\n")
@@ -172,9 +212,8 @@ def write(found: Reproduction, stem: Path, console: Console) -> None:
         Path(f"{stem}.csv"),
         [*LEADING, *(f"part_{i}" for i in range(1, PARTS + 1))],
         (
-            [result.arm.name, i, protocol.timesteps, last, *parts]
-            for result in results
-            for i, (last, parts) in enumerate(zip(result.last, result.curves, strict=True))
+            [run.arm, run.seed, run.timesteps, run.last, run.seconds, run.command, *run.parts]
+            for run in runs
         ),
     )
     draw(Path(f"{stem}.svg"), found)
@@ -205,35 +244,32 @@ def draw(path: Path, found: Reproduction) -> None:
         write_text(temporary, text)
 
 
-LEADING = ["arm", "run", "timesteps", "last_50_episodes"]
+LEADING = ["arm", "seed", "timesteps", "last_50_episodes", "seconds", "command"]
 """Columns of a CSV file before the parts of the curve."""
 
 
-def read_results(path: Path, study: Study) -> list[Result]:
-    """The runs in a CSV file that :func:`write` wrote; what they cost is not in it.
+def read_runs(path: Path) -> list[Trained]:
+    """The rows of a CSV file that :func:`write` wrote.
 
     Raises:
         UserError: it is none of those.
     """
-    arms = {arm.name: arm for arm in study.arms}
-    runs: dict[str, list[list[float]]] = {}
+    runs = []
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             header, *rows = csv.reader(stream)
         if header[: len(LEADING)] != LEADING or len(header) != len(LEADING) + PARTS:
             raise ValueError(f"expected {', '.join(LEADING)}, and {PARTS} parts")
-        for name, _, *numbers in rows:
-            if len(numbers) != len(header) - 2:
-                raise ValueError(f"a row of {name} has {2 + len(numbers)} of {len(header)} cells")
-            runs.setdefault(name, []).append([float(number) for number in numbers])
+        for row in rows:
+            if len(row) != len(header):
+                raise ValueError(f"a row has {len(row)} of {len(header)} cells")
+            arm, seed, timesteps, last, seconds, command, *parts = row
+            figures = tuple(float(part) for part in parts)
+            run = (arm, int(seed), int(timesteps), float(last), float(seconds), command, figures)
+            runs.append(Trained(*run))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a table of 'rn-rl reproduce' ({error})") from None
-    found = []
-    for name, values in runs.items():
-        steps, last, *parts = np.array(values).T
-        arm = arms.get(name, Arm(name, name))
-        found.append(Result(arm, last, np.stack(parts, 1), int(steps.sum()), 0.0))
-    return found
+    return runs
 
 
 README_TASKS = ("cartpole", "lunarlander")
@@ -250,13 +286,13 @@ def readme_block(folder: Path) -> str:
             continue
         protocol = PROTOCOLS[what]
         study = paper_and_controls(protocol)
-        results = read_results(path, study)
+        results = in_arms(study, read_runs(path))
         for result, row in zip(results, table_rows(what, results), strict=True):
             name, seeds, _, interval, _, paper = row
             line = cells.setdefault(name, [""] * (len(columns) - 1))
             line += [f"{result.estimate.value:.1f} {interval}", seeds, paper]
         columns += [what, "seeds", "paper"]
-        each_run = sorted({r.timesteps // len(r.last) for r in results})
+        each_run = sorted({run.timesteps for r in results for run in r.runs})
         lengths.append(f"{what}{protocol.about}: {' or '.join(f'{n:,}' for n in each_run)}")
         for line in cells.values():
             line += [""] * (len(columns) - 1 - len(line))

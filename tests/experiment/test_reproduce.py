@@ -24,6 +24,8 @@ from rn_rl.experiment.reproduction_report import (
     PARTS,
     Reproduction,
     Result,
+    Trained,
+    read_runs,
     readme_block,
     write,
 )
@@ -55,7 +57,8 @@ def test_every_arm_of_the_paper_and_every_control(tmp_path):
             runs = [
                 Run(f)
                 for f in find_runs(tmp_path)
-                if Run(f).read_spec().norm == "ln+rn" and str(Run(f).read_spec().seed) == row["run"]
+                if Run(f).read_spec().norm == "ln+rn"
+                and str(Run(f).read_spec().seed) == row["seed"]
             ]
             lines = (runs[0].folder / "0.monitor.csv").read_text().splitlines()[2:]
             returns = [float(line.split(",")[0]) for line in lines]
@@ -181,6 +184,52 @@ def test_learning_rates_share_the_runs_of_the_protocol(tmp_path):
     assert len(before) == 2 and len(after) == 3 and before.items() < after.items()
 
 
+def test_runs_of_several_machines_make_one_table(tmp_path, monkeypatch):
+    """--add trains what a table lacks, here in folders of runs that know nothing of one another."""
+    results, adding = tmp_path / "results", ["--add", "--results", str(tmp_path / "results")]
+
+    def table(name="cartpole"):
+        """As text, in which not a number is itself."""
+        return {(run.arm, run.seed): str(run) for run in read_runs(results / f"{name}.csv")}
+
+    monkeypatch.setattr("sys.argv", ["rn-rl", "on", "the", "first"])
+    assert toy(tmp_path / "a", "cartpole", "--arms", "ln+rn,none", "--seeds", "1", *adding) == 0
+    first = table()
+    monkeypatch.setattr("sys.argv", ["rn-rl", "on", "the", "second"])
+    assert toy(tmp_path / "b", "cartpole", "--arms", "none,logt", "--seeds", "2", *adding) == 0
+    added = [("none", 0), ("none", 1), ("ln+rn", 0), ("logt", 0), ("logt", 1)]
+    assert list(table()) == added and first.items() < table().items()
+    assert sorted((spec.norm, spec.seed) for spec in specs(tmp_path / "b")) == [
+        ("logt", 0),
+        ("logt", 1),
+        ("none", 1),
+    ]
+    page = (results / "cartpole.md").read_text()
+    assert page.endswith("Made by `rn-rl on the first` and `rn-rl on the second`.\n")
+    # a study takes what it shares with the protocol from the protocol's table
+    arms = ["--arms", "none,none with warm-up"]
+    assert toy(tmp_path / "c", "cartpole", "--warm-up", *arms, "--seeds", "2", *adding) == 0
+    assert [spec.norm for spec in specs(tmp_path / "c")] == ["none", "none"]
+    study = table("cartpole-warm-up")
+    assert study["none", 1] == table()["none", 1] and ("none with warm-up", 1) in study
+    assert (
+        toy(tmp_path / "d", "cartpole", "--as-published", "--arms", "none", *adding, "--seeds", "1")
+        == 0
+    )
+    assert len(specs(tmp_path / "d")) == 1  # the same name, other settings
+    before = (results / "cartpole.csv").read_bytes()
+    assert toy(tmp_path / "e", "cartpole", "--arms", "none,logt", "--seeds", "2", *adding) == 0
+    assert not specs(tmp_path / "e") and (results / "cartpole.csv").read_bytes() == before
+
+
+def test_runs_of_another_length_are_not_mixed(tmp_path, capsys):
+    adding = ["--arms", "none", "--seeds", "1", "--add"]
+    assert toy(tmp_path, "cartpole", *adding) == 0
+    assert toy(tmp_path, "cartpole", *adding, timesteps=800) == 2
+    error = capsys.readouterr().err
+    assert "has runs of 700 timesteps, these are of 800; expected another" in error
+
+
 def test_redbluedoors_with_memory(tmp_path):
     arguments = ["--seeds", "1", "--recurrent", "--arms", "rn"]
     assert toy(tmp_path, "redbluedoors", *arguments, timesteps=2048) == 0
@@ -200,7 +249,8 @@ def test_a_picture_of_runs_that_have_no_common_part(tmp_path):
     """One ended its episodes early, one late."""
     curves = np.full((2, PARTS), np.nan)
     curves[0, :9] = curves[1, 10:] = 1.0
-    result = Result(Arm("none", "none"), np.array([1.0, 2.0]), curves, 0, 0.0)
+    runs = [Trained("none", i, 100, 1.0 + i, np.nan, "", tuple(curves[i])) for i in range(2)]
+    result = Result(Arm("none", "none"), runs)
     study = paper_and_controls(PROTOCOLS["cartpole"])
     found = Reproduction("cartpole", PROTOCOLS["cartpole"], study, [result])
     write(found, tmp_path / "some name", Console(quiet=True))

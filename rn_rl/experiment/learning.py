@@ -144,6 +144,8 @@ def run_learning(config: LearningConfig) -> None:
     for case in config.cases:
         if case not in CASES:
             raise unknown("case", case, CASES)
+    if config.first_seed < 0:
+        raise UserError(f"--first-seed {config.first_seed}: expected at least 0")
     if config.seeds < 1 or config.jobs < 1:
         raise UserError(f"--seeds {config.seeds} --jobs {config.jobs}: expected at least 1 each")
     console = Console(stderr=config.json)

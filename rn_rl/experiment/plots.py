@@ -19,7 +19,8 @@ import matplotlib.ticker
 import numpy as np
 
 from rn_rl.experiment import statistics
-from rn_rl.experiment.comparison import Arm, Estimate, Summary, Task
+from rn_rl.experiment.arm import Arm, Estimate
+from rn_rl.experiment.comparison import Summary, Task
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -18,7 +18,8 @@ from rich.console import Console
 
 from rn_rl.errors import UserError
 from rn_rl.experiment import plots, statistics
-from rn_rl.experiment.comparison import METRICS, Estimate, Summary, Task, last_policy, summarize
+from rn_rl.experiment.arm import METRICS, Estimate
+from rn_rl.experiment.comparison import Summary, Task, last_policy, summarize
 from rn_rl.experiment.config import shown_as
 from rn_rl.experiment.files import markdown_table, replace_block, whole
 from rn_rl.experiment.progress import say

@@ -18,7 +18,8 @@ from scipy import stats
 
 from rn_rl.errors import UserError
 from rn_rl.experiment import plots, statistics
-from rn_rl.experiment.comparison import Comparison, Estimate, compare, correct
+from rn_rl.experiment.arm import Estimate
+from rn_rl.experiment.comparison import Comparison, compare, correct
 from rn_rl.experiment.files import markdown_table, replace_block, whole
 from rn_rl.experiment.progress import say
 from rn_rl.experiment.protocol import PROTOCOLS, YOKED, Arm, Protocol, Study, paper_and_controls

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from rn_rl.cli import main
-from rn_rl.experiment.comparison import Estimate, summarize
+from rn_rl.experiment.arm import Estimate
+from rn_rl.experiment.comparison import summarize
 from rn_rl.experiment.files import write_yaml
 from rn_rl.experiment.records import find_runs, read_records
 from rn_rl.experiment.report_speed import made_up_run

@@ -46,7 +46,7 @@ class CodeLengthProbe:
     def _observer(self, name: str) -> Any:
         def observe(layer: nn.Module, inputs: Any, output: Tensor) -> None:
             if layer.training:
-                x, _ = functional.observed(output)
+                x = functional.observed(output)
                 functional.accumulate(
                     self._pending[name], functional.observe, x, self._state[name], None
                 )

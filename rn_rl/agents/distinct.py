@@ -6,10 +6,15 @@ RedBlueDoors-6x6 about 120 differ.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from rn_rl.normalization import phase_norms
+from rn_rl.normalization.functional import step_of
+from rn_rl.normalization.phase import set_within
 
 MOST_SHARE = 0.75
 """Of the rows that may differ for it to pay."""
@@ -42,7 +47,7 @@ def number_rows(observations: np.ndarray) -> np.ndarray | None:
     return numbers
 
 
-def distinct(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def distinct(numbers: np.ndarray) -> tuple[np.ndarray, ...] | None:
     """Which rows of a minibatch to ask about; None where too many are.
 
     Args:
@@ -51,7 +56,8 @@ def distinct(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] |
     Returns:
         ``first`` ``(seeds, n)``, a row of the minibatch for each distinct one; ``where``
         ``(seeds, batch)``, the place of each row among those; ``counts`` ``(seeds, n)``, how many it
-        stands for, 0 where a seed has fewer than n.
+        stands for, 0 where a seed has fewer than n; and ``part``, how many among those of the
+        minibatch that codes are measured on.
     """
     found = [np.unique(row, return_index=True, return_inverse=True) for row in numbers]
     size = max(len(values) for values, _, _ in found)
@@ -59,9 +65,21 @@ def distinct(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] |
     if size > MOST_SHARE * numbers.shape[1]:
         return None
     first = np.zeros((len(numbers), size), np.int64)
-    counts = np.zeros((len(numbers), size), np.float32)
+    counts, part = np.zeros((2, len(numbers), size), np.float32)
     where = np.stack([inverse for _, _, inverse in found])
     for seed, (values, places, inverse) in enumerate(found):
         first[seed, : len(values)] = places
-        counts[seed, : len(values)] = np.bincount(inverse)
-    return first, where, counts
+        counts[seed] = np.bincount(inverse, minlength=size)
+        part[seed] = np.bincount(inverse[:: step_of(len(inverse))], minlength=size)
+    return first, where, counts, part
+
+
+@contextlib.contextmanager
+def counted(network: nn.Module, counts: Tensor, part: Tensor) -> Iterator[None]:
+    """Inside this context distinct rows are observed as often as those were that they stand for."""
+    norms = phase_norms(network).values()
+    with contextlib.ExitStack() as stack:
+        for weights, partly in ((counts, False), (part, True)):
+            these = [norm for norm in norms if norm.observes_part == partly]
+            stack.enter_context(set_within(these, "observation_weight", weights))
+        yield

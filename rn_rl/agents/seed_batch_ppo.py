@@ -21,14 +21,12 @@ from torch.distributions import Categorical, Normal
 from torch.distributions import Distribution as TorchDistribution
 from torch.nn import functional as F  # noqa: N812
 
-from rn_rl.agents.distinct import answers_by_row, distinct, number_rows
+from rn_rl.agents.distinct import answers_by_row, counted, distinct, number_rows
 from rn_rl.agents.logging import evenly_spaced
 from rn_rl.agents.seed_batch import SeedBatch, clip_gradients
 from rn_rl.agents.seed_envs import SeedEnvs
 from rn_rl.agents.stacked import Program
 from rn_rl.agents.streams import Streams
-from rn_rl.normalization import observation_weights
-from rn_rl.normalization.functional import MOST_OBSERVED
 
 LOSSES = (
     "train/policy_gradient_loss",
@@ -149,9 +147,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
         own[:count] = leaves
 
         def evaluate(policy: ActorCriticPolicy, a: Tensor, x: Tensor, *repeated: Tensor) -> Any:
-            with contextlib.ExitStack() as stack:
-                if repeated:  # a row is observed as often as it stands in the minibatch
-                    stack.enter_context(observation_weights(policy, repeated[1]))
+            with counted(policy, *repeated[1:]) if repeated else contextlib.nullcontext():
                 values, distribution = values_and_distribution(policy, x, *repeated[:1])
             log_prob, entropy = distribution.log_prob(a), distribution.entropy()
             return values[:, 0], log_prob, -log_prob if entropy is None else entropy
@@ -326,8 +322,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
         rows_of_seed = model.n_steps * self.envs.num_envs
         shape = self.size, rows_of_seed, *self.rollout["observations"].shape[3:]
         numbers = None
-        # of a larger batch codes are measured on a part, which would be another one
-        if model.batch_size <= MOST_OBSERVED and answers_by_row(self.stack.module):
+        if answers_by_row(self.stack.module):
             numbers = number_rows(flat[0].view(shape).cpu().numpy())
         first = np.arange(self.size)[:, None] * rows_of_seed
         for _ in range(model.n_epochs):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -48,21 +49,40 @@ def code_length(log_mass: Any, log_density: Any) -> Any:
     return log_mass - log_density
 
 
-MOST_OBSERVED = 256
+MOST_OBSERVED = 64
 """Samples of one batch that are observed at most."""
 
+MOST_CODED = 64
+"""Elements of one sample that its code length is measured on at most."""
 
-def observed(x: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """The samples of a batch that a code is measured on, and their weights: every k-th, at most 256.
+
+def step_of(rows: int) -> int:
+    """The k of a batch of which every k-th sample is observed, where no weights say which: at most 64.
 
     So many, of every batch of a phase, settle a mean to a few percent, and looking at all of a large
     batch costs more than applying the state does. Every k-th is a random choice of a shuffled batch,
     and spread evenly over one in order. The published RN (``commit="forward"``) looks at all.
     """
-    step = -(-x.shape[0] // MOST_OBSERVED)
-    if step <= 1:
-        return x, weight
-    return x[::step], None if weight is None else weight[::step]
+    return max(1, -(-rows // MOST_OBSERVED))
+
+
+def observed(x: Tensor, weight: Tensor | None = None) -> Tensor:
+    """The samples of a batch that a code is measured on: by :func:`step_of`, or all with weights."""
+    step = 1 if weight is not None else step_of(x.shape[0])
+    return x if step == 1 else x[::step]
+
+
+def coded(features: int) -> slice:
+    """The elements of a sample that its code length is measured on: every k-th, at most 64.
+
+    No k that divides their number, since those of an image lie in rows: it would see a column or two.
+    """
+    if features <= MOST_CODED:
+        return slice(None)
+    step = -(-features // MOST_CODED)
+    while math.gcd(step, features) > 1:
+        step += 1
+    return slice(None, None, step)
 
 
 SMALL = 2**16
@@ -116,11 +136,34 @@ def observe(x: Any, state: Any, weight: Tensor | None = None) -> Any:
         of x. A code whose sums are not finite (a NaN or an infinity in its column) returns zeros:
         such a batch is skipped for that code and never enters the state.
     """
+    if isinstance(x, np.ndarray) and weight is None and state.shape[1] == 1:
+        return _observe_layer(x, state)
     sums, squares, total = _moments(x, state[MEAN], weight)
     squares *= _like(-0.5 / state[VAR], squares)
     # in place: fresh memory costs more than the exp
     density = np.exp(squares, out=squares) if isinstance(squares, np.ndarray) else squares.exp_()
     return _packed((*sums, total(density)), state[MEAN])
+
+
+def _observe_layer(x: np.ndarray, state: np.ndarray) -> np.ndarray:
+    """The same for one code without weights, in as few steps as it takes: the usual case of RN."""
+    d = x.reshape(-1) - state.item(MEAN)
+    ones = _ones(d.size, d.dtype)  # a product is the faster sum
+    sums = np.zeros((4, 1), state.dtype)
+    first = ones @ d
+    d *= d
+    squares = ones @ d
+    if squares < math.inf:  # false for NaN too
+        d *= -0.5 / state.item(VAR)
+        sums[:, 0] = d.size, first, squares, ones @ np.exp(d, out=d)
+    return sums
+
+
+@lru_cache(maxsize=8)
+def _ones(size: int, dtype: np.dtype) -> np.ndarray:
+    ones = np.ones(size, dtype)
+    ones.flags.writeable = False
+    return ones
 
 
 def observe_moments(x: Any, mean: Any, weight: Tensor | None = None) -> Any:
@@ -137,7 +180,7 @@ def _moments(
     rows = x.reshape(x.shape[0], math.prod(x.shape[1:])) if one_code else per_feature(x)
     w = None if weight is None else _weights_of_rows(weight, rows)
     if w is None and isinstance(rows, np.ndarray):
-        w = np.ones(rows.shape[0], rows.dtype)  # a product is the faster sum
+        w = np.ones(rows.shape[0], rows.dtype)
 
     def total(values: Any) -> Any:
         if isinstance(values, np.ndarray):
@@ -191,10 +234,14 @@ def _like(values: Any, reference: Any) -> Any:
     return tensor.to(reference.dtype)
 
 
+WIDE = (torch.float32, torch.float64)
+"""Precisions that sums are taken at."""
+
+
 def wide(x: Tensor) -> Tensor:
     """Without gradient, and of float32 or better."""
     x = x.detach()
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+    return x if x.dtype in WIDE else x.float()
 
 
 def finite(sums: Any) -> Any:
@@ -301,8 +348,8 @@ def sample_gain(x: Tensor, state: Tensor) -> Tensor:
     """Code length of every sample under the frozen state: the gain of ``axis="sample"``.
 
     Formula: ``L_i = log M - log mean_j exp(-z_ij**2 / 2)``, at least 0, and 1 before there is code
-    mass. It depends on the sample and the state alone, so the batch does not matter; gradients flow
-    through it.
+    mass; j is over all elements of the sample, or over at most 64 of them (:func:`coded`). It depends
+    on the sample and the state alone, so the batch does not matter; gradients flow through it.
 
     Args:
         x: ``(batch, features, ...)``.
@@ -312,7 +359,7 @@ def sample_gain(x: Tensor, state: Tensor) -> Tensor:
         ``(batch, 1, ...)`` in nats, of x's dtype (computed in float32 or better).
     """
     rows = x.to(torch.promote_types(x.dtype, torch.float32)).flatten(1)
-    gain, _, _ = _sample_code(rows, state)
+    gain, _, _ = _sample_code(rows[:, coded(rows.shape[1])], state)
     return gain.to(x.dtype).reshape((-1,) + (1,) * (x.dim() - 1))
 
 
@@ -321,8 +368,11 @@ def times_sample_gain(x: Tensor, state: Tensor) -> Tensor:
     learning = x.requires_grad and torch.is_grad_enabled()
     if not learning or as_arrays(wide(x), state) is None:
         return x * sample_gain(x, state)
+    if x.dim() == 2 and x.dtype in WIDE:  # what follows would change nothing, and takes a while
+        y: Tensor = _TimesSampleGain.apply(x, state)
+        return y
     rows = x.to(torch.promote_types(x.dtype, torch.float32)).flatten(1)
-    y: Tensor = _TimesSampleGain.apply(rows, state)
+    y = _TimesSampleGain.apply(rows, state)
     return y.reshape(x.shape).to(x.dtype)
 
 
@@ -331,19 +381,26 @@ class _TimesSampleGain(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, state: Tensor) -> Tensor:
+        some = x.numpy()[:, coded(x.shape[1])]
         with np.errstate(all="ignore"):
-            gain, slope = map(torch.from_numpy, _gain_and_slope(x.numpy(), state.numpy()))
-        ctx.save_for_backward(x, state, gain, slope)
+            found = map(torch.from_numpy, _gain_and_slope(some, state.numpy()))
+        gain, density, factor = found
+        ctx.save_for_backward(x, state, gain, density, factor)
         return x * gain
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        x, state, gain, slope = ctx.saved_tensors
+        x, state, gain, slope, factor = ctx.saved_tensors
+        some = coded(x.shape[1])
         if torch.is_grad_enabled():  # somebody wants the second derivative
-            gain, z, share = _sample_code(x, state)
+            gain, z, share = _sample_code(x[:, some], state)
             slope = share * z * torch.where(gain > 0, state[VAR].to(x.dtype).rsqrt(), 0)
-            slope = torch.where(state[PHASES] > 1, slope, 0)
-        return torch.addcmul(grad * gain, (grad * x).sum(1, keepdim=True), slope), None
+            factor = torch.where(state[PHASES] > 1, (grad * x).sum(1, keepdim=True), 0)
+        else:
+            factor = factor * torch.from_numpy(np.vecdot(grad.numpy(), x.numpy())).unsqueeze(1)
+        out = grad * gain
+        (out if some == slice(None) else out[:, some]).addcmul_(factor, slope)
+        return out, None
 
 
 SMALLEST_EXPONENT = math.log(sys.float_info.min)
@@ -360,26 +417,32 @@ def _sample_code(x: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.where(phases > 1, length, 1), z, exponent.softmax(1)
 
 
-def _gain_and_slope(x: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For ``(batch, features)``: the gain of each sample, ``(batch, 1)``, and its derivative by x.
+DENSE = {np.dtype(np.float32): 1e-20, np.dtype(np.float64): 1e-250}
+"""Sums of densities above which none that is lost to underflow matters."""
 
-    ``dL/dx_j = softmax_j(-z**2 / 2) z_j / sigma``, and 0 where L or all exponents are cut off. The
-    same numbers as :func:`_sample_code` in half of the passes over memory; autograd cannot follow.
+
+def _gain_and_slope(x: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For ``(batch, features)``: the gain of each sample, and its derivative by x as two factors.
+
+    Gain ``(batch, 1)``, ``exp(-z**2 / 2) (x - mean)`` ``(batch, features)`` and what that is to be
+    multiplied by, ``(batch, 1)``: ``dL/dx_j = softmax_j(-z**2 / 2) z_j / sigma``, and 0 where L or all
+    exponents are cut off. The same numbers as :func:`_sample_code`; autograd cannot follow.
     """
-    mean, std, log_mass = (_like(v, x) for v in (state[MEAN], state[VAR] ** 0.5, state[LOG_MASS]))
-    z = x - mean
-    z *= math.sqrt(0.5) / std  # so that its square is the exponent
-    share = z * z
-    least = share.min(1, keepdims=True)
-    # where a sample has a near element, those so far that they are cut off do not count anyway
-    if not least.max(initial=0) < 0.5 * -SMALLEST_EXPONENT:
-        share = np.clip(share, None, -SMALLEST_EXPONENT)
-        least = share.min(1, keepdims=True)
-    share = np.exp(np.subtract(least, share, out=share), out=share)
-    total = share.sum(1, keepdims=True)
-    length = code_length(log_mass, np.log(total / x.shape[1]) - least).clip(0, None)
-    coded = state[PHASES] > 1
-    followed = coded & (length > 0) & (least < -SMALLEST_EXPONENT)
-    share *= z
-    share *= np.where(followed, math.sqrt(2) / (total * std), 0)
-    return np.where(coded, length, 1), share
+    mean, var, log_mass, phases = (state.item(row) for row in (MEAN, VAR, LOG_MASS, PHASES))
+    ones = _ones(x.shape[1], x.dtype)[:, None]  # a product is the faster sum
+    nearest: Any = 0
+    d = x - mean
+    density = d * d
+    density *= -0.5 / var
+    total = np.exp(density, out=density) @ ones
+    if not total.min(initial=1) > DENSE[x.dtype]:  # of a sample far from all that was seen
+        exponents = np.clip(d * d * (-0.5 / var), SMALLEST_EXPONENT, None)
+        nearest = exponents.max(1, keepdims=True)
+        density = np.exp(exponents - nearest)
+        total = density @ ones
+    density *= d
+    if phases <= 1:
+        return np.ones_like(total), density, np.zeros_like(total)
+    length = code_length(log_mass, np.log(total / x.shape[1]) + nearest).clip(0, None)
+    followed = (length > 0) & (nearest > SMALLEST_EXPONENT)
+    return length, density, followed / (total * var)

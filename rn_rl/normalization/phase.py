@@ -44,6 +44,8 @@ class PhaseNorm(nn.Module, ABC):
     num_features: int | None = None
     depends_on_batch: bool = False
     """Whether what it makes of a sample, or the gradient, depends on the others of the batch."""
+    observes_part: bool = False
+    """Whether it looks at a part of a large batch: :func:`rn_rl.normalization.functional.observed`."""
 
     def __init__(self, state: Tensor, pending: Tensor) -> None:
         super().__init__()

@@ -57,7 +57,7 @@ class RegularityNorm(PhaseNorm):
     State:
         ``running_state``: rows mean, variance, elements, log code mass, phases, gain (``"phase"``);
         or mean, std, elements, log code mass (``"forward"``). ``pending_sums``: see
-        :mod:`rn_rl.normalization.functional`. Of more than 256 samples, 256 or fewer are observed:
+        :mod:`rn_rl.normalization.functional`. Of more than 64 samples, 64 or fewer are observed:
         :func:`~rn_rl.normalization.functional.observed`. A batch with a NaN or an infinity, or with
         squares too large for its precision, is skipped for the codes it touches.
 
@@ -106,6 +106,7 @@ class RegularityNorm(PhaseNorm):
         self.half_life = half_life
         self.commit_on = commit
         self.depends_on_batch = commit == "forward"
+        self.observes_part = commit == "phase"
         self.eps = eps
         self.acting = False
         """Inside :func:`observed_acting` alone."""
@@ -139,8 +140,10 @@ class RegularityNorm(PhaseNorm):
         return super().forward(x)
 
     def observe(self, x: Tensor, weight: Tensor | None) -> None:
-        x, weight = functional.observed(x, weight)
-        functional.accumulate(self.pending_sums, functional.observe, x, self.running_state, weight)
+        some = functional.observed(x, weight)
+        functional.accumulate(
+            self.pending_sums, functional.observe, some, self.running_state, weight
+        )
 
     def next_state(self) -> Tensor:
         if self.commit_on == "forward":

@@ -27,12 +27,13 @@ def test_equal_rows_have_equal_numbers_and_others_have_not():
 def test_every_row_is_found_among_the_distinct_ones():
     rng = np.random.default_rng(1)
     numbers = np.stack([rng.integers(0, kinds, 256) for kinds in (3, 40, 60)])
-    first, where, counts = distinct(numbers)
-    assert first.shape == counts.shape == (3, 2 * STEP)
+    first, where, counts, part = distinct(numbers)
+    assert first.shape == counts.shape == part.shape == (3, 2 * STEP)
     for seed in range(3):
         assert np.array_equal(numbers[seed][first[seed]][where[seed]], numbers[seed])
         assert counts[seed].sum() == 256
         assert np.array_equal(np.bincount(where[seed], minlength=2 * STEP), counts[seed])
+        assert np.array_equal(np.bincount(where[seed, ::4], minlength=2 * STEP), part[seed])
 
 
 def test_where_most_rows_differ_all_are_asked_about():

@@ -221,7 +221,7 @@ def test_a_function_is_asked_for_weights_at_each_forward(used, build):
     asking, given = used("rn").train(), build("rn").train()
     given.load_state_dict(asking.state_dict())
     weights = [torch.rand(40), None, torch.rand(40)]
-    batches = [batch(t) for t in range(3)]
+    batches = [batch(t).double() for t in range(3)]
     queue = iter(weights)
     with observation_weights(asking, lambda: next(queue)):
         for x in batches:

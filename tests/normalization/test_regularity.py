@@ -255,14 +255,43 @@ def test_it_prints_what_differs_from_the_default():
 
 
 @pytest.mark.parametrize("norm", ["rn", "rln", "rsn", "sn"])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_of_a_large_batch_evenly_spaced_samples_are_observed(norm: str, weighted: bool):
-    [whole], [part] = make_normalizers(norm, 4), make_normalizers(norm, 4)
+def test_of_a_large_batch_evenly_spaced_samples_are_observed(norm: str):
+    [whole], [part], [weighted] = (make_normalizers(norm, 4) for _ in range(3))
     for _ in range(3):
-        x, weight = torch.randn(1000, 4), torch.rand(1000) if weighted else None
-        for module, step in ((whole, 1), (part, 4)):
-            module.observation_weight = None if weight is None else weight[::step]
-            module.train()(x[::step])
+        x, weight = torch.randn(1000, 4, dtype=torch.float64), torch.zeros(1000)
+        weight[::16] = 1  # weights say it themselves
+        weighted.observation_weight = weight
+        for module, rows in ((whole, x), (part, x[::16]), (weighted, x)):
+            module.train()(rows)
             module.eval()
         assert torch.equal(whole.running_state, part.running_state)
+        torch.testing.assert_close(whole.running_state, weighted.running_state)
     assert whole(x).shape == x.shape
+
+
+@pytest.mark.parametrize("features", [100, 1024, 12800])
+def test_a_sample_of_many_elements_is_coded_by_some_of_them(features: int):
+    """For every element of a small image the same share of rows and columns."""
+    [norm] = make_normalizers("rsn", features)
+    for _ in range(3):
+        norm.train()(torch.randn(20, features))
+        norm.eval()
+    x = torch.randn(20, features).double()
+    some = torch.arange(features)[functional.coded(features)]
+    assert 30 < len(some) <= 64
+    for width in (16, 20) if features > 1000 and features % 20 == 0 else ():
+        assert len((some % width).unique()) == width
+    z = (x[:, some] - norm.running_state[0]) / norm.running_state[1].sqrt()
+    density = (-(z**2) / 2).exp().mean(1)
+    gain = norm.running_state[3] - density.log()
+    torch.testing.assert_close(norm(x), x * gain[:, None])
+
+
+def test_the_gradient_of_rsn_where_some_elements_are_coded():
+    [norm] = make_normalizers("rsn", 300)
+    for _ in range(3):
+        norm.train()(torch.randn(20, 300))
+        norm.eval()
+    x = torch.randn(3, 300, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(norm.double(), x)
+    assert torch.autograd.gradgradcheck(norm, x)

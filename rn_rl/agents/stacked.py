@@ -189,7 +189,7 @@ class Program:
             graph = tidy(trace(*tensors))
         if self.compile:
             return compiled(graph, *tensors)
-        return Split(graph, self.constant, self.values) if self.constant else graph
+        return Split(graph, self.constant, self.values) if self.constant else reuse_memory(graph)
 
 
 @contextlib.contextmanager
@@ -253,7 +253,7 @@ class Split:
         for node in whole.graph.nodes:
             if node not in known and node.op != "placeholder":
                 made[node] = rest.node_copy(node, made.__getitem__)
-        self.first, self.rest = GraphModule({}, first), GraphModule({}, rest)
+        self.first, self.rest = GraphModule({}, first), reuse_memory(GraphModule({}, rest))
         self._versions: list[Any] = []
         self._kept: tuple[Any, ...] = ()
 
@@ -281,6 +281,10 @@ def tidy(graph_module: GraphModule) -> GraphModule:
             _select_before_permute(graph, node)
         elif target is aten.add.Tensor and len(node.args) == 2 and not node.kwargs:
             _add_bias_where_it_multiplies(graph, node)
+        elif target is aten.transpose.int:
+            _multiply_the_other_way(graph, node)
+        elif target is aten.clone.default and node.args[0].target is aten.bmm.default:
+            _replace(graph, node, node.args[0])  # that one is contiguous
     graph.eliminate_dead_code()
     graph_module.recompile()
     return graph_module
@@ -320,6 +324,66 @@ def _add_bias_where_it_multiplies(graph: Graph, node: Node) -> None:
         graph.erase_node(product)  # type: ignore[arg-type]
 
 
+def _multiply_the_other_way(graph: Graph, node: Node) -> None:
+    """The transpose of ``a^T b`` as ``b^T a``, which lies in memory as a weight's gradient should."""
+    product: Any = node.args[0]
+    if product.target is not aten.bmm.default or len(product.users) > 1:
+        return
+    left, right = product.args
+    if left.target is not aten.transpose.int or {*left.args[1:], *node.args[1:]} != {1, 2}:
+        return
+    with graph.inserting_before(node):
+        turned = graph.call_function(aten.transpose.int, (right, 1, 2))
+        other = graph.call_function(aten.bmm.default, (turned, left.args[0]))
+    _replace(graph, node, other)
+    graph.erase_node(product)
+
+
+def reuse_memory(graph_module: GraphModule) -> GraphModule:
+    """Let operations write over what nobody looks at after them: fresh memory costs as much."""
+    graph = graph_module.graph
+    place = {node: i for i, node in enumerate(graph.nodes)}
+    owners: set[Node] = set()
+    for node in graph.nodes:
+        if node.op != "call_function":
+            continue
+        given = node.args[0] if node.args else None
+        over = _OVERWRITING.get(node.target)
+        if (
+            over is not None
+            and given in owners
+            and _alike(node, given)
+            and max(given.users, key=place.__getitem__) is node
+            and not any(_returns_alias(user) for user in given.users)
+        ):
+            node.target = over
+            if over is aten.threshold_backward.grad_input:
+                node.kwargs = {"grad_input": given}
+            owners.discard(given)
+            owners.add(node)
+        elif not _returns_alias(node):
+            owners.add(node)
+    graph_module.recompile()
+    return graph_module
+
+
+def _returns_alias(node: Node) -> bool:
+    """Whether what it gives lies in memory of its arguments."""
+    schema = getattr(node.target, "_schema", None)
+    return schema is None or any(out.alias_info is not None for out in schema.returns)
+
+
+_OVERWRITING = {
+    aten.add.Tensor: aten.add_.Tensor,
+    aten.div.Tensor: aten.div_.Tensor,
+    aten.exp.default: aten.exp_.default,
+    aten.mul.Tensor: aten.mul_.Tensor,
+    aten.neg.default: aten.neg_.default,
+    aten.relu.default: aten.relu_.default,
+    aten.sub.Tensor: aten.sub_.Tensor,
+    aten.tanh.default: aten.tanh_.default,
+    aten.threshold_backward.default: aten.threshold_backward.grad_input,
+}
 _VIEWS = (
     aten.transpose.int,
     aten.permute.default,

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -288,7 +289,9 @@ def workers(config: CompareConfig) -> Iterator[int]:
     """Where jobs run, and how many side by side."""
     if config.engine != "ray":
         options = {"inner_max_num_threads": config.threads, "initializer": ignore_interrupts}
-        with joblib.parallel_config("loky", **options):
+        with joblib.parallel_config("loky", **options), warnings.catch_warnings():
+            # loky renews a process that has grown, after its job: nothing is lost, or to be done
+            warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
             yield config.jobs or cores(config.threads)
         return
     try:

@@ -87,3 +87,57 @@ def test_without_a_compiler_a_program_goes_on_as_it_is(monkeypatch):
     with pytest.warns(UserWarning, match="no C\\+\\+ compiler here.*going on without it"):
         assert torch.equal(program(torch.ones(3)), torch.full((3,), 2.0))
     assert torch.equal(program(torch.zeros(3)), torch.zeros(3))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_gradients_of_stacked_convolutions_are_those_of_each_alone(training: bool):
+    def build(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        layers = [
+            nn.Conv2d(3, 4, 2, stride=2, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(4, 6, 3, padding=1),
+        ]
+        return nn.Sequential(*layers, nn.Tanh(), nn.Flatten(), nn.Linear(24, 2)).double()
+
+    alone = [build(seed) for seed in range(3)]
+    stack = SeedStack(alone)
+    count = len(stack.tensors)
+
+    def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
+        leaves = [t.detach().requires_grad_() for t in tensors[:count]]
+        y = stack.over_seeds(lambda m, x: m(x), leaves, tensors[count], training=training)
+        return torch.autograd.grad(y.square().sum(), leaves)
+
+    x = torch.randn(3, 5, 3, 4, 4, dtype=torch.float64)
+    program = Program(gradients, constant=count)
+    for scale in (1, 2):
+        mine = program(*stack.tensors, scale * x)
+        for i, module in enumerate(alone):
+            theirs = torch.autograd.grad(module(scale * x[i]).square().sum(), module.parameters())
+            for ours, their in zip(mine, theirs, strict=True):
+                torch.testing.assert_close(ours[i], their, rtol=1e-11, atol=1e-11)
+
+
+def test_operations_write_over_nothing_that_is_still_looked_at():
+    def function(kept: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        a = x * 2
+        b = a + kept  # the last look at a
+        view = b[:2]
+        c = b * 3  # b is still seen through its view
+        d = (kept * 5) * x  # kept from call to call
+        e = d * d
+        f = torch.relu(e - 1)
+        return b.clone(), view * 1.5, c, d, e.exp(), f, x * f
+
+    program = Program(function, constant=1, values=True)
+    kept, x = torch.randn(4), torch.randn(4)
+    expected = [t.clone() for t in function(kept, x)]
+    copies = kept.clone(), x.clone()
+    for _ in range(3):
+        for mine, theirs in zip(program(kept, x), expected, strict=True):
+            assert torch.equal(mine, theirs)
+        assert torch.equal(kept, copies[0]) and torch.equal(x, copies[1])
+    [recorded] = program._recorded.values()
+    targets = {str(node.target) for node in recorded.rest.graph.nodes}
+    assert {"aten.add_.Tensor", "aten.relu_.default"} <= targets

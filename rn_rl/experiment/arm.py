@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from importlib.resources import files
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import yaml
 from scipy import stats
 
 from rn_rl.experiment import statistics
+from rn_rl.experiment.files import shipped
 from rn_rl.experiment.records import RunRecord
 
 
@@ -191,22 +190,13 @@ class Scale:
         return (returns - self.random) / width if width else np.full_like(returns, math.nan)
 
 
-@lru_cache
-def known_scales() -> dict[str, dict[str, float]]:
-    """``zoo_configs/scores.yml``."""
-    found: dict[str, dict[str, float]] = yaml.safe_load(
-        (files("rn_rl") / "zoo_configs" / "scores.yml").read_text()
-    )
-    return found
-
-
 def scale_of(env: str, runs: list[RunRecord], threshold: float | None) -> Scale:
     """The known scale of an environment; else lowest and highest last return, and no threshold."""
     last = np.array([run.last_return for run in runs])
     last = last[np.isfinite(last)]
     every = np.concatenate([last, *(run.returns[np.isfinite(run.returns)] for run in runs)])
     worst = float(every.min()) if len(every) else 0.0
-    known = known_scales().get(env)
+    known = shipped("scores.yml").get(env)
     if known is None:
         low, high = (float(last.min()), float(last.max())) if len(last) else (0.0, 0.0)
         return Scale(low, high, threshold, worst, known=False)

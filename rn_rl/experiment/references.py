@@ -17,12 +17,12 @@ from rn_rl.errors import UserError
 from rn_rl.experiment.algorithms import ALGORITHMS, algorithm
 from rn_rl.experiment.envs import check_env_id
 from rn_rl.experiment.evaluate import EvaluateConfig, evaluate
+from rn_rl.experiment.files import shipped
 from rn_rl.experiment.foreign import load_trusted
 from rn_rl.experiment.hyperparameters import tuned
 from rn_rl.experiment.masking import play
 from rn_rl.experiment.run import RunSpec, file_name, find_run, light, load_policy
 from rn_rl.experiment.statistics import bootstrap_interval
-from rn_rl.experiment.zoo import baselines
 
 
 @dataclass
@@ -47,7 +47,7 @@ def published(spec: RunSpec) -> list[Reference]:
     kwargs = spec.hyperparameters.get("env_kwargs")
     found = []
     stem = env.rsplit("-v", 1)[0]
-    for row in baselines():
+    for row in shipped("baselines.yml"):
         if row["algo"] != algo or row["env"].rsplit("-v", 1)[0] != stem:
             continue
         differences = ["one training run, so nothing about other seeds"]

@@ -5,13 +5,9 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
@@ -20,7 +16,7 @@ from rn_rl.errors import UserError
 from rn_rl.experiment import plots, statistics
 from rn_rl.experiment.arm import Estimate
 from rn_rl.experiment.comparison import Comparison, compare, correct
-from rn_rl.experiment.files import markdown_table, replace_block, whole
+from rn_rl.experiment.files import markdown_table, replace_block, shipped, whole
 from rn_rl.experiment.progress import say
 from rn_rl.experiment.protocol import PROTOCOLS, YOKED, Arm, Protocol, Study, paper_and_controls
 from rn_rl.experiment.report import write_rows, write_text
@@ -97,15 +93,6 @@ def mean_of(rows: np.ndarray) -> np.ndarray:
     return np.divide(total, there.sum(1), out=np.full(len(rows), np.nan), where=there.any(1))
 
 
-@lru_cache
-def paper_results() -> dict[str, Any]:
-    """``zoo_configs/paper_results.yml``."""
-    found: dict[str, Any] = yaml.safe_load(
-        (files("rn_rl") / "zoo_configs" / "paper_results.yml").read_text()
-    )
-    return found
-
-
 def compare_arms(protocol: Protocol, study: Study, results: list[Result]) -> list[Comparison]:
     """The questions that these arms can answer."""
     by_name = {result.arm.name: result for result in results}
@@ -126,7 +113,7 @@ def table_rows(what: str, results: list[Result]) -> list[list[str]]:
         error = f" ± {stats.sem(result.last):.1f}" if len(result.last) > 1 else ""
         found = result.estimate
         fifths = ", ".join(f"{value:.0f}" for value in result.fifths.mean(0))
-        paper = paper_results()[what].get(result.arm.name)
+        paper = shipped("paper_results.yml")[what].get(result.arm.name)
         published = f"{paper[0]} ± {paper[1]}" if paper else ""
         shown = f"{found.value:.1f}{error}"
         interval = f"[{found.low:.1f}, {found.high:.1f}]"
@@ -146,7 +133,7 @@ def costs(protocol: Protocol, results: list[Result]) -> str:
     told = (
         f"Cost: {len(known)}{of} trainings took {duration(seconds)} of one process here ({speed})."
     )
-    published = paper_results()["timesteps_per_second"]
+    published = shipped("paper_results.yml")["timesteps_per_second"]
     theirs = [
         (r.arm.norm, run.timesteps) for r in results for run in r.runs if r.arm.norm in published
     ]

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from rn_rl.experiment import layer_cost
 from rn_rl.experiment.algorithms import ALGORITHMS
-from rn_rl.experiment.files import markdown_table, replace_block
+from rn_rl.experiment.files import markdown_table, replace_block, shipped
 from rn_rl.experiment.hyperparameters import load_config_file
 from rn_rl.normalization import REGISTRY
 from rn_rl.normalization.registry import NormalizerSpec
@@ -33,16 +31,10 @@ class ZooConfig:
     """List the environments, algorithms and published baselines."""
 
 
-def baselines() -> list[dict[str, Any]]:
-    """The published results of the RL Zoo that ship with the library."""
-    path = files("rn_rl") / "zoo_configs" / "baselines.yml"
-    rows: list[dict[str, Any]] = yaml.safe_load(path.read_text())
-    return rows
-
-
 def baseline(algo: str, env: str) -> dict[str, Any] | None:
     """The published result for exactly this algorithm and environment, if there is one."""
-    return next((row for row in baselines() if (row["algo"], row["env"]) == (algo, env)), None)
+    rows = shipped("baselines.yml")
+    return next((row for row in rows if (row["algo"], row["env"]) == (algo, env)), None)
 
 
 NORM_COLUMNS = ["name", "what", "arguments", "state", "phase rule", "cost", "source"]
@@ -116,7 +108,7 @@ def run_zoo(config: ZooConfig) -> None:
         published.add_column(
             column, justify="right" if column in ("return", "timesteps") else "left"
         )
-    for row in baselines():
+    for row in shipped("baselines.yml"):
         result = f"{row['mean']} ± {row['std']}"
         published.add_row(row["env"], row["algo"], result, f"{row['timesteps']:,}")
     console.print(published)

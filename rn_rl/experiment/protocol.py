@@ -115,16 +115,19 @@ def paper_and_controls(protocol: Protocol) -> Study:
     """The paper's arms, ours, and the controls that the paper lacks."""
     ours = ("rn", "rln", "rsn", "ln+rn", f"ln+rn(half_life={protocol.half_life})")
     controls = ("logt", "ln+logt", protocol.ramped, "ln+gain(5)", YOKED)
+    # without LayerNorm too: decided on after the others had been seen on LunarLander
+    later = ("gain(5)", f"ramp(5, {protocol.ramp})")
     return Study(
         "the paper's protocol, with controls",
-        plain(*PUBLISHED, *ours, *controls),
+        plain(*PUBLISHED, *ours, *controls, *later),
         (
-            *((arm, "none") for arm in (*PUBLISHED[1:], *ours, *controls)),
+            *((arm, "none") for arm in (*PUBLISHED[1:], *ours, *controls, *later)),
             ("rn", "logt"),
             ("ln+rn", "ln"),
             ("ln+rn", "ln+logt"),
             ("ln+rn", YOKED),
             (protocol.ramped, "ln+rn"),
+            ("rn", "gain(5)"),
         ),
     )
 

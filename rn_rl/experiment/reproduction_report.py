@@ -220,7 +220,7 @@ def write(found: Reproduction, stem: Path, console: Console) -> None:
 def draw(path: Path, found: Reproduction) -> None:
     """The intervals of all arms, and the curves of those that the last questions are about."""
     results = found.results
-    asked = {name for pair in found.study.questions[-5:] for name in pair} | {"none"}
+    asked = {name for pair in found.study.questions[-6:] for name in pair} | {"none"}
     curves = {r.arm.name: r.curves for r in results if r.arm.name in asked}
     text = plots.training(
         [(r.arm.name, r.estimate) for r in results],
@@ -301,11 +301,12 @@ def readme_block(folder: Path) -> str:
 
 
 def key_questions(protocol: Protocol) -> list[tuple[str, str]]:
-    """Does RN help, is it more than its gain's rise, does LayerNorm do the same, does a ramp do more?"""
+    """Does RN help, is it more than its gain, does LayerNorm do the same, does a ramp do more?"""
     return [
         ("rn", "none"),
         ("ln", "none"),
         ("rn", "logt"),
+        ("rn", "gain(5)"),
         ("ln+rn", "ln"),
         ("ln+rn", "ln+logt"),
         ("ln+rn", YOKED),

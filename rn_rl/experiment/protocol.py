@@ -128,6 +128,7 @@ def paper_and_controls(protocol: Protocol) -> Study:
             ("ln+rn", YOKED),
             (protocol.ramped, "ln+rn"),
             ("rn", "gain(5)"),
+            (later[1], "rn"),
         ),
     )
 

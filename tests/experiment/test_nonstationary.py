@@ -23,7 +23,7 @@ from rn_rl.experiment.nonstationary import (
     verdict,
     watched_agent,
 )
-from rn_rl.normalization.functional import COUNT, MEAN, PHASES
+from rn_rl.normalization.functional import COUNT, MEAN, PHASES, step_of
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results/nonstationary.jsonl"
@@ -100,7 +100,9 @@ def test_a_shadow_like_the_normalizer_itself_holds_the_same_bits(watched):
 
 
 def test_shadows_weigh_by_age_and_forget_as_they_are_named(watched):
-    _, norms = watched
+    model, norms = watched
+    step = step_of(model.batch_size)  # without weights every second sample is observed
+    assert step == 2
     for norm in norms:
         shadows = dict(norm.get_submodule("shadows").named_children())
         counts = {name: float(m.running_state[COUNT]) for name, m in shadows.items()}
@@ -110,8 +112,8 @@ def test_shadows_weigh_by_age_and_forget_as_they_are_named(watched):
             ("age_half_life=1000", "plain"),
             ("age_half_life=10000", "plain"),
             ("half_life=200, age_half_life=1000", "half_life=200"),
-        ):  # a batch counts as many samples as it has, whatever their ages
-            assert counts[aged] == pytest.approx(counts[whole], rel=1e-9)
+        ):  # with weights a batch counts as many samples as it has, whatever their ages
+            assert counts[aged] == pytest.approx(step * counts[whole], rel=1e-9)
             assert means[aged] != pytest.approx(means[whole], rel=1e-6)
 
 

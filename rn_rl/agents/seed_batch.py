@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from rn_rl.agents.logging import kl
+from rn_rl.agents.program import Program
 from rn_rl.agents.seed_envs import SeedEnvs
-from rn_rl.agents.stacked import Program, SeedStack
+from rn_rl.agents.stacked import SeedStack
 from rn_rl.agents.streams import Streams
 from rn_rl.errors import UserError
 from rn_rl.normalization import phase_norms

@@ -17,9 +17,10 @@ from torch.distributions import Categorical, Distribution
 from torch.nn import functional as F  # noqa: N812
 
 from rn_rl.agents.logging import evenly_spaced
+from rn_rl.agents.program import Program
 from rn_rl.agents.seed_batch import SeedBatch, clip_gradients
 from rn_rl.agents.seed_envs import SeedEnvs, Step
-from rn_rl.agents.stacked import Program, SeedStack
+from rn_rl.agents.stacked import SeedStack
 from rn_rl.agents.streams import Streams
 from rn_rl.normalization import observed_acting
 

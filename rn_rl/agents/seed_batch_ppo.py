@@ -23,9 +23,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from rn_rl.agents.distinct import answers_by_row, counted, distinct, number_rows
 from rn_rl.agents.logging import evenly_spaced
+from rn_rl.agents.program import Program
 from rn_rl.agents.seed_batch import SeedBatch, clip_gradients
 from rn_rl.agents.seed_envs import SeedEnvs
-from rn_rl.agents.stacked import Program
 from rn_rl.agents.streams import Streams
 
 LOSSES = (

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rn_rl.agents.stacked import Program, SeedStack
+from rn_rl.agents.program import Program
+from rn_rl.agents.stacked import SeedStack
 from rn_rl.normalization import REGISTRY, make_normalizers
 
 

@@ -48,7 +48,12 @@ class Protocol:
     @property
     def ramped(self) -> str:
         """The linear ramp, after LayerNorm."""
-        return f"ln+ramp(5, {self.ramp})"
+        return f"ln+{self.plain_ramp}"
+
+    @property
+    def plain_ramp(self) -> str:
+        """The same by itself."""
+        return f"ramp(5, {self.ramp})"
 
 
 PROTOCOLS = {
@@ -86,6 +91,8 @@ class Study:
     title: str
     arms: tuple[Arm, ...]
     questions: tuple[tuple[str, str], ...]
+    drawn: tuple[str, ...] = ()
+    """Arms whose learning curves are drawn; all of them without."""
     make: Callable[[str], Arm] = lambda norm: Arm(norm, norm)
     """An arm of a normalizer that is not among them."""
 
@@ -116,7 +123,7 @@ def paper_and_controls(protocol: Protocol) -> Study:
     ours = ("rn", "rln", "rsn", "ln+rn", f"ln+rn(half_life={protocol.half_life})")
     controls = ("logt", "ln+logt", protocol.ramped, "ln+gain(5)", YOKED)
     # without LayerNorm too: decided on after the others had been seen on LunarLander
-    later = ("gain(5)", f"ramp(5, {protocol.ramp})")
+    later = ("gain(5)", protocol.plain_ramp)
     return Study(
         "the paper's protocol, with controls",
         plain(*PUBLISHED, *ours, *controls, *later),
@@ -128,8 +135,9 @@ def paper_and_controls(protocol: Protocol) -> Study:
             ("ln+rn", YOKED),
             (protocol.ramped, "ln+rn"),
             ("rn", "gain(5)"),
-            (later[1], "rn"),
+            (protocol.plain_ramp, "rn"),
         ),
+        drawn=("none", "ln", "rn", "logt", "ln+rn", "ln+logt", protocol.ramped, *later),
     )
 
 
@@ -142,6 +150,7 @@ def learning_rates(protocol: Protocol) -> Study:
         tuple(Arm(f"{norm} at {rate}", norm, (f"learning_rate={rate}",)) for norm, rate in grid)
         + plain(*gains),
         tuple((gain, f"{norm} at {rate}") for gain in gains for norm, rate in grid),
+        drawn=(*(f"{norm} at {rate}" for norm, rate in grid if rate in RATES[2:]), *gains),
     )
 
 

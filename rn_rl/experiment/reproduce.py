@@ -70,7 +70,7 @@ class ReproduceConfig:
     seeds: Annotated[int | None, shown_as("N")] = None
     """Seeds 0, 1, ... of each arm; default: 50 (redbluedoors: 10)."""
     quick: bool = False
-    """A rough answer in minutes: 4 seeds, six arms, a part of the timesteps."""
+    """A rough answer in minutes: 4 seeds, seven arms, a part of the timesteps."""
     timesteps: Annotated[int | None, shown_as("N")] = None
     """Of each run; default: the protocol's."""
     arms: Annotated[str | None, shown_as("ARM,...")] = None
@@ -218,7 +218,7 @@ def study_of(config: ReproduceConfig, protocol: Protocol) -> Study:
             raise UserError(f"--arms {config.arms!r}: expected some, separated by commas")
         study = replace(study, arms=arms)
     elif config.quick and config.study_name is None:
-        study = replace(study, arms=plain(*QUICK, protocol.ramped))
+        study = replace(study, arms=plain(*QUICK, protocol.ramped, protocol.plain_ramp))
     return study
 
 

@@ -218,10 +218,10 @@ def write(found: Reproduction, stem: Path, console: Console) -> None:
 
 
 def draw(path: Path, found: Reproduction) -> None:
-    """The intervals of all arms, and the curves of those that the last questions are about."""
+    """The intervals of all arms, and the curves of some."""
     results = found.results
-    asked = {name for pair in found.study.questions[-7:] for name in pair} | {"none"}
-    curves = {r.arm.name: r.curves for r in results if r.arm.name in asked}
+    drawn = found.study.drawn or [result.arm.name for result in results]
+    curves = {r.arm.name: r.curves for r in results if r.arm.name in drawn}
     text = plots.training(
         [(r.arm.name, r.estimate) for r in results],
         curves,
@@ -311,7 +311,7 @@ def key_questions(protocol: Protocol) -> list[tuple[str, str]]:
         ("ln+rn", "ln+logt"),
         ("ln+rn", YOKED),
         (protocol.ramped, "ln+rn"),
-        (f"ramp(5, {protocol.ramp})", "rn"),
+        (protocol.plain_ramp, "rn"),
     ]
 
 

@@ -232,10 +232,9 @@ def reuse_memory(graph_module: GraphModule) -> GraphModule:
             node.target = over
             if over is aten.threshold_backward.grad_input:
                 node.kwargs = {"grad_input": given}
-            owners.discard(given)
-            owners.add(node)
-        elif not _returns_alias(node):
-            owners.add(node)
+        elif _returns_alias(node):
+            continue
+        owners.add(node)
     graph_module.recompile()
     return graph_module
 

@@ -19,7 +19,7 @@ from rn_rl.normalization.phase import set_within
 MOST_SHARE = 0.75
 """Of the rows that may differ for it to pay."""
 
-STEP = 32
+STEP = 16
 """Numbers of distinct rows are rounded up to multiples of this, since each takes a recording."""
 
 

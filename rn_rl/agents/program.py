@@ -113,7 +113,9 @@ class Split:
         known = set(inputs[:constant])
         for node in whole.graph.nodes:
             keep = node.op == "call_function" and (values or node.target in _VIEWS)
-            if keep and node.all_input_nodes and known.issuperset(node.all_input_nodes):
+            if node.target in _CONSTANTS or (
+                keep and node.all_input_nodes and known.issuperset(node.all_input_nodes)
+            ):
                 known.add(node)
         edge = [n for n in whole.graph.nodes if n in known and any(u not in known for u in n.users)]
         first, rest = Graph(), Graph()
@@ -247,6 +249,7 @@ def _returns_alias(node: Node) -> bool:
 
 _OVERWRITING = {
     aten.add.Tensor: aten.add_.Tensor,
+    aten.baddbmm.default: aten.baddbmm_.default,
     aten.div.Tensor: aten.div_.Tensor,
     aten.exp.default: aten.exp_.default,
     aten.mul.Tensor: aten.mul_.Tensor,
@@ -264,6 +267,7 @@ _VIEWS = (
     aten.expand.default,
     aten.unsqueeze.default,
 )
+_CONSTANTS = (aten.arange.default, aten.arange.start_step)
 _RESHAPES = (aten.expand.default, aten.view.default, aten._unsafe_view.default)
 
 

@@ -55,6 +55,7 @@ class SeedBatch(ABC, Generic[Model]):
         reason = self.cannot(self.model)
         if reason:
             raise UserError(f"seeds cannot be trained together: {reason}")
+        keep_freed_memory()
         self.envs = envs
         self.seeds = [-1 if model.seed is None else int(model.seed) for model in self.models]
         if len({*self.seeds, -1}) <= len(self.models):
@@ -281,6 +282,16 @@ class SeedBatch(ABC, Generic[Model]):
         groups = policy.optimizer.state_dict()["param_groups"]
         groups[0]["lr"] = self.optimizer.param_groups[0]["lr"]
         policy.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what an update frees for the next one.
+
+    It gives large blocks back to the system, which clears them page by page for whoever asks next: 6%
+    of the time of PPO on images. glibc learns from the largest block that it sees freed (mallopt(3),
+    "dynamic mmap threshold"), up to 32 MiB; other libraries do as they like.
+    """
+    torch.empty(31 << 20, dtype=torch.uint8)
 
 
 def clip_gradients(gradients: Tensor, max_norm: float) -> Tensor:

@@ -23,7 +23,10 @@ from torch.nn import functional as F  # noqa: N812
 
 from rn_rl.agents.distinct import answers_by_row, counted, distinct, number_rows
 from rn_rl.agents.logging import evenly_spaced
+from rn_rl.agents.memo import Memo
+from rn_rl.agents.patches import OverPatches, Patches, convolutions, number_patches
 from rn_rl.agents.program import Program
+from rn_rl.agents.rows import rows
 from rn_rl.agents.seed_batch import SeedBatch, clip_gradients
 from rn_rl.agents.seed_envs import SeedEnvs
 from rn_rl.agents.streams import Streams
@@ -86,8 +89,12 @@ class SeedBatchPPO(SeedBatch[PPO]):
         }
         """Of the current rollout, time first."""
         self.starts = np.ones((self.size, per_seed), np.float32)
+        self.answers_by_row = answers_by_row(self.stack.module)
+        self.convolutions = convolutions(self.stack.module)
+        self.memo = Memo(self._ask, self.size, length * per_seed) if self._repeats() else None
         own = len(self.stack.tensors)
         self._act = Program(self._compute_act, constant=own, values=True)
+        self._answers = Program(self._compute_answers, constant=own, values=True)
         self._predict = Program(self._compute_predict, constant=own, values=True)
         self._values = Program(self._compute_values, constant=own, values=True)
         self._parameters = Program(self._compute_parameters, constant=own, values=True)
@@ -118,6 +125,29 @@ class SeedBatchPPO(SeedBatch[PPO]):
 
         return self.stack.over_seeds(act, own, observations, uniform)
 
+    def _repeats(self) -> bool:
+        """Whether observations can come again, and a network then gives the answer that it gave."""
+        observation, action = self.model.observation_space, self.model.action_space
+        return (
+            np.issubdtype(observation.dtype, np.integer)
+            and isinstance(action, spaces.Discrete)
+            and self.answers_by_row
+            and not getattr(self.model.policy, "acting_observes", False)
+        )
+
+    def _ask(self, observations: np.ndarray) -> tuple[Tensor, ...]:
+        given: tuple[Tensor, ...] = self._answers(*self.stack.tensors, self.tensor(observations))
+        return given
+
+    def _compute_answers(self, *tensors: Tensor) -> Any:
+        *own, observations = tensors
+
+        def answers(policy: ActorCriticPolicy, x: Tensor) -> tuple[Tensor, Tensor]:
+            values, distribution = values_and_distribution(policy, x)
+            return values[:, 0], distribution.distribution.logits  # type: ignore[union-attr]
+
+        return self.stack.over_seeds(answers, own, observations)
+
     def _compute_predict(self, *tensors: Tensor) -> Tensor:
         *own, observations = tensors
 
@@ -146,14 +176,24 @@ class SeedBatchPPO(SeedBatch[PPO]):
         leaves = [t.detach().requires_grad_() for t in own[:count]]
         own[:count] = leaves
 
-        def evaluate(policy: ActorCriticPolicy, a: Tensor, x: Tensor, *repeated: Tensor) -> Any:
-            with counted(policy, *repeated[1:]) if repeated else contextlib.nullcontext():
+        x, *others = given[7:]
+        in_patches = x.shape[2:] != model.observation_space.shape
+        levels = len(self.convolutions) if in_patches else 0
+
+        def evaluate(policy: ActorCriticPolicy, a: Tensor, x: Tensor, *others: Tensor) -> Any:
+            *windows, images = others[:levels] or (x,)
+            repeated = others[levels:]
+            with contextlib.ExitStack() as contexts:
+                if repeated:
+                    contexts.enter_context(counted(policy, *repeated[1:]))
+                if in_patches:
+                    contexts.enter_context(OverPatches(windows, images))
                 values, distribution = values_and_distribution(policy, x, *repeated[:1])
             log_prob, entropy = distribution.log_prob(a), distribution.entropy()
             return values[:, 0], log_prob, -log_prob if entropy is None else entropy
 
         values, log_prob, entropy = self.stack.over_seeds(
-            evaluate, own, actions, *given[7:], training=True
+            evaluate, own, actions, x, *others, training=True
         )
         if model.normalize_advantage and advantages.shape[1] > 1:
             mean, std = advantages.mean(1, keepdim=True), advantages.std(1, keepdim=True)
@@ -180,7 +220,12 @@ class SeedBatchPPO(SeedBatch[PPO]):
         losses = torch.stack((policy_loss, value_loss, entropy_loss, approx_kl)).detach()
         return clip_gradients(gradients, model.max_grad_norm), losses
 
-    def update(self, minibatch: Sequence[Tensor], numbers: np.ndarray | None = None) -> None:
+    def update(
+        self,
+        minibatch: Sequence[Tensor],
+        numbers: np.ndarray | None = None,
+        patches: Patches | None = None,
+    ) -> None:
         """One gradient step of every seed.
 
         Args:
@@ -188,6 +233,8 @@ class SeedBatchPPO(SeedBatch[PPO]):
                 each ``(seeds, batch, ...)``.
             numbers: of the observations, see :func:`~rn_rl.agents.distinct.number_rows`; the networks
                 are then asked about each distinct one once, which gives the same numbers.
+            patches: what the images with these numbers are put together from; their contents then stand
+                for the observations, and convolutions compute each of them once.
         """
         model = self.model
         clip = model.clip_range(self.progress_remaining)  # type: ignore[operator]
@@ -197,10 +244,18 @@ class SeedBatchPPO(SeedBatch[PPO]):
         clips = [torch.tensor(float(c), dtype=torch.float64) for c in (clip, clip_value)]
         observations, *others = minibatch
         repeated: list[Tensor] = []
-        found = None if numbers is None else distinct(numbers)
-        if found is not None:
-            first, *repeated = map(self.tensor, found)
-            observations = observations[torch.arange(self.size, device=self.device)[:, None], first]
+        seeds = torch.arange(self.size, device=self.device)[:, None]
+        if numbers is not None:
+            found = distinct(numbers) if self.answers_by_row else None
+            asked = numbers
+            if found is not None:
+                first, *repeated = map(self.tensor, found)
+                asked = np.take_along_axis(numbers, found[0], 1)
+                if patches is None:
+                    observations = observations[seeds, first]
+            if patches is not None:
+                images = patches.images[seeds, self.tensor(asked)]
+                repeated = [*patches.windows, images, *repeated]
         self.stack.weights.grad, losses = self._gradients(
             *self.stack.tensors,
             *others,
@@ -246,6 +301,28 @@ class SeedBatchPPO(SeedBatch[PPO]):
             actions, _, _ = self._act(*self.stack.tensors, x, self.tensor(noise))
         return self.within_bounds(actions.cpu().numpy())
 
+    def act(self, observations: np.ndarray, uniform: Tensor, afresh: bool) -> Sequence[Tensor]:
+        """Sampled actions, values and log probabilities, ``(seeds, envs)``.
+
+        Args:
+            observations: of every environment.
+            uniform: random numbers.
+            afresh: the networks have changed since the last time.
+        """
+        if self.memo is None:
+            drawn: Sequence[Tensor] = self._act(
+                *self.stack.tensors, self.tensor(observations), uniform
+            )
+            return drawn
+        if afresh:
+            self.memo.forget()
+        values, logits = self.memo(observations)
+        of_all = CategoricalDistribution(logits.shape[2])
+        of_all.distribution = Categorical(logits=logits.flatten(0, 1), validate_args=False)
+        actions = sample(of_all, uniform.flatten(0, 1))
+        log_probs = of_all.log_prob(actions)
+        return actions.view_as(values), values, log_probs.view_as(values)
+
     def within_bounds(self, actions: np.ndarray) -> np.ndarray:
         """Continuous actions as the environment takes them."""
         space = self.model.action_space
@@ -265,9 +342,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
 
     def step(self, t: int) -> None:
         observations: Any = self.last_observations
-        drawn = self._act(
-            *self.stack.tensors, self.tensor(observations), self.tensor(self.sampling.draw())
-        )
+        drawn = self.act(observations, self.tensor(self.sampling.draw()), afresh=t == 0)
         actions, values, log_probs = (part.cpu().numpy() for part in drawn)
         step = self.envs.step(self.within_bounds(actions))
         rewards = step.rewards
@@ -321,18 +396,25 @@ class SeedBatchPPO(SeedBatch[PPO]):
             flat.append(self.tensor(rows.reshape(-1, *part.shape[3:])))
         rows_of_seed = model.n_steps * self.envs.num_envs
         shape = self.size, rows_of_seed, *self.rollout["observations"].shape[3:]
-        numbers = None
-        if answers_by_row(self.stack.module):
-            numbers = number_rows(flat[0].view(shape).cpu().numpy())
+        images = flat[0].view(shape).cpu().numpy()
+        numbers, patches = number_rows(images), None
+        if numbers is not None and self.convolutions:
+            batch = model.batch_size
+            patches = number_patches(images, numbers, self.convolutions, batch, self.device)
         first = np.arange(self.size)[:, None] * rows_of_seed
         for _ in range(model.n_epochs):
             order = self.shuffling.draw().argsort(1) + first
             for begin in range(0, rows_of_seed, model.batch_size):
                 chosen = order[:, begin : begin + model.batch_size]
                 where = self.tensor(chosen.reshape(-1))
+                minibatch = [
+                    x.index_select(0, where).view(*chosen.shape, *x.shape[1:])
+                    for x in flat[patches is not None :]
+                ]
                 self.update(
-                    [x.index_select(0, where).view(*chosen.shape, *x.shape[1:]) for x in flat],
+                    minibatch if patches is None else [patches.contents, *minibatch],
                     None if numbers is None else numbers.reshape(-1)[chosen],
+                    patches,
                 )
         self.num_updates += model.n_epochs
 
@@ -347,6 +429,15 @@ def values_and_distribution(
     else:
         latent_pi = policy.mlp_extractor.forward_actor(features[0])
         latent_vf = policy.mlp_extractor.forward_critic(features[1])
-    if where is not None:
-        latent_pi, latent_vf = latent_pi[where], latent_vf[where]
-    return policy.value_net(latent_vf), policy._get_action_dist_from_latent(latent_pi)
+    values = policy.value_net(latent_vf)
+    discrete = isinstance(policy.action_dist, CategoricalDistribution)
+    if where is not None and not discrete:
+        latent_pi = rows(latent_pi, where)
+    distribution = policy._get_action_dist_from_latent(latent_pi)
+    if where is None:
+        return values, distribution
+    if discrete:  # a few logits are looked up faster than what they are made from
+        distribution = distribution.proba_distribution(
+            rows(distribution.distribution.logits, where)
+        )
+    return rows(values, where), distribution

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.utils import parameters_to_vector
 
-from rn_rl.agents.convolution import SeedBySeed
+from rn_rl.agents.convolution import StackedConvolutions
 from rn_rl.normalization import phase_norms
 
 
@@ -105,8 +104,8 @@ class SeedStack:
         def one(slices: list[Tensor], *given: Tensor) -> Any:
             return functional_call(call, dict(zip(names, slices, strict=True)), given)
 
-        # acting asks about so few observations that one operation for all seeds is faster
-        with SeedBySeed() if training else contextlib.nullcontext():
+        # acting asks about few observations
+        with StackedConvolutions(many=training):
             return vmap(one, in_dims=(self.axes, *(0 for _ in inputs)))(list(tensors), *inputs)
 
     def of_seed(self, seed: int) -> dict[str, Tensor]:

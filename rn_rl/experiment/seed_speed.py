@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +36,7 @@ CASES = {
 
 @dataclass
 class SeedSpeedConfig:
-    """Timesteps per second of a seed batch, summed over seeds, against SB3 with one seed; one core."""
+    """Timesteps per second of a seed batch, summed over seeds, against SB3 with one seed."""
 
     cases: tuple[str, ...] = tuple(CASES)
     """cartpole, lunarlander (DQN), redbluedoors (PPO)."""
@@ -45,6 +48,8 @@ class SeedSpeedConfig:
     """Interleaved rounds; a ratio is the median of the rounds' ratios."""
     seconds: float = 3
     """About how long each is measured in a round."""
+    jobs: int = 1
+    """Processes, a core each, that share the seeds, as compare does; SB3 gets as many threads."""
     compile: bool = False
     """Compile the updates."""
     profile: bool = False
@@ -84,10 +89,12 @@ class Timed:
         self.speeds.append(self.seeds * self.steps / (time.perf_counter() - begin))
 
 
-def build(case: str, norm: str, config: SeedSpeedConfig) -> tuple[SeedBatch[Any], BaseAlgorithm]:
+def build(
+    case: str, norm: str, config: SeedSpeedConfig, seeds: Sequence[int] | None = None
+) -> tuple[SeedBatch[Any], BaseAlgorithm]:
     """A batch, and the SB3 agent that is trained in its place."""
-    algo, env_id, seeds = CASES[case]
-    seeds = config.seeds or seeds
+    algo, env_id, size = CASES[case]
+    seeds = range(config.seeds or size) if seeds is None else seeds
     spec = resolve(
         TrainConfig(algo=algo, env=env_id, norm=norm, config="paper", device=config.device)
     )
@@ -96,10 +103,10 @@ def build(case: str, norm: str, config: SeedSpeedConfig) -> tuple[SeedBatch[Any]
     if reason:
         raise UserError(f"--cases {case}: {reason}")
     models = []
-    for seed in range(seeds):
+    for seed in seeds:
         spec.seed = seed
         models.append(make_model(spec, trial))
-    envs = fast_envs(spec, env_seeds(range(seeds), spec.n_envs, 0), trial)
+    envs = fast_envs(spec, env_seeds(seeds, spec.n_envs, 0), trial)
     batch = BATCHES[algo](models, envs, compile=config.compile)
     spec.device = "cpu"
     return batch, make_model(spec, spec.make_env())
@@ -108,6 +115,44 @@ def build(case: str, norm: str, config: SeedSpeedConfig) -> tuple[SeedBatch[Any]
 def go_on(batch: SeedBatch[Any]) -> Callable[[int], None]:
     """Train a batch for so many more timesteps of each seed, at the end of every schedule."""
     return lambda steps: batch.learn(batch.num_timesteps + steps)
+
+
+@contextlib.contextmanager
+def shared(case: str, norm: str, config: SeedSpeedConfig) -> Iterator[Callable[[int], None]]:
+    """:func:`go_on` for a batch whose seeds are shared among processes."""
+    seeds = range(config.seeds or CASES[case][2])
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = [], []
+    for part in range(config.jobs):
+        mine, theirs = context.Pipe()
+        arguments = (case, norm, config, seeds[part :: config.jobs], theirs)
+        processes.append(context.Process(target=_part, args=arguments, daemon=True))
+        processes[-1].start()
+        pipes.append(mine)
+
+    def run(steps: int) -> None:
+        for pipe in pipes:
+            pipe.send(steps)
+        for pipe in pipes:
+            pipe.recv()
+
+    try:
+        yield run
+    finally:
+        for pipe, process in zip(pipes, processes, strict=True):
+            pipe.close()
+            process.join()
+
+
+def _part(
+    case: str, norm: str, config: SeedSpeedConfig, seeds: Sequence[int], pipe: Connection
+) -> None:
+    torch.set_num_threads(1)
+    run = go_on(build(case, norm, config, seeds)[0])
+    with contextlib.suppress(EOFError):
+        while True:
+            run(pipe.recv())
+            pipe.send(None)
 
 
 def random_play(batch: SeedBatch[Any]) -> Callable[[int], None]:
@@ -133,7 +178,7 @@ def profile(batch: SeedBatch[Any], steps: int) -> dict[str, float]:
         parts["replay memory"] = (batch.memory, "sample")
         parts["target networks"] = (batch, "update_targets")
     else:
-        parts["acting"] = (batch, "_act")
+        parts["acting"] = (batch, "act")
     for i, norm in enumerate(batch.stack.norms.values()):
         parts[f"commit {i}"] = (norm, "commit")
     spent = dict.fromkeys(parts, 0.0)
@@ -170,25 +215,32 @@ def run_seed_speed(config: SeedSpeedConfig) -> None:
         raise UserError(
             f"--rounds {config.rounds} --seeds {config.seeds}: expected at least 1 each"
         )
-    torch.set_num_threads(1)
+    if config.jobs < 1 or (config.jobs > 1 and config.profile):
+        raise UserError(
+            f"--jobs {config.jobs}: expected at least 1, and with --profile no more than that"
+        )
+    torch.set_num_threads(config.jobs)
     lines, shares = [], {}
     for case in config.cases:
-        timed: dict[str, Timed] = {}
-        for norm in config.norms:
-            batch, single = build(case, norm, config)
-            unit = batch.model.n_steps * batch.envs.num_envs if case == "redbluedoors" else 200
-            timed[norm] = Timed(go_on(batch), batch.size, unit, config.seconds)
-            if config.profile:
-                shares[f"{case}/{norm}"] = profile(batch, timed[norm].steps)
-            if norm == config.norms[0]:
-                other, _ = build(case, norm, config)
-                limit = batch.size
-                timed["environments alone"] = Timed(random_play(other), limit, unit, config.seconds)
-                timed["sb3/none"] = Timed(_learn(single), 1, unit, config.seconds)
-        for _ in range(config.rounds):
-            for each in timed.values():
-                each.measure()
-        lines.extend(summarize(case, timed))
+        with contextlib.ExitStack() as stack:
+            timed: dict[str, Timed] = {}
+            for norm in config.norms:
+                batch, single = build(case, norm, config)
+                unit = batch.model.n_steps * batch.envs.num_envs if case == "redbluedoors" else 200
+                run = go_on(batch)
+                if config.jobs > 1:
+                    run = stack.enter_context(shared(case, norm, config))
+                timed[norm] = Timed(run, batch.size, unit, config.seconds)
+                if config.profile:
+                    shares[f"{case}/{norm}"] = profile(batch, timed[norm].steps)
+                if norm == config.norms[0]:
+                    play = random_play(build(case, norm, config)[0])
+                    timed["environments alone"] = Timed(play, batch.size, unit, config.seconds)
+                    timed["sb3/none"] = Timed(_learn(single), 1, unit, config.seconds)
+            for _ in range(config.rounds):
+                for each in timed.values():
+                    each.measure()
+            lines.extend(summarize(case, timed))
     show(config, lines, shares)
 
 
@@ -243,7 +295,8 @@ def show(
         rows.append([case, str(first["seeds"]), f"{first['value']:,.0f}", *ratios])
     if config.readme is not None:
         replace_block(config.readme, "seeds", markdown_table(columns, rows))
-    table = Table(title="many seeds in one process, one core: median of interleaved rounds")
+    where = "one process, one core" if config.jobs == 1 else f"{config.jobs} processes, a core each"
+    table = Table(title=f"many seeds in {where}: median of interleaved rounds")
     for column in columns:
         table.add_column(column, justify="left" if column == "case" else "right")
     for row in rows:

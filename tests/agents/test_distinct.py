@@ -28,12 +28,12 @@ def test_every_row_is_found_among_the_distinct_ones():
     rng = np.random.default_rng(1)
     numbers = np.stack([rng.integers(0, kinds, 256) for kinds in (3, 40, 60)])
     first, where, counts, part = distinct(numbers)
-    assert first.shape == counts.shape == part.shape == (3, 2 * STEP)
+    assert first.shape == counts.shape == part.shape == (3, 4 * STEP)
     for seed in range(3):
         assert np.array_equal(numbers[seed][first[seed]][where[seed]], numbers[seed])
         assert counts[seed].sum() == 256
-        assert np.array_equal(np.bincount(where[seed], minlength=2 * STEP), counts[seed])
-        assert np.array_equal(np.bincount(where[seed, ::4], minlength=2 * STEP), part[seed])
+        assert np.array_equal(np.bincount(where[seed], minlength=4 * STEP), counts[seed])
+        assert np.array_equal(np.bincount(where[seed, ::4], minlength=4 * STEP), part[seed])
 
 
 def test_where_most_rows_differ_all_are_asked_about():
@@ -120,5 +120,5 @@ def trained(monkeypatch, look: bool) -> tuple[np.ndarray, list[int]]:
 def test_a_training_is_the_same_with_and_without(monkeypatch):
     mine, asked = trained(monkeypatch, look=True)
     theirs, _ = trained(monkeypatch, look=False)
-    assert asked == [32] * 8
+    assert asked == [STEP] * 8
     np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-9)

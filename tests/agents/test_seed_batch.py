@@ -21,7 +21,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rn_rl.agents import SeedBatchDQN, SeedBatchPPO
-from rn_rl.agents.distinct import answers_by_row, number_rows
+from rn_rl.agents.distinct import STEP, answers_by_row, number_rows
 from rn_rl.agents.seed_batch_ppo import sample
 from rn_rl.agents.seed_envs import VecSeedEnvs
 from rn_rl.agents.streams import Streams
@@ -175,7 +175,7 @@ def test_updates_of_ppo_are_those_of_sb3(spec: str, repeating: int):
         batch.update(drawn, numbers)
         batch.stack.set_training_mode(False)
         networks_agree(batch, theirs, lambda m: m.policy, 1e-10)
-    assert asked == [32 if repeats else rows[1]]
+    assert asked == [STEP if repeats else rows[1]]
 
 
 def trained(cls: Any, models: list[Any], steps: int, num_envs: int = 1) -> Any:

@@ -1,0 +1,167 @@
+"""Patches of images that are equal, so that convolutions compute each of them once.
+
+The images of a small gridworld are put together from few parts. The 2,048 images of a rollout of
+RedBlueDoors-6x6 have 74,000 patches of 2x2 cells, of which some 70 differ; what the second
+convolution sees, 3x3 cells, has some 200 different contents, and the third's 4x4 cells some 400. A
+convolution's answer depends on the content alone, wherever it lies: so a minibatch takes a hundredth
+of the multiplications, with the same gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from rn_rl.agents.rows import rows
+from rn_rl.policies.extractors import NormExtractor
+
+ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.ELU, nn.GELU, nn.SiLU, nn.LeakyReLU, nn.Sigmoid, nn.Identity)
+"""Activations that treat equal contents equally."""
+
+MOST_SHARE = 0.5
+"""Of the rows that may be images of their own, and of the contents in a minibatch's worth of images that
+may differ, for it to pay."""
+
+SMALLEST = 64
+"""Numbers of contents are rounded up to this, or to 2 or 3 of it or of a doubling of it, since each
+takes a recording."""
+
+
+def convolutions(network: nn.Module) -> list[nn.Conv2d]:
+    """The convolutions that a network begins with, in their order; none where there is more to it.
+
+    Nothing else may look at the images, and between the convolutions there is nothing but activations.
+    """
+    extractor = getattr(network, "features_extractor", None)
+    if not isinstance(extractor, NormExtractor) or not getattr(
+        network, "share_features_extractor", True
+    ):
+        return []
+    parts = list(extractor.trunk.children())
+    last = parts.pop() if parts else None
+    plain = all(
+        isinstance(part, ELEMENTWISE)
+        or (
+            isinstance(part, nn.Conv2d)
+            and part.padding == (0, 0)
+            and part.dilation == (1, 1)
+            and part.groups == 1
+        )
+        for part in parts
+    )
+    if (
+        not plain
+        or not isinstance(last, nn.Flatten)
+        or not parts
+        or not isinstance(parts[0], nn.Conv2d)
+    ):
+        return []
+    return [part for part in parts if isinstance(part, nn.Conv2d)]
+
+
+@dataclass
+class Patches:
+    """What the images of S seeds are put together from."""
+
+    contents: Tensor
+    """``(S, n_1, channels, height, width)``: what the first convolution sees, once each."""
+    windows: list[Tensor]
+    """``(S, n_k, height * width)`` for each further convolution: which of the contents before it."""
+    images: Tensor
+    """``(S, images, positions)``: which of the last contents."""
+
+
+def number_patches(
+    observations: np.ndarray,
+    numbers: np.ndarray,
+    layers: Sequence[nn.Conv2d],
+    batch: int,
+    device: torch.device,
+) -> Patches | None:
+    """What images are put together from, as convolutions see them; None where that is too much.
+
+    Args:
+        observations: ``(seeds, rows, channels, height, width)``.
+        numbers: of these rows, ``(seeds, rows)``, see :func:`~rn_rl.agents.distinct.number_rows`.
+        layers: the convolutions that go over them.
+        batch: rows of a minibatch.
+        device: where the networks are.
+    """
+    firsts = [np.unique(row, return_index=True)[1] for row in numbers]
+    if max(map(len, firsts)) > MOST_SHARE * numbers.shape[1]:
+        return None
+    images = [rows[first] for rows, first in zip(observations, firsts, strict=True)]
+    levels: list[list[np.ndarray]] = [[] for _ in layers]
+    whole = []
+    for mine in images:
+        cells, positions = mine, []
+        for level, layer in zip(levels, layers, strict=True):
+            found, seen = _contents(cells, layer)
+            level.append(found)
+            positions.append(seen[0].size)
+            cells = seen[:, None]  # one channel: the number of what was seen
+        whole.append(cells.reshape(len(mine), -1))
+    rows = min(batch, max(map(len, images)))
+    for level, places in zip(levels, positions, strict=True):
+        if max(map(len, level)) > MOST_SHARE * rows * places:
+            return None
+    contents, *windows = (torch.from_numpy(_alike(level)).to(device) for level in levels)
+    numbers_of = torch.from_numpy(_stack(whole, max(map(len, whole)))).to(device)
+    return Patches(contents, [level.flatten(2) for level in windows], numbers_of)
+
+
+def _contents(cells: np.ndarray, layer: nn.Conv2d) -> tuple[np.ndarray, np.ndarray]:
+    """What a convolution sees, once each, and the number of what it sees at each position."""
+    view = np.lib.stride_tricks.sliding_window_view(cells, layer.kernel_size, (2, 3))
+    down, right = layer.stride
+    view = view[:, :, ::down, ::right].transpose(0, 2, 3, 1, 4, 5)
+    flat = np.ascontiguousarray(view).reshape(-1, np.prod(view.shape[3:], dtype=int))
+    keys = flat.view(np.dtype((np.void, flat.shape[1] * flat.itemsize)))[:, 0]
+    _, first, numbers = np.unique(keys, return_index=True, return_inverse=True)
+    return flat[first].reshape(-1, *view.shape[3:]), numbers.reshape(view.shape[:3])
+
+
+def _alike(level: list[np.ndarray]) -> np.ndarray:
+    """The contents of all seeds, with as many places for each."""
+    most = max(map(len, level))
+    step = max(1 << (most.bit_length() - 2), SMALLEST)
+    return _stack(level, most + -most % step)
+
+
+def _stack(arrays: list[np.ndarray], size: int) -> np.ndarray:
+    out = np.zeros((len(arrays), size, *arrays[0].shape[1:]), arrays[0].dtype)
+    for mine, array in zip(out, arrays, strict=True):
+        mine[: len(array)] = array
+    return out
+
+
+class OverPatches(TorchFunctionMode):
+    """Inside this context a network is given contents of patches, and answers for whole images.
+
+    Args:
+        windows: of :class:`Patches`, of one seed.
+        images: those of its rows that are wanted.
+    """
+
+    def __init__(self, windows: Sequence[Tensor], images: Tensor) -> None:
+        self.windows = list(windows)
+        self.images = images
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func is torch.conv2d:
+            x, weight, bias = args[:3]
+            if x.dim() == 2:  # after the first convolution: answers to contents
+                x = rows(x, self.windows.pop(0))
+                weight = weight.permute(0, 2, 3, 1)
+            return nn.functional.linear(x.flatten(1), weight.flatten(1), bias)
+        if func is Tensor.flatten:
+            return rows(args[0], self.images).transpose(1, 2).flatten(1)
+        return func(*args, **(kwargs or {}))

@@ -437,7 +437,6 @@ def values_and_distribution(
     if where is None:
         return values, distribution
     if discrete:  # a few logits are looked up faster than what they are made from
-        distribution = distribution.proba_distribution(
-            rows(distribution.distribution.logits, where)
-        )
+        categorical: Any = distribution.distribution
+        distribution = distribution.proba_distribution(rows(categorical.logits, where))
     return rows(values, where), distribution

@@ -139,8 +139,12 @@ def observe(x: Any, state: Any, weight: Tensor | None = None) -> Any:
     """
     if isinstance(x, np.ndarray) and weight is None and state.shape[1] == 1:
         return _observe_layer(x, state)
-    sums, squares, total = _moments(x, state[MEAN], weight)
-    squares *= _like(-0.5 / state[VAR], squares)
+    mean, scale = state[MEAN], -0.5 / state[VAR]
+    centre = None
+    if torch.compiler.is_compiling():
+        centre, scale = at_precision(x.dtype, mean, scale)
+    sums, squares, total = _moments(x, mean, weight, centre)
+    squares *= _like(scale, squares)
     # in place: fresh memory costs more than the exp
     density = np.exp(squares, out=squares) if isinstance(squares, np.ndarray) else squares.exp_()
     return _packed((*sums, total(density)), state[MEAN])
@@ -174,9 +178,12 @@ def observe_moments(x: Any, mean: Any, weight: Tensor | None = None) -> Any:
 
 
 def _moments(
-    x: Any, mean: Any, weight: Tensor | None
+    x: Any, mean: Any, weight: Tensor | None, centre: Tensor | None = None
 ) -> tuple[tuple[Any, Any, Any], Any, Callable[[Any], Any]]:
-    """Count, sums of d and d**2 by code; then each d**2, and what sums up others of its shape."""
+    """Count, sums of d and d**2 by code; then each d**2, and what sums up others of its shape.
+
+    The centre is the mean at the precision of x, where the caller has that already.
+    """
     one_code = mean.shape[0] == 1
     rows = x.reshape(x.shape[0], math.prod(x.shape[1:])) if one_code else per_feature(x)
     w = None if weight is None else _weights_of_rows(weight, rows)
@@ -196,7 +203,9 @@ def _moments(
         in_array = isinstance(mean, np.ndarray)
         each = weight.detach().to(torch.float64 if in_array else mean.dtype).sum()
         number = (each.numpy() if in_array else each) * (number // max(1, weight.shape[0]))
-    d = rows - _like(mean, rows)  # new: what follows may overwrite it
+    d = rows - (
+        _like(mean, rows) if centre is None else centre
+    )  # new: what follows may overwrite it
     first = total(d)
     d *= d
     return (number, first, total(d)), d, total
@@ -251,6 +260,19 @@ def finite(sums: Any) -> Any:
     if isinstance(fine, np.ndarray) and fine.all():
         return sums
     return array_module(sums).where(fine, sums, 0.0)
+
+
+def at_precision(dtype: torch.dtype, *rows: Tensor) -> list[Tensor]:
+    """Rows of a frozen state at the precision of what they are applied to.
+
+    Under ``torch.compile`` they are made from a stack, which is computed once: else it divides and
+    rounds float64 numbers anew for every element of a batch, which takes longer than all the rest.
+    (Of rows that are all equal it sees through the stack.)
+    """
+    rounded = [row.to(dtype) for row in rows]
+    if torch.compiler.is_compiling():
+        rounded = list(torch.stack((*rounded, -rounded[0])))[:-1]
+    return rounded
 
 
 def on_axis_1(values: Tensor, x: Tensor) -> Tensor:

@@ -162,7 +162,8 @@ class RegularityNorm(PhaseNorm):
             return functional.times_sample_gain(x, self.running_state)
         if self.axis == "layer":
             return x * self.running_state[functional.GAIN, 0]  # 0-dim: keeps x's dtype
-        return x * functional.on_axis_1(self.running_state[functional.GAIN].to(x.dtype), x)
+        [gain] = functional.at_precision(x.dtype, self.running_state[functional.GAIN])
+        return x * functional.on_axis_1(gain, x)
 
     def _published_forward(self, x: Tensor) -> Tensor:
         moving = (self.training or self.acting) and self.observing and not self.frozen

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -133,14 +134,15 @@ class SeedBatch(ABC, Generic[Model]):
         self.total_timesteps = total_timesteps
         if self.last_observations is None:
             self.last_observations = self.envs.reset()
-        while self.num_timesteps < total_timesteps:
+        with without_subnormals():
+            while self.num_timesteps < total_timesteps:
+                self.stack.set_training_mode(False)
+                on_rollout_start()
+                for t in range(self.rollout_length):
+                    self.step(t)
+                    on_step()
+                self.train()
             self.stack.set_training_mode(False)
-            on_rollout_start()
-            for t in range(self.rollout_length):
-                self.step(t)
-                on_step()
-            self.train()
-        self.stack.set_training_mode(False)
 
     @property
     @abstractmethod
@@ -282,6 +284,21 @@ class SeedBatch(ABC, Generic[Model]):
         groups = policy.optimizer.state_dict()["param_groups"]
         groups[0]["lr"] = self.optimizer.param_groups[0]["lr"]
         policy.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+@contextlib.contextmanager
+def without_subnormals() -> Iterator[None]:
+    """In this context numbers too small for a full mantissa (in float32, below 1e-38) count as 0.
+
+    Adam's averages of a weight that gets no gradient any more decay into them and stay there, and a
+    CPU takes a hundred times as long for each: with 50 seeds of CartPole, a tenth of the time.
+    """
+    before = not torch.tensor(1e-40) * 1
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 def keep_freed_memory() -> None:

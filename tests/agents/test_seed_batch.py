@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rn_rl.agents import SeedBatchDQN, SeedBatchPPO
 from rn_rl.agents.distinct import STEP, answers_by_row, number_rows
+from rn_rl.agents.seed_batch import without_subnormals
 from rn_rl.agents.seed_batch_ppo import sample
 from rn_rl.agents.seed_envs import VecSeedEnvs
 from rn_rl.agents.streams import Streams
@@ -383,3 +384,17 @@ def test_published_agents_of_a_batch_observe_nothing_where_they_explore():
     for i, count in enumerate(asked):
         [norm] = [n for n in batch.write_back(i).q_net.modules() if hasattr(n, "running_state")]
         assert norm.running_state[2].item() == 8 * count
+
+
+def test_numbers_that_a_cpu_is_slow_with_are_zero_while_a_batch_learns():
+    def is_zero() -> bool:
+        return not torch.tensor(1e-40) * 1
+
+    seen = []
+    batch = SeedBatchDQN(models := [dqn("none", seed) for seed in SEEDS], envs_of(models))
+    assert not is_zero()
+    batch.learn(40, on_step=lambda: seen.append(is_zero()))
+    assert seen == [True] * 40 and not is_zero()
+    with without_subnormals():  # who wants it everywhere keeps it
+        batch.learn(60)
+        assert is_zero()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,9 +25,18 @@ from rn_rl.agents.stacked import SeedStack
 from rn_rl.agents.streams import Streams
 from rn_rl.normalization import observed_acting
 
+SAMPLED = ("observations", "next_observations", "actions", "rewards", "dones")
+"""What a minibatch consists of."""
+
+ALIGNED = 8
+"""Bytes that a row is a multiple of, as the largest number in it asks for."""
+
 
 class SeedReplay:
     """The replay memories of all seeds, ``(seeds, capacity, ...)``; they fill together.
+
+    A transition is one row of bytes, so that a sample of it is fetched at once: the memories of many
+    seeds are far larger than a cache.
 
     Args:
         seeds: how many.
@@ -38,15 +48,19 @@ class SeedReplay:
     def __init__(self, seeds: int, capacity: int, space: spaces.Box, device: torch.device) -> None:
         self.capacity = capacity
         self.position, self.full = 0, False
-        shape = (seeds, capacity)
         dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
-        self.tensors = {
-            "observations": torch.zeros(*shape, *space.shape, dtype=dtype, device=device),
-            "next_observations": torch.zeros(*shape, *space.shape, dtype=dtype, device=device),
-            "actions": torch.zeros(shape, dtype=torch.int64, device=device),
-            "rewards": torch.zeros(shape, device=device),
-            "dones": torch.zeros(shape, device=device),
+        self.parts = {
+            "actions": (torch.int64, (1,)),
+            "rewards": (torch.float32, (1,)),
+            "dones": (torch.float32, (1,)),
+            "observations": (dtype, space.shape),
+            "next_observations": (dtype, space.shape),
         }
+        """Type and shape of what a row consists of, in its order."""
+        size = sum(math.prod(shape) * dtype.itemsize for dtype, shape in self.parts.values())
+        size += -size % ALIGNED
+        self.rows = torch.zeros(seeds, capacity, size, dtype=torch.uint8, device=device)
+        self.tensors = self.parted(self.rows)
         """``dones`` is 1 where a transition has no future: not at a time limit."""
         on_cpu = device.type == "cpu"
         self._arrays = {name: t.numpy() for name, t in self.tensors.items()} if on_cpu else None
@@ -60,9 +74,9 @@ class SeedReplay:
         given = {
             "observations": observations[:, 0],
             "next_observations": step.next_observations[:, 0],
-            "actions": actions[:, 0],
-            "rewards": step.rewards[:, 0],
-            "dones": (step.dones & ~step.timeouts)[:, 0],
+            "actions": actions,
+            "rewards": step.rewards,
+            "dones": step.dones & ~step.timeouts,
         }
         for name, array in given.items():
             if self._arrays is not None:
@@ -79,11 +93,18 @@ class SeedReplay:
         """Transitions at ``uniform * len(self)``, ``(seeds, batch)``; actions and numbers get an axis."""
         where = torch.from_numpy((uniform * len(self)).astype(np.int64)).to(self._first.device)
         flat = (where + self._first).view(-1)
-        out = []
-        for tensor in self.tensors.values():
-            rows = tensor.flatten(0, 1).index_select(0, flat)
-            out.append(rows.view(*uniform.shape, *(tensor.shape[2:] or (1,))))
-        return out
+        rows = self.rows.flatten(0, 1).index_select(0, flat).view(*uniform.shape, -1)
+        parts = self.parted(rows)
+        return [parts[name] for name in SAMPLED]
+
+    def parted(self, rows: Tensor) -> dict[str, Tensor]:
+        """What is in rows of bytes, ``(n, m, bytes)``, as views of them; a number has an axis."""
+        begin, found = 0, {}
+        for name, (dtype, shape) in self.parts.items():
+            size = math.prod(shape) * dtype.itemsize
+            found[name] = rows.narrow(2, begin, size).view(dtype).view(*rows.shape[:2], *shape)
+            begin += size
+        return found
 
 
 class SeedBatchDQN(SeedBatch[DQN]):
@@ -267,7 +288,7 @@ class SeedBatchDQN(SeedBatch[DQN]):
                 tensor.copy_(torch.from_numpy(arrays[f"target/{name}"]))
             for name, memory in self.memory.tensors.items():
                 kept = torch.from_numpy(arrays[f"memory/{name}"])
-                memory[seed, : len(kept)] = kept
+                memory[seed, : len(kept)] = kept.view(-1, *memory.shape[2:])
 
     def write_back(self, seed: int) -> DQN:
         model = super().write_back(seed)

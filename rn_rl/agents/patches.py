@@ -77,43 +77,62 @@ class Patches:
     """``(S, images, positions)``: which of the last contents."""
 
 
-def number_patches(
-    observations: np.ndarray,
-    numbers: np.ndarray,
-    layers: Sequence[nn.Conv2d],
-    batch: int,
-    device: torch.device,
-) -> Patches | None:
-    """What images are put together from, as convolutions see them; None where that is too much.
+class PatchNumbering:
+    """Finds what images are put together from, as convolutions see them.
 
     Args:
-        observations: ``(seeds, rows, channels, height, width)``.
-        numbers: of these rows, ``(seeds, rows)``, see :func:`~rn_rl.agents.distinct.number_rows`.
-        layers: the convolutions that go over them.
+        layers: the convolutions.
         batch: rows of a minibatch.
         device: where the networks are.
     """
-    firsts = [np.unique(row, return_index=True)[1] for row in numbers]
-    if max(map(len, firsts)) > MOST_SHARE * numbers.shape[1]:
-        return None
-    images = [rows[first] for rows, first in zip(observations, firsts, strict=True)]
-    levels: list[list[np.ndarray]] = [[] for _ in layers]
-    whole = []
-    for mine in images:
-        cells, positions = mine, []
-        for level, layer in zip(levels, layers, strict=True):
-            found, seen = _contents(cells, layer)
-            level.append(found)
-            positions.append(seen[0].size)
-            cells = seen[:, None]  # one channel: the number of what was seen
-        whole.append(cells.reshape(len(mine), -1))
-    rows = min(batch, max(map(len, images)))
-    for level, places in zip(levels, positions, strict=True):
-        if max(map(len, level)) > MOST_SHARE * rows * places:
+
+    def __init__(self, layers: Sequence[nn.Conv2d], batch: int, device: torch.device) -> None:
+        self.layers = layers
+        self.batch = batch
+        self.device = device
+        self.sizes = [0] * len(layers)
+        """Places for the contents of each convolution. They grow and never shrink, and seldom: an
+        update is recorded anew for each."""
+
+    def __call__(self, observations: np.ndarray, numbers: np.ndarray) -> Patches | None:
+        """What these images are put together from; None where that is too much.
+
+        Args:
+            observations: ``(seeds, rows, channels, height, width)``.
+            numbers: of these rows, ``(seeds, rows)``, see
+                :func:`~rn_rl.agents.distinct.number_rows`.
+        """
+        firsts = [np.unique(row, return_index=True)[1] for row in numbers]
+        if max(map(len, firsts)) > MOST_SHARE * numbers.shape[1]:
             return None
-    contents, *windows = (torch.from_numpy(_alike(level)).to(device) for level in levels)
-    numbers_of = torch.from_numpy(_stack(whole, max(map(len, whole)))).to(device)
-    return Patches(contents, [level.flatten(2) for level in windows], numbers_of)
+        images = [rows[first] for rows, first in zip(observations, firsts, strict=True)]
+        levels: list[list[np.ndarray]] = [[] for _ in self.layers]
+        whole = []
+        for mine in images:
+            cells, positions = mine, []
+            for level, layer in zip(levels, self.layers, strict=True):
+                found, seen = _contents(cells, layer)
+                level.append(found)
+                positions.append(seen[0].size)
+                cells = seen[:, None]  # one channel: the number of what was seen
+            whole.append(cells.reshape(len(mine), -1))
+        rows = min(self.batch, max(map(len, images)))
+        for i, places in enumerate(positions):
+            most = max(map(len, levels[i]))
+            if most > MOST_SHARE * rows * places:
+                return None
+            if most > self.sizes[i]:
+                step = max(1 << (most.bit_length() - 2), SMALLEST)
+                self.sizes[i] = most + -most % step
+        contents, *windows = map(self._stack, levels, self.sizes)
+        of_images = self._stack(whole, max(map(len, whole)))
+        return Patches(contents, [level.flatten(2) for level in windows], of_images)
+
+    def _stack(self, arrays: list[np.ndarray], size: int) -> Tensor:
+        out = np.zeros((len(arrays), size, *arrays[0].shape[1:]), arrays[0].dtype)
+        for mine, array in zip(out, arrays, strict=True):
+            mine[: len(array)] = array
+        return torch.from_numpy(out).to(self.device)
 
 
 def _contents(cells: np.ndarray, layer: nn.Conv2d) -> tuple[np.ndarray, np.ndarray]:
@@ -125,20 +144,6 @@ def _contents(cells: np.ndarray, layer: nn.Conv2d) -> tuple[np.ndarray, np.ndarr
     keys = flat.view(np.dtype((np.void, flat.shape[1] * flat.itemsize)))[:, 0]
     _, first, numbers = np.unique(keys, return_index=True, return_inverse=True)
     return flat[first].reshape(-1, *view.shape[3:]), numbers.reshape(view.shape[:3])
-
-
-def _alike(level: list[np.ndarray]) -> np.ndarray:
-    """The contents of all seeds, with as many places for each."""
-    most = max(map(len, level))
-    step = max(1 << (most.bit_length() - 2), SMALLEST)
-    return _stack(level, most + -most % step)
-
-
-def _stack(arrays: list[np.ndarray], size: int) -> np.ndarray:
-    out = np.zeros((len(arrays), size, *arrays[0].shape[1:]), arrays[0].dtype)
-    for mine, array in zip(out, arrays, strict=True):
-        mine[: len(array)] = array
-    return out
 
 
 class OverPatches(TorchFunctionMode):

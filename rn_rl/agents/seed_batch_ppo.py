@@ -24,7 +24,7 @@ from torch.nn import functional as F  # noqa: N812
 from rn_rl.agents.distinct import answers_by_row, counted, distinct, number_rows
 from rn_rl.agents.logging import evenly_spaced
 from rn_rl.agents.memo import Memo
-from rn_rl.agents.patches import OverPatches, Patches, convolutions, number_patches
+from rn_rl.agents.patches import OverPatches, Patches, PatchNumbering, convolutions
 from rn_rl.agents.program import Program
 from rn_rl.agents.rows import rows
 from rn_rl.agents.seed_batch import SeedBatch, clip_gradients
@@ -91,6 +91,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
         self.starts = np.ones((self.size, per_seed), np.float32)
         self.answers_by_row = answers_by_row(self.stack.module)
         self.convolutions = convolutions(self.stack.module)
+        self.number_patches = PatchNumbering(self.convolutions, model.batch_size, self.device)
         self.memo = Memo(self._ask, self.size, length * per_seed) if self._repeats() else None
         own = len(self.stack.tensors)
         self._act = Program(self._compute_act, constant=own, values=True)
@@ -399,8 +400,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
         images = flat[0].view(shape).cpu().numpy()
         numbers, patches = number_rows(images), None
         if numbers is not None and self.convolutions:
-            batch = model.batch_size
-            patches = number_patches(images, numbers, self.convolutions, batch, self.device)
+            patches = self.number_patches(images, numbers)
         first = np.arange(self.size)[:, None] * rows_of_seed
         for _ in range(model.n_epochs):
             order = self.shuffling.draw().argsort(1) + first

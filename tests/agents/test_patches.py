@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rn_rl.agents import SeedBatchPPO
 from rn_rl.agents.distinct import number_rows
-from rn_rl.agents.patches import OverPatches, convolutions, number_patches
+from rn_rl.agents.patches import OverPatches, PatchNumbering, convolutions
 from rn_rl.agents.program import Program
 from rn_rl.agents.seed_envs import VecSeedEnvs
 from rn_rl.agents.stacked import SeedStack
@@ -63,7 +63,7 @@ def test_convolutions_of_contents_give_answers_and_gradients_of_images(layers: A
     images[2, :] = images[2, 0]  # one seed sees one thing
     numbers = number_rows(images)
     assert numbers is not None
-    patches = number_patches(images, numbers, convs, 256, CPU)
+    patches = PatchNumbering(convs, 256, CPU)(images, numbers)
     assert patches is not None
     rows = rng.integers(0, 400, (3, 20))
     x = torch.from_numpy(np.take_along_axis(images, rows[:, :, None, None, None], 1))
@@ -93,9 +93,22 @@ def test_images_of_noise_are_not_parted():
     layers = convolutions(policy())
     noise = np.random.default_rng(0).integers(0, 255, (1, 64, 3, 7, 7)).astype(np.uint8)
     numbers = number_rows(noise)
-    assert number_patches(noise, numbers, layers, 256, CPU) is None
+    assert PatchNumbering(layers, 256, CPU)(noise, numbers) is None
     often = np.concatenate([noise] * 4, 1)  # few images, but of patches that all differ
-    assert number_patches(often, number_rows(often), layers, 64, CPU) is None
+    assert PatchNumbering(layers, 64, CPU)(often, number_rows(often)) is None
+
+
+def test_places_for_contents_never_shrink():
+    """For each number of them an update is recorded anew."""
+    number = PatchNumbering(convolutions(policy()), 256, CPU)
+    many = rooms(np.random.default_rng(0), 400)[None]
+    sizes = []
+    for images in (many[:, :200].repeat(2, 1), many, np.zeros_like(many)):
+        patches = number(images, number_rows(images))
+        assert patches is not None
+        assert [patches.contents.shape[1], *(w.shape[1] for w in patches.windows)] == number.sizes
+        sizes.append(list(number.sizes))
+    assert sizes[0] <= sizes[1] == sizes[2]
 
 
 def policy(**kwargs: Any) -> NormActorCriticPolicy:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import torch
-from torch import Tensor
 
 
 class Memo:
@@ -15,20 +13,20 @@ class Memo:
     In a rollout of RedBlueDoors-6x6 each seed meets some 220 images in 2,048 observations.
 
     Args:
-        ask: from observations ``(S, n, ...)`` to tensors ``(S, n, ...)``; n is a power of two.
+        ask: from observations ``(S, n, ...)`` to arrays ``(S, n, ...)``; n is a power of two.
         seeds: S.
         capacity: observations of each seed until it forgets, at most.
     """
 
     def __init__(
-        self, ask: Callable[[np.ndarray], tuple[Tensor, ...]], seeds: int, capacity: int
+        self, ask: Callable[[np.ndarray], tuple[np.ndarray, ...]], seeds: int, capacity: int
     ) -> None:
         self.ask = ask
         self.capacity = capacity
         self.seeds = np.arange(seeds)[:, None]
         self.numbers: list[dict[bytes, int]] = [{} for _ in range(seeds)]
         """For each seed, what has been asked about, and its place among the answers."""
-        self.answers: list[Tensor] = []
+        self.answers: list[np.ndarray] = []
         """``(S, capacity + 1, ...)`` each; the last place is for what nobody asked."""
 
     def forget(self) -> None:
@@ -36,7 +34,7 @@ class Memo:
         for known in self.numbers:
             known.clear()
 
-    def __call__(self, observations: np.ndarray) -> list[Tensor]:
+    def __call__(self, observations: np.ndarray) -> list[np.ndarray]:
         """Answers to observations ``(S, n, ...)``."""
         where = np.empty(observations.shape[:2], np.int64)
         new: list[dict[int, int]] = []
@@ -59,10 +57,9 @@ class Memo:
             self._keep(places, self.ask(observations[self.seeds, asked]))
         return [answer[self.seeds, where] for answer in self.answers]
 
-    def _keep(self, places: np.ndarray, given: tuple[Tensor, ...]) -> None:
+    def _keep(self, places: np.ndarray, given: tuple[np.ndarray, ...]) -> None:
         if not self.answers:
             shape = len(self.numbers), self.capacity + 1
-            self.answers = [each.new_zeros(*shape, *each.shape[2:]) for each in given]
-        where = torch.from_numpy(self.seeds), torch.from_numpy(places)
+            self.answers = [np.zeros((*shape, *each.shape[2:]), each.dtype) for each in given]
         for answer, each in zip(self.answers, given, strict=True):
-            answer[where] = each
+            answer[self.seeds, places] = each

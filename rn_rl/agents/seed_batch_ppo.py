@@ -136,9 +136,9 @@ class SeedBatchPPO(SeedBatch[PPO]):
             and not getattr(self.model.policy, "acting_observes", False)
         )
 
-    def _ask(self, observations: np.ndarray) -> tuple[Tensor, ...]:
-        given: tuple[Tensor, ...] = self._answers(*self.stack.tensors, self.tensor(observations))
-        return given
+    def _ask(self, observations: np.ndarray) -> tuple[np.ndarray, ...]:
+        given = self._answers(*self.stack.tensors, self.tensor(observations))
+        return tuple(part.cpu().numpy() for part in given)
 
     def _compute_answers(self, *tensors: Tensor) -> Any:
         *own, observations = tensors
@@ -302,27 +302,23 @@ class SeedBatchPPO(SeedBatch[PPO]):
             actions, _, _ = self._act(*self.stack.tensors, x, self.tensor(noise))
         return self.within_bounds(actions.cpu().numpy())
 
-    def act(self, observations: np.ndarray, uniform: Tensor, afresh: bool) -> Sequence[Tensor]:
+    def act(self, observations: np.ndarray, afresh: bool) -> tuple[np.ndarray, ...]:
         """Sampled actions, values and log probabilities, ``(seeds, envs)``.
 
         Args:
             observations: of every environment.
-            uniform: random numbers.
             afresh: the networks have changed since the last time.
         """
+        uniform = self.sampling.draw()
         if self.memo is None:
-            drawn: Sequence[Tensor] = self._act(
-                *self.stack.tensors, self.tensor(observations), uniform
-            )
-            return drawn
+            given = self.tensor(observations), self.tensor(uniform)
+            return tuple(part.cpu().numpy() for part in self._act(*self.stack.tensors, *given))
         if afresh:
             self.memo.forget()
         values, logits = self.memo(observations)
-        of_all = CategoricalDistribution(logits.shape[2])
-        of_all.distribution = Categorical(logits=logits.flatten(0, 1), validate_args=False)
-        actions = sample(of_all, uniform.flatten(0, 1))
-        log_probs = of_all.log_prob(actions)
-        return actions.view_as(values), values, log_probs.view_as(values)
+        below = np.exp(logits, dtype=np.float64).cumsum(2)[..., :-1] < uniform
+        actions = below.sum(2)
+        return actions, values, np.take_along_axis(logits, actions[..., None], 2)[..., 0]
 
     def within_bounds(self, actions: np.ndarray) -> np.ndarray:
         """Continuous actions as the environment takes them."""
@@ -343,8 +339,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
 
     def step(self, t: int) -> None:
         observations: Any = self.last_observations
-        drawn = self.act(observations, self.tensor(self.sampling.draw()), afresh=t == 0)
-        actions, values, log_probs = (part.cpu().numpy() for part in drawn)
+        actions, values, log_probs = self.act(observations, afresh=t == 0)
         step = self.envs.step(self.within_bounds(actions))
         rewards = step.rewards
         if step.timeouts.any():  # an episode that was cut off would have gone on

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.equivalence import COLUMNS as EQUIVALENCE_COLUMNS
@@ -146,12 +147,27 @@ def test_the_readme_has_the_recorded_equivalence():
     assert block.split("<!-- /equivalence -->")[0].strip() == table
 
 
-@pytest.mark.parametrize("case", ["cartpole", "redbluedoors"])
-def test_the_benchmark_of_seeds_gives_ratios_of_one_run(case, capsys):
-    config = SeedSpeedConfig(cases=(case,), seeds=2, rounds=2, seconds=0.01, json=True)
+@pytest.mark.parametrize(("case", "jobs"), [("cartpole", 2), ("redbluedoors", 1)])
+def test_the_benchmark_of_seeds_gives_ratios_of_one_run(case, jobs, capsys):
+    config = SeedSpeedConfig(cases=(case,), seeds=2, rounds=2, seconds=0.01, jobs=jobs, json=True)
+    threads = torch.get_num_threads()
     run_seed_speed(config)
+    torch.set_num_threads(threads)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     cases = {line["case"].split("/", 1)[1] for line in lines}
     assert cases == {"none", "rn", "environments alone", "sb3/none"}
     assert {line["ratio_to"] for line in lines} == {"sb3/none", "none"}
     assert all(line["value"] > 0 and line["ratio"] > 0 for line in lines)
+
+
+@pytest.mark.parametrize("options", [{"jobs": 0}, {"jobs": 2, "profile": True}])
+def test_a_benchmark_of_seeds_that_cannot_be_is_one_line(options):
+    with pytest.raises(UserError, match=f"--jobs {options['jobs']}: expected at least 1"):
+        run_seed_speed(SeedSpeedConfig(cases=("cartpole",), **options))
+
+
+def test_a_first_seed_below_0_is_one_line(tmp_path):
+    config = LearningConfig(first_seed=-1, out=tmp_path, results=tmp_path / "results.jsonl")
+    with pytest.raises(UserError, match="--first-seed -1: expected at least 0"):
+        run_learning(config)
+    assert not list(tmp_path.iterdir())

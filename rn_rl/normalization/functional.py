@@ -203,9 +203,8 @@ def _moments(
         in_array = isinstance(mean, np.ndarray)
         each = weight.detach().to(torch.float64 if in_array else mean.dtype).sum()
         number = (each.numpy() if in_array else each) * (number // max(1, weight.shape[0]))
-    d = rows - (
-        _like(mean, rows) if centre is None else centre
-    )  # new: what follows may overwrite it
+    # new: what follows may overwrite it
+    d = rows - (_like(mean, rows) if centre is None else centre)
     first = total(d)
     d *= d
     return (number, first, total(d)), d, total

@@ -103,6 +103,14 @@ class SeedBatch(ABC, Generic[Model]):
             options.update(fused=True, foreach=False)
         return type(like)([self.stack.weights], **options)
 
+    def step_optimizer(self) -> None:
+        """Move the weights by their gradients, and have it known: a fused optimizer does not tell.
+
+        What a :class:`~rn_rl.agents.program.Program` keeps goes by the tensors' versions.
+        """
+        self.optimizer.step()
+        torch.autograd.graph.increment_version(self.stack.weights)
+
     def set_learning_rate(self) -> None:
         """By the schedule, as SB3 does at the beginning of every update."""
         rate = self.model.lr_schedule(self.progress_remaining)

@@ -198,7 +198,7 @@ class SeedBatchDQN(SeedBatch[DQN]):
             *self.stack.tensors, *self.target.tensors, *minibatch
         )
         self.losses["train/loss"] = loss
-        self.optimizer.step()
+        self.step_optimizer()
 
     @torch.no_grad()
     def update_targets(self) -> None:

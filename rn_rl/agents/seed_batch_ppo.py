@@ -265,7 +265,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
             *repeated,
         )
         self.losses = dict(zip(LOSSES, losses, strict=True))
-        self.optimizer.step()
+        self.step_optimizer()
 
     def policies(self, tensors: Sequence[Tensor], observations: Tensor) -> TorchDistribution:
         first, *std = self._parameters(*tensors, observations)

@@ -160,7 +160,23 @@ def trained(norm: str) -> tuple[SeedBatchPPO, int]:
     return batch, {tuple(shape) for shape in asked}
 
 
-@pytest.mark.parametrize("norm", ["ln+rn", "rn-paper"])
+def acts_as_its_agents(batch: SeedBatchPPO) -> None:
+    """With the weights that it has now, convolutions too."""
+    seen = np.moveaxis(batch.rollout["observations"][:8, :, 0], 1, 0)
+    for _ in range(2):
+        actions, values, log_probs = batch.act(batch.last_observations, afresh=True)
+        for seed in range(batch.size):
+            policy = batch.write_back(seed).policy
+            given = [torch.from_numpy(x[seed]) for x in (batch.last_observations, actions)]
+            with torch.no_grad():
+                value, log_prob, _ = policy.evaluate_actions(*given)
+                of_seen = policy.predict_values(torch.from_numpy(seen[seed]))
+            np.testing.assert_allclose(values[seed], value[:, 0], atol=1e-9)
+            np.testing.assert_allclose(log_probs[seed], log_prob, atol=1e-9)
+            np.testing.assert_allclose(batch.values(seen)[seed], of_seen[:, 0], atol=1e-9)
+
+
+@pytest.mark.parametrize("norm", ["none", "ln+rn", "rn-paper"])
 def test_a_training_by_patches_is_that_by_images(norm: str, monkeypatch):
     """Also where all rows of a minibatch are asked about, and nothing is remembered while acting."""
     mine, asked = trained(norm)
@@ -170,6 +186,8 @@ def test_a_training_by_patches_is_that_by_images(norm: str, monkeypatch):
     monkeypatch.setattr(SeedBatchPPO, "_repeats", lambda _: False)
     theirs, asked = trained(norm)
     assert asked == {(3, 7, 7)} and theirs.memo is None
+    for batch in (mine, theirs):
+        acts_as_its_agents(batch)
     for name in ("actions", "rewards"):
         assert np.array_equal(mine.rollout[name], theirs.rollout[name])
     np.testing.assert_allclose(mine.stack.weights, theirs.stack.weights, rtol=0, atol=1e-8)

@@ -398,3 +398,20 @@ def test_numbers_that_a_cpu_is_slow_with_are_zero_while_a_batch_learns():
     with without_subnormals():  # who wants it everywhere keeps it
         batch.learn(60)
         assert is_zero()
+
+
+@pytest.mark.parametrize("spec", SPECS, indirect=True)
+def test_a_batch_acts_with_the_weights_that_it_has_now(spec: str):
+    """Also where it acts with something that was computed from them, such as normalized weights."""
+    models = [dqn(spec, seed) for seed in SEEDS]
+    for model in models:
+        to_double(model.q_net)
+        to_double(model.q_net_target)
+    batch = SeedBatchDQN(models, envs_of(models))
+    for until in (40, 80):
+        batch.learn(until)
+        mine = batch.q_values(batch.tensor(batch.last_observations))
+        for seed, given in enumerate(batch.last_observations):
+            with torch.no_grad():
+                theirs = batch.write_back(seed).q_net(torch.from_numpy(given))
+            torch.testing.assert_close(mine[seed], theirs, rtol=0, atol=1e-10)

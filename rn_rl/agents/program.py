@@ -29,7 +29,8 @@ class Program:
         constant: how many of the first tensors are the same objects in many calls. Views of them are
             kept from call to call.
         values: these tensors also keep their values for many calls, and the function changes none:
-            all that follows from them alone is kept, until one of them is changed in place.
+            all that follows from them alone is kept, until the version of one of them is another.
+            Whoever changes one in a way that does not raise it (a fused optimizer, NumPy) has to.
     """
 
     def __init__(

@@ -393,7 +393,9 @@ class SeedBatchPPO(SeedBatch[PPO]):
         rows_of_seed = model.n_steps * self.envs.num_envs
         shape = self.size, rows_of_seed, *self.rollout["observations"].shape[3:]
         images = flat[0].view(shape).cpu().numpy()
-        numbers, patches = number_rows(images), None
+        numbers = patches = None
+        if self.answers_by_row or self.convolutions:
+            numbers = number_rows(images)
         if numbers is not None and self.convolutions:
             patches = self.number_patches(images, numbers)
         first = np.arange(self.size)[:, None] * rows_of_seed

@@ -215,9 +215,9 @@ def run_seed_speed(config: SeedSpeedConfig) -> None:
         raise UserError(
             f"--rounds {config.rounds} --seeds {config.seeds}: expected at least 1 each"
         )
-    if config.jobs < 1 or (config.jobs > 1 and config.profile):
+    if config.jobs < 1 or (config.jobs > 1 and (config.profile or config.readme)):
         raise UserError(
-            f"--jobs {config.jobs}: expected at least 1, and with --profile no more than that"
+            f"--jobs {config.jobs}: expected at least 1, and 1 with --profile or --readme"
         )
     torch.set_num_threads(config.jobs)
     lines, shares = [], {}

@@ -27,11 +27,11 @@ CPU = torch.device("cpu")
 SPACE = gym.spaces.Box(0, 255, (3, 7, 7), np.uint8)
 
 
-def rooms(rng: np.random.Generator, rows: int) -> np.ndarray:
+def rooms(rng: np.random.Generator, rows: int, places: int = 3) -> np.ndarray:
     """Images ``(rows, 3, 7, 7)`` with a wall and a thing somewhere."""
     images = np.zeros((rows, 3, 7, 7), np.uint8)
     for image, wall, place in zip(
-        images, rng.integers(0, 7, rows), rng.integers(0, 3, (rows, 2)), strict=True
+        images, rng.integers(0, 7, rows), rng.integers(0, places, (rows, 2)), strict=True
     ):
         image[:, wall] = 2
         image[:, place[0], place[1]] = (4, 1, 0)
@@ -101,14 +101,15 @@ def test_images_of_noise_are_not_parted():
 def test_places_for_contents_never_shrink():
     """For each number of them an update is recorded anew."""
     number = PatchNumbering(convolutions(policy()), 256, CPU)
-    many = rooms(np.random.default_rng(0), 400)[None]
+    many = rooms(np.random.default_rng(0), 150, places=7)[None].repeat(4, 1)
     sizes = []
-    for images in (many[:, :200].repeat(2, 1), many, np.zeros_like(many)):
+    for images in (np.zeros_like(many), many, many[:, :1].repeat(600, 1)):
         patches = number(images, number_rows(images))
         assert patches is not None
         assert [patches.contents.shape[1], *(w.shape[1] for w in patches.windows)] == number.sizes
         sizes.append(list(number.sizes))
-    assert sizes[0] <= sizes[1] == sizes[2]
+    assert sizes[0] == [64, 64, 64] and sizes[1] == sizes[2]
+    assert sizes[1][2] > 64
 
 
 def policy(**kwargs: Any) -> NormActorCriticPolicy:

@@ -160,7 +160,9 @@ def test_the_benchmark_of_seeds_gives_ratios_of_one_run(case, jobs, capsys):
     assert all(line["value"] > 0 and line["ratio"] > 0 for line in lines)
 
 
-@pytest.mark.parametrize("options", [{"jobs": 0}, {"jobs": 2, "profile": True}])
+@pytest.mark.parametrize(
+    "options", [{"jobs": 0}, {"jobs": 2, "profile": True}, {"jobs": 2, "readme": Path("README.md")}]
+)
 def test_a_benchmark_of_seeds_that_cannot_be_is_one_line(options):
     with pytest.raises(UserError, match=f"--jobs {options['jobs']}: expected at least 1"):
         run_seed_speed(SeedSpeedConfig(cases=("cartpole",), **options))

@@ -3,7 +3,8 @@
 Of many images they are done one seed after the other: ``vmap`` makes one convolution in groups of
 those of all seeds, which on a CPU takes half as long again. Of few, while acting, starting a
 convolution is most of the work; they are one product of patches and weights for all seeds, which
-leaves the channels last, where the next one's patches are in one piece.
+leaves the channels last, where the next one's patches are in one piece. On a GPU they are always that:
+its libraries are not made for a thousand groups.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ CONVOLUTIONS = (torch.conv1d, torch.conv2d, torch.conv3d)
 
 
 class StackedConvolutions(TorchFunctionMode):
-    """Inside this context convolutions of stacked tensors on a CPU are done as is fastest.
+    """Inside this context convolutions of stacked tensors are done as is fastest.
 
     Args:
         many: whether they are of many images.
@@ -31,8 +32,9 @@ class StackedConvolutions(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        if func in CONVOLUTIONS and not kwargs and args[0].device.type == "cpu":
-            if self.many:
+        if func in CONVOLUTIONS and not kwargs:
+            on_cpu = args[0].device.type == "cpu"
+            if on_cpu and self.many:
                 return _OneByOne.apply(func, *args)
             if func is torch.conv2d and args[4:] == ((0, 0), (1, 1), 1):
                 return _AsProducts.apply(func, *args)
@@ -73,11 +75,22 @@ class _AsProducts(_Convolution):
         seeds, rows, height, width, channels = x.shape
         high, wide = weight.shape[3:]
         shape = (height - high) // down + 1, (width - wide) // right + 1
-        step = width * channels
-        patches = x.as_strided(
-            (seeds, rows, *shape, high, wide * channels),
-            (rows * height * step, height * step, down * step, right * channels, step, 1),
-        ).flatten(4)
+        if x.device.type == "cpu":
+            step = width * channels
+            patches = x.as_strided(
+                (seeds, rows, *shape, high, wide * channels),
+                (rows * height * step, height * step, down * step, right * channels, step, 1),
+            ).flatten(4)
+        else:  # of slices, whose gradient is simple
+            last = down * (shape[0] - 1) + 1, right * (shape[1] - 1) + 1
+            patches = torch.cat(
+                [
+                    x[:, :, i : i + last[0] : down, j : j + last[1] : right]
+                    for i in range(high)
+                    for j in range(wide)
+                ],
+                -1,
+            )
         kernel = weight.permute(0, 3, 4, 2, 1).flatten(1, 3)
         y = torch.bmm(patches.flatten(1, 3), kernel)
         y = y if bias is None else y + bias[:, None]

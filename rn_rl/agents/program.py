@@ -13,6 +13,8 @@ from torch.distributions import Distribution
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from rn_rl.agents.captured import Captured
+
 aten = torch.ops.aten
 
 
@@ -21,7 +23,8 @@ class Program:
 
     What is replayed is a flat list of operations on stacked tensors, backward pass included: no
     ``vmap``, no autograd and no Python of the network, which for networks of this size take most of
-    the time. In-place changes of the inputs are part of it.
+    the time. In-place changes of the inputs are part of it. On a GPU the list is launched as a whole,
+    see :class:`~rn_rl.agents.captured.Captured`; there results last until the next call.
 
     Args:
         function: from tensors to a tuple of tensors; its Python runs while it is recorded alone.
@@ -61,6 +64,9 @@ class Program:
             # on fake tensors: recording computes nothing, and changes no state
             trace = make_fx(self.function, tracing_mode="fake", _allow_non_fake_inputs=True)
             graph = tidy(trace(*tensors))
+        if tensors[0].is_cuda:
+            lean = compiled(graph, *tensors) if self.compile else reuse_memory(graph)
+            return Captured(lean, self.constant)
         if self.compile:
             return compiled(graph, *tensors)
         return Split(graph, self.constant, self.values) if self.constant else reuse_memory(graph)

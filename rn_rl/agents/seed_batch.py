@@ -75,7 +75,7 @@ class SeedBatch(ABC, Generic[Model]):
         self.last_observations: np.ndarray | None = None
         self.losses: dict[str, Tensor] = {}
         """Of the last minibatch, ``(seeds,)`` each, by the names that SB3 logs."""
-        self._gains = Program(self._mean_gains)
+        self._gains = Program(self._mean_gains, constant=len(self.stack.tensors))
 
     @staticmethod
     @abstractmethod

@@ -89,8 +89,10 @@ class SeedBatchPPO(SeedBatch[PPO]):
         }
         """Of the current rollout, time first."""
         self.starts = np.ones((self.size, per_seed), np.float32)
-        self.answers_by_row = answers_by_row(self.stack.module)
-        self.convolutions = convolutions(self.stack.module)
+        # a GPU computes what repeats faster than it is found
+        on_cpu = self.device.type == "cpu"
+        self.answers_by_row = on_cpu and answers_by_row(self.stack.module)
+        self.convolutions = convolutions(self.stack.module) if on_cpu else []
         self.number_patches = PatchNumbering(self.convolutions, model.batch_size, self.device)
         self.memo = Memo(self._ask, self.size, length * per_seed) if self._repeats() else None
         own = len(self.stack.tensors)
@@ -386,18 +388,18 @@ class SeedBatchPPO(SeedBatch[PPO]):
         self.set_learning_rate()
         kept = ("observations", "actions", "values", "log_probs")
         parts = [*(self.rollout[name] for name in kept), advantages, returns]
-        flat = []
-        for part in parts:  # (time, seeds, envs, ...) to (seeds * time * envs, ...)
-            rows = np.moveaxis(part, 1, 0)
-            flat.append(self.tensor(rows.reshape(-1, *part.shape[3:])))
         rows_of_seed = model.n_steps * self.envs.num_envs
-        shape = self.size, rows_of_seed, *self.rollout["observations"].shape[3:]
-        images = flat[0].view(shape).cpu().numpy()
+        # (time, seeds, envs, ...) to (seeds, time * envs, ...)
+        by_seed = [
+            np.moveaxis(part, 1, 0).reshape(self.size, rows_of_seed, *part.shape[3:])
+            for part in parts
+        ]
         numbers = patches = None
         if self.answers_by_row or self.convolutions:
-            numbers = number_rows(images)
+            numbers = number_rows(by_seed[0])
         if numbers is not None and self.convolutions:
-            patches = self.number_patches(images, numbers)
+            patches = self.number_patches(by_seed[0], numbers)
+        flat = [self.tensor(part).flatten(0, 1) for part in by_seed[patches is not None :]]
         first = np.arange(self.size)[:, None] * rows_of_seed
         for _ in range(model.n_epochs):
             order = self.shuffling.draw().argsort(1) + first
@@ -405,8 +407,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
                 chosen = order[:, begin : begin + model.batch_size]
                 where = self.tensor(chosen.reshape(-1))
                 minibatch = [
-                    x.index_select(0, where).view(*chosen.shape, *x.shape[1:])
-                    for x in flat[patches is not None :]
+                    x.index_select(0, where).view(*chosen.shape, *x.shape[1:]) for x in flat
                 ]
                 self.update(
                     minibatch if patches is None else [patches.contents, *minibatch],

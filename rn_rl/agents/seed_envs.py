@@ -110,6 +110,7 @@ class EnvpoolSeedEnvs(SeedEnvs):
         seeds: a list of environment seeds for each seed.
         view: from envpool's observations to those that the networks see; None where they are the same.
         observation_space: what comes out of ``view``; None: envpool's own.
+        threads: that step them.
         kwargs: as ``envpool.make`` takes them, such as ``max_episode_steps``.
     """
 
@@ -119,6 +120,7 @@ class EnvpoolSeedEnvs(SeedEnvs):
         seeds: Sequence[Sequence[int]],
         view: Callable[[Any], np.ndarray] | None = None,
         observation_space: spaces.Space | None = None,
+        threads: int = 1,
         **kwargs: Any,
     ) -> None:
         import envpool
@@ -129,7 +131,12 @@ class EnvpoolSeedEnvs(SeedEnvs):
         with warnings.catch_warnings():  # of bounds that do not fit a float32
             warnings.simplefilter("ignore")
             self.pool = envpool.make(
-                env_id, env_type="gymnasium", num_envs=len(flat), seed=flat, num_threads=1, **kwargs
+                env_id,
+                env_type="gymnasium",
+                num_envs=len(flat),
+                seed=flat,
+                num_threads=min(threads, len(flat)),
+                **kwargs,
             )
             own = self.pool.observation_space
         self.view = view or (lambda observations: observations)

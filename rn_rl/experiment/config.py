@@ -59,7 +59,7 @@ class TrainConfig:
     config: str = "zoo"
     """Set of tuned hyperparameters: zoo, or paper (the paper's protocol)."""
     threads: int = 1
-    """Threads of torch; networks of this size are fastest with one."""
+    """Threads of torch and of envpool; networks of this size are fastest with one."""
     quiet: bool = False
     """No progress display."""
     trust: bool = False
@@ -123,6 +123,6 @@ class CompareConfig:
     device: str = "cpu"
     """cpu or cuda."""
     threads: int = 1
-    """Threads of torch in each process."""
+    """Threads of torch and of envpool in each process."""
     quiet: bool = False
     """No progress display."""

@@ -57,7 +57,7 @@ def fast_envs(spec: RunSpec, seeds: Sequence[Sequence[int]], env: VecEnv) -> Env
     """envpool's environments of a run; see :class:`~rn_rl.agents.seed_envs.EnvpoolSeedEnvs`."""
     kwargs = spec.hyperparameters.get("env_kwargs") or {}
     view = image_view if spec.hyperparameters.get("env_wrapper") == IMAGE_WRAPPER else None
-    return EnvpoolSeedEnvs(spec.env, seeds, view, env.observation_space, **kwargs)
+    return EnvpoolSeedEnvs(spec.env, seeds, view, env.observation_space, spec.threads, **kwargs)
 
 
 def env_seeds(seeds: Sequence[int], n_envs: int, purpose: int) -> list[list[int]]:

@@ -50,6 +50,8 @@ class SeedSpeedConfig:
     """About how long each is measured in a round."""
     jobs: int = 1
     """Processes, a core each, that share the seeds, as compare does; SB3 gets as many threads."""
+    threads: int = 1
+    """Threads of torch and of envpool in the batch; SB3 keeps one."""
     compile: bool = False
     """Compile the updates."""
     profile: bool = False
@@ -96,7 +98,14 @@ def build(
     algo, env_id, size = CASES[case]
     seeds = range(config.seeds or size) if seeds is None else seeds
     spec = resolve(
-        TrainConfig(algo=algo, env=env_id, norm=norm, config="paper", device=config.device)
+        TrainConfig(
+            algo=algo,
+            env=env_id,
+            norm=norm,
+            config="paper",
+            device=config.device,
+            threads=config.threads,
+        )
     )
     trial = spec.make_env()
     reason = no_envpool(spec, trial)

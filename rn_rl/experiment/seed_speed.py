@@ -17,12 +17,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 
 from rn_rl.agents import SeedBatch, SeedBatchDQN
 from rn_rl.errors import UserError, unknown
 from rn_rl.experiment.config import TrainConfig
 from rn_rl.experiment.fast_envs import env_seeds, fast_envs, no_envpool
 from rn_rl.experiment.files import markdown_table, replace_block
+from rn_rl.experiment.run import RunSpec
 from rn_rl.experiment.seed_training import BATCHES, make_model
 from rn_rl.experiment.train import resolve
 
@@ -51,7 +53,7 @@ class SeedSpeedConfig:
     jobs: int = 1
     """Processes, a core each, that share the seeds, as compare does; SB3 gets as many threads."""
     threads: int = 1
-    """Threads of torch and of envpool in the batch; SB3 keeps one."""
+    """Threads that step the environments of the batch."""
     compile: bool = False
     """Compile the updates."""
     profile: bool = False
@@ -91,12 +93,9 @@ class Timed:
         self.speeds.append(self.seeds * self.steps / (time.perf_counter() - begin))
 
 
-def build(
-    case: str, norm: str, config: SeedSpeedConfig, seeds: Sequence[int] | None = None
-) -> tuple[SeedBatch[Any], BaseAlgorithm]:
-    """A batch, and the SB3 agent that is trained in its place."""
-    algo, env_id, size = CASES[case]
-    seeds = range(config.seeds or size) if seeds is None else seeds
+def prepare(case: str, norm: str, config: SeedSpeedConfig) -> tuple[RunSpec, VecEnv]:
+    """What is trained, and the environment of a single run."""
+    algo, env_id, _ = CASES[case]
     spec = resolve(
         TrainConfig(
             algo=algo,
@@ -111,12 +110,26 @@ def build(
     reason = no_envpool(spec, trial)
     if reason:
         raise UserError(f"--cases {case}: {reason}")
+    return spec, trial
+
+
+def all_seeds(case: str, config: SeedSpeedConfig) -> range:
+    """Of a batch."""
+    return range(config.seeds or CASES[case][2])
+
+
+def build(
+    case: str, norm: str, config: SeedSpeedConfig, seeds: Sequence[int] | None = None
+) -> tuple[SeedBatch[Any], BaseAlgorithm]:
+    """A batch, and the SB3 agent that is trained in its place."""
+    spec, trial = prepare(case, norm, config)
+    seeds = all_seeds(case, config) if seeds is None else seeds
     models = []
     for seed in seeds:
         spec.seed = seed
         models.append(make_model(spec, trial))
     envs = fast_envs(spec, env_seeds(seeds, spec.n_envs, 0), trial)
-    batch = BATCHES[algo](models, envs, compile=config.compile)
+    batch = BATCHES[spec.algo](models, envs, compile=config.compile)
     spec.device = "cpu"
     return batch, make_model(spec, spec.make_env())
 
@@ -129,7 +142,7 @@ def go_on(batch: SeedBatch[Any]) -> Callable[[int], None]:
 @contextlib.contextmanager
 def shared(case: str, norm: str, config: SeedSpeedConfig) -> Iterator[Callable[[int], None]]:
     """:func:`go_on` for a batch whose seeds are shared among processes."""
-    seeds = range(config.seeds or CASES[case][2])
+    seeds = all_seeds(case, config)
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
     for part in range(config.jobs):
@@ -164,9 +177,11 @@ def _part(
             pipe.send(None)
 
 
-def random_play(batch: SeedBatch[Any]) -> Callable[[int], None]:
-    """Step the environments of a batch, and do nothing else."""
-    envs, rng = batch.envs, np.random.default_rng(0)
+def random_play(case: str, config: SeedSpeedConfig) -> tuple[Callable[[int], None], int]:
+    """Step the environments of a batch, and do nothing else; and how many seeds those are of."""
+    spec, trial = prepare(case, "none", config)
+    envs = fast_envs(spec, env_seeds(all_seeds(case, config), spec.n_envs, 0), trial)
+    rng = np.random.default_rng(0)
 
     def run(steps: int) -> None:
         envs.reset()
@@ -174,7 +189,7 @@ def random_play(batch: SeedBatch[Any]) -> Callable[[int], None]:
         for _ in range(steps // envs.num_envs):
             envs.step(rng.integers(0, envs.action_space.n, shape))  # type: ignore[attr-defined]
 
-    return run
+    return run, envs.num_seeds
 
 
 def profile(batch: SeedBatch[Any], steps: int) -> dict[str, float]:
@@ -243,8 +258,8 @@ def run_seed_speed(config: SeedSpeedConfig) -> None:
                 if config.profile:
                     shares[f"{case}/{norm}"] = profile(batch, timed[norm].steps)
                 if norm == config.norms[0]:
-                    play = random_play(build(case, norm, config)[0])
-                    timed["environments alone"] = Timed(play, batch.size, unit, config.seconds)
+                    play, size = random_play(case, config)
+                    timed["environments alone"] = Timed(play, size, unit, config.seconds)
                     timed["sb3/none"] = Timed(_learn(single), 1, unit, config.seconds)
             for _ in range(config.rounds):
                 for each in timed.values():
@@ -305,6 +320,8 @@ def show(
     if config.readme is not None:
         replace_block(config.readme, "seeds", markdown_table(columns, rows))
     where = "one process, one core" if config.jobs == 1 else f"{config.jobs} processes, a core each"
+    if config.device != "cpu":
+        where = f"one process on {torch.cuda.get_device_name(config.device)}"
     table = Table(title=f"many seeds in {where}: median of interleaved rounds")
     for column in columns:
         table.add_column(column, justify="left" if column == "case" else "right")

@@ -28,7 +28,7 @@ class Captured:
     def __init__(self, run: Callable[..., Any], constant: int) -> None:
         self.run = run
         self.constant = constant
-        self._addresses: list[int] = []
+        self._addresses: list[int] | None = None
         self._alive: Sequence[Tensor] = ()
         self._copies: list[Tensor] = []
         self._graph: torch.cuda.CUDAGraph | None = None

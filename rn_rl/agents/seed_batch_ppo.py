@@ -19,7 +19,6 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 from torch.distributions import Categorical, Normal
 from torch.distributions import Distribution as TorchDistribution
-from torch.nn import functional as F  # noqa: N812
 
 from rn_rl.agents.distinct import answers_by_row, counted, distinct, number_rows
 from rn_rl.agents.logging import evenly_spaced
@@ -208,7 +207,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
         if model.clip_range_vf is not None:
             moved = torch.clamp(values - old_values, -clip_value, clip_value)
             values = old_values + moved
-        value_loss = F.mse_loss(returns, values, reduction="none").mean(1)
+        value_loss = (returns - values).square().mean(1)
         entropy_loss = -entropy.mean(1)
         loss = policy_loss + model.ent_coef * entropy_loss + model.vf_coef * value_loss
         parts = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.utils import parameters_to_vector
 
+from rn_rl.agents.captured import Captured
 from rn_rl.agents.convolution import StackedConvolutions
 from rn_rl.normalization import phase_norms
 
@@ -60,6 +61,8 @@ class SeedStack:
             if owner in self.norms:
                 self.norms[owner]._buffers[buffer] = tensor
                 self.norms[owner]._state_before_commit = tensor  # until the first commit
+        captured = bool(self.norms) and self.weights.is_cuda
+        self._commit = Captured(self._commit_all, 0) if captured else self._commit_all
 
     def set_training_mode(self, mode: bool) -> None:
         """As SB3's, and as there the normalizers commit when training ends.
@@ -67,9 +70,12 @@ class SeedStack:
         The modules themselves change their mode only when something is recorded.
         """
         if self.training and not mode:
-            for norm in self.norms.values():
-                norm.commit()
+            self._commit()
         self.training = mode
+
+    def _commit_all(self) -> None:
+        for norm in self.norms.values():
+            norm.commit()
 
     def before_commit(self) -> list[Tensor]:
         """The tensors with the normalizer states of before the last commit."""

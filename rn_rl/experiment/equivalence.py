@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from scipy import stats
 
-from rn_rl.errors import UserError
+from rn_rl.errors import UserError, unknown
 from rn_rl.experiment.config import TrainConfig
 from rn_rl.experiment.files import markdown_table, replace_block
 from rn_rl.experiment.records import read_episodes
@@ -25,33 +25,49 @@ ENGINES = {
 }
 """What is compared, to the first: engine and kind of environments."""
 
-CONFIGS = {"dqn": "paper", "ppo": "zoo"}
-"""Algorithms, each with the configuration in which it is compared."""
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained."""
+
+    algo: str
+    env: str
+    config: str
+    timesteps: int
+    best: float
+    """Largest return."""
+
+
+CASES = {
+    "dqn": Case("dqn", "CartPole-v1", "paper", 30_000, 500),
+    "ppo": Case("ppo", "CartPole-v1", "zoo", 30_000, 500),
+    "images": Case("ppo", "MiniGrid-RedBlueDoors-6x6-v0", "paper", 300_000, 1),
+}
 
 
 @dataclass
 class EquivalenceConfig:
-    """Train CartPole with SB3 and together, and test whether mean returns are equivalent.
+    """Train with SB3 and together, and test whether mean returns are equivalent.
 
     A seed counts with the mean return of its training episodes in the last third of the run: the last
     policy alone swings too much. Two one-sided Welch tests: equivalent where the 90% interval of the
     difference lies within the margin. What the results file has is not trained again.
     """
 
-    algos: tuple[str, ...] = tuple(CONFIGS)
-    """dqn (the paper's configuration), ppo (the zoo's)."""
+    cases: tuple[str, ...] = ("dqn", "ppo")
+    """dqn and ppo on CartPole (configurations of the paper and the zoo), images: PPO on RedBlueDoors."""
     seeds: int = 30
     """How many of each: SEED, SEED + 1, ..."""
     seed: int = 0
     """The first of them. Other seeds are another experiment, with rows of its own."""
-    timesteps: int = 30_000
-    """Of each seed."""
-    margin: float = 40
-    """Largest difference of mean returns, of at most 500, that counts as none."""
+    timesteps: int | None = None
+    """Of each seed; default: 30,000, of images 300,000."""
+    margin: float = 0.08
+    """Largest difference of mean returns that counts as none, as a share of the largest return."""
     out: Path = Path("runs/equivalence")
     """Where the runs go."""
     results: Path = Path("results/equivalence.jsonl")
-    """One line for each algorithm and engine."""
+    """One line for each case and engine."""
     table: bool = False
     """Only print the table of what there is."""
     readme: Path | None = None
@@ -81,38 +97,39 @@ def equivalence(mine: np.ndarray, theirs: np.ndarray, margin: float) -> dict[str
 
 
 def read(path: Path) -> dict[tuple[str, int, str], np.ndarray]:
-    """Late returns of the seeds by algorithm, first seed and engine."""
+    """Late returns of the seeds by case, first seed and engine."""
     lines = path.read_text().splitlines() if path.is_file() else []
     rows = [json.loads(line) for line in lines]
     return {
-        (row["algo"], row.get("seed", 0), row["engine"]): np.array(row["late_returns"])
-        for row in rows
+        (row["case"], row["seed"], row["engine"]): np.array(row["late_returns"]) for row in rows
     }
 
 
 def run_equivalence(config: EquivalenceConfig) -> None:
     """Run what is missing, then print the table."""
-    for algo in config.algos:
-        if algo not in CONFIGS:
-            raise UserError(f"--algos {algo}: expected one of {', '.join(CONFIGS)}")
+    for name in config.cases:
+        if name not in CASES:
+            raise unknown("case", name, CASES)
     if config.seeds < 2 or not config.margin > 0:
         raise UserError(
             f"--seeds {config.seeds} --margin {config.margin}: expected 2 seeds, and > 0"
         )
     console = Console(stderr=config.json)
-    for algo in config.algos if not config.table else ():
+    for name in config.cases if not config.table else ():
+        case = CASES[name]
+        timesteps = config.timesteps or case.timesteps
         for engine, (how, vector_env) in ENGINES.items():
-            if (algo, config.seed, engine) in read(config.results):
+            if (name, config.seed, engine) in read(config.results):
                 continue
-            console.print(f"{algo}: {engine}", highlight=False)
+            console.print(f"{name}: {engine}", highlight=False)
             runs = train_seeds(
                 TrainConfig(
-                    algo=algo,
-                    env="CartPole-v1",
-                    config=CONFIGS[algo],
+                    algo=case.algo,
+                    env=case.env,
+                    config=case.config,
                     seeds=config.seeds,
                     seed=config.seed,
-                    timesteps=config.timesteps,
+                    timesteps=timesteps,
                     engine=how,
                     vector_env=vector_env,
                     eval_freq=0,
@@ -120,9 +137,9 @@ def run_equivalence(config: EquivalenceConfig) -> None:
                 ),
                 console,
             )
-            returns = [round(late_return(run, config.timesteps), 3) for run in runs]
-            line: dict[str, Any] = {"algo": algo, "seed": config.seed, "engine": engine}
-            line["timesteps"] = config.timesteps
+            returns = [round(late_return(run, timesteps), 5) for run in runs]
+            line: dict[str, Any] = {"case": name, "seed": config.seed, "engine": engine}
+            line["timesteps"] = timesteps
             config.results.parent.mkdir(parents=True, exist_ok=True)
             with config.results.open("a") as file:
                 file.write(json.dumps({**line, "late_returns": returns}) + "\n")
@@ -130,34 +147,44 @@ def run_equivalence(config: EquivalenceConfig) -> None:
 
 
 def table_rows(found: dict[tuple[str, int, str], np.ndarray], margin: float) -> list[list[str]]:
-    """One row for each algorithm and engine."""
+    """One row for each case and engine; the margin is a share of the largest return."""
     first = next(iter(ENGINES))
     rows = []
-    for (algo, seed, engine), mine in found.items():
+    for (name, seed, engine), mine in found.items():
+        best = CASES[name].best
+        digits = 1 if best > 10 else 3
         seeds = f"{seed} to {seed + len(mine) - 1}"
-        row = [algo, engine, seeds, f"{mine.mean():.1f} ± {stats.sem(mine):.1f}"]
-        theirs = found.get((algo, seed, first))
+        returns = f"{mine.mean():.{digits}f} ± {stats.sem(mine):.{digits}f}"
+        row = [name, engine, seeds, returns]
+        theirs = found.get((name, seed, first))
         if engine == first or theirs is None:
             rows.append([*row, "", ""])
             continue
-        told = equivalence(mine, theirs, margin)
-        difference = f"{told['difference']:+.1f} [{told['low']:+.1f}, {told['high']:+.1f}]"
+        told = equivalence(mine, theirs, margin * best)
+        shown = [f"{told[key]:+.{digits}f}" for key in ("difference", "low", "high")]
         verdict = "yes" if told["p"] < 0.05 else "not shown"
-        rows.append([*row, difference, f"{verdict} (p = {told['p']:.2g})"])
+        rows.append(
+            [*row, f"{shown[0]} [{shown[1]}, {shown[2]}]", f"{verdict} (p = {told['p']:.2g})"]
+        )
     return rows
 
 
-COLUMNS = ["algo", "trained", "seeds", "return ± s.e.", "to SB3 [90%]", "equivalent"]
+COLUMNS = ["case", "trained", "seeds", "return ± s.e.", "to SB3 [90%]", "equivalent"]
 
 
 def show(config: EquivalenceConfig, console: Console) -> None:
     """As JSON lines, or as a Markdown table."""
     found = read(config.results)
     if config.json:
-        for (algo, seed, engine), mine in found.items():
-            case = f"{algo}/{engine}/{seed} to {seed + len(mine) - 1}"
+        for (name, seed, engine), mine in found.items():
+            case = f"{name}/{engine}/{seed} to {seed + len(mine) - 1}"
             line: dict[str, Any] = {"benchmark": "equivalence", "case": case}
-            print(json.dumps({**line, "value": float(mine.mean()), "unit": "return"}))
+            line.update(value=float(mine.mean()), unit="return")
+            theirs = found.get((name, seed, next(iter(ENGINES))))
+            if theirs is not None:
+                ratio = float(mine.mean() / theirs.mean())
+                line.update(ratio=ratio, ratio_to=f"{name}/{next(iter(ENGINES))}")
+            print(json.dumps(line))
         return
     text = markdown_table(COLUMNS, table_rows(found, config.margin))
     console.print(text, highlight=False, soft_wrap=True)

@@ -203,8 +203,7 @@ def profile(batch: SeedBatch[Any], steps: int) -> dict[str, float]:
         parts["target networks"] = (batch, "update_targets")
     else:
         parts["acting"] = (batch, "act")
-    for i, norm in enumerate(batch.stack.norms.values()):
-        parts[f"commit {i}"] = (norm, "commit")
+    parts["commits"] = (batch.stack, "_commit")
     spent = dict.fromkeys(parts, 0.0)
 
     def timed(name: str, function: Any) -> Any:
@@ -224,8 +223,6 @@ def profile(batch: SeedBatch[Any], steps: int) -> dict[str, float]:
     whole = time.perf_counter() - begin
     for name, (owner, method) in parts.items():
         object.__setattr__(owner, method, before[name])
-    commits = sum(spent.pop(name) for name in list(spent) if name.startswith("commit"))
-    spent["commits"] = commits
     spent["everything else"] = whole - sum(spent.values())
     return {name: seconds / whole for name, seconds in spent.items()}
 

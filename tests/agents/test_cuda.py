@@ -81,7 +81,9 @@ def test_a_training_on_a_gpu_is_the_one_on_the_cpu(algo: str, spec: str):
     for name, mine, theirs in zip(
         here.stack.names, there.stack.tensors, here.stack.tensors, strict=True
     ):
-        torch.testing.assert_close(mine.cpu(), theirs, rtol=1e-6, atol=1e-8, msg=name)
+        torch.testing.assert_close(
+            mine.cpu(), theirs, rtol=1e-6, atol=1e-8, msg=lambda why: f"{name}: {why}"
+        )
 
 
 @pytest.mark.parametrize("algo", ALGOS)

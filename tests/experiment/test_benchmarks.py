@@ -126,7 +126,7 @@ def test_equivalence_is_shown_by_an_interval_within_the_margin():
 def test_the_equivalence_benchmark_trains_what_is_missing(tmp_path, capsys):
     results = tmp_path / "results.jsonl"
     config = EquivalenceConfig(
-        algos=("dqn",), seeds=2, timesteps=400, out=tmp_path / "runs", results=results
+        cases=("dqn",), seeds=2, timesteps=400, out=tmp_path / "runs", results=results
     )
     run_equivalence(config)
     assert [json.loads(line)["engine"] for line in results.read_text().splitlines()] == list(

@@ -60,8 +60,10 @@ class SeedSpeedConfig:
     """Also print where the time goes."""
     device: str = "cpu"
     """Where the networks of the batch are; SB3 stays on the CPU."""
+    table: Path | None = None
+    """Measure nothing, and show these lines of --json."""
     readme: Path | None = None
-    """Also write the table into this document, between its seeds marks."""
+    """Also write the table into this document, between its seeds marks (of a GPU: seeds-gpu)."""
     json: bool = False
     """Print one JSON object a line."""
 
@@ -240,6 +242,9 @@ def run_seed_speed(config: SeedSpeedConfig) -> None:
         raise UserError(
             f"--jobs {config.jobs}: expected at least 1, and 1 with --profile or --readme"
         )
+    if config.table is not None:
+        show(config, read_lines(config.table), {})
+        return
     torch.set_num_threads(config.jobs)
     lines, shares = [], {}
     for case in config.cases:
@@ -261,7 +266,7 @@ def run_seed_speed(config: SeedSpeedConfig) -> None:
             for _ in range(config.rounds):
                 for each in timed.values():
                     each.measure()
-            lines.extend(summarize(case, timed))
+            lines.extend(summarize(case, timed, device_name(config)))
     show(config, lines, shares)
 
 
@@ -272,7 +277,27 @@ def _learn(model: BaseAlgorithm) -> Callable[[int], None]:
     return run
 
 
-def summarize(case: str, timed: dict[str, Timed]) -> list[dict[str, Any]]:
+def device_name(config: SeedSpeedConfig) -> str:
+    """What the networks of the batch run on."""
+    return "cpu" if config.device == "cpu" else str(torch.cuda.get_device_name(config.device))
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """What ``--json`` printed.
+
+    Raises:
+        UserError: it is something else.
+    """
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        if lines and all(line["benchmark"] == "seeds" for line in lines):
+            return lines
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise UserError(f"--table {path}: expected a file of what 'benchmark.py seeds --json' printed")
+
+
+def summarize(case: str, timed: dict[str, Timed], device: str) -> list[dict[str, Any]]:
     """One line for each case and reference."""
     _, env_id, _ = CASES[case]
     lines = []
@@ -289,6 +314,7 @@ def summarize(case: str, timed: dict[str, Timed]) -> list[dict[str, Any]]:
                         "unit": "steps/s",
                         "ratio": float(np.median(ratios)),
                         "ratio_to": reference,
+                        "device": device,
                     }
                 )
     return lines
@@ -303,22 +329,24 @@ def show(
             print(json.dumps(line))
         return
     columns = ["case", "seeds", "steps/s", "to SB3, one seed", "to none"]
-    cells: dict[str, dict[str, dict[str, Any]]] = {}
+    cells: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
     for line in lines:
-        cells.setdefault(line["case"], {})[line["ratio_to"]] = line
+        cells.setdefault((line["case"], line["seeds"]), {})[line["ratio_to"]] = line
     rows = []
-    for case, by_reference in cells.items():
+    for (case, _), by_reference in cells.items():
         first = next(iter(by_reference.values()))
         ratios = [
             f"{by_reference[r]['ratio']:.2f}" if r in by_reference else ""
             for r in ("sb3/none", "none")
         ]
         rows.append([case, str(first["seeds"]), f"{first['value']:,.0f}", *ratios])
+    [device] = {line["device"] for line in lines}
     if config.readme is not None:
-        replace_block(config.readme, "seeds", markdown_table(columns, rows))
+        block = "seeds" if device == "cpu" else "seeds-gpu"
+        replace_block(config.readme, block, markdown_table(columns, rows))
     where = "one process, one core" if config.jobs == 1 else f"{config.jobs} processes, a core each"
-    if config.device != "cpu":
-        where = f"one process on {torch.cuda.get_device_name(config.device)}"
+    if device != "cpu":
+        where = f"one process on one {device}"
     table = Table(title=f"many seeds in {where}: median of interleaved rounds")
     for column in columns:
         table.add_column(column, justify="left" if column == "case" else "right")

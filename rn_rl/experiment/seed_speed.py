@@ -290,7 +290,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """
     try:
         lines = [json.loads(line) for line in path.read_text().splitlines()]
-        if lines and all(line["benchmark"] == "seeds" for line in lines):
+        if all(line["benchmark"] == "seeds" for line in lines):
+            [_] = {line["device"] for line in lines}  # one table is of one device
             return lines
     except (OSError, ValueError, KeyError, TypeError):
         pass
@@ -329,11 +330,14 @@ def show(
             print(json.dumps(line))
         return
     columns = ["case", "seeds", "steps/s", "to SB3, one seed", "to none"]
-    cells: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
+    cells: dict[tuple[str, int, int], dict[str, dict[str, Any]]] = {}
     for line in lines:
-        cells.setdefault((line["case"], line["seeds"]), {})[line["ratio_to"]] = line
+        key = line["case"], line["seeds"], 0
+        while line["ratio_to"] in cells.get(key, ()):  # the same in another run
+            key = *key[:2], key[2] + 1
+        cells.setdefault(key, {})[line["ratio_to"]] = line
     rows = []
-    for (case, _), by_reference in cells.items():
+    for (case, *_), by_reference in cells.items():
         first = next(iter(by_reference.values()))
         ratios = [
             f"{by_reference[r]['ratio']:.2f}" if r in by_reference else ""

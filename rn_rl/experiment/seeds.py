@@ -147,7 +147,7 @@ def bytes_of_seed(spec: RunSpec, env: VecEnv) -> int:
         for module in model.policy.modules()
         if not list(module.children())
     ]
-    observation = torch.zeros(1, *env.observation_space.shape)  # type: ignore[misc]
+    observation = torch.zeros(1, *env.observation_space.shape, device=model.device)  # type: ignore[misc]
     with torch.no_grad():
         model.policy(observation)
     for hook in hooks:
@@ -157,12 +157,18 @@ def bytes_of_seed(spec: RunSpec, env: VecEnv) -> int:
     return stored + 4 * 6 * weights + activations
 
 
+def free_memory(device: str) -> int:
+    """Bytes here, or on a GPU if it has less: a batch there keeps nearly all of itself on it."""
+    here: int = psutil.virtual_memory().available
+    return here if device == "cpu" else min(here, torch.cuda.mem_get_info(device)[0])
+
+
 def largest_batch(
     config: TrainConfig, specs: Sequence[RunSpec], env: VecEnv, console: Console
 ) -> int:
     """How many seeds fit into memory; says what they will take."""
     each = bytes_of_seed(specs[0], env)
-    free = psutil.virtual_memory().available
+    free = free_memory(specs[0].device)
     budget = free / 2 if config.memory is None else config.memory * 1e9
     size = int(budget // each)
     if size < 1:

@@ -160,6 +160,26 @@ def test_the_benchmark_of_seeds_gives_ratios_of_one_run(case, jobs, capsys):
     assert all(line["value"] > 0 and line["ratio"] > 0 for line in lines)
 
 
+def test_the_readme_has_the_recorded_speeds_of_a_gpu(tmp_path, capsys):
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- seeds-gpu -->\n<!-- /seeds-gpu -->\n")
+    run_seed_speed(SeedSpeedConfig(table=ROOT / "results/seeds-gpu.jsonl", readme=readme))
+    assert "one process on one NVIDIA" in capsys.readouterr().out
+    table = readme.read_text()
+    assert table in (ROOT / "README.md").read_text()
+    assert table.count("| MiniGrid-RedBlueDoors-6x6-v0/sb3/none |") == 2  # of two runs
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", '{"benchmark": "seeds", "device": 1}\n{"benchmark": 2}']
+)
+def test_a_table_of_something_else_is_one_line(text, tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_text(text)
+    with pytest.raises(UserError, match="expected a file of what"):
+        run_seed_speed(SeedSpeedConfig(table=path))
+
+
 @pytest.mark.parametrize(
     "options", [{"jobs": 0}, {"jobs": 2, "profile": True}, {"jobs": 2, "readme": Path("README.md")}]
 )

@@ -137,8 +137,8 @@ def observe(x: Any, state: Any, weight: Tensor | None = None) -> Any:
         of x. A code whose sums are not finite (a NaN or an infinity in its column) returns zeros:
         such a batch is skipped for that code and never enters the state.
     """
-    if isinstance(x, np.ndarray) and weight is None and state.shape[1] == 1:
-        return _observe_layer(x, state)
+    if isinstance(x, np.ndarray) and weight is None:
+        return (_observe_layer if state.shape[1] == 1 else _observe_neurons)(x, state)
     mean, scale = state[MEAN], -0.5 / state[VAR]
     centre = None
     if torch.compiler.is_compiling():
@@ -162,6 +162,21 @@ def _observe_layer(x: np.ndarray, state: np.ndarray) -> np.ndarray:
         d *= -0.5 / state.item(VAR)
         sums[:, 0] = d.size, first, squares, ones @ np.exp(d, out=d)
     return sums
+
+
+def _observe_neurons(x: np.ndarray, state: np.ndarray) -> np.ndarray:
+    """The same for one code per neuron."""
+    rows = per_feature(x)
+    ones = _ones(rows.shape[0], rows.dtype)
+    sums = np.empty((4, rows.shape[1]), state.dtype)
+    d = rows - _like(state[MEAN], rows)
+    sums[ELEMENTS] = rows.shape[0]
+    sums[SUM] = ones @ d
+    d *= d
+    sums[SUM_SQUARES] = ones @ d
+    d *= _like(-0.5 / state[VAR], rows)
+    sums[DENSITY] = ones @ np.exp(d, out=d)
+    return finite(sums)  # type: ignore[no-any-return]
 
 
 @lru_cache(maxsize=8)
@@ -452,12 +467,14 @@ def _gain_and_slope(x: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.nd
     """
     mean, var, log_mass, phases = (state.item(row) for row in (MEAN, VAR, LOG_MASS, PHASES))
     ones = _ones(x.shape[1], x.dtype)[:, None]  # a product is the faster sum
-    nearest: Any = 0
+    nearest: Any = None
     d = x - mean
     density = d * d
     density *= -0.5 / var
     total = np.exp(density, out=density) @ ones
-    if not total.min(initial=1) > DENSE[x.dtype]:  # of a sample far from all that was seen
+    if (
+        not np.minimum.reduce(total, None, initial=1) > DENSE[x.dtype]
+    ):  # of a sample far from all that was seen
         exponents = np.clip(d * d * (-0.5 / var), SMALLEST_EXPONENT, None)
         nearest = exponents.max(1, keepdims=True)
         density = np.exp(exponents - nearest)
@@ -465,6 +482,11 @@ def _gain_and_slope(x: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.nd
     density *= d
     if phases <= 1:
         return np.ones_like(total), density, np.zeros_like(total)
-    length = code_length(log_mass, np.log(total / x.shape[1]) + nearest).clip(0, None)
-    followed = (length > 0) & (nearest > SMALLEST_EXPONENT)
+    log_density = np.log(total / x.shape[1])
+    if nearest is not None:
+        log_density += nearest
+    length = np.maximum(code_length(log_mass, log_density), 0)
+    followed = length > 0
+    if nearest is not None:
+        followed &= nearest > SMALLEST_EXPONENT
     return length, density, followed / (total * var)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -141,9 +141,9 @@ class RegularityNorm(PhaseNorm):
 
     def observe(self, x: Tensor, weight: Tensor | None) -> None:
         some = functional.observed(x, weight)
-        functional.accumulate(
-            self.pending_sums, functional.observe, some, self.running_state, weight
-        )
+        buffers: Any = self._buffers  # an attribute of a module takes as long as an operation
+        pending, state = buffers["pending_sums"], buffers["running_state"]
+        functional.accumulate(pending, functional.observe, some, state, weight)
 
     def next_state(self) -> Tensor:
         if self.commit_on == "forward":
@@ -158,11 +158,12 @@ class RegularityNorm(PhaseNorm):
             return torch.from_numpy(functional.commit(*arrays, self.decay, self.eps))
 
     def apply_state(self, x: Tensor) -> Tensor:
+        state: Any = self._buffers["running_state"]
         if self.axis == "sample":
-            return functional.times_sample_gain(x, self.running_state)
+            return functional.times_sample_gain(x, state)
         if self.axis == "layer":
-            return x * self.running_state[functional.GAIN, 0]  # 0-dim: keeps x's dtype
-        [gain] = functional.at_precision(x.dtype, self.running_state[functional.GAIN])
+            return x * state[functional.GAIN, 0]  # 0-dim: keeps x's dtype
+        [gain] = functional.at_precision(x.dtype, state[functional.GAIN])
         return x * functional.on_axis_1(gain, x)
 
     def _published_forward(self, x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from rn_rl.agents.replay import AgeWeightedDictReplayBuffer, AgeWeightedReplayBu
 from rn_rl.agents.seed_batch import SeedBatch
 from rn_rl.agents.seed_batch_dqn import SeedBatchDQN
 from rn_rl.agents.seed_batch_ppo import SeedBatchPPO
+from rn_rl.agents.seed_batch_recurrent import SeedBatchRecurrentPPO
 from rn_rl.agents.seed_envs import EnvpoolSeedEnvs, VecSeedEnvs
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "SeedBatch",
     "SeedBatchDQN",
     "SeedBatchPPO",
+    "SeedBatchRecurrentPPO",
     "VecSeedEnvs",
 ]

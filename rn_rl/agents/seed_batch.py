@@ -177,6 +177,20 @@ class SeedBatch(ABC, Generic[Model]):
             noise: uniform random numbers to sample with, ``(seeds, n)``.
         """
 
+    def player(self, noise: Streams | None) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        """How to play: from observations, and where they begin an episode, to actions.
+
+        Args:
+            noise: random numbers of stochastic actions; None: the likeliest action.
+        """
+
+        def play(observations: np.ndarray, begins: np.ndarray) -> np.ndarray:
+            return self.predict(
+                observations, noise is None, None if noise is None else noise.draw()
+            )
+
+        return play
+
     def _mean_gains(self, *tensors: Tensor) -> Tensor:
         def gains(network: nn.Module) -> Tensor:
             return torch.stack([n.gain.double().mean() for n in phase_norms(network).values()])

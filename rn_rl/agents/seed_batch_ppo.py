@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -111,6 +111,11 @@ class SeedBatchPPO(SeedBatch[PPO]):
         reason = super().cannot(model)
         if reason or not isinstance(model, PPO):
             return reason or f"{type(model).__name__} is not PPO"
+        return cls.cannot_act(model)
+
+    @staticmethod
+    def cannot_act(model: Any) -> str | None:
+        """The same of what on-policy agents of any kind have."""
         if not isinstance(model.action_space, spaces.Discrete | spaces.Box):
             return f"actions are {model.action_space}, not Discrete or a Box"
         if model.target_kl is not None:
@@ -171,44 +176,27 @@ class SeedBatchPPO(SeedBatch[PPO]):
     def _compute_gradients(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         """Clipped gradients ``(seeds, P)`` and losses ``(4, seeds)`` of one minibatch each."""
         own = list(tensors[: len(self.stack.tensors)])
-        given = tensors[len(own) :]
-        actions, old_values, old_log_prob, advantages, returns, clip, clip_value = given[:7]
+        actions, old_values, old_log_prob, advantages, returns, *given = tensors[len(own) :]
+        clip, clip_value, *given = given
         model = self.model
         count = self.stack.parameters
         leaves = [t.detach().requires_grad_() for t in own[:count]]
         own[:count] = leaves
-
-        x, *others = given[7:]
-        in_patches = x.shape[2:] != model.observation_space.shape
-        levels = len(self.convolutions) if in_patches else 0
-
-        def evaluate(policy: ActorCriticPolicy, a: Tensor, x: Tensor, *others: Tensor) -> Any:
-            *windows, images = others[:levels] or (x,)
-            repeated = others[levels:]
-            with contextlib.ExitStack() as contexts:
-                if repeated:
-                    contexts.enter_context(counted(policy, *repeated[1:]))
-                if in_patches:
-                    contexts.enter_context(OverPatches(windows, images))
-                values, distribution = values_and_distribution(policy, x, *repeated[:1])
-            log_prob, entropy = distribution.log_prob(a), distribution.entropy()
-            return values[:, 0], log_prob, -log_prob if entropy is None else entropy
-
-        values, log_prob, entropy = self.stack.over_seeds(
-            evaluate, own, actions, x, *others, training=True
-        )
+        values, log_prob, entropy = self.evaluate(own, actions, *given)
         if model.normalize_advantage and advantages.shape[1] > 1:
-            mean, std = advantages.mean(1, keepdim=True), advantages.std(1, keepdim=True)
-            advantages = (advantages - mean) / (std + 1e-8)
+            centred = advantages - self.mean(advantages, given)[:, None]
+            rows = self.rows(advantages, given)
+            squares = self.mean(centred.square(), given) * (rows / (rows - 1))
+            advantages = centred / (squares.sqrt()[:, None] + 1e-8)
         log_ratio = log_prob - old_log_prob
         ratio = log_ratio.exp()
         clipped = torch.clamp(ratio, 1 - clip, 1 + clip)
-        policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean(1)
+        policy_loss = -self.mean(torch.min(advantages * ratio, advantages * clipped), given)
         if model.clip_range_vf is not None:
             moved = torch.clamp(values - old_values, -clip_value, clip_value)
             values = old_values + moved
-        value_loss = (returns - values).square().mean(1)
-        entropy_loss = -entropy.mean(1)
+        value_loss = self.mean((returns - values).square(), given)
+        entropy_loss = -self.mean(entropy, given)
         loss = policy_loss + model.ent_coef * entropy_loss + model.vf_coef * value_loss
         parts = torch.autograd.grad(loss.sum(), leaves, allow_unused=True)
         gradients = torch.cat(
@@ -218,15 +206,79 @@ class SeedBatchPPO(SeedBatch[PPO]):
             ],
             1,
         )
-        approx_kl = (ratio - 1 - log_ratio).mean(1)
+        approx_kl = self.mean(ratio - 1 - log_ratio, given)
         losses = torch.stack((policy_loss, value_loss, entropy_loss, approx_kl)).detach()
         return clip_gradients(gradients, model.max_grad_norm), losses
+
+    def mean(self, x: Tensor, given: Sequence[Tensor]) -> Tensor:
+        """Of ``(seeds, rows)`` over the rows."""
+        return x.mean(1)
+
+    def rows(self, x: Tensor, given: Sequence[Tensor]) -> Any:
+        """How many those are."""
+        return x.shape[1]
+
+    def evaluate(self, own: Sequence[Tensor], actions: Tensor, *given: Tensor) -> Any:
+        """Values, log probabilities and entropies of minibatches, ``(seeds, batch)`` each.
+
+        Args:
+            own: what the networks are made of.
+            actions: of the minibatches.
+            given: what :meth:`asked` gave.
+        """
+        levels = self.levels(given[0])
+
+        def evaluate(policy: ActorCriticPolicy, a: Tensor, x: Tensor, *others: Tensor) -> Any:
+            repeated = others[levels:]
+            with contextlib.ExitStack() as contexts:
+                if repeated:
+                    contexts.enter_context(counted(policy, *repeated[1:]))
+                if levels:
+                    contexts.enter_context(over_patches(others, levels))
+                values, distribution = values_and_distribution(policy, x, *repeated[:1])
+            log_prob, entropy = distribution.log_prob(a), distribution.entropy()
+            return values[:, 0], log_prob, -log_prob if entropy is None else entropy
+
+        return self.stack.over_seeds(evaluate, own, actions, *given, training=True)
+
+    def levels(self, x: Tensor) -> int:
+        """Convolutions that compute contents of patches, if x are those, and not observations."""
+        in_patches = x.shape[2:] != self.model.observation_space.shape
+        return len(self.convolutions) if in_patches else 0
+
+    def asked(
+        self, observations: Tensor, numbers: np.ndarray | None, patches: Patches | None
+    ) -> list[Tensor]:
+        """What the networks are asked about for a minibatch.
+
+        Args:
+            observations, numbers, patches: see :meth:`update`.
+
+        Returns:
+            Observations or contents of patches; of patches, how they are put together; and where rows
+            are asked about once, what :func:`~rn_rl.agents.distinct.distinct` says of them.
+        """
+        if numbers is None:
+            return [observations]
+        repeated: list[Tensor] = []
+        seeds = torch.arange(self.size, device=self.device)[:, None]
+        found = distinct(numbers) if self.answers_by_row else None
+        if found is not None:
+            first, *repeated = map(self.tensor, found)
+            numbers = np.take_along_axis(numbers, found[0], 1)
+            if patches is None:
+                observations = observations[seeds, first]
+        if patches is None:
+            return [observations, *repeated]
+        images = patches.images[seeds, self.tensor(numbers)]
+        return [observations, *patches.windows, images, *repeated]
 
     def update(
         self,
         minibatch: Sequence[Tensor],
         numbers: np.ndarray | None = None,
         patches: Patches | None = None,
+        sequences: Sequence[Tensor] = (),
     ) -> None:
         """One gradient step of every seed.
 
@@ -237,6 +289,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
                 are then asked about each distinct one once, which gives the same numbers.
             patches: what the images with these numbers are put together from; their contents then stand
                 for the observations, and convolutions compute each of them once.
+            sequences: what :meth:`minibatches` gave with the rows.
         """
         model = self.model
         clip = model.clip_range(self.progress_remaining)  # type: ignore[operator]
@@ -245,25 +298,12 @@ class SeedBatchPPO(SeedBatch[PPO]):
         # as double: a float32 of 0.2 is not what SB3 clips at
         clips = [torch.tensor(float(c), dtype=torch.float64) for c in (clip, clip_value)]
         observations, *others = minibatch
-        repeated: list[Tensor] = []
-        seeds = torch.arange(self.size, device=self.device)[:, None]
-        if numbers is not None:
-            found = distinct(numbers) if self.answers_by_row else None
-            asked = numbers
-            if found is not None:
-                first, *repeated = map(self.tensor, found)
-                asked = np.take_along_axis(numbers, found[0], 1)
-                if patches is None:
-                    observations = observations[seeds, first]
-            if patches is not None:
-                images = patches.images[seeds, self.tensor(asked)]
-                repeated = [*patches.windows, images, *repeated]
         self.stack.weights.grad, losses = self._gradients(
             *self.stack.tensors,
             *others,
             *(c.to(self.device) for c in clips),
-            observations,
-            *repeated,
+            *sequences,
+            *self.asked(observations, numbers, patches),
         )
         self.losses = dict(zip(LOSSES, losses, strict=True))
         self.step_optimizer()
@@ -303,18 +343,18 @@ class SeedBatchPPO(SeedBatch[PPO]):
             actions, _, _ = self._act(*self.stack.tensors, x, self.tensor(noise))
         return self.within_bounds(actions.cpu().numpy())
 
-    def act(self, observations: np.ndarray, afresh: bool) -> tuple[np.ndarray, ...]:
+    def act(self, observations: np.ndarray, t: int) -> tuple[np.ndarray, ...]:
         """Sampled actions, values and log probabilities, ``(seeds, envs)``.
 
         Args:
             observations: of every environment.
-            afresh: the networks have changed since the last time.
+            t: step of the rollout; before the first, the networks have changed.
         """
         uniform = self.sampling.draw()
         if self.memo is None:
             given = self.tensor(observations), self.tensor(uniform)
             return tuple(part.cpu().numpy() for part in self._act(*self.stack.tensors, *given))
-        if afresh:
+        if t == 0:
             self.memo.forget()
         values, logits = self.memo(observations)
         below = np.exp(logits, dtype=np.float64).cumsum(2)[..., :-1] < uniform
@@ -334,17 +374,26 @@ class SeedBatchPPO(SeedBatch[PPO]):
         """V of ``(seeds, n, ...)`` observations."""
         return self._values(*self.stack.tensors, self.tensor(observations)).cpu().numpy()
 
+    def future_values(self, observations: np.ndarray) -> np.ndarray:
+        """V of what the last actions led to."""
+        return self.values(observations)
+
+    def last_values(self) -> np.ndarray:
+        """V of what comes after the rollout."""
+        assert self.last_observations is not None
+        return self.values(self.last_observations)
+
     @property
     def rollout_length(self) -> int:
         return self.model.n_steps
 
     def step(self, t: int) -> None:
         observations: Any = self.last_observations
-        actions, values, log_probs = self.act(observations, afresh=t == 0)
+        actions, values, log_probs = self.act(observations, t)
         step = self.envs.step(self.within_bounds(actions))
         rewards = step.rewards
         if step.timeouts.any():  # an episode that was cut off would have gone on
-            future = self.values(step.next_observations)
+            future = self.future_values(step.next_observations)
             rewards = rewards + self.model.gamma * np.where(step.timeouts, future, 0)
         row = (observations, actions, values, log_probs, rewards, self.starts)
         for array, value in zip(self.rollout.values(), row, strict=True):
@@ -368,8 +417,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
         """Generalized advantages and returns of the rollout, ``(time, seeds, envs)``."""
         model = self.model
         values, rewards = self.rollout["values"], self.rollout["rewards"]
-        assert self.last_observations is not None
-        next_values = self.values(self.last_observations)
+        next_values = self.last_values()
         advantages = np.zeros_like(values)
         last: Any = 0
         going_on = 1 - self.starts
@@ -401,19 +449,30 @@ class SeedBatchPPO(SeedBatch[PPO]):
         flat = [self.tensor(part).flatten(0, 1) for part in by_seed[patches is not None :]]
         first = np.arange(self.size)[:, None] * rows_of_seed
         for _ in range(model.n_epochs):
-            order = self.shuffling.draw().argsort(1) + first
-            for begin in range(0, rows_of_seed, model.batch_size):
-                chosen = order[:, begin : begin + model.batch_size]
-                where = self.tensor(chosen.reshape(-1))
+            for chosen, sequences in self.minibatches():
+                where = self.tensor((chosen + first).reshape(-1))
                 minibatch = [
                     x.index_select(0, where).view(*chosen.shape, *x.shape[1:]) for x in flat
                 ]
                 self.update(
                     minibatch if patches is None else [patches.contents, *minibatch],
-                    None if numbers is None else numbers.reshape(-1)[chosen],
+                    None if numbers is None else np.take_along_axis(numbers, chosen, 1),
                     patches,
+                    sequences,
                 )
         self.num_updates += model.n_epochs
+
+    def minibatches(self) -> Iterator[tuple[np.ndarray, Sequence[Tensor]]]:
+        """For one epoch: rows of the rollout, ``(seeds, batch)``, and what else belongs to them."""
+        order = self.shuffling.draw().argsort(1)
+        for begin in range(0, order.shape[1], self.model.batch_size):
+            yield order[:, begin : begin + self.model.batch_size], ()
+
+
+def over_patches(others: Sequence[Tensor], levels: int) -> OverPatches:
+    """The context for what :meth:`SeedBatchPPO.asked` gave of patches, for one seed."""
+    *windows, images = others[:levels]
+    return OverPatches(windows, images)
 
 
 def values_and_distribution(

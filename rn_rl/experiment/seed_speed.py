@@ -32,6 +32,7 @@ CASES = {
     "cartpole": ("dqn", "CartPole-v1", 50),
     "lunarlander": ("dqn", "LunarLander-v3", 50),
     "redbluedoors": ("ppo", "MiniGrid-RedBlueDoors-6x6-v0", 8),
+    "redbluedoors-lstm": ("ppo_lstm", "MiniGrid-RedBlueDoors-6x6-v0", 8),
 }
 """Algorithm, environment and number of seeds, all in the paper's configuration."""
 
@@ -41,7 +42,7 @@ class SeedSpeedConfig:
     """Timesteps per second of a seed batch, summed over seeds, against SB3 with one seed."""
 
     cases: tuple[str, ...] = tuple(CASES)
-    """cartpole, lunarlander (DQN), redbluedoors (PPO)."""
+    """cartpole, lunarlander (DQN), redbluedoors (PPO), redbluedoors-lstm (RecurrentPPO)."""
     norms: tuple[str, ...] = ("none", "rn")
     """Normalizers of the batch; SB3 has none."""
     seeds: int | None = None
@@ -252,7 +253,8 @@ def run_seed_speed(config: SeedSpeedConfig) -> None:
             timed: dict[str, Timed] = {}
             for norm in config.norms:
                 batch, single = build(case, norm, config)
-                unit = batch.model.n_steps * batch.envs.num_envs if case == "redbluedoors" else 200
+                dqn = isinstance(batch, SeedBatchDQN)
+                unit = 200 if dqn else batch.model.n_steps * batch.envs.num_envs
                 run = go_on(batch)
                 if config.jobs > 1:
                     run = stack.enter_context(shared(case, norm, config))
@@ -300,7 +302,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def summarize(case: str, timed: dict[str, Timed], device: str) -> list[dict[str, Any]]:
     """One line for each case and reference."""
-    _, env_id, _ = CASES[case]
+    algo, env_id, _ = CASES[case]
+    named = f"{env_id}/lstm" if algo == "ppo_lstm" else env_id
     lines = []
     for name, each in timed.items():
         for reference in ("sb3/none", "none"):
@@ -309,7 +312,7 @@ def summarize(case: str, timed: dict[str, Timed], device: str) -> list[dict[str,
                 lines.append(
                     {
                         "benchmark": "seeds",
-                        "case": f"{env_id}/{name}",
+                        "case": f"{named}/{name}",
                         "seeds": each.seeds,
                         "value": float(np.median(each.speeds)),
                         "unit": "steps/s",

@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
-from rn_rl.agents import SeedBatch, SeedBatchDQN, SeedBatchPPO
+from rn_rl.agents import SeedBatch, SeedBatchDQN, SeedBatchPPO, SeedBatchRecurrentPPO
 from rn_rl.agents.seed_batch_ppo import components
 from rn_rl.agents.seed_envs import SeedEnvs, VecSeedEnvs
 from rn_rl.agents.streams import Streams
@@ -38,6 +38,7 @@ BATCHES: dict[str, type[SeedBatchDQN] | type[SeedBatchPPO]] = {
     "dqn": SeedBatchDQN,
     "ppo": SeedBatchPPO,
     "rnppo": SeedBatchPPO,
+    "ppo_lstm": SeedBatchRecurrentPPO,
 }
 """Algorithms whose seeds can be trained together."""
 
@@ -389,11 +390,11 @@ def play(
     """
     shape = (envs.num_seeds, envs.num_envs)
     returns, lengths = np.full(shape, np.nan), np.zeros(shape, int)
-    observations = envs.reset()
+    observations, begins = envs.reset(), np.ones(shape, bool)
+    act = batch.player(noise)
     while np.isnan(returns).any():
-        drawn = None if noise is None else noise.draw()
-        step = envs.step(batch.predict(observations, noise is None, drawn))
-        observations = step.observations
+        step = envs.step(act(observations, begins))
+        observations, begins = step.observations, step.dones
         for episode in envs.finished:
             if np.isnan(returns[episode.seed, episode.env]):
                 returns[episode.seed, episode.env] = episode.reward

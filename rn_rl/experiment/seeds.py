@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import joblib
 import numpy as np
 import psutil
 import torch
 from rich.console import Console
-from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import (
-    VecEnv,
-)
+from sb3_contrib import RecurrentPPO
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 
 from rn_rl.errors import UserError
 from rn_rl.experiment import checkpoint
@@ -138,18 +139,26 @@ def bytes_of_seed(spec: RunSpec, env: VecEnv) -> int:
     weights = sum(p.numel() for p in model.policy.parameters())
     stored = (
         model.n_steps * env.num_envs * 2 * (row + 24)  # a rollout, and shuffled once more
-        if isinstance(model, PPO)
+        if isinstance(model, OnPolicyAlgorithm)
         else model.buffer_size * (2 * row + 16)
     )
     widths: list[int] = []
+
+    def count(_: Any, __: Any, out: Any) -> None:
+        widths.append((out[0] if isinstance(out, tuple) else out).numel())
+
     hooks = [
-        module.register_forward_hook(lambda _, __, out: widths.append(out.numel()))
+        module.register_forward_hook(count)
         for module in model.policy.modules()
         if not list(module.children())
     ]
-    observation = torch.zeros(1, *env.observation_space.shape, device=model.device)  # type: ignore[misc]
+    given = [torch.zeros(1, *env.observation_space.shape, device=model.device)]  # type: ignore[misc]
+    if isinstance(model, RecurrentPPO):
+        lstm: Any = model.policy.lstm_actor
+        state = (torch.zeros(lstm.num_layers, 1, lstm.hidden_size, device=model.device),) * 2
+        given += [RNNStates(state, state), torch.zeros(1, device=model.device)]  # type: ignore[list-item]
     with torch.no_grad():
-        model.policy(observation)
+        model.policy(*given)
     for hook in hooks:
         hook.remove()
     # 4 bytes; forward, backward and what is observed

@@ -176,7 +176,7 @@ def _observe_neurons(x: np.ndarray, state: np.ndarray) -> np.ndarray:
     sums[SUM_SQUARES] = ones @ d
     d *= _like(-0.5 / state[VAR], rows)
     sums[DENSITY] = ones @ np.exp(d, out=d)
-    return finite(sums)  # type: ignore[no-any-return]
+    return finite(sums)
 
 
 @lru_cache(maxsize=8)

@@ -165,7 +165,7 @@ def acts_as_its_agents(batch: SeedBatchPPO) -> None:
     """With the weights that it has now, convolutions too."""
     seen = np.moveaxis(batch.rollout["observations"][:8, :, 0], 1, 0)
     for _ in range(2):
-        actions, values, log_probs = batch.act(batch.last_observations, afresh=True)
+        actions, values, log_probs = batch.act(batch.last_observations, 0)
         for seed in range(batch.size):
             policy = batch.write_back(seed).policy
             given = [torch.from_numpy(x[seed]) for x in (batch.last_observations, actions)]

@@ -1,0 +1,306 @@
+"""PPO with an LSTM, for many seeds in one process."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sb3_contrib import RecurrentPPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from torch import Tensor, nn
+from torch.distributions import Categorical
+from torch.nn import functional as F  # noqa: N812
+
+from rn_rl.agents.lstm import along
+from rn_rl.agents.program import Program
+from rn_rl.agents.rows import rows
+from rn_rl.agents.seed_batch_ppo import SeedBatchPPO, over_patches, sample
+from rn_rl.agents.seed_envs import SeedEnvs
+from rn_rl.agents.streams import Streams
+from rn_rl.normalization import observation_weights, phase_norms
+
+
+def latents(
+    policy: Any,
+    features: Any,
+    state: Tensor,
+    keep: Tensor,
+    where: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What comes out of the hidden layers of actor and critic, and the state after the sequences.
+
+    Args:
+        policy: sb3-contrib's ``RecurrentActorCriticPolicy``, of one seed.
+        features: of the rows of the sequences, one sequence after the other, or of what ``where``
+            says; of actor and critic where they share none.
+        state: before the first step, ``(sequences, size)``: h and c of the actor's LSTM, then of the
+            critic's, if it has its own.
+        keep: ``(sequences, steps)``, 0 where an episode begins.
+        where: for each row, which of the features.
+    """
+    of_actor, of_critic = (
+        (features, features) if policy.share_features_extractor else (features[0], features[1])
+    )
+
+    def through(lstm: Any, x: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        inputs = F.linear(x, lstm.weight_ih_l0, lstm.bias_ih_l0 + lstm.bias_hh_l0)
+        inputs = inputs if where is None else rows(inputs, where)
+        hidden, cell = before.chunk(2, 1)
+        states, last = along(lstm, inputs.view(*keep.shape, -1), hidden, cell, keep)
+        return states.flatten(0, 1), torch.cat((states[:, -1], last), 1)
+
+    size = 2 * policy.lstm_actor.hidden_size
+    latent_pi, after = through(policy.lstm_actor, of_actor, state[:, :size])
+    if policy.lstm_critic is not None:
+        latent_vf, second = through(policy.lstm_critic, of_critic, state[:, size:])
+        after = torch.cat((after, second), 1)
+    elif policy.shared_lstm:
+        latent_vf = latent_pi.detach()
+    else:
+        latent_vf = policy.critic(of_critic)
+        latent_vf = latent_vf if where is None else rows(latent_vf, where)
+    heads = policy.mlp_extractor
+    return heads.forward_actor(latent_pi), heads.forward_critic(latent_vf), after
+
+
+class SeedBatchRecurrentPPO(SeedBatchPPO):
+    """sb3-contrib's RecurrentPPO for S seeds at once; see :class:`~rn_rl.agents.seed_batch.SeedBatch`.
+
+    sb3-contrib cuts a minibatch into sequences where episodes begin and pads them to the longest. Here
+    a sequence is what the minibatch has of one environment, through which the LSTM goes once; where an
+    episode begins in it, the state is 0. The numbers are the same, and all minibatches have one shape.
+
+    Args:
+        models, envs, compile: see :class:`~rn_rl.agents.SeedBatchPPO`.
+    """
+
+    model: Any
+
+    def __init__(
+        self, models: Sequence[RecurrentPPO], envs: SeedEnvs, compile: bool = False
+    ) -> None:
+        super().__init__(models, envs, compile)  # type: ignore[arg-type]
+        own = len(self.stack.tensors)
+        policy = self.model.policy
+        networks = 1 + (policy.lstm_critic is not None)
+        self.state_size = 2 * networks * policy.lstm_actor.hidden_size
+        shape = self.size, envs.num_envs, self.state_size
+        self.lstm_state = np.zeros(shape, np.float32)
+        """Of every environment, as :func:`latents` has it."""
+        self.states = np.zeros((self.model.n_steps, *shape), np.float32)
+        """The same before each step of the current rollout."""
+        self.shuffling = Streams(self.seeds, "sequences", (1,))
+        # what is observed would have other weights in the trunk than after it
+        if phase_norms(policy.features_extractor):
+            self.answers_by_row = False
+        self._modes = Program(self._compute_modes, constant=own, values=True)
+
+    @classmethod
+    def cannot(cls, model: BaseAlgorithm) -> str | None:
+        reason = super(SeedBatchPPO, cls).cannot(model)
+        if reason or not isinstance(model, RecurrentPPO):
+            return reason or f"{type(model).__name__} is not RecurrentPPO"
+        reason = cls.cannot_act(model)
+        if reason:
+            return reason
+        policy: Any = model.policy
+        if policy.lstm_actor.num_layers != 1 or policy.lstm_kwargs:
+            return "its LSTM has several layers or lstm_kwargs"
+        mixing = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+        if any(isinstance(m, mixing) for m in policy.modules()) or any(
+            norm.depends_on_batch for norm in phase_norms(policy).values()
+        ):
+            return "its normalizer looks at the padding of sequences, of which a batch has another"
+        return None
+
+    def _repeats(self) -> bool:
+        return False  # what a network answers depends on what it has seen before
+
+    def real_rows(self, given: Sequence[Tensor]) -> Tensor:
+        """1 for each row of :meth:`minibatches` that is not padding."""
+        return given[0]
+
+    def mean(self, x: Tensor, given: Sequence[Tensor]) -> Tensor:
+        real = self.real_rows(given)
+        return (x * real).sum(1) / real.sum(1)
+
+    def rows(self, x: Tensor, given: Sequence[Tensor]) -> Any:
+        return self.real_rows(given).sum(1)
+
+    def evaluate(self, own: Sequence[Tensor], actions: Tensor, *given: Tensor) -> Any:
+        levels = self.levels(given[3])
+
+        def evaluate(
+            policy: Any, a: Tensor, real: Tensor, state: Tensor, keep: Tensor, *asked: Tensor
+        ) -> Any:
+            x, *others = asked
+            with over_patches(others, levels) if levels else contextlib.nullcontext():
+                features = policy.extract_features(x)
+            with observation_weights(policy, real):
+                pi, vf, _ = latents(policy, features, state, keep, *others[levels:][:1])
+            distribution = policy._get_action_dist_from_latent(pi)
+            log_prob, entropy = distribution.log_prob(a), distribution.entropy()
+            values = policy.value_net(vf)[:, 0]
+            return values, log_prob, -log_prob if entropy is None else entropy
+
+        return self.stack.over_seeds(evaluate, own, actions, *given, training=True)
+
+    def _one_step(self, then: Callable[..., Any], tensors: Sequence[Tensor]) -> Any:
+        """``then(policy, latent_pi, latent_vf, ...)`` after one step of every environment; the state."""
+        *own, observations, state, keep = tensors[: len(self.stack.tensors) + 3]
+        more = tensors[len(own) + 3 :]
+
+        def one(policy: Any, x: Tensor, s: Tensor, k: Tensor, *given: Tensor) -> Any:
+            pi, vf, after = latents(policy, policy.extract_features(x), s, k[:, None])
+            return then(policy, pi, vf, *given), after
+
+        return self.stack.over_seeds(one, own, observations, state, keep, *more)
+
+    def _compute_act(self, *tensors: Tensor) -> Any:
+        def act(policy: Any, pi: Tensor, vf: Tensor, uniform: Tensor) -> Any:
+            distribution = policy._get_action_dist_from_latent(pi)
+            actions = sample(distribution, uniform)
+            return actions, policy.value_net(vf)[:, 0], distribution.log_prob(actions)
+
+        return self._one_step(act, tensors)
+
+    def _compute_modes(self, *tensors: Tensor) -> Any:
+        def mode(policy: Any, pi: Tensor, vf: Tensor) -> Tensor:
+            return policy._get_action_dist_from_latent(pi).mode()
+
+        return self._one_step(mode, tensors)
+
+    def _compute_values(self, *tensors: Tensor) -> Tensor:
+        def values(policy: Any, pi: Tensor, vf: Tensor) -> Tensor:
+            return policy.value_net(vf)[:, 0]
+
+        found: Tensor = self._one_step(values, tensors)[0]
+        return found
+
+    def _compute_parameters(self, *tensors: Tensor) -> Any:
+        """As if each observation began an episode."""
+        *own, observations = tensors
+        shape = observations.shape[:2]
+        state = observations.new_zeros(*shape, self.state_size, dtype=tensors[0].dtype)
+
+        def parameters(policy: Any, pi: Tensor, vf: Tensor) -> tuple[Tensor, ...]:
+            given = policy._get_action_dist_from_latent(pi).distribution
+            if isinstance(given, Categorical):
+                return (given.logits,)
+            return given.mean, given.stddev
+
+        found, _ = self._one_step(parameters, [*own, observations, state, state[..., 0]])
+        return found
+
+    def asked_step(
+        self, observations: np.ndarray, state: np.ndarray, begins: np.ndarray
+    ) -> list[Tensor]:
+        """One step of every environment, as the programs take it."""
+        keep = 1 - begins.astype(np.float32)
+        given = [self.tensor(observations), self.tensor(state), self.tensor(keep)]
+        dtype = self.stack.weights.dtype
+        return [*self.stack.tensors, given[0], *(x.to(dtype) for x in given[1:])]
+
+    def act(self, observations: np.ndarray, t: int) -> tuple[np.ndarray, ...]:
+        self.states[t] = self.lstm_state
+        given = self.asked_step(observations, self.lstm_state, self.starts)
+        found, after = self._act(*given, self.tensor(self.sampling.draw()))
+        self.lstm_state = after.cpu().numpy().astype(np.float32)
+        return tuple(part.cpu().numpy() for part in found)
+
+    def values(self, observations: np.ndarray) -> np.ndarray:
+        """V of observations that follow on the present state."""
+        return self._values_after(observations, np.zeros_like(self.starts))
+
+    def last_values(self) -> np.ndarray:
+        assert self.last_observations is not None
+        return self._values_after(self.last_observations, self.starts)
+
+    def _values_after(self, observations: np.ndarray, begins: np.ndarray) -> np.ndarray:
+        return self._values(*self.asked_step(observations, self.lstm_state, begins)).cpu().numpy()
+
+    def player(self, noise: Streams | None) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        state: np.ndarray | None = None
+
+        def play(observations: np.ndarray, begins: np.ndarray) -> np.ndarray:
+            nonlocal state
+            if state is None:
+                state = np.zeros((*observations.shape[:2], self.state_size), np.float32)
+            given = self.asked_step(observations, state, begins)
+            if noise is None:
+                actions, after = self._modes(*given)
+            else:
+                (actions, _, _), after = self._act(*given, self.tensor(noise.draw()))
+            state = after.cpu().numpy()
+            return self.within_bounds(actions.cpu().numpy())
+
+        return play
+
+    def predict(
+        self, observations: np.ndarray, deterministic: bool = True, noise: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Actions as if each observation began an episode; :meth:`player` remembers."""
+        state = np.zeros((*observations.shape[:2], self.state_size), np.float32)
+        given = self.asked_step(observations, state, np.ones(observations.shape[:2]))
+        if deterministic:
+            actions, _ = self._modes(*given)
+        else:
+            assert noise is not None
+            (actions, _, _), _ = self._act(*given, self.tensor(noise))
+        return self.within_bounds(actions.cpu().numpy())
+
+    def minibatches(self) -> Iterator[tuple[np.ndarray, Sequence[Tensor]]]:
+        model, envs = self.model, self.envs.num_envs
+        steps = model.n_steps
+        total = steps * envs
+        split = (self.shuffling.draw()[:, :1] * total).astype(np.int64)
+        seeds = np.arange(self.size)[:, None]
+        dtype = self.stack.weights.dtype
+        for begin in range(0, total, model.batch_size):
+            count = min(model.batch_size, total - begin)
+            sequence, step, row = sequences(split + begin, count, steps, total)
+            shape = self.size, -(-count // steps) + 1, steps
+            chosen = np.zeros(shape, np.int64)
+            real = np.zeros(shape, np.float32)
+            env, t = np.divmod(row, steps)
+            chosen[seeds, sequence, step] = t * envs + env
+            real[seeds, sequence, step] = 1
+            first = np.divmod(chosen[:, :, 0], envs)
+            states = self.states[first[0], seeds, first[1]]
+            begins = self.rollout["starts"][chosen // envs, seeds[:, :, None], chosen % envs]
+            given = (real.reshape(self.size, -1), states, 1 - begins)
+            yield chosen.reshape(self.size, -1), [self.tensor(x).to(dtype) for x in given]
+
+    def state(self, seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        arrays, plain = super().state(seed)
+        return {**arrays, "lstm": self.lstm_state[seed]}, plain
+
+    def restore(self, stored: Sequence[tuple[Mapping[str, np.ndarray], dict[str, Any]]]) -> None:
+        super().restore(stored)
+        self.lstm_state = np.stack([arrays["lstm"] for arrays, _ in stored])
+
+
+def sequences(
+    begin: np.ndarray, count: int, steps: int, total: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """So many rows of a rollout from ``begin`` on, round its end, cut where an environment begins.
+
+    Args:
+        begin: ``(seeds, 1)``.
+        count: rows.
+        steps: of each environment, one environment after the other.
+        total: rows of the rollout.
+
+    Returns:
+        For each row its sequence, its step within that, and its place in the rollout,
+        ``(seeds, count)``.
+    """
+    along = np.arange(count)
+    row = (begin + along) % total
+    new = row % steps == 0
+    new[:, 0] = True
+    first = np.maximum.accumulate(np.where(new, along, 0), 1)
+    return new.cumsum(1) - 1, along - first, row

@@ -356,7 +356,8 @@ def show(
         where = f"one process on one {device}"
     table = Table(title=f"many seeds in {where}: median of interleaved rounds")
     for column in columns:
-        table.add_column(column, justify="left" if column == "case" else "right")
+        left = column == "case"
+        table.add_column(column, justify="left" if left else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     Console().print(table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -250,6 +251,8 @@ def run_seed_speed(config: SeedSpeedConfig) -> None:
     lines, shares = [], {}
     for case in config.cases:
         with contextlib.ExitStack() as stack:
+            if config.device == "cpu":
+                stack.enter_context(on_cores(max(config.jobs, config.threads)))
             timed: dict[str, Timed] = {}
             for norm in config.norms:
                 batch, single = build(case, norm, config)
@@ -270,6 +273,20 @@ def run_seed_speed(config: SeedSpeedConfig) -> None:
                     each.measure()
             lines.extend(summarize(case, timed, device_name(config)))
     show(config, lines, shares)
+
+
+@contextlib.contextmanager
+def on_cores(count: int) -> Iterator[None]:
+    """In this context the process and what it starts have so many cores, where a system can say so."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[-count:])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _learn(model: BaseAlgorithm) -> Callable[[int], None]:

@@ -214,9 +214,12 @@ class SeedBatch(ABC, Generic[Model]):
         """Mean KL(before || after) of the last commit as a step of the policy, ``(seeds,)``.
 
         Args:
-            rows: observations on which it is measured; None if there are none yet.
+            rows: observations on which it is measured.
+
+        Returns:
+            None if there are none yet, or there has been no commit since this batch was made.
         """
-        observations = self.seen(rows)
+        observations = self.seen(rows) if self.stack.committed else None
         if observations is None:
             return None
         before = self.policies(self.stack.before_commit(), observations)

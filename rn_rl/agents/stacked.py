@@ -60,7 +60,8 @@ class SeedStack:
             owner, _, buffer = name.rpartition(".")
             if owner in self.norms:
                 self.norms[owner]._buffers[buffer] = tensor
-                self.norms[owner]._state_before_commit = tensor  # until the first commit
+        self.committed = False
+        """Whether :meth:`before_commit` is known: not until the first commit here."""
         captured = bool(self.norms) and self.weights.is_cuda
         self._commit = Captured(self._commit_all, 0) if captured else self._commit_all
 
@@ -71,6 +72,7 @@ class SeedStack:
         """
         if self.training and not mode:
             self._commit()
+            self.committed = True
         self.training = mode
 
     def _commit_all(self) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
+from sb3_contrib import RecurrentPPO
 from stable_baselines3 import DQN, PPO
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -26,6 +27,9 @@ from rn_rl.experiment.train import TrainingStopped, resolve
 
 DQN_SETTINGS = ("learning_starts=100", "train_freq=8", "gradient_steps=2", "batch_size=16")
 PPO_SETTINGS = ("n_steps=32", "batch_size=64", "n_epochs=2")
+
+
+LSTM_SETTINGS = (*PPO_SETTINGS, "normalize=false", "policy_kwargs.lstm_hidden_size=8")
 
 
 def several(out: Path, console: Console | None = None, **options: Any) -> list[Run]:
@@ -60,6 +64,7 @@ def episodes(run: Run) -> np.ndarray:
         (DQN, {}),
         (PPO, {"algo": "ppo", "set": PPO_SETTINGS, "n_envs": 2, "timesteps": 640}),
         (RNPPO, {"algo": "rnppo", "set": PPO_SETTINGS, "n_envs": 2, "timesteps": 640}),
+        (RecurrentPPO, {"algo": "ppo_lstm", "set": LSTM_SETTINGS, "n_envs": 2, "timesteps": 640}),
     ],
 )
 def test_a_batch_leaves_ordinary_runs(tmp_path, vector_env, cls, options):
@@ -123,6 +128,7 @@ def test_one_goes_on_alone_from_its_zip(tmp_path):
     [
         {},
         {"algo": "ppo", "n_envs": 2, "set": (*PPO_SETTINGS, "normalize=true"), "timesteps": 640},
+        {"algo": "ppo_lstm", "n_envs": 2, "set": LSTM_SETTINGS, "timesteps": 640},
     ],
 )
 def test_ctrl_c_then_resume_is_the_uninterrupted_batch_bit_for_bit(interrupting, tmp_path, options):
@@ -145,6 +151,20 @@ def test_ctrl_c_then_resume_is_the_uninterrupted_batch_bit_for_bit(interrupting,
         assert np.array_equal(episodes(a), episodes(b))
 
 
+@pytest.mark.parametrize("algo", ["ppo", "ppo_lstm"])
+def test_a_batch_that_is_done_goes_further(algo, tmp_path):
+    """It begins between two phases, after a commit of which only the outcome is known."""
+    settings = {"ppo": PPO_SETTINGS, "ppo_lstm": LSTM_SETTINGS}[algo]
+    options = {"set": settings, "vector_env": "gymnasium", "timesteps": 256}
+    runs = several(tmp_path, algo=algo, n_envs=2, **options)
+    before = [len(np.load(run.code_length_file)["commit_kl"]) for run in runs]
+    resumed = TrainConfig(resume=runs[0].folder, timesteps=512, quiet=True)
+    for run, kls in zip(train_seeds(resumed, Console(quiet=True)), before, strict=True):
+        records = np.load(run.code_length_file)
+        assert records["timesteps"].max() == 448 and (np.diff(records["timesteps"]) > 0).all()
+        assert len(records["commit_kl"]) > kls and (records["commit_kl"][kls:] > 0).all()
+
+
 def test_with_envpool_a_stopped_batch_goes_on_with_new_episodes(tmp_path):
     runs = several(tmp_path, timesteps=400, vector_env="envpool")
     before = len(episodes(runs[0]))
@@ -163,7 +183,9 @@ def test_what_cannot_be_trained_together_goes_one_by_one_and_says_so(tmp_path, c
     options = {"algo": "a2c", "set": (), "n_envs": 2, "timesteps": 100, "eval_freq": 0, "seeds": 2}
     runs = several(tmp_path, console, engine="auto", **options)
     assert [run.read_spec().seed for run in runs] == [4, 5]
-    assert "a2c is not one of dqn, ppo, rnppo" in " ".join(capsys.readouterr().out.split())
+    assert "a2c is not one of dqn, ppo, rnppo, ppo_lstm" in " ".join(
+        capsys.readouterr().out.split()
+    )
     with pytest.raises(UserError, match="--engine batch: a2c is not one of"):
         several(tmp_path, **options)
 

@@ -11,10 +11,6 @@ import torch
 from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.distributions import (
-    CategoricalDistribution,
-    Distribution,
-)
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 from torch.distributions import Categorical, Normal
@@ -23,9 +19,9 @@ from torch.distributions import Distribution as TorchDistribution
 from rn_rl.agents.distinct import answers_by_row, counted, distinct, number_rows
 from rn_rl.agents.logging import evenly_spaced
 from rn_rl.agents.memo import Memo
-from rn_rl.agents.patches import OverPatches, Patches, PatchNumbering, convolutions
+from rn_rl.agents.on_policy import components, over_patches, sample, values_and_distribution
+from rn_rl.agents.patches import Patches, PatchNumbering, convolutions
 from rn_rl.agents.program import Program
-from rn_rl.agents.rows import rows
 from rn_rl.agents.seed_batch import SeedBatch, clip_gradients
 from rn_rl.agents.seed_envs import SeedEnvs
 from rn_rl.agents.streams import Streams
@@ -37,25 +33,6 @@ LOSSES = (
     "train/approx_kl",
 )
 """What an update gives, by the names that SB3 logs."""
-
-
-def sample(distribution: Distribution, uniform: Tensor) -> Tensor:
-    """Actions from uniform random numbers ``(n, components)``, by the inverse of a distribution.
-
-    Discrete actions have one component.
-    """
-    if isinstance(distribution, CategoricalDistribution):
-        below = distribution.distribution.probs.double().cumsum(1)[:, :-1] < uniform.double()
-        return below.sum(1)
-    gaussian: Any = distribution.distribution
-    tiny = torch.finfo(torch.float32).eps
-    normal = torch.special.ndtri(uniform.clamp(tiny, 1 - tiny))
-    return gaussian.mean + gaussian.stddev * normal.to(gaussian.mean.dtype)
-
-
-def components(space: spaces.Space) -> int:
-    """Uniform random numbers that one action takes."""
-    return 1 if isinstance(space, spaces.Discrete) else int(np.prod(space.shape or ()))
 
 
 class SeedBatchPPO(SeedBatch[PPO]):
@@ -179,14 +156,13 @@ class SeedBatchPPO(SeedBatch[PPO]):
         actions, old_values, old_log_prob, advantages, returns, *given = tensors[len(own) :]
         clip, clip_value, *given = given
         model = self.model
-        count = self.stack.parameters
-        leaves = [t.detach().requires_grad_() for t in own[:count]]
-        own[:count] = leaves
+        leaves = [t.detach().requires_grad_() for t in own[: self.stack.parameters]]
+        own[: len(leaves)] = leaves
         values, log_prob, entropy = self.evaluate(own, actions, *given)
         if model.normalize_advantage and advantages.shape[1] > 1:
             centred = advantages - self.mean(advantages, given)[:, None]
-            rows = self.rows(advantages, given)
-            squares = self.mean(centred.square(), given) * (rows / (rows - 1))
+            count = self.rows(advantages, given)
+            squares = self.mean(centred.square(), given) * (count / (count - 1))
             advantages = centred / (squares.sqrt()[:, None] + 1e-8)
         log_ratio = log_prob - old_log_prob
         ratio = log_ratio.exp()
@@ -467,32 +443,3 @@ class SeedBatchPPO(SeedBatch[PPO]):
         order = self.shuffling.draw().argsort(1)
         for begin in range(0, order.shape[1], self.model.batch_size):
             yield order[:, begin : begin + self.model.batch_size], ()
-
-
-def over_patches(others: Sequence[Tensor], levels: int) -> OverPatches:
-    """The context for what :meth:`SeedBatchPPO.asked` gave of patches, for one seed."""
-    *windows, images = others[:levels]
-    return OverPatches(windows, images)
-
-
-def values_and_distribution(
-    policy: ActorCriticPolicy, x: Tensor, where: Tensor | None = None
-) -> tuple[Tensor, Distribution]:
-    """What ``ActorCriticPolicy.forward`` computes before it samples, for all rows of x or for these."""
-    features = policy.extract_features(x)
-    if policy.share_features_extractor:
-        latent_pi, latent_vf = policy.mlp_extractor(features)
-    else:
-        latent_pi = policy.mlp_extractor.forward_actor(features[0])
-        latent_vf = policy.mlp_extractor.forward_critic(features[1])
-    values = policy.value_net(latent_vf)
-    discrete = isinstance(policy.action_dist, CategoricalDistribution)
-    if where is not None and not discrete:
-        latent_pi = rows(latent_pi, where)
-    distribution = policy._get_action_dist_from_latent(latent_pi)
-    if where is None:
-        return values, distribution
-    if discrete:  # a few logits are looked up faster than what they are made from
-        categorical: Any = distribution.distribution
-        distribution = distribution.proba_distribution(rows(categorical.logits, where))
-    return rows(values, where), distribution

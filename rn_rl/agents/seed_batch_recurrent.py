@@ -15,9 +15,10 @@ from torch.distributions import Categorical
 from torch.nn import functional as F  # noqa: N812
 
 from rn_rl.agents.lstm import along
+from rn_rl.agents.on_policy import over_patches, sample
 from rn_rl.agents.program import Program
 from rn_rl.agents.rows import rows
-from rn_rl.agents.seed_batch_ppo import SeedBatchPPO, over_patches, sample
+from rn_rl.agents.seed_batch_ppo import SeedBatchPPO
 from rn_rl.agents.seed_envs import SeedEnvs
 from rn_rl.agents.streams import Streams
 from rn_rl.normalization import observation_weights, phase_norms

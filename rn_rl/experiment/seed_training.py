@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from rn_rl.agents import SeedBatch, SeedBatchDQN, SeedBatchPPO, SeedBatchRecurrentPPO
-from rn_rl.agents.seed_batch_ppo import components
+from rn_rl.agents.on_policy import components
 from rn_rl.agents.seed_envs import SeedEnvs, VecSeedEnvs
 from rn_rl.agents.streams import Streams
 from rn_rl.experiment import checkpoint

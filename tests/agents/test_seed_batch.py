@@ -22,8 +22,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rn_rl.agents import SeedBatchDQN, SeedBatchPPO
 from rn_rl.agents.distinct import STEP, answers_by_row, number_rows
+from rn_rl.agents.on_policy import sample
 from rn_rl.agents.seed_batch import without_subnormals
-from rn_rl.agents.seed_batch_ppo import sample
 from rn_rl.agents.seed_envs import VecSeedEnvs
 from rn_rl.agents.streams import Streams
 from rn_rl.errors import UserError

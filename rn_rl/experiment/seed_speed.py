@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
 from rn_rl.agents import SeedBatch, SeedBatchDQN
@@ -25,6 +26,7 @@ from rn_rl.errors import UserError, unknown
 from rn_rl.experiment.config import TrainConfig
 from rn_rl.experiment.fast_envs import env_seeds, fast_envs, no_envpool
 from rn_rl.experiment.files import markdown_table, replace_block
+from rn_rl.experiment.hyperparameters import import_name
 from rn_rl.experiment.run import RunSpec
 from rn_rl.experiment.seed_training import BATCHES, make_model
 from rn_rl.experiment.train import resolve
@@ -135,7 +137,19 @@ def build(
     envs = fast_envs(spec, env_seeds(seeds, spec.n_envs, 0), trial)
     batch = BATCHES[spec.algo](models, envs, compile=config.compile)
     spec.device = "cpu"
-    return batch, make_model(spec, spec.make_env())
+    return batch, make_model(spec, stock_env(spec))
+
+
+def stock_env(spec: RunSpec) -> VecEnv:
+    """The environments as who uses SB3 makes them, without what our own runs put around them."""
+    wrapper = spec.hyperparameters.get("env_wrapper")
+    return make_vec_env(
+        spec.env,
+        spec.n_envs,
+        seed=0,
+        env_kwargs=spec.hyperparameters.get("env_kwargs"),
+        wrapper_class=import_name(wrapper) if wrapper else None,
+    )
 
 
 def go_on(batch: SeedBatch[Any]) -> Callable[[int], None]:

@@ -13,7 +13,7 @@ from torch.nn.utils import parameters_to_vector
 
 from rn_rl.agents.captured import Captured
 from rn_rl.agents.convolution import StackedConvolutions
-from rn_rl.normalization import phase_norms
+from rn_rl.normalization import PhaseNorm, phase_norms
 
 
 class SeedStack:
@@ -56,14 +56,31 @@ class SeedStack:
             self.tensors.append(torch.stack([o[name] for o in others], axis))
             self.names.append(name)
             self.axes.append(axis)
-        for name, tensor in zip(self.names, self.tensors, strict=True):
-            owner, _, buffer = name.rpartition(".")
-            if owner in self.norms:
-                self.norms[owner]._buffers[buffer] = tensor
+        self.committing = [self._committing(group) for group in self._groups()]
+        """Normalizers that hold the states of all that commit alike, and whose states those are."""
         self.committed = False
         """Whether :meth:`before_commit` is known: not until the first commit here."""
         captured = bool(self.norms) and self.weights.is_cuda
         self._commit = Captured(self._commit_all, 0) if captured else self._commit_all
+
+    def _groups(self) -> list[list[str]]:
+        groups: dict[Any, list[str]] = {}
+        for name, norm in self.norms.items():
+            like = norm.commits_like
+            groups.setdefault(name if like is None else like, []).append(name)
+        return list(groups.values())
+
+    def _committing(self, group: list[str]) -> tuple[PhaseNorm, list[str]]:
+        """Put the states of these normalizers side by side, and give what commits them as one."""
+        leader = copy.deepcopy(self.norms[group[0]])
+        for buffer in ("running_state", "pending_sums"):
+            places = [self.names.index(f"{name}.{buffer}") for name in group]
+            whole = torch.cat([self.tensors[i] for i in places], 1)
+            leader._buffers[buffer] = whole
+            for name, i, part in zip(group, places, whole.split(self.size, 1), strict=True):
+                self.tensors[i] = self.norms[name]._buffers[buffer] = part
+        leader._state_before_commit = leader.running_state
+        return leader, group
 
     def set_training_mode(self, mode: bool) -> None:
         """As SB3's, and as there the normalizers commit when training ends.
@@ -76,12 +93,18 @@ class SeedStack:
         self.training = mode
 
     def _commit_all(self) -> None:
-        for norm in self.norms.values():
-            norm.commit()
+        for leader, _ in self.committing:
+            leader.commit()
 
     def before_commit(self) -> list[Tensor]:
         """The tensors with the normalizer states of before the last commit."""
-        old = {f"{name}.running_state": n._state_before_commit for name, n in self.norms.items()}
+        old = {
+            f"{name}.running_state": state
+            for leader, group in self.committing
+            for name, state in zip(
+                group, leader._state_before_commit.split(self.size, 1), strict=True
+            )
+        }
         named = zip(self.names, self.tensors, strict=True)
         return [old.get(name, tensor) for name, tensor in named]
 

@@ -70,6 +70,14 @@ class PhaseNorm(nn.Module, ABC):
         """The output for x under the frozen state; pure."""
 
     @property
+    def commits_like(self) -> Any:
+        """Normalizers for which this is equal commit column by column, in the same way.
+
+        So they can commit as one, with their columns side by side; None: this one by itself.
+        """
+        return None
+
+    @property
     @abstractmethod
     def gain(self) -> Tensor:
         """The factor that the frozen state applies, ``(F,)``."""

@@ -157,6 +157,12 @@ class RegularityNorm(PhaseNorm):
             arrays = state.numpy(), pending.numpy()
             return torch.from_numpy(functional.commit(*arrays, self.decay, self.eps))
 
+    @property
+    def commits_like(self) -> Any:
+        if self.commit_on == "forward":
+            return None
+        return "regularity", self.decay, self.eps, self.frozen, self.running_state.shape[-1]
+
     def apply_state(self, x: Tensor) -> Tensor:
         state: Any = self._buffers["running_state"]
         if self.axis == "sample":

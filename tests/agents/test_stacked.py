@@ -142,3 +142,35 @@ def test_operations_write_over_nothing_that_is_still_looked_at():
     [recorded] = program._recorded.values()
     targets = {str(node.target) for node in recorded.rest.graph.nodes}
     assert {"aten.add_.Tensor", "aten.relu_.default"} <= targets
+
+
+@pytest.mark.parametrize(
+    ("spec", "groups"),
+    [("rn", 1), ("rn+rsn", 1), ("rn+rn(half_life=5)", 2), ("rln+rn", 2), ("bn", 3), ("none", 0)],
+)
+def test_what_commits_alike_commits_as_one(spec, groups):
+    """And every state comes out as that of a normalizer by itself."""
+    alone = [
+        nn.Sequential(
+            *(m for _ in range(3) for m in (nn.Linear(5, 5), *make_normalizers(spec, 5)))
+        ).double()
+        for _ in "ab"
+    ]
+    stack = SeedStack(alone)
+    assert len(stack.committing) == groups
+    x = torch.randn(2, 9, 5).double()
+    for _ in range(4):
+        x = x + 1
+        before = [state.clone() for state in stack.running()]
+        stack.set_training_mode(True)
+        stack.over_seeds(lambda module, x: module(x), stack.tensors, x, training=True)
+        stack.set_training_mode(False)
+        named = dict(zip(stack.names, stack.before_commit(), strict=True))
+        kept = [named[name] for name in stack.names if "running_" in name]
+        assert all(torch.equal(a, b) for a, b in zip(kept, before, strict=True))
+        for seed, module in enumerate(alone):
+            module.train()(x[seed])
+            module.eval()
+            mine, theirs = stack.of_seed(seed), module.state_dict()
+            for name, value in theirs.items():
+                torch.testing.assert_close(mine[name], value, rtol=1e-10, atol=1e-10)

@@ -49,7 +49,7 @@ def code_length(log_mass: Any, log_density: Any) -> Any:
     return log_mass - log_density
 
 
-MOST_OBSERVED = 32
+MOST_OBSERVED = 64
 """Samples of one batch that are observed at most."""
 
 MOST_CODED = 64
@@ -57,10 +57,10 @@ MOST_CODED = 64
 
 
 def step_of(rows: int) -> int:
-    """The k of a batch of which every k-th sample is observed, where no weights say which: at most 32.
+    """The k of a batch of which every k-th sample is observed, where no weights say which: at most 64.
 
-    So many settle the mean of a neuron to a sixth of its standard deviation, a phase of ten batches
-    to an eighteenth, and looking at all of a large batch costs more than applying the state does.
+    So many settle the mean of a neuron to an eighth of its standard deviation, a phase of ten batches
+    to a twenty-fifth, and looking at all of a large batch costs more than applying the state does.
     Every k-th is a random choice of a shuffled batch, and spread evenly over one in order. The
     published RN (``commit="forward"``) looks at all.
     """

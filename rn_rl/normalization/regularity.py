@@ -57,7 +57,7 @@ class RegularityNorm(PhaseNorm):
     State:
         ``running_state``: rows mean, variance, elements, log code mass, phases, gain (``"phase"``);
         or mean, std, elements, log code mass (``"forward"``). ``pending_sums``: see
-        :mod:`rn_rl.normalization.functional`. Of more than 32 samples, 32 or fewer are observed:
+        :mod:`rn_rl.normalization.functional`. Of more than 64 samples, 64 or fewer are observed:
         :func:`~rn_rl.normalization.functional.observed`. A batch with a NaN or an infinity, or with
         squares too large for its precision, is skipped for the codes it touches.
 

@@ -101,8 +101,8 @@ def test_a_shadow_like_the_normalizer_itself_holds_the_same_bits(watched):
 
 def test_shadows_weigh_by_age_and_forget_as_they_are_named(watched):
     model, norms = watched
-    step = step_of(model.batch_size)  # without weights every fourth sample is observed
-    assert step == 4
+    step = step_of(model.batch_size)  # without weights every second sample is observed
+    assert step == 2
     for norm in norms:
         shadows = dict(norm.get_submodule("shadows").named_children())
         counts = {name: float(m.running_state[COUNT]) for name, m in shadows.items()}

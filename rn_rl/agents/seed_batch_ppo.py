@@ -350,10 +350,6 @@ class SeedBatchPPO(SeedBatch[PPO]):
         """V of ``(seeds, n, ...)`` observations."""
         return self._values(*self.stack.tensors, self.tensor(observations)).cpu().numpy()
 
-    def future_values(self, observations: np.ndarray) -> np.ndarray:
-        """V of what the last actions led to."""
-        return self.values(observations)
-
     def last_values(self) -> np.ndarray:
         """V of what comes after the rollout."""
         assert self.last_observations is not None
@@ -369,7 +365,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
         step = self.envs.step(self.within_bounds(actions))
         rewards = step.rewards
         if step.timeouts.any():  # an episode that was cut off would have gone on
-            future = self.future_values(step.next_observations)
+            future = self.values(step.next_observations)
             rewards = rewards + self.model.gamma * np.where(step.timeouts, future, 0)
         row = (observations, actions, values, log_probs, rewards, self.starts)
         for array, value in zip(self.rollout.values(), row, strict=True):

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.base_class import BaseAlgorithm
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Categorical
 from torch.nn import functional as F  # noqa: N812
 
+from rn_rl.agents.distinct import answers_by_row
 from rn_rl.agents.lstm import along
 from rn_rl.agents.on_policy import over_patches, sample
 from rn_rl.agents.program import Program
@@ -110,26 +111,19 @@ class SeedBatchRecurrentPPO(SeedBatchPPO):
         policy: Any = model.policy
         if policy.lstm_actor.num_layers != 1 or policy.lstm_kwargs:
             return "its LSTM has several layers or lstm_kwargs"
-        mixing = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-        if any(isinstance(m, mixing) for m in policy.modules()) or any(
-            norm.depends_on_batch for norm in phase_norms(policy).values()
-        ):
+        if not answers_by_row(policy):
             return "its normalizer looks at the padding of sequences, of which a batch has another"
         return None
 
     def _repeats(self) -> bool:
         return False  # what a network answers depends on what it has seen before
 
-    def real_rows(self, given: Sequence[Tensor]) -> Tensor:
-        """1 for each row of :meth:`minibatches` that is not padding."""
-        return given[0]
-
     def mean(self, x: Tensor, given: Sequence[Tensor]) -> Tensor:
-        real = self.real_rows(given)
+        real, *_ = given  # 1 for each row of minibatches() that is not padding
         return (x * real).sum(1) / real.sum(1)
 
     def rows(self, x: Tensor, given: Sequence[Tensor]) -> Any:
-        return self.real_rows(given).sum(1)
+        return given[0].sum(1)
 
     def evaluate(self, own: Sequence[Tensor], actions: Tensor, *given: Tensor) -> Any:
         levels = self.levels(given[3])

@@ -105,8 +105,7 @@ class VecSeedEnvs(SeedEnvs):
 def keep_config(pool: Any) -> None:
     """Have a pool of envpool look up what it is made of once.
 
-    It puts its ``config`` together anew at every step, and twice at a reset: a third of the time of 50
-    CartPoles.
+    It puts its ``config`` together anew at every step, and twice at a reset.
     """
     kind: Any = type(pool)
     # past its metaclass, which makes classes of environments

@@ -91,6 +91,10 @@ class ReproduceConfig:
     """Compile the updates of seed batches: slower to start, then faster."""
     address: Annotated[str | None, shown_as("HOST:PORT")] = None
     """Ray cluster."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    threads: int = 1
+    """Threads of torch and of envpool in each process."""
     quiet: bool = False
     """No progress display."""
 
@@ -142,6 +146,8 @@ def run_reproduce(config: ReproduceConfig) -> None:
         jobs=config.jobs,
         compile=config.compile,
         address=config.address,
+        device=config.device,
+        threads=config.threads,
         quiet=config.quiet,
         final_episodes=1,
         eval_freq=max(protocol.timesteps // 5, 1),

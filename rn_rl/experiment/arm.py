@@ -35,8 +35,13 @@ def number(value: float) -> str:
     """As many digits as a return or a timestep needs."""
     if math.isinf(value):
         return "never"
+    return f"{value:,.{decimals(value)}f}"
+
+
+def decimals(value: float) -> int:
+    """Digits after the point that a return or a timestep needs."""
     size = abs(value)
-    return f"{value:,.0f}" if size >= 1000 else f"{value:.1f}" if size >= 20 else f"{value:.2f}"
+    return 0 if size >= 1000 else 1 if size >= 20 else 2
 
 
 @dataclass

@@ -82,7 +82,7 @@ class ReproduceConfig:
     add: bool = False
     """To the runs in RESULTS/TASK.csv, from whatever machine: train only what is not there."""
     readme: Annotated[Path | None, shown_as("FILE")] = None
-    """Also write the protocol's table of both DQN tasks into this document, between its marks."""
+    """Also write the protocol's table of all tasks into this document, between its marks."""
     engine: str = "auto"
     """auto, process, batch or ray, as of 'rn-rl compare'."""
     jobs: Annotated[int | None, shown_as("N")] = None

@@ -14,7 +14,7 @@ from scipy import stats
 
 from rn_rl.errors import UserError
 from rn_rl.experiment import plots, statistics
-from rn_rl.experiment.arm import Estimate
+from rn_rl.experiment.arm import Estimate, decimals
 from rn_rl.experiment.comparison import Comparison, compare, correct
 from rn_rl.experiment.files import markdown_table, replace_block, shipped, whole
 from rn_rl.experiment.progress import say
@@ -109,14 +109,16 @@ COLUMNS = ["arm", "seeds", "last 50 episodes", "95% interval", "by fifths of the
 def table_rows(what: str, results: list[Result]) -> list[list[str]]:
     """Our figures, mean ± standard error over runs as the paper has them, beside the paper's."""
     rows = []
+    digits = decimals(max(abs(result.estimate.value) for result in results))
+    rough = 2 if digits == 2 else 0
     for result in results:
-        error = f" ± {stats.sem(result.last):.1f}" if len(result.last) > 1 else ""
+        error = f" ± {stats.sem(result.last):.{digits}f}" if len(result.last) > 1 else ""
         found = result.estimate
-        fifths = ", ".join(f"{value:.0f}" for value in result.fifths.mean(0))
+        fifths = ", ".join(f"{value:.{rough}f}" for value in result.fifths.mean(0))
         paper = shipped("paper_results.yml")[what].get(result.arm.name)
         published = f"{paper[0]} ± {paper[1]}" if paper else ""
-        shown = f"{found.value:.1f}{error}"
-        interval = f"[{found.low:.1f}, {found.high:.1f}]"
+        shown = f"{found.value:.{digits}f}{error}"
+        interval = f"[{found.low:.{digits}f}, {found.high:.{digits}f}]"
         rows.append([result.arm.name, str(len(result.last)), shown, interval, fifths, published])
     return rows
 
@@ -131,7 +133,7 @@ def costs(protocol: Protocol, results: list[Result]) -> str:
     speed = f"{sum(run.timesteps for run in known) / seconds:,.0f} timesteps/s of a process"
     of = "" if len(known) == len(runs) else f" of {len(runs)}"
     told = (
-        f"Cost: {len(known)}{of} trainings took {duration(seconds)} of one process here ({speed})."
+        f"Cost: {len(known)}{of} trainings took {duration(seconds)} of one process ({speed})."
     )
     published = shipped("paper_results.yml")["timesteps_per_second"]
     theirs = [
@@ -260,12 +262,12 @@ def read_runs(path: Path) -> list[Trained]:
     return runs
 
 
-README_TASKS = ("cartpole", "lunarlander")
+README_TASKS = tuple(PROTOCOLS)
 """Whose protocol the README has one table of."""
 
 
 def readme_block(folder: Path) -> str:
-    """One table of the protocol on both tasks, and the answers that matter most, from CSV files."""
+    """One table of the protocol on all tasks, and the answers that matter most, from CSV files."""
     columns, answers, lengths = ["arm"], [], []
     cells: dict[str, list[str]] = {}
     for what in README_TASKS:
@@ -275,11 +277,11 @@ def readme_block(folder: Path) -> str:
         protocol = PROTOCOLS[what]
         study = paper_and_controls(protocol)
         results = in_arms(study, read_runs(path))
-        for result, row in zip(results, table_rows(what, results), strict=True):
-            name, seeds, _, interval, _, paper = row
+        published = bool(shipped("paper_results.yml")[what])
+        for name, seeds, shown, interval, _, paper in table_rows(what, results):
             line = cells.setdefault(name, [""] * (len(columns) - 1))
-            line += [f"{result.estimate.value:.1f} {interval}", seeds, paper]
-        columns += [what, "seeds", "paper"]
+            line += [f"{shown.split()[0]} {interval}", seeds, *([paper] if published else [])]
+        columns += [what, "seeds", *(["paper"] if published else [])]
         each_run = sorted({run.timesteps for r in results for run in r.runs})
         lengths.append(f"{what}{protocol.about}: {' or '.join(f'{n:,}' for n in each_run)}")
         for line in cells.values():

@@ -85,6 +85,11 @@ def test_redbluedoors_and_some_arms(tmp_path):
     assert toy(tmp_path / "runs", "redbluedoors", *arguments, timesteps=4096) == 0
     page = (tmp_path / "results" / "redbluedoors.md").read_text()
     assert "| none |" in page and "| rn |" in page and "One seed is an anecdote" in page
+    # returns of at most 1 have two digits
+    assert re.search(r"\| none \| 1 \| 0\.\d\d \| .* \| 0\.\d\d, ", page)
+    rows = readme_block(tmp_path / "results").splitlines()
+    assert rows[0] == "| arm | redbluedoors | seeds |"  # the paper has no number
+    assert re.fullmatch(r"\| none \| 0\.\d\d \[.*\] \| 1 \|", rows[2])
 
 
 def test_quick_says_that_it_is_rough(tmp_path):
@@ -296,5 +301,5 @@ def test_a_readme_is_written_from_the_tables(tmp_path):
         with pytest.raises(UserError, match="not a table of 'rn-rl reproduce'"):
             readme_block(tmp_path)
     (tmp_path / "cartpole.csv").unlink()
-    with pytest.raises(UserError, match=r"no cartpole\.csv or lunarlander\.csv"):
+    with pytest.raises(UserError, match=r"no cartpole\.csv or lunarlander\.csv or redbl"):
         readme_block(tmp_path)

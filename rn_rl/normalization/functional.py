@@ -168,15 +168,16 @@ def _observe_neurons(x: np.ndarray, state: np.ndarray) -> np.ndarray:
     """The same for one code per neuron."""
     rows = per_feature(x)
     ones = _ones(rows.shape[0], rows.dtype)
+    mean, var = state[:COUNT].astype(rows.dtype, copy=False)
     sums = np.empty((4, rows.shape[1]), state.dtype)
-    d = rows - _like(state[MEAN], rows)
+    d = rows - mean
     sums[ELEMENTS] = rows.shape[0]
-    sums[SUM] = ones @ d
+    sums[SUM] = np.dot(ones, d)
     d *= d
-    sums[SUM_SQUARES] = ones @ d
-    d *= _like(-0.5 / state[VAR], rows)
-    sums[DENSITY] = ones @ np.exp(d, out=d)
-    return finite(sums)
+    sums[SUM_SQUARES] = np.dot(ones, d)
+    d *= -0.5 / var
+    sums[DENSITY] = np.dot(ones, np.exp(d, out=d))
+    return sums if math.isfinite(np.add.reduce(sums[SUM_SQUARES])) else finite(sums)
 
 
 @lru_cache(maxsize=8)

@@ -145,11 +145,19 @@ def learning_rates(protocol: Protocol) -> Study:
     """A learning-rate grid: is what a rising gain does what another learning rate does?"""
     gains = ("ln+rn", protocol.ramped)
     grid = [(norm, rate) for norm in ("none", "ln") for rate in RATES]
+    # decided on after the others had been seen on both tasks
+    later = [("rn", rate) for rate in RATES]
     return Study(
         "a grid of learning rates",
-        tuple(Arm(f"{norm} at {rate}", norm, (f"learning_rate={rate}",)) for norm, rate in grid)
+        tuple(
+            Arm(f"{norm} at {rate}", norm, (f"learning_rate={rate}",))
+            for norm, rate in (*grid, *later)
+        )
         + plain(*gains),
-        tuple((gain, f"{norm} at {rate}") for gain in gains for norm, rate in grid),
+        (
+            *((gain, f"{norm} at {rate}") for gain in gains for norm, rate in grid),
+            *((f"{norm} at {rate}", f"none at {rate}") for norm, rate in later),
+        ),
         drawn=(*(f"{norm} at {rate}" for norm, rate in grid if rate in RATES[2:]), *gains),
     )
 

@@ -60,7 +60,7 @@ class ReproduceConfig:
     what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
     """cartpole, lunarlander or redbluedoors."""
     learning_rates: bool = False
-    """Instead: none and ln at five learning rates, beside ln+rn and the ramp."""
+    """Instead: none, ln and rn at five learning rates, beside ln+rn and the ramp."""
     warm_up: bool = False
     """Instead: none and ln with a learning rate that rises as the ramp does."""
     as_published: bool = False

@@ -83,7 +83,7 @@ class CompareConfig:
     engine: str = "auto"
     """auto (batches of seeds where there are such, else processes), process, batch or ray."""
     jobs: Annotated[int | None, shown_as("N")] = None
-    """Trainings side by side; default: one for each core (ray: of the cluster)."""
+    """Trainings side by side; default: one for each core (ray: of the cluster), on a GPU one."""
     address: Annotated[str | None, shown_as("HOST:PORT")] = None
     """Ray cluster; default: the one that is running here, or a new one of this machine."""
     vector_env: str = "auto"

@@ -332,6 +332,9 @@ def finish(found: Found, episodes: int) -> None:
     write_json(found.run.final_file, asdict(result))
 
 
-def cores(threads: int) -> int:
-    """Processes that this machine runs side by side."""
-    return max((os.cpu_count() or 1) // threads, 1)
+def side_by_side(threads: int, device: str) -> int:
+    """Processes that this machine runs at once: one for each core.
+
+    On a GPU it is one: several take turns there, so all end late and together they gain little.
+    """
+    return 1 if device.startswith("cuda") else max((os.cpu_count() or 1) // threads, 1)

@@ -28,12 +28,12 @@ from rn_rl.experiment.grid import (
     Cell,
     Job,
     Outcome,
-    cores,
     find,
     is_done,
     make_jobs,
     record_failure,
     run_job,
+    side_by_side,
 )
 from rn_rl.experiment.progress import say
 
@@ -292,7 +292,7 @@ def workers(config: CompareConfig) -> Iterator[int]:
         with joblib.parallel_config("loky", **options), warnings.catch_warnings():
             # loky renews a process that has grown, after its job: nothing is lost, or to be done
             warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
-            yield config.jobs or cores(config.threads)
+            yield config.jobs or side_by_side(config.threads, config.device)
         return
     try:
         import ray

@@ -86,7 +86,7 @@ class ReproduceConfig:
     engine: str = "auto"
     """auto, process, batch or ray, as of 'rn-rl compare'."""
     jobs: Annotated[int | None, shown_as("N")] = None
-    """Trainings side by side; default: one for each core."""
+    """Trainings side by side; default: one for each core, on a GPU one."""
     compile: bool = False
     """Compile the updates of seed batches: slower to start, then faster."""
     address: Annotated[str | None, shown_as("HOST:PORT")] = None

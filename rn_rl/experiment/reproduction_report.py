@@ -132,9 +132,7 @@ def costs(protocol: Protocol, results: list[Result]) -> str:
     seconds = sum(run.seconds for run in known)
     speed = f"{sum(run.timesteps for run in known) / seconds:,.0f} timesteps/s of a process"
     of = "" if len(known) == len(runs) else f" of {len(runs)}"
-    told = (
-        f"Cost: {len(known)}{of} trainings took {duration(seconds)} of one process ({speed})."
-    )
+    told = f"Cost: {len(known)}{of} trainings took {duration(seconds)} of one process ({speed})."
     published = shipped("paper_results.yml")["timesteps_per_second"]
     theirs = [
         (r.arm.norm, run.timesteps) for r in results for run in r.runs if r.arm.norm in published

@@ -21,7 +21,7 @@ from rn_rl.cli import main
 from rn_rl.experiment import checkpoint, claims
 from rn_rl.experiment.compare import CompareConfig, listed
 from rn_rl.experiment.config import TrainConfig
-from rn_rl.experiment.grid import find, make_cell, make_jobs, run_job
+from rn_rl.experiment.grid import find, make_cell, make_jobs, run_job, side_by_side
 from rn_rl.experiment.progress import Watch
 from rn_rl.experiment.run import Run
 from rn_rl.experiment.seeds import train_together
@@ -344,6 +344,11 @@ def test_a_batch_is_parted_among_processes_but_not_below_four_seeds(tmp_path):
         assert len(jobs) == parts
         assert sorted(s.seed for job in jobs for s in job.specs) == list(range(seeds))
     assert find(tmp_path, cell.specs[0]) == {}
+
+
+def test_every_core_has_a_training_and_a_gpu_has_one():
+    assert side_by_side(1, "cpu") == os.cpu_count()
+    assert side_by_side(10**6, "cpu") == side_by_side(1, "cuda") == side_by_side(1, "cuda:1") == 1
 
 
 def test_names_are_separated_by_commas_outside_of_parentheses():

@@ -259,6 +259,7 @@ _OVERWRITING = {
     aten.baddbmm.default: aten.baddbmm_.default,
     aten.div.Tensor: aten.div_.Tensor,
     aten.exp.default: aten.exp_.default,
+    aten.exp2.default: aten.exp2_.default,
     aten.mul.Tensor: aten.mul_.Tensor,
     aten.neg.default: aten.neg_.default,
     aten.relu.default: aten.relu_.default,

@@ -30,6 +30,7 @@ ELEMENTS, SUM, SUM_SQUARES, DENSITY = range(4)
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 LOG_INITIAL_MASS = math.log(math.e - 1)
+LOG2_E = math.log2(math.e)
 
 
 def initial_state(num_codes: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -139,14 +140,16 @@ def observe(x: Any, state: Any, weight: Tensor | None = None) -> Any:
     """
     if isinstance(x, np.ndarray) and weight is None:
         return (_observe_layer if state.shape[1] == 1 else _observe_neurons)(x, state)
-    mean, scale = state[MEAN], -0.5 / state[VAR]
+    # powers of 2 in torch, which takes a third of the time that those of e do; NumPy's of e are fast
+    in_array = isinstance(x, np.ndarray)
+    mean, scale = state[MEAN], (-0.5 if in_array else -0.5 * LOG2_E) / state[VAR]
     centre = None
     if torch.compiler.is_compiling():
         centre, scale = at_precision(x.dtype, mean, scale)
     sums, squares, total = _moments(x, mean, weight, centre)
     squares *= _like(scale, squares)
-    # in place: fresh memory costs more than the exp
-    density = np.exp(squares, out=squares) if isinstance(squares, np.ndarray) else squares.exp_()
+    # in place: fresh memory costs more than that
+    density = np.exp(squares, out=squares) if in_array else squares.exp2_()
     return _packed((*sums, total(density)), state[MEAN])
 
 

@@ -151,20 +151,22 @@ def test_variance_includes_what_lies_between_the_phases():
     assert norm.running_state[VAR].item() == pytest.approx(1, rel=1e-4)  # as published: 0
 
 
+# a power of 2 can round differently at the end of a vector of the processor than within
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-13), (torch.float32, 1e-6)])
 @pytest.mark.parametrize("decay", [1.0, 0.7])
 @pytest.mark.parametrize("num_codes", [1, 5])
-def test_stacked_states_under_vmap_equal_separate_ones(num_codes, decay):
+def test_stacked_states_under_vmap_equal_separate_ones(num_codes, decay, dtype, rtol):
     states = [functional.initial_state(num_codes) for _ in range(3)]
     stacked = torch.stack(states)
     for t in range(4):
-        x = torch.randn(3, 20, 5) * torch.tensor([1.0, 2.0, 3.0])[:, None, None] + t
+        x = torch.randn(3, 20, 5, dtype=dtype) * torch.tensor([1.0, 2.0, 3.0])[:, None, None] + t
         weight = torch.rand(3, 20)
         for i in range(3):
             pending = functional.observe(x[i], states[i], weight[i])
             states[i] = functional.commit(states[i], pending, decay)
         pending = vmap(functional.observe)(x, stacked, weight)
         stacked = vmap(lambda s, p: functional.commit(s, p, decay))(stacked, pending)
-    torch.testing.assert_close(stacked, torch.stack(states), rtol=1e-13, atol=0)
+    torch.testing.assert_close(stacked, torch.stack(states), rtol=rtol, atol=0)
     assert len(set(stacked[:, GAIN, 0].tolist())) == 3
 
 

@@ -245,7 +245,7 @@ def gain_curves(task: Task, palette: Palette) -> str | None:
             axes.fill_between(
                 steps, rows.min(0), rows.max(0), color=look["color"], alpha=0.15, linewidth=0
             )
-        axes.set_title(layer, fontsize=10)
+        axes.set_title(layer.replace(", ", "\n"), fontsize=10)
         steps_axis(axes)
     for axes in grid[len(layers) :]:
         axes.set_visible(False)

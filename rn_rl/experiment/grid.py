@@ -332,9 +332,6 @@ def finish(found: Found, episodes: int) -> None:
     write_json(found.run.final_file, asdict(result))
 
 
-def side_by_side(threads: int, device: str) -> int:
-    """Processes that this machine runs at once: one for each core.
-
-    On a GPU it is one: several take turns there, so all end late and together they gain little.
-    """
-    return 1 if device.startswith("cuda") else max((os.cpu_count() or 1) // threads, 1)
+def side_by_side(threads: int, device: str, cores: int) -> int:
+    """Processes that run at once on so many cores; on a GPU one, since several take turns there."""
+    return 1 if device.startswith("cuda") else max(cores // threads, 1)

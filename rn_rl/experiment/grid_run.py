@@ -292,7 +292,8 @@ def workers(config: CompareConfig) -> Iterator[int]:
         with joblib.parallel_config("loky", **options), warnings.catch_warnings():
             # loky renews a process that has grown, after its job: nothing is lost, or to be done
             warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
-            yield config.jobs or side_by_side(config.threads, config.device)
+            cpus = os.cpu_count() or 1
+            yield config.jobs or side_by_side(config.threads, config.device, cpus)
         return
     try:
         import ray
@@ -315,6 +316,6 @@ def workers(config: CompareConfig) -> Iterator[int]:
     try:
         cpus = int(ray.cluster_resources().get("CPU", os.cpu_count() or 1))
         with joblib.parallel_config("ray"):
-            yield config.jobs or max(cpus // config.threads, 1)
+            yield config.jobs or side_by_side(config.threads, config.device, cpus)
     finally:
         ray.shutdown()

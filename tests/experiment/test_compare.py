@@ -347,8 +347,10 @@ def test_a_batch_is_parted_among_processes_but_not_below_four_seeds(tmp_path):
 
 
 def test_every_core_has_a_training_and_a_gpu_has_one():
-    assert side_by_side(1, "cpu") == os.cpu_count()
-    assert side_by_side(10**6, "cpu") == side_by_side(1, "cuda") == side_by_side(1, "cuda:1") == 1
+    assert side_by_side(1, "cpu", 8) == 8 and side_by_side(3, "cpu", 8) == 2
+    assert (
+        side_by_side(9, "cpu", 8) == side_by_side(1, "cuda", 8) == side_by_side(1, "cuda:1", 8) == 1
+    )
 
 
 def test_names_are_separated_by_commas_outside_of_parentheses():

@@ -119,7 +119,7 @@ class Split:
         inputs = whole.graph.find_nodes(op="placeholder")
         known = set(inputs[:constant])
         for node in whole.graph.nodes:
-            keep = node.op == "call_function" and (values or node.target in _VIEWS)
+            keep = node.op == "call_function" and (values or node.target in (*_VIEWS, *_OF_SHAPE))
             if node.target in _CONSTANTS or (
                 keep and node.all_input_nodes and known.issuperset(node.all_input_nodes)
             ):
@@ -275,7 +275,8 @@ _VIEWS = (
     aten.expand.default,
     aten.unsqueeze.default,
 )
-_CONSTANTS = (aten.arange.default, aten.arange.start_step)
+_CONSTANTS = (aten.arange.default, aten.arange.start_step, aten.scalar_tensor.default)
+_OF_SHAPE = (aten.full_like.default,)
 _RESHAPES = (aten.expand.default, aten.view.default, aten._unsafe_view.default)
 
 

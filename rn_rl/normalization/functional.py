@@ -11,6 +11,7 @@ Source: Lin, B. "Regularity Normalization", Entropy 24(1):59, 2022. Departures a
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from collections.abc import Callable
@@ -105,8 +106,7 @@ def accumulate(
         pending.add_(observe(values, state, weight))
         return
     sums, before, small = arrays
-    with np.errstate(all="ignore"):
-        sums += observe(small if values.numel() <= SMALL else values, before, weight)
+    sums += observe(small if values.numel() <= SMALL else values, before, weight)
 
 
 def as_arrays(*tensors: Tensor) -> list[np.ndarray] | None:
@@ -114,11 +114,11 @@ def as_arrays(*tensors: Tensor) -> list[np.ndarray] | None:
 
     So it is on other devices, under ``torch.compile``, and in the transforms of ``torch.func``.
     """
-    if torch.compiler.is_compiling() or not all([t.is_cpu for t in tensors]):
+    if torch.compiler.is_compiling() or not tensors[0].is_cpu:
         return None
     try:
         return [t.numpy() for t in tensors]
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         return None
 
 
@@ -139,48 +139,69 @@ def observe(x: Any, state: Any, weight: Tensor | None = None) -> Any:
         such a batch is skipped for that code and never enters the state.
     """
     if isinstance(x, np.ndarray) and weight is None:
-        return (_observe_layer if state.shape[1] == 1 else _observe_neurons)(x, state)
+        usual = (_observe_layer if state.shape[1] == 1 else _observe_neurons)(x, state)
+        if usual is not None:
+            return usual
     # powers of 2 in torch, which takes a third of the time that those of e do; NumPy's of e are fast
     in_array = isinstance(x, np.ndarray)
-    mean, scale = state[MEAN], (-0.5 if in_array else -0.5 * LOG2_E) / state[VAR]
-    centre = None
-    if torch.compiler.is_compiling():
-        centre, scale = at_precision(x.dtype, mean, scale)
-    sums, squares, total = _moments(x, mean, weight, centre)
-    squares *= _like(scale, squares)
-    # in place: fresh memory costs more than that
-    density = np.exp(squares, out=squares) if in_array else squares.exp2_()
-    return _packed((*sums, total(density)), state[MEAN])
+    with silent(state):
+        mean, scale = state[MEAN], (-0.5 if in_array else -0.5 * LOG2_E) / state[VAR]
+        centre = None
+        if torch.compiler.is_compiling():
+            centre, scale = at_precision(x.dtype, mean, scale)
+        sums, squares, total = _moments(x, mean, weight, centre)
+        squares *= _like(scale, squares)
+        # in place: fresh memory costs more than that
+        density = np.exp(squares, out=squares) if in_array else squares.exp2_()
+        return _packed((*sums, total(density)), state[MEAN])
 
 
-def _observe_layer(x: np.ndarray, state: np.ndarray) -> np.ndarray:
-    """The same for one code without weights, in as few steps as it takes: the usual case of RN."""
+def silent(values: Any) -> Any:
+    """A context without NumPy's warnings of what overflows, if these values are an array."""
+    in_array = isinstance(values, np.ndarray)
+    return np.errstate(all="ignore") if in_array else contextlib.nullcontext()
+
+
+FAR = 1e30
+"""Sums of squares from which on squares may overflow, or what they are multiplied by takes them there."""
+
+
+def _observe_layer(x: np.ndarray, state: np.ndarray) -> np.ndarray | None:
+    """The same for one code without weights, in as few steps as it takes: the usual case of RN.
+
+    None for what is too far from the history, or not finite: a context without warnings takes as long
+    as a step, and only these would need one.
+    """
     d = x.reshape(-1) - state.item(MEAN)
+    squares = np.vdot(d, d)  # which does not warn
+    if not squares < FAR:
+        return None
     ones = _ones(d.size, d.dtype)  # a product is the faster sum
-    sums = np.zeros((4, 1), state.dtype)
-    first = ones @ d
+    first = np.dot(ones, d)
     d *= d
-    squares = ones @ d
-    if squares < math.inf:  # false for NaN too
-        d *= -0.5 / state.item(VAR)
-        sums[:, 0] = d.size, first, squares, ones @ np.exp(d, out=d)
+    d *= -0.5 / state.item(VAR)
+    sums = np.empty((4, 1), state.dtype)
+    sums[:, 0] = d.size, first, squares, np.dot(ones, np.exp(d, out=d))
     return sums
 
 
-def _observe_neurons(x: np.ndarray, state: np.ndarray) -> np.ndarray:
+def _observe_neurons(x: np.ndarray, state: np.ndarray) -> np.ndarray | None:
     """The same for one code per neuron."""
     rows = per_feature(x)
-    ones = _ones(rows.shape[0], rows.dtype)
     mean, var = state[:COUNT].astype(rows.dtype, copy=False)
-    sums = np.empty((4, rows.shape[1]), state.dtype)
     d = rows - mean
+    every = d.reshape(-1)
+    if not np.vdot(every, every) < FAR:
+        return None
+    ones = _ones(rows.shape[0], rows.dtype)
+    sums = np.empty((4, rows.shape[1]), state.dtype)
     sums[ELEMENTS] = rows.shape[0]
     sums[SUM] = np.dot(ones, d)
     d *= d
     sums[SUM_SQUARES] = np.dot(ones, d)
     d *= -0.5 / var
     sums[DENSITY] = np.dot(ones, np.exp(d, out=d))
-    return sums if math.isfinite(np.add.reduce(sums[SUM_SQUARES])) else finite(sums)
+    return sums
 
 
 @lru_cache(maxsize=8)
@@ -192,8 +213,9 @@ def _ones(size: int, dtype: np.dtype) -> np.ndarray:
 
 def observe_moments(x: Any, mean: Any, weight: Tensor | None = None) -> Any:
     """The first three rows of :func:`observe`, ``(3, F)``, about a frozen mean of shape ``(F,)``."""
-    sums, _, _ = _moments(x, mean, weight)
-    return _packed(sums, mean)
+    with silent(mean):
+        sums, _, _ = _moments(x, mean, weight)
+        return _packed(sums, mean)
 
 
 def _moments(
@@ -213,9 +235,9 @@ def _moments(
         if isinstance(values, np.ndarray):
             columns = w @ values
             return np.add.reduce(columns) if one_code else columns
-        columns = (values if w is None else w[:, None] * values).sum(0)
-        columns = columns.numpy() if isinstance(mean, np.ndarray) else columns
-        return columns.sum(axis=0, dtype=mean.dtype, keepdims=True) if one_code else columns
+        values = values if w is None else w[:, None] * values
+        columns = values.sum().reshape(1) if one_code else values.sum(0)
+        return columns.numpy() if isinstance(mean, np.ndarray) else columns
 
     number: Any = rows.shape[0] * (rows.shape[1] if one_code else 1)
     if weight is not None:
@@ -237,8 +259,9 @@ def _packed(sums: tuple[Any, ...], mean: Any) -> Any:
         for row, values in enumerate(sums):
             packed[row] = values
     else:
-        number = torch.zeros_like(mean) + sums[ELEMENTS]
-        packed = torch.cat((number, *sums[SUM:])).reshape(len(sums), -1)
+        number = sums[ELEMENTS]
+        full = torch.zeros_like(mean) + number if isinstance(number, Tensor) else torch.full_like(mean, number)
+        packed = torch.cat((full, *sums[SUM:])).reshape(len(sums), -1)
     return finite(packed)
 
 
@@ -407,30 +430,33 @@ def sample_gain(x: Tensor, state: Tensor) -> Tensor:
 def times_sample_gain(x: Tensor, state: Tensor) -> Tensor:
     """``x * sample_gain(x, state)``; on the CPU with its gradient in closed form, which is faster."""
     learning = x.requires_grad and torch.is_grad_enabled()
-    if not learning or as_arrays(wide(x), state) is None:
+    rows = x
+    if x.dim() != 2 or x.dtype not in WIDE:
+        rows = x.to(torch.promote_types(x.dtype, torch.float32)).flatten(1)
+    arrays = as_arrays(rows.detach(), state) if learning else None
+    if arrays is None:
         return x * sample_gain(x, state)
-    if x.dim() == 2 and x.dtype in WIDE:  # what follows would change nothing, and takes a while
-        y: Tensor = _TimesSampleGain.apply(x, state)
-        return y
-    rows = x.to(torch.promote_types(x.dtype, torch.float32)).flatten(1)
-    y = _TimesSampleGain.apply(rows, state)
-    return y.reshape(x.shape).to(x.dtype)
+    y: Tensor = _TimesSampleGain.apply(rows, state, *arrays)
+    return y if rows is x else y.reshape(x.shape).to(x.dtype)
 
 
 class _TimesSampleGain(torch.autograd.Function):
-    """For ``(batch, features)`` of float32 or better, on the CPU."""
+    """For ``(batch, features)`` of float32 or better, on the CPU, and both as arrays too."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, state: Tensor) -> Tensor:
-        some = x.numpy()[:, coded(x.shape[1])]
+    def forward(
+        ctx: Any, x: Tensor, state: Tensor, rows: np.ndarray, frozen: np.ndarray
+    ) -> Tensor:
         with np.errstate(all="ignore"):
-            found = map(torch.from_numpy, _gain_and_slope(some, state.numpy()))
+            found = map(
+                torch.from_numpy, _gain_and_slope(rows[:, coded(rows.shape[1])], frozen)
+            )
         gain, density, factor = found
         ctx.save_for_backward(x, state, gain, density, factor)
         return x * gain
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         x, state, gain, slope, factor = ctx.saved_tensors
         some = coded(x.shape[1])
         if torch.is_grad_enabled():  # somebody wants the second derivative
@@ -441,7 +467,7 @@ class _TimesSampleGain(torch.autograd.Function):
             factor = factor * torch.from_numpy(np.vecdot(grad.numpy(), x.numpy())).unsqueeze(1)
         out = grad * gain
         (out if some == slice(None) else out[:, some]).addcmul_(factor, slope)
-        return out, None
+        return out, None, None, None
 
 
 SMALLEST_EXPONENT = math.log(sys.float_info.min)

@@ -83,20 +83,16 @@ class PhaseNorm(nn.Module, ABC):
         """The factor that the frozen state applies, ``(F,)``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        self.check_shape(x)
+        if self.num_features is not None and (x.dim() < 2 or x.size(1) != self.num_features):
+            raise UserError(
+                f"input of shape {tuple(x.shape)}: expected (batch, {self.num_features}, ...); build "
+                "the normalizer with num_features equal to the size of axis 1"
+            )
         if self.training and self.observing and not self.frozen:
             weight = self.observation_weight
             given = weight if weight is None or isinstance(weight, Tensor) else weight()
             self.observe(x, given)
         return self.apply_state(x)
-
-    def check_shape(self, x: Tensor) -> None:
-        """Raise for an input that has not its features on axis 1."""
-        if self.num_features is not None and (x.dim() < 2 or x.shape[1] != self.num_features):
-            raise UserError(
-                f"input of shape {tuple(x.shape)}: expected (batch, {self.num_features}, ...); build "
-                "the normalizer with num_features equal to the size of axis 1"
-            )
 
     @torch.no_grad()
     def commit(self) -> None:

@@ -133,13 +133,9 @@ class RegularityNorm(PhaseNorm):
         """Code length of the last phase in nats, ``(1,)`` or ``(num_features,)``; for RN, the gain."""
         return self.gain
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.commit_on == "forward":
-            self.check_shape(x)
-            return self._published_forward(x)
-        return super().forward(x)
-
     def observe(self, x: Tensor, weight: Tensor | None) -> None:
+        if self.commit_on == "forward":
+            return  # that is one with applying it
         some = functional.observed(x, weight)
         buffers: Any = self._buffers  # an attribute of a module takes as long as an operation
         pending, state = buffers["pending_sums"], buffers["running_state"]
@@ -165,12 +161,16 @@ class RegularityNorm(PhaseNorm):
 
     def apply_state(self, x: Tensor) -> Tensor:
         state: Any = self._buffers["running_state"]
+        if self.commit_on == "forward":
+            return self._published_forward(x)
         if self.axis == "sample":
             return functional.times_sample_gain(x, state)
         if self.axis == "layer":
             return x * state[functional.GAIN, 0]  # 0-dim: keeps x's dtype
-        [gain] = functional.at_precision(x.dtype, state[functional.GAIN])
-        return x * functional.on_axis_1(gain, x)
+        gain = state[functional.GAIN]
+        if torch.compiler.is_compiling():
+            [gain] = functional.at_precision(x.dtype, gain)
+        return x * functional.on_axis_1(gain.to(x.dtype), x)
 
     def _published_forward(self, x: Tensor) -> Tensor:
         moving = (self.training or self.acting) and self.observing and not self.frozen

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rn_rl.errors import UserError
-from rn_rl.normalization import functional, published
+from rn_rl.normalization import functional, published, sample_gain
 from rn_rl.normalization.phase import PhaseNorm, decay_per_phase, phase_norms, set_within
 
 Axis = Literal["layer", "neuron", "sample"]
@@ -164,7 +164,7 @@ class RegularityNorm(PhaseNorm):
         if self.commit_on == "forward":
             return self._published_forward(x)
         if self.axis == "sample":
-            return functional.times_sample_gain(x, state)
+            return sample_gain.times_sample_gain(x, state)
         if self.axis == "layer":
             return x * state[functional.GAIN, 0]  # 0-dim: keeps x's dtype
         gain = state[functional.GAIN]

@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from rn_rl.errors import UserError
-from rn_rl.normalization import REGISTRY, RegularityNorm, functional, make_normalizers
+from rn_rl.normalization import (
+    REGISTRY,
+    RegularityNorm,
+    make_normalizers,
+    sample_gain,
+)
 from rn_rl.normalization.functional import COUNT, VAR
 
 FEATURES = 8
@@ -174,7 +179,7 @@ def test_rsn_in_closed_form_is_rsn_to_the_second_derivative(scale, used):
     x = (scale * torch.randn(40, FEATURES, dtype=torch.float64)).requires_grad_()
     a, b = torch.randn(2, 40, FEATURES, dtype=torch.float64)
     derivatives = []
-    for y in (functional.times_sample_gain(x, state), x * functional.sample_gain(x, state)):
+    for y in (sample_gain.times_sample_gain(x, state), x * sample_gain.sample_gain(x, state)):
         [first] = torch.autograd.grad((a * y).sum(), x, create_graph=True, retain_graph=True)
         [alone] = torch.autograd.grad((a * y).sum(), x, retain_graph=True)
         [second] = torch.autograd.grad((b * first).sum(), x)
@@ -277,7 +282,7 @@ def test_a_sample_of_many_elements_is_coded_by_some_of_them(features: int):
         norm.train()(torch.randn(20, features))
         norm.eval()
     x = torch.randn(20, features).double()
-    some = torch.arange(features)[functional.coded(features)]
+    some = torch.arange(features)[sample_gain.coded(features)]
     assert 30 < len(some) <= 64
     for width in (16, 20) if features > 1000 and features % 20 == 0 else ():
         assert len((some % width).unique()) == width

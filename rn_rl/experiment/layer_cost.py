@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,13 @@ from rich.table import Table
 from torch import nn
 
 from rn_rl.errors import UserError
-from rn_rl.experiment.files import write_npz, write_yaml
+from rn_rl.experiment.files import (
+    around_block,
+    markdown_table,
+    replace_block,
+    write_npz,
+    write_yaml,
+)
 from rn_rl.normalization import REGISTRY, make_normalizers, parse_spec
 from rn_rl.normalization.controls import RECORDING
 
@@ -31,6 +37,9 @@ RECORD_FILE = Path(__file__).with_name("layer_cost.yml")
 REFERENCE = "ln"
 LINEAR = "linear"
 """The layer without a normalizer, from which the cost of one inside its weights is told."""
+
+SHOWN = ("rn", "rln", "rsn"), ((50, 64), (256, 256), (1024, 1024))
+"""Normalizers and sizes of the table that ``--readme`` writes."""
 
 WARM_PHASES = 3
 """Phases before the measurement, after which every gain has left its starting value."""
@@ -59,6 +68,8 @@ class LayerCostConfig:
     """Compile every module with torch.compile."""
     record: bool = False
     """Also write the ratios to where 'rn-rl norms' finds them; takes the whole registry."""
+    readme: Path | None = None
+    """Write the table of rn, rln and rsn at three sizes, eager and compiled, into this document."""
     json: bool = False
     """Print one JSON object a line."""
 
@@ -148,6 +159,20 @@ def summarize(config: LayerCostConfig, norms: list[str]) -> list[dict[str, Any]]
     ]
 
 
+def sizes_table(config: LayerCostConfig) -> str:
+    """Ratios at several sizes, eager and compiled; each column is one interleaved run."""
+    norms, sizes = SHOWN
+    cells: dict[str, list[str]] = {norm: [] for norm in norms}
+    for compile in (False, True):
+        for batch, features in sizes:
+            one = replace(config, batch=batch, features=features, compile=compile)
+            for norm, line in zip(norms, summarize(one, list(norms)), strict=True):
+                cells[norm].append(f"{line['ratio']:.2f}")
+    names = [f"{batch}x{features}" for batch, features in sizes]
+    columns = ["normalizer", *names, *(f"{name}, compiled" for name in names)]
+    return markdown_table(columns, [[norm, *cells[norm]] for norm in norms])
+
+
 def run_layer_cost(config: LayerCostConfig) -> None:
     """Measure, print, and record if asked to."""
     for name in ("batch", "features", "rounds", "repeats"):
@@ -160,6 +185,11 @@ def run_layer_cost(config: LayerCostConfig) -> None:
             f"--record --norms {' '.join(config.norms)}: expected the whole registry, so that all "
             "ratios are of one run; leave out --norms"
         )
+    if config.readme is not None:
+        around_block(config.readme, "layers")  # an error comes before the work
+        with one_thread():
+            replace_block(config.readme, "layers", sizes_table(config))
+        return
     norms = list(config.norms) or [n for n, row in REGISTRY.items() if not row.is_identity]
     with one_thread():
         lines = summarize(config, norms)

@@ -50,9 +50,9 @@ class SeedSpeedConfig:
     """Normalizers of the batch; SB3 has none."""
     seeds: int | None = None
     """Seeds in a batch; default: 50 for DQN, 8 for PPO."""
-    rounds: int = 7
-    """Interleaved rounds; a ratio is the median of the rounds' ratios."""
-    seconds: float = 3
+    rounds: int = 25
+    """Interleaved rounds, better many than long; a ratio is the median of the rounds' ratios."""
+    seconds: float = 1
     """About how long each is measured in a round."""
     jobs: int = 1
     """Processes, a core each, that share the seeds, as compare does; SB3 gets as many threads."""
@@ -262,7 +262,8 @@ def run_seed_speed(config: SeedSpeedConfig) -> None:
         show(config, read_lines(config.table), {})
         return
     torch.set_num_threads(config.jobs)
-    lines, shares = [], {}
+    lines: list[dict[str, Any]] = []
+    shares: dict[str, dict[str, float]] = {}
     for case in config.cases:
         with contextlib.ExitStack() as stack:
             if config.device == "cpu":
@@ -279,13 +280,17 @@ def run_seed_speed(config: SeedSpeedConfig) -> None:
                 if config.profile:
                     shares[f"{case}/{norm}"] = profile(batch, timed[norm].steps)
                 if norm == config.norms[0]:
-                    play, size = random_play(case, config)
-                    timed["environments alone"] = Timed(play, size, unit, config.seconds)
+                    if not options(config):  # which make no difference to them
+                        play, size = random_play(case, config)
+                        timed["environments alone"] = Timed(play, size, unit, config.seconds)
                     timed["sb3/none"] = Timed(_learn(single), 1, unit, config.seconds)
-            for _ in range(config.rounds):
-                for each in timed.values():
-                    each.measure()
-            lines.extend(summarize(case, timed, device_name(config)))
+            for round_ in range(config.rounds):
+                order = list(timed)
+                np.random.default_rng(round_).shuffle(order)
+                for name in order:
+                    timed[name].measure()
+            told = {"device": device_name(config), "options": options(config)}
+            lines.extend({**line, **told} for line in summarize(case, timed))
     show(config, lines, shares)
 
 
@@ -310,6 +315,12 @@ def _learn(model: BaseAlgorithm) -> Callable[[int], None]:
     return run
 
 
+def options(config: SeedSpeedConfig) -> str:
+    """How this differs from the usual run of a batch."""
+    jobs = f"--jobs {config.jobs}" if config.jobs > 1 else ""
+    return " ".join(filter(None, ("--compile" if config.compile else "", jobs)))
+
+
 def device_name(config: SeedSpeedConfig) -> str:
     """What the networks of the batch run on."""
     return "cpu" if config.device == "cpu" else str(torch.cuda.get_device_name(config.device))
@@ -331,7 +342,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     raise UserError(f"--table {path}: expected a file of what 'benchmark.py seeds --json' printed")
 
 
-def summarize(case: str, timed: dict[str, Timed], device: str) -> list[dict[str, Any]]:
+def summarize(case: str, timed: dict[str, Timed]) -> list[dict[str, Any]]:
     """One line for each case and reference."""
     algo, env_id, _ = CASES[case]
     named = f"{env_id}/lstm" if algo == "ppo_lstm" else env_id
@@ -349,7 +360,6 @@ def summarize(case: str, timed: dict[str, Timed], device: str) -> list[dict[str,
                         "unit": "steps/s",
                         "ratio": float(np.median(ratios)),
                         "ratio_to": reference,
-                        "device": device,
                     }
                 )
     return lines
@@ -366,7 +376,7 @@ def show(
     columns = ["case", "seeds", "steps/s", "to SB3, one seed", "to none"]
     cells: dict[tuple[str, int, int], dict[str, dict[str, Any]]] = {}
     for line in lines:
-        key = line["case"], line["seeds"], 0
+        key = f"{line['case']} {line.get('options', '')}".strip(), line["seeds"], 0
         while line["ratio_to"] in cells.get(key, ()):  # the same in another run
             key = *key[:2], key[2] + 1
         cells.setdefault(key, {})[line["ratio_to"]] = line

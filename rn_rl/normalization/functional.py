@@ -347,10 +347,10 @@ def commit(state: Any, pending: Any, decay: float = 1.0, eps: float = 1e-5) -> A
     elements, _, _, _ = pending
     shift, mean_square, density = pending[SUM:] / elements
     moments = merge(mean, var, count, elements, shift, mean_square, decay)
-    new_var = xp.clip(moments[1], eps, None)
+    new_var = moments[1].clip(eps)
 
     # never the log of 0: a phase wholly outside the history has a large but finite code length
-    log_density = xp.log(xp.clip(density, xp.finfo(state.dtype).tiny, None))
+    log_density = xp.log(density.clip(xp.finfo(state.dtype).tiny))
     # until there is mass (at the first commit, whose densities mean nothing, and the second) it
     # starts anew, which makes the gain 1
     decayed = log_mass + math.log(decay)
@@ -358,7 +358,8 @@ def commit(state: Any, pending: Any, decay: float = 1.0, eps: float = 1e-5) -> A
     new_mass = xp.logaddexp(old_mass, log_density)
     gain = code_length(new_mass, log_density)
 
-    committed = xp.stack((moments[0], new_var, moments[2], new_mass, phases + 1, gain))
+    rows = moments[0], new_var, moments[2], new_mass, phases + 1, gain
+    committed = np.array(rows) if xp is np else torch.stack(rows)
     return xp.where(elements > 0, committed, state)
 
 

@@ -99,9 +99,22 @@ def test_a_record_holds_the_whole_registry_and_its_command(tmp_path, monkeypatch
     assert set(stored["ratios"]) == {name for name, row in REGISTRY.items() if not row.is_identity}
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_a_table_of_sizes_is_written_into_a_document(tmp_path, monkeypatch):
+    monkeypatch.setattr(layer_cost, "SHOWN", (("rn", "rln"), ((4, 8), (8, 4))))
+    path = tmp_path / "README.md"
+    path.write_text("before\n<!-- layers -->\n<!-- /layers -->\nafter\n")
+    run_layer_cost(LayerCostConfig(rounds=2, repeats=1, readme=path))
+    _, _, head, _, *rows, _, after, _ = path.read_text().split("\n")
+    assert head == "| normalizer | 4x8 | 8x4 | 4x8, compiled | 8x4, compiled |"
+    assert [row.split(" | ")[0] for row in rows] == ["| rn", "| rln"] and after == "after"
+    assert all(float(cell) > 0 for row in rows for cell in row.strip("| ").split(" | ")[1:])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"readme": Path("nowhere.md")}, "nowhere.md"),
         ({"rounds": 0}, "--rounds 0: expected at least 1"),
         ({"record": True, "norms": ("rn",)}, "--record --norms rn: expected the whole registry"),
         ({"record": True, "compile": True}, "--record --compile: what is recorded"),

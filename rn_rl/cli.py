@@ -117,7 +117,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; see :func:`run_command`."""
     about = "Regularity-normalized agents: train, compare, evaluate, film."
     return run_command(Command, HANDLERS, "rn-rl", about, arguments)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -3,7 +3,7 @@
 
 import sys
 
-from rn_rl.cli import main
+from rn_rl.__main__ import main
 
 if __name__ == "__main__":
     raise SystemExit(main(["compare", *sys.argv[1:]]))

@@ -13,6 +13,17 @@ from imageio_ffmpeg import get_ffmpeg_exe
 from rn_rl.cli import main
 
 ROOT = Path(__file__).parents[2]
+STOPPED_WHILE_LOADING = """
+import sys
+class Stop:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Stop())
+import runpy
+sys.argv = ["rn-rl", "norms"]
+runpy.run_module("rn_rl", run_name="__main__")
+"""
 CARTPOLE = "train --algo dqn --env CartPole-v1"
 
 
@@ -166,3 +177,9 @@ def test_scripts_are_the_same_commands(tmp_path):
 def test_scripts_are_at_most_40_lines():
     for script in (ROOT / "scripts").glob("*.py"):
         assert len(script.read_text().splitlines()) <= 40
+
+
+def test_ctrl_c_while_libraries_load_is_one_line():
+    command = [sys.executable, "-c", STOPPED_WHILE_LOADING]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr) == (130, "rn-rl: stopped\n")

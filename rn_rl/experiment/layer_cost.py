@@ -110,6 +110,15 @@ def one_pass(norm: str, batch: int, features: int, compile: bool = False) -> Cal
         module.eval()
     module.train()
     forward: Callable[..., torch.Tensor] = torch.compile(module) if compile else module
+    if compile:
+        try:
+            forward(x)  # which is when it is compiled
+        except Exception as error:  # whatever a compiler can run into
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise UserError(
+                f"torch.compile failed ({reason[0][:200]}): leave out --compile and --readme, or "
+                "install a C++ compiler (g++), with torch in a folder without a space"
+            ) from None
 
     def run() -> None:
         x.grad = None

@@ -78,7 +78,7 @@ def parse(command: Any, arguments: Sequence[str], prog: str, description: str | 
         if stop.code in (0, None):
             raise
         plain = re.sub(r"\x1b\[[0-9;]*m", "", errors.getvalue())
-        line = " ".join(re.sub(r"[╭╮╰╯│─]+", " ", plain).split())
+        line = " ".join(re.sub(r"[╭╮╰╯│─]+|-{3,}", " ", plain).split())
         line = re.sub(r"^(.+?) (?=\1\b)", "", line)  # the title of a box, said again in it
         # keep what is wrong; the help that follows it is what --help is for
         raise UserError(re.split(r" Argument helptext:| For full helptext", line)[0]) from None

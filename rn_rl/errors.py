@@ -10,6 +10,11 @@ class UserError(ValueError):
     """Something that the person at the keyboard can fix: the value, what was expected, the fix."""
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what a library says, or what kind of error it is where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def unknown(kind: str, value: str, known: Iterable[str], hint: str | None = None) -> UserError:
     """The error for a name that is in no table: the nearest names first, then where all of them are.
 

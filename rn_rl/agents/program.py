@@ -14,6 +14,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from rn_rl.agents.captured import Captured
+from rn_rl.errors import first_line
 
 aten = torch.ops.aten
 
@@ -93,10 +94,8 @@ def compiled(graph: GraphModule, *tensors: Tensor) -> Callable[..., Any]:
     try:
         program(*map(twin, tensors))  # which is when it is compiled
     except Exception as error:  # whatever a compiler can run into
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        warnings.warn(
-            f"torch.compile failed ({reason[0][:200]}); going on without it", stacklevel=2
-        )
+        reason = first_line(error)[:200]
+        warnings.warn(f"torch.compile failed ({reason}); going on without it", stacklevel=2)
         return graph
     return program
 
@@ -119,7 +118,7 @@ class Split:
         inputs = whole.graph.find_nodes(op="placeholder")
         known = set(inputs[:constant])
         for node in whole.graph.nodes:
-            keep = node.op == "call_function" and (values or node.target in (*_VIEWS, *_OF_SHAPE))
+            keep = node.op == "call_function" and (values or node.target in _SAME_FOR_ALL_VALUES)
             if node.target in _CONSTANTS or (
                 keep and node.all_input_nodes and known.issuperset(node.all_input_nodes)
             ):
@@ -278,7 +277,7 @@ _VIEWS = (
     aten.unsqueeze.default,
 )
 _CONSTANTS = (aten.arange.default, aten.arange.start_step, aten.scalar_tensor.default)
-_OF_SHAPE = (aten.full_like.default,)
+_SAME_FOR_ALL_VALUES = (*_VIEWS, aten.full_like.default)
 _RESHAPES = (aten.expand.default, aten.view.default, aten._unsafe_view.default)
 
 

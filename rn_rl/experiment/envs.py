@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import (
 )
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
-from rn_rl.errors import UserError, unknown
+from rn_rl.errors import UserError, first_line, unknown
 from rn_rl.experiment.hyperparameters import import_name
 from rn_rl.experiment.minigrid_view import with_fast_view
 from rn_rl.experiment.replayable import ReplayableEnv
@@ -158,7 +158,7 @@ def make_env(
             monitor_kwargs={"override_existing": not append_monitor},
         )
     except gym.error.DependencyNotInstalled as error:
-        extra = str(error).splitlines()[0]
+        extra = first_line(error)
         raise UserError(
             f"environment {env_id} needs a package that is not installed: {extra}"
         ) from None

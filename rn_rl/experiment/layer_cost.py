@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from rn_rl.errors import UserError
+from rn_rl.errors import UserError, first_line
 from rn_rl.experiment.files import (
     around_block,
     markdown_table,
@@ -114,9 +114,8 @@ def one_pass(norm: str, batch: int, features: int, compile: bool = False) -> Cal
         try:
             forward(x)  # which is when it is compiled
         except Exception as error:  # whatever a compiler can run into
-            reason = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(
-                f"torch.compile failed ({reason[0][:200]}): leave out --compile and --readme, or "
+                f"torch.compile failed ({first_line(error)[:200]}): leave out --compile and --readme, or "
                 "install a C++ compiler (g++), with torch in a folder without a space"
             ) from None
 

@@ -26,7 +26,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 import rn_rl
-from rn_rl.errors import UserError
+from rn_rl.errors import UserError, first_line
 from rn_rl.experiment.algorithms import algorithm, check_action_space
 from rn_rl.experiment.envs import make_env
 from rn_rl.experiment.files import read_yaml, whole, write_json, write_yaml
@@ -115,7 +115,7 @@ class RunSpec:
             raise UserError(f"{self.algo} on {self.env}: {reason}") from error
         except RuntimeError as error:
             if "cuda" in str(error).lower() or "device" in str(error).lower():
-                reason = str(error).splitlines()[0]
+                reason = first_line(error)
                 raise UserError(f"device {self.device!r} cannot be used: {reason}") from None
             raise
 
@@ -328,7 +328,7 @@ def load_policy(model: BaseAlgorithm, path: Path) -> None:
         pickle.UnpicklingError,
         safetensors.SafetensorError,
     ) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise UserError(
             f"{path} is damaged or not an agent ({reason[:200]}); train again, or give another file "
             "of the run"

@@ -159,32 +159,28 @@ def test_the_benchmark_of_seeds_gives_ratios_of_one_run(case, jobs, capsys):
     assert os.sched_getaffinity(0) == cores
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     cases = {line["case"].rpartition("/")[2] for line in lines}
-    assert cases == {"none", "rn"} | (
-        {"environments alone"} if jobs == 1 else set()
-    )  # and sb3/none
+    alone = {"environments alone"} if jobs == 1 else set()
+    assert cases == {"none", "rn"} | alone  # and sb3/none
     assert {line["options"] for line in lines} == {"" if jobs == 1 else f"--jobs {jobs}"}
     assert {line["ratio_to"] for line in lines} == {"sb3/none", "none"}
     assert all(line["value"] > 0 and line["ratio"] > 0 for line in lines)
 
 
-def test_the_readme_has_the_recorded_speeds_of_a_gpu(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("block", "said", "row", "times"),
+    [
+        ("seeds", "one process, one core", "| CartPole-v1/rn --compile |", 1),
+        ("seeds-gpu", "one process on one NVIDIA", "| MiniGrid-RedBlueDoors-6x6-v0/sb3/none |", 2),
+    ],
+)
+def test_the_readme_has_the_recorded_speeds(block, said, row, times, tmp_path, capsys):
     readme = tmp_path / "README.md"
-    readme.write_text("<!-- seeds-gpu -->\n<!-- /seeds-gpu -->\n")
-    run_seed_speed(SeedSpeedConfig(table=ROOT / "results/seeds-gpu.jsonl", readme=readme))
-    assert "one process on one NVIDIA" in capsys.readouterr().out
+    readme.write_text(f"<!-- {block} -->\n<!-- /{block} -->\n")
+    run_seed_speed(SeedSpeedConfig(table=ROOT / f"results/{block}.jsonl", readme=readme))
+    assert said in capsys.readouterr().out
     table = readme.read_text()
     assert table in (ROOT / "README.md").read_text()
-    assert table.count("| MiniGrid-RedBlueDoors-6x6-v0/sb3/none |") == 2  # of two runs
-
-
-def test_the_readme_has_the_recorded_speeds(tmp_path, capsys):
-    readme = tmp_path / "README.md"
-    readme.write_text("<!-- seeds -->\n<!-- /seeds -->\n")
-    run_seed_speed(SeedSpeedConfig(table=ROOT / "results/seeds.jsonl", readme=readme))
-    assert "one process, one core" in capsys.readouterr().out
-    table = readme.read_text()
-    assert table in (ROOT / "README.md").read_text()
-    assert "| CartPole-v1/rn --compile |" in table
+    assert table.count(row) == times  # the GPU's are of two runs
 
 
 @pytest.mark.parametrize(

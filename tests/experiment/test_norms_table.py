@@ -131,7 +131,7 @@ def test_a_compiler_that_fails_is_one_line(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"readme": Path("nowhere.md")}, "nowhere.md"),
+        ({"readme": Path("nowhere.md")}, "nowhere.md: cannot be read"),
         ({"rounds": 0}, "--rounds 0: expected at least 1"),
         ({"record": True, "norms": ("rn",)}, "--record --norms rn: expected the whole registry"),
         ({"record": True, "compile": True}, "--record --compile: what is recorded"),

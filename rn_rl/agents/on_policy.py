@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from stable_baselines3.common.distributions import CategoricalDistribution, Dist
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
-from rn_rl.agents.patches import OverPatches
 from rn_rl.agents.rows import rows
 
 
@@ -33,12 +31,6 @@ def sample(distribution: Distribution, uniform: Tensor) -> Tensor:
 def components(space: spaces.Space) -> int:
     """Uniform random numbers that one action takes."""
     return 1 if isinstance(space, spaces.Discrete) else int(np.prod(space.shape or ()))
-
-
-def over_patches(others: Sequence[Tensor], levels: int) -> OverPatches:
-    """The context for what :meth:`~rn_rl.agents.SeedBatchPPO.asked` gave of patches, for one seed."""
-    *windows, images = others[:levels]
-    return OverPatches(windows, images)
 
 
 def values_and_distribution(

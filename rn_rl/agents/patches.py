@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from rn_rl.agents.places import Places, by_place, products
 from rn_rl.agents.rows import rows
 from rn_rl.policies.extractors import NormExtractor
 
@@ -73,8 +74,10 @@ class Patches:
     """``(S, n_1, channels, height, width)``: what the first convolution sees, once each."""
     windows: list[Tensor]
     """``(S, n_k, height * width)`` for each further convolution: which of the contents before it."""
-    images: Tensor
-    """``(S, images, positions)``: which of the last contents."""
+    images: np.ndarray
+    """``(S, images, places)``: which of the last contents."""
+    last: int
+    """How many of those there are."""
 
 
 class PatchNumbering:
@@ -119,20 +122,24 @@ class PatchNumbering:
         asked = min(self.batch, max(map(len, images)))
         for i, places in enumerate(positions):
             most = max(map(len, levels[i]))
-            if most > MOST_SHARE * asked * places:
+            if most > MOST_SHARE * asked * places or positions[0] == 1:  # a patch is an image
                 return None
             if most > self.sizes[i]:
                 step = max((1 << most.bit_length()) // 4, SMALLEST)
                 self.sizes[i] = most + -most % step
-        contents, *windows = map(self._stack, levels, self.sizes)
-        of_images = self._stack(whole, max(map(len, whole)))
-        return Patches(contents, [level.flatten(2) for level in windows], of_images)
+        contents, *windows = (
+            torch.from_numpy(_stack(*level)).to(self.device)
+            for level in zip(levels, self.sizes, strict=True)
+        )
+        of_images = _stack(whole, max(map(len, whole)))
+        return Patches(contents, [x.flatten(2) for x in windows], of_images, self.sizes[-1])
 
-    def _stack(self, arrays: list[np.ndarray], size: int) -> Tensor:
-        out = np.zeros((len(arrays), size, *arrays[0].shape[1:]), arrays[0].dtype)
-        for mine, array in zip(out, arrays, strict=True):
-            mine[: len(array)] = array
-        return torch.from_numpy(out).to(self.device)
+
+def _stack(arrays: list[np.ndarray], size: int) -> np.ndarray:
+    out = np.zeros((len(arrays), size, *arrays[0].shape[1:]), arrays[0].dtype)
+    for mine, array in zip(out, arrays, strict=True):
+        mine[: len(array)] = array
+    return out
 
 
 def _contents(cells: np.ndarray, layer: nn.Conv2d) -> tuple[np.ndarray, np.ndarray]:
@@ -152,11 +159,24 @@ class OverPatches(TorchFunctionMode):
     Args:
         windows: of :class:`Patches`, of one seed.
         images: those of its rows that are wanted.
+        weights: of layers that read them, with columns as
+            :func:`~rn_rl.agents.places.by_place` orders them.
+        where: what those layers see.
     """
 
-    def __init__(self, windows: Sequence[Tensor], images: Tensor) -> None:
+    def __init__(
+        self,
+        windows: Sequence[Tensor],
+        images: Tensor,
+        weights: Sequence[Tensor] = (),
+        where: Places | None = None,
+    ) -> None:
         self.windows = list(windows)
         self.images = images
+        self.weights = weights
+        self.where = where
+        self.features: Tensor | None = None
+        self.answers: dict[int, Tensor] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
@@ -167,6 +187,22 @@ class OverPatches(TorchFunctionMode):
                 x = rows(x, self.windows.pop(0))
                 weight = weight.permute(0, 2, 3, 1)
             return nn.functional.linear(x.flatten(1), weight.flatten(1), bias)
-        if func is Tensor.flatten:
-            return rows(args[0], self.images).transpose(1, 2).flatten(1)
+        if func is Tensor.flatten and self.features is None:
+            return self._flat(args[0])
+        if func is nn.functional.linear and id(args[1]) in self.answers:
+            x, weight, bias = args
+            if x is self.features:
+                answer = self.answers[id(weight)]
+                return answer if bias is None else answer + bias
+            weight = by_place(weight, weight.shape[1] // self.images.shape[1])
+            return func(x, weight, bias)
         return func(*args, **(kwargs or {}))
+
+    def _flat(self, x: Tensor) -> Tensor:
+        """Features, for whoever reads them; what the layers that are known make of them."""
+        if self.where is not None:
+            found = products(x, torch.cat(list(self.weights)), self.where)
+            parts = found.split([len(weight) for weight in self.weights], 1)
+            self.answers = dict(zip(map(id, self.weights), parts, strict=True))
+        self.features = rows(x, self.images).transpose(1, 2).flatten(1)
+        return self.features

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Normal
 from torch.distributions import Distribution as TorchDistribution
 
-from rn_rl.agents.distinct import answers_by_row, counted, distinct, number_rows
+from rn_rl.agents.asking import Asking, first_weights
+from rn_rl.agents.distinct import counted
 from rn_rl.agents.logging import evenly_spaced
 from rn_rl.agents.memo import Memo
-from rn_rl.agents.on_policy import components, over_patches, sample, values_and_distribution
-from rn_rl.agents.patches import Patches, PatchNumbering, convolutions
+from rn_rl.agents.on_policy import components, sample, values_and_distribution
+from rn_rl.agents.patches import Patches
 from rn_rl.agents.program import Program
 from rn_rl.agents.seed_batch import SeedBatch, clip_gradients
 from rn_rl.agents.seed_envs import SeedEnvs
@@ -65,11 +66,8 @@ class SeedBatchPPO(SeedBatch[PPO]):
         }
         """Of the current rollout, time first."""
         self.starts = np.ones((self.size, per_seed), np.float32)
-        # a GPU computes what repeats faster than it is found
-        on_cpu = self.device.type == "cpu"
-        self.answers_by_row = on_cpu and answers_by_row(self.stack.module)
-        self.convolutions = convolutions(self.stack.module) if on_cpu else []
-        self.number_patches = PatchNumbering(self.convolutions, model.batch_size, self.device)
+        readers = self.readers(model.policy)
+        self.asking = Asking(self.stack, observation.shape, model.batch_size, readers)
         self.memo = Memo(self._ask, self.size, length * per_seed) if self._repeats() else None
         own = len(self.stack.tensors)
         self._act = Program(self._compute_act, constant=own, values=True)
@@ -109,13 +107,17 @@ class SeedBatchPPO(SeedBatch[PPO]):
 
         return self.stack.over_seeds(act, own, observations, uniform)
 
+    def readers(self, policy: Any) -> list[str]:
+        """See :class:`~rn_rl.agents.asking.Asking`."""
+        return first_weights(policy)
+
     def _repeats(self) -> bool:
         """Whether observations can come again, and a network then gives the answer that it gave."""
         observation, action = self.model.observation_space, self.model.action_space
         return (
             np.issubdtype(observation.dtype, np.integer)
             and isinstance(action, spaces.Discrete)
-            and self.answers_by_row
+            and self.asking.by_row
             and not getattr(self.model.policy, "acting_observes", False)
         )
 
@@ -200,54 +202,17 @@ class SeedBatchPPO(SeedBatch[PPO]):
         Args:
             own: what the networks are made of.
             actions: of the minibatches.
-            given: what :meth:`asked` gave.
+            given: what :class:`~rn_rl.agents.asking.Asking` gave.
         """
-        levels = self.levels(given[0])
 
         def evaluate(policy: ActorCriticPolicy, a: Tensor, x: Tensor, *others: Tensor) -> Any:
-            repeated = others[levels:]
-            with contextlib.ExitStack() as contexts:
-                if repeated:
-                    contexts.enter_context(counted(policy, *repeated[1:]))
-                if levels:
-                    contexts.enter_context(over_patches(others, levels))
+            patches, repeated = self.asking.over_patches(policy, x, others)
+            with patches, counted(policy, *repeated[1:]) if repeated else contextlib.nullcontext():
                 values, distribution = values_and_distribution(policy, x, *repeated[:1])
             log_prob, entropy = distribution.log_prob(a), distribution.entropy()
             return values[:, 0], log_prob, -log_prob if entropy is None else entropy
 
         return self.stack.over_seeds(evaluate, own, actions, *given, training=True)
-
-    def levels(self, x: Tensor) -> int:
-        """Convolutions that compute contents of patches, if x are those, and not observations."""
-        in_patches = x.shape[2:] != self.model.observation_space.shape
-        return len(self.convolutions) if in_patches else 0
-
-    def asked(
-        self, observations: Tensor, numbers: np.ndarray | None, patches: Patches | None
-    ) -> list[Tensor]:
-        """What the networks are asked about for a minibatch.
-
-        Args:
-            observations, numbers, patches: see :meth:`update`.
-
-        Returns:
-            Observations or contents of patches; of patches, how they are put together; and where rows
-            are asked about once, what :func:`~rn_rl.agents.distinct.distinct` says of them.
-        """
-        if numbers is None:
-            return [observations]
-        repeated: list[Tensor] = []
-        seeds = torch.arange(self.size, device=self.device)[:, None]
-        found = distinct(numbers) if self.answers_by_row else None
-        if found is not None:
-            first, *repeated = map(self.tensor, found)
-            numbers = np.take_along_axis(numbers, found[0], 1)
-            if patches is None:
-                observations = observations[seeds, first]
-        if patches is None:
-            return [observations, *repeated]
-        images = patches.images[seeds, self.tensor(numbers)]
-        return [observations, *patches.windows, images, *repeated]
 
     def update(
         self,
@@ -279,7 +244,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
             *others,
             *(c.to(self.device) for c in clips),
             *sequences,
-            *self.asked(observations, numbers, patches),
+            *self.asking.minibatch(observations, numbers, patches),
         )
         self.losses = dict(zip(LOSSES, losses, strict=True))
         self.step_optimizer()
@@ -413,25 +378,22 @@ class SeedBatchPPO(SeedBatch[PPO]):
             np.moveaxis(part, 1, 0).reshape(self.size, rows_of_seed, *part.shape[3:])
             for part in parts
         ]
-        numbers = patches = None
-        if self.answers_by_row or self.convolutions:
-            numbers = number_rows(by_seed[0])
-        if numbers is not None and self.convolutions:
-            patches = self.number_patches(by_seed[0], numbers)
+        numbers, patches = self.asking.rollout(by_seed[0])
         flat = [self.tensor(part).flatten(0, 1) for part in by_seed[patches is not None :]]
         first = np.arange(self.size)[:, None] * rows_of_seed
-        for _ in range(model.n_epochs):
-            for chosen, sequences in self.minibatches():
-                where = self.tensor((chosen + first).reshape(-1))
-                minibatch = [
-                    x.index_select(0, where).view(*chosen.shape, *x.shape[1:]) for x in flat
-                ]
-                self.update(
-                    minibatch if patches is None else [patches.contents, *minibatch],
-                    None if numbers is None else np.take_along_axis(numbers, chosen, 1),
-                    patches,
-                    sequences,
-                )
+        with self.asking.columns_by_place(patches, lambda: self._optimizer_state().values()):
+            for _ in range(model.n_epochs):
+                for chosen, sequences in self.minibatches():
+                    where = self.tensor((chosen + first).reshape(-1))
+                    minibatch = [
+                        x.index_select(0, where).view(*chosen.shape, *x.shape[1:]) for x in flat
+                    ]
+                    self.update(
+                        minibatch if patches is None else [patches.contents, *minibatch],
+                        None if numbers is None else np.take_along_axis(numbers, chosen, 1),
+                        patches,
+                        sequences,
+                    )
         self.num_updates += model.n_epochs
 
     def minibatches(self) -> Iterator[tuple[np.ndarray, Sequence[Tensor]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from rn_rl.agents.distinct import answers_by_row
 from rn_rl.agents.lstm import along
-from rn_rl.agents.on_policy import over_patches, sample
+from rn_rl.agents.on_policy import sample
 from rn_rl.agents.program import Program
 from rn_rl.agents.rows import rows
 from rn_rl.agents.seed_batch_ppo import SeedBatchPPO
@@ -97,7 +96,7 @@ class SeedBatchRecurrentPPO(SeedBatchPPO):
         self.shuffling = Streams(self.seeds, "sequences", (1,))
         # what is observed would have other weights in the trunk than after it
         if phase_norms(policy.features_extractor):
-            self.answers_by_row = False
+            self.asking.by_row = False
         self._modes = Program(self._compute_modes, constant=own, values=True)
 
     @classmethod
@@ -115,6 +114,9 @@ class SeedBatchRecurrentPPO(SeedBatchPPO):
             return "its normalizer looks at the padding of sequences, of which a batch has another"
         return None
 
+    def readers(self, policy: Any) -> list[str]:
+        return []
+
     def _repeats(self) -> bool:
         return False  # what a network answers depends on what it has seen before
 
@@ -126,16 +128,15 @@ class SeedBatchRecurrentPPO(SeedBatchPPO):
         return given[0].sum(1)
 
     def evaluate(self, own: Sequence[Tensor], actions: Tensor, *given: Tensor) -> Any:
-        levels = self.levels(given[3])
-
         def evaluate(
             policy: Any, a: Tensor, real: Tensor, state: Tensor, keep: Tensor, *asked: Tensor
         ) -> Any:
             x, *others = asked
-            with over_patches(others, levels) if levels else contextlib.nullcontext():
+            patches, repeated = self.asking.over_patches(policy, x, others)
+            with patches:
                 features = policy.extract_features(x)
             with observation_weights(policy, real):
-                pi, vf, _ = latents(policy, features, state, keep, *others[levels:][:1])
+                pi, vf, _ = latents(policy, features, state, keep, *repeated[:1])
             distribution = policy._get_action_dist_from_latent(pi)
             log_prob, entropy = distribution.log_prob(a), distribution.entropy()
             values = policy.value_net(vf)[:, 0]

@@ -82,6 +82,12 @@ class SeedStack:
         leader._state_before_commit = leader.running_state
         return leader, group
 
+    def part(self, rows: Tensor, name: str) -> Tensor:
+        """Of what lies as the weights do, ``(S, P)``, what belongs to one parameter; a view."""
+        like = self.tensors[self.names.index(name)]
+        first = like.storage_offset()
+        return rows[:, first : first + like[0].numel()].view(like.shape)
+
     def set_training_mode(self, mode: bool) -> None:
         """As SB3's, and as there the normalizers commit when training ends.
 

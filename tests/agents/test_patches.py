@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -67,7 +68,8 @@ def test_convolutions_of_contents_give_answers_and_gradients_of_images(layers: A
     assert patches is not None
     rows = rng.integers(0, 400, (3, 20))
     x = torch.from_numpy(np.take_along_axis(images, rows[:, :, None, None, None], 1))
-    seen = patches.images[torch.arange(3)[:, None], np.take_along_axis(numbers, rows, 1)]
+    of_rows = np.take_along_axis(numbers, rows, 1)
+    seen = torch.from_numpy(np.take_along_axis(patches.images, of_rows[..., None], 1))
 
     def contents(module: nn.Module, x: Tensor, *where: Tensor) -> Tensor:
         with OverPatches(where[:-1], where[-1]):
@@ -135,17 +137,20 @@ def make_env() -> gym.Env:
     return ImgObsWrapper(gym.make("MiniGrid-RedBlueDoors-6x6-v0"))
 
 
-def trained(norm: str) -> tuple[SeedBatchPPO, int]:
-    """A batch after three rollouts, and how many rows its first convolution was asked about."""
+def trained(
+    norm: str, change: Callable[[Any], None] = lambda _: None, **more: Any
+) -> tuple[SeedBatchPPO, set[Any]]:
+    """A batch after three rollouts, and what its networks were asked about."""
     models, envs = [], []
     for seed in (1, 2, 3):
         env = VecTransposeImage(DummyVecEnv([make_env] * 2))
         env.seed(seed)
-        kwargs = {"norm": norm, "net_arch": [8], "features": "minigrid"}
+        kwargs = {"norm": norm, "net_arch": [8], "features": "minigrid", **more}
         options = {"n_steps": 64, "batch_size": 64, "n_epochs": 2, "device": "cpu"}
         model = PPO(NormActorCriticPolicy, env, seed=seed, policy_kwargs=kwargs, **options)
         model.policy.double()
         model.policy.features_extractor.register_forward_pre_hook(lambda _, x: (x[0].double(),))
+        change(model.policy)
         models.append(model)
         envs.append(env)
     batch = SeedBatchPPO(models, VecSeedEnvs(envs))
@@ -177,15 +182,40 @@ def acts_as_its_agents(batch: SeedBatchPPO) -> None:
             np.testing.assert_allclose(batch.values(seen)[seed], of_seen[:, 0], atol=1e-9)
 
 
-@pytest.mark.parametrize("norm", ["none", "ln+rn", "rn-paper"])
-def test_a_training_by_patches_is_that_by_images(norm: str, monkeypatch):
+class Doubled(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, 2 * self.weight, self.bias)
+
+
+def layer_of_another_kind(policy: Any) -> None:
+    policy.mlp_extractor.value_net[0].__class__ = Doubled
+
+
+def something_before_a_layer(policy: Any) -> None:
+    policy.mlp_extractor.policy_net[0].register_forward_pre_hook(lambda _, x: (2 * x[0],))
+
+
+CASES: dict[str, Any] = {
+    "none": {"norm": "none"},
+    "ln+rn": {"norm": "ln+rn"},
+    "rn-paper, of all rows": {"norm": "rn-paper"},
+    "one layer reads": {"norm": "rn", "change": layer_of_another_kind},
+    "one layer reads something else": {"norm": "none", "change": something_before_a_layer},
+    "in the extractor": {"norm": "none", "features_extractor_kwargs": {"net_arch": [6]}},
+    "no hidden layer": {"norm": "none", "net_arch": []},
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_training_by_patches_is_that_by_images(case: Any, monkeypatch):
     """Also where all rows of a minibatch are asked about, and nothing is remembered while acting."""
-    mine, asked = trained(norm)
+    mine, asked = trained(**case)
+    norm = case["norm"]
     assert asked == {(3, 2, 2)}
     assert (mine.memo is None) == (norm == "rn-paper")
-    monkeypatch.setattr("rn_rl.agents.seed_batch_ppo.convolutions", lambda _: [])
+    monkeypatch.setattr("rn_rl.agents.asking.convolutions", lambda _: [])
     monkeypatch.setattr(SeedBatchPPO, "_repeats", lambda _: False)
-    theirs, asked = trained(norm)
+    theirs, asked = trained(**case)
     assert asked == {(3, 7, 7)} and theirs.memo is None
     for batch in (mine, theirs):
         acts_as_its_agents(batch)

@@ -115,7 +115,7 @@ class SeedBatchRecurrentPPO(SeedBatchPPO):
         return None
 
     def readers(self, policy: Any) -> list[str]:
-        return []
+        return []  # an LSTM reads them, with so many weights that it gains nothing
 
     def _repeats(self) -> bool:
         return False  # what a network answers depends on what it has seen before

@@ -98,9 +98,7 @@ def trained(monkeypatch, look: bool) -> tuple[np.ndarray, list[int]]:
         asked.append(numbers.shape[1] if found is None else found[0].shape[1])
         return found
 
-    monkeypatch.setattr(
-        "rn_rl.agents.seed_batch_ppo.distinct", counting if look else lambda _: None
-    )
+    monkeypatch.setattr("rn_rl.agents.asking.distinct", counting if look else lambda _: None)
     models, envs = [], []
     for seed in (1, 2):
         kwargs = {"norm": "ln+rn", "net_arch": [8]}

@@ -160,6 +160,8 @@ def tidy(graph_module: GraphModule) -> GraphModule:
             _replace(graph, node, node.args[0])
         elif target is aten.select.int and node.args[0].target is aten.permute.default:
             _select_before_permute(graph, node)
+        elif target is aten.view.default and node.args[0].target in _UNARY:
+            _reshape_first(graph, node)
         elif target is aten.add.Tensor and len(node.args) == 2 and not node.kwargs:
             _add_bias_where_it_multiplies(graph, node)
         elif target is aten.transpose.int:
@@ -189,6 +191,23 @@ def _select_before_permute(graph: Graph, node: Node) -> None:
     with graph.inserting_before(node):
         row = graph.call_function(aten.select.int, (permute.args[0], axis, node.args[2]))
     _replace(graph, node, row)
+
+
+def _reshape_first(graph: Graph, node: Node) -> None:
+    """Axes of length 1 are added before a number is worked on, where that is what never changes."""
+    unary: Any = node.args[0]
+    shapes = [[n for n in x.meta["val"].shape if n != 1] for x in (node, unary)]
+    if len(unary.users) > 1 or shapes[0] != shapes[1]:
+        return
+    given, *others = unary.args
+    with graph.inserting_before(unary):
+        seen = graph.call_function(aten.view.default, (given, node.args[1]))
+        seen.meta["val"] = given.meta["val"].view(node.meta["val"].shape)
+        new = graph.call_function(unary.target, (seen, *others), dict(unary.kwargs))
+    _replace(graph, node, new)
+    graph.erase_node(unary)
+    if given.target in _UNARY:
+        _reshape_first(graph, seen)
 
 
 def _add_bias_where_it_multiplies(graph: Graph, node: Node) -> None:
@@ -268,7 +287,9 @@ _OVERWRITING = {
     aten.tanh.default: aten.tanh_.default,
     aten.threshold_backward.default: aten.threshold_backward.grad_input,
 }
+_UNARY = (aten._to_copy.default, aten.reciprocal.default)
 _VIEWS = (
+    aten.slice.Tensor,
     aten.transpose.int,
     aten.permute.default,
     aten.select.int,

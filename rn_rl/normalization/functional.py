@@ -128,7 +128,9 @@ def observe(x: Any, state: Any, weight: Tensor | None = None) -> Any:
     # powers of 2 in torch, which takes a third of the time that those of e do; NumPy's of e are fast
     in_array = isinstance(x, np.ndarray)
     with silent(state):
-        mean, scale = state[MEAN], (-0.5 if in_array else -0.5 * LOG2_E) / state[VAR]
+        # rows, which broadcast as they are: under vmap each other shape is one more operation
+        mean, var = state[MEAN : MEAN + 1], state[VAR : VAR + 1]
+        scale = (-0.5 if in_array else -0.5 * LOG2_E) / var
         centre = None
         if torch.compiler.is_compiling():
             centre, scale = at_precision(x.dtype, mean, scale)
@@ -136,7 +138,7 @@ def observe(x: Any, state: Any, weight: Tensor | None = None) -> Any:
         squares *= _like(scale, squares)
         # in place: fresh memory costs more than that
         density = np.exp(squares, out=squares) if in_array else squares.exp2_()
-        return _packed((*sums, total(density)), state[MEAN])
+        return _packed((*sums, total(density)), mean)
 
 
 def silent(values: Any) -> Any:
@@ -197,6 +199,7 @@ def ones_of(size: int, dtype: np.dtype) -> np.ndarray:
 
 def observe_moments(x: Any, mean: Any, weight: Tensor | None = None) -> Any:
     """The first three rows of :func:`observe`, ``(3, F)``, about a frozen mean of shape ``(F,)``."""
+    mean = mean[None]
     with silent(mean):
         sums, _, _ = _moments(x, mean, weight)
         return _packed(sums, mean)
@@ -207,9 +210,10 @@ def _moments(
 ) -> tuple[tuple[Any, Any, Any], Any, Callable[[Any], Any]]:
     """Count, sums of d and d**2 by code; then each d**2, and what sums up others of its shape.
 
-    The centre is the mean at the precision of x, where the caller has that already.
+    The mean is ``(1, F)``, and so are sums, or they broadcast to that. The centre is the mean at the
+    precision of x, where the caller has that already.
     """
-    one_code = mean.shape[0] == 1
+    one_code = mean.shape[1] == 1
     rows = x.reshape(x.shape[0], math.prod(x.shape[1:])) if one_code else per_feature(x)
     w = None if weight is None else _weights_of_rows(weight, rows)
     if w is None and isinstance(rows, np.ndarray):
@@ -220,7 +224,7 @@ def _moments(
             columns = w @ values
             return np.add.reduce(columns) if one_code else columns
         values = values if w is None else w[:, None] * values
-        columns = values.sum().reshape(1) if one_code else values.sum(0)
+        columns = values.sum((0, 1) if one_code else 0, keepdim=True)
         return columns.numpy() if isinstance(mean, np.ndarray) else columns
 
     number: Any = rows.shape[0] * (rows.shape[1] if one_code else 1)
@@ -237,20 +241,16 @@ def _moments(
 
 def _packed(sums: tuple[Any, ...], mean: Any) -> Any:
     """Sums as rows of what has the type and the columns of a mean; zeros where they are not finite."""
-    packed: Any
     if isinstance(mean, np.ndarray):
-        packed = np.empty((len(sums), mean.shape[0]), mean.dtype)
+        array = np.empty((len(sums), mean.shape[1]), mean.dtype)
         for row, values in enumerate(sums):
-            packed[row] = values
-    else:
-        number = sums[ELEMENTS]
-        full = (
-            torch.zeros_like(mean) + number
-            if isinstance(number, Tensor)
-            else torch.full_like(mean, number)
-        )
-        packed = torch.cat((full, *sums[SUM:])).reshape(len(sums), -1)
-    return finite(packed)
+            array[row] = values
+        return finite(array)
+    number = sums[ELEMENTS]
+    of_tensor = isinstance(number, Tensor)
+    full = torch.zeros_like(mean) + number if of_tensor else torch.full_like(mean, number)
+    packed = torch.cat((full, *sums[SUM:]))
+    return torch.where(sums[SUM_SQUARES] < math.inf, packed, 0.0)
 
 
 def _weights_of_rows(weight: Tensor, rows: Any) -> Any:

@@ -120,6 +120,25 @@ def test_gradients_of_stacked_convolutions_are_those_of_each_alone(training: boo
                 torch.testing.assert_close(ours[i], their, rtol=1e-11, atol=1e-11)
 
 
+def test_numbers_are_reshaped_before_they_are_converted():
+    """And then only once, where they are constant; numbers that are looked at as they were stay so."""
+
+    def function(state: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        narrow = state.reciprocal().float()
+        other = state.float()
+        return x * narrow.view(3, 1), other.view(1, 3) + x, other * 2, x * state.float().view(3, 1)
+
+    program = Program(function, constant=1)
+    state, x = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64), torch.randn(3, 3)
+    for scale in (1, 3):
+        state *= scale
+        for mine, theirs in zip(program(state, x), function(state, x), strict=True):
+            assert torch.equal(mine, theirs)
+    [recorded] = program._recorded.values()
+    views = recorded.rest.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default)
+    assert len(views) == 1
+
+
 def test_operations_write_over_nothing_that_is_still_looked_at():
     def function(kept: Tensor, x: Tensor) -> tuple[Tensor, ...]:
         a = x * 2

@@ -7,6 +7,7 @@ and sequences, and the gradient is written out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,34 +15,34 @@ from torch import Tensor
 
 
 def along(
-    lstm: Any, inputs: Tensor, hidden: Tensor, cell: Tensor, keep: Tensor
+    lstms: Sequence[Any], inputs: Tensor, hidden: Tensor, cell: Tensor, keep: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What an LSTM of one layer makes of sequences, under ``vmap`` for all seeds.
+    """What k LSTMs of one layer make of sequences, under ``vmap`` for all seeds.
 
     Formula, with i, f, g, o the quarters of ``inputs_t + W h``, as torch has it:
     ``c_t = sigmoid(f) k_t c + sigmoid(i) tanh(g)``, ``h_t = sigmoid(o) tanh(c_t)``, where h is
     ``k_t h_{t-1}``.
 
     Args:
-        lstm: an ``nn.LSTM`` of one layer.
-        inputs: ``(sequences, steps, 4 * size)``: its input weights times the input, and its biases.
-        hidden, cell: states before the first step, ``(sequences, size)``; no gradient flows there.
+        lstms: ``nn.LSTM`` of one layer and one size.
+        inputs: ``(k, sequences, steps, 4 * size)``: input weights times the input, and biases.
+        hidden, cell: states before the first step, ``(k, sequences, size)``; no gradient flows there.
         keep: ``(sequences, steps)``, 0 where an episode begins, so that the state is forgotten.
 
     Returns:
-        h of every step, ``(sequences, steps, size)``, and the last c, ``(sequences, size)``.
+        h of every step, ``(k, sequences, steps, size)``, and the last c, ``(k, sequences, size)``.
     """
-    one = [x[None] for x in (inputs, hidden, cell, keep, lstm.weight_hh_l0)]
-    states, last, *_ = _forward(*one)
-    return states[0], last[0]
+    weights = torch.stack([lstm.weight_hh_l0 for lstm in lstms])
+    states, last, *_ = _forward(inputs, hidden, cell, keep.expand(len(lstms), *keep.shape), weights)
+    return states, last
 
 
 @torch.library.custom_op("rn_rl::lstm", mutates_args=())
 def _forward(
     inputs: Tensor, hidden: Tensor, cell: Tensor, keep: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """With the seeds first. Also gives, step first, what the gradient takes: activations, the states
-    that each step began with, tanh(c)."""
+    """With the LSTMs of all seeds first. Also gives, step first, what the gradient takes: activations,
+    the states that each step began with, tanh(c)."""
     size = hidden.shape[2]
     gates = inputs.permute(2, 0, 1, 3).clone(memory_format=torch.contiguous_format)
     kept = keep.permute(2, 0, 1)[..., None]
@@ -126,10 +127,12 @@ _forward.register_autograd(_gradients, setup_context=_setup_context)
 
 @_forward.register_vmap
 def _(info: Any, in_dims: Any, *given: Tensor) -> tuple[Any, Any]:
-    """Each of all seeds comes as a single one."""
-    stacked = []
+    """Those of each seed are so many more."""
+    seeds = info.batch_size
+    flat = []
     for x, dim in zip(given, in_dims, strict=True):
-        x = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
-        stacked.append(x[:, 0])
-    states, last, *by_step = _forward(*stacked)
-    return (states[:, None], last[:, None], *(x[:, :, None] for x in by_step)), (0, 0, 1, 1, 1, 1)
+        x = x.expand(seeds, *x.shape) if dim is None else x.movedim(dim, 0)
+        flat.append(x.flatten(0, 1))
+    states, last, *by_step = _forward(*flat)
+    first = [x.unflatten(0, (seeds, -1)) for x in (states, last)]
+    return (*first, *(x.unflatten(1, (seeds, -1)) for x in by_step)), (0, 0, 1, 1, 1, 1)

@@ -45,26 +45,23 @@ def latents(
     of_actor, of_critic = (
         (features, features) if policy.share_features_extractor else (features[0], features[1])
     )
-
-    def through(lstm: Any, x: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-        inputs = F.linear(x, lstm.weight_ih_l0, lstm.bias_ih_l0 + lstm.bias_hh_l0)
-        inputs = inputs if where is None else rows(inputs, where)
-        hidden, cell = before.chunk(2, 1)
-        states, last = along(lstm, inputs.view(*keep.shape, -1), hidden, cell, keep)
-        return states.flatten(0, 1), torch.cat((states[:, -1], last), 1)
-
-    size = 2 * policy.lstm_actor.hidden_size
-    latent_pi, after = through(policy.lstm_actor, of_actor, state[:, :size])
+    lstms = [(policy.lstm_actor, of_actor)]
     if policy.lstm_critic is not None:
-        latent_vf, second = through(policy.lstm_critic, of_critic, state[:, size:])
-        after = torch.cat((after, second), 1)
-    elif policy.shared_lstm:
-        latent_vf = latent_pi.detach()
-    else:
-        latent_vf = policy.critic(of_critic)
-        latent_vf = latent_vf if where is None else rows(latent_vf, where)
+        lstms.append((policy.lstm_critic, of_critic))
+    inputs = [F.linear(x, m.weight_ih_l0, m.bias_ih_l0 + m.bias_hh_l0) for m, x in lstms]
+    inputs = inputs if where is None else [rows(x, where) for x in inputs]
+    hidden, cell = state.unflatten(1, (len(lstms), 2, -1)).permute(2, 1, 0, 3).unbind()
+    by_sequence = torch.stack(inputs).unflatten(1, keep.shape)
+    states, cell = along([m for m, _ in lstms], by_sequence, hidden, cell, keep)
+    after = torch.stack((states[:, :, -1], cell), 1).permute(2, 0, 1, 3).flatten(1)
+    latent_pi, *latent_vf = states.flatten(1, 2)
+    if policy.shared_lstm:
+        latent_vf = [latent_pi.detach()]
+    elif not latent_vf:
+        found = policy.critic(of_critic)
+        latent_vf = [found if where is None else rows(found, where)]
     heads = policy.mlp_extractor
-    return heads.forward_actor(latent_pi), heads.forward_critic(latent_vf), after
+    return heads.forward_actor(latent_pi), heads.forward_critic(*latent_vf), after
 
 
 class SeedBatchRecurrentPPO(SeedBatchPPO):

@@ -181,41 +181,47 @@ def test_a_batch_acts_as_sb3_contrib_does(lstm: str):
         np.testing.assert_allclose(future[i], found[:, 0].detach(), rtol=0, atol=1e-5)
 
 
-def test_an_lstm_along_sequences_is_torchs_step_by_step():
-    class Alone(nn.Module):
+def test_lstms_along_sequences_are_torchs_step_by_step():
+    class Both(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.lstm = nn.LSTM(5, 7)
+            self.lstms = nn.ModuleList([nn.LSTM(5, 7), nn.LSTM(5, 7)])
 
-    alone = [Alone().double() for _ in SEEDS]
+    alone = [Both().double() for _ in SEEDS]
     stack = SeedStack(alone)
-    x, h, c = (torch.randn(3, 4, *rest).double() for rest in ((6, 5), (7,), (7,)))
+    x, h, c = (torch.randn(3, *rest).double() for rest in ((4, 6, 5), (2, 4, 7), (2, 4, 7)))
     keep = (torch.rand(3, 4, 6) > 0.3).double()
+    count = len(stack.tensors)
 
     def one(module: Any, x: Tensor, h: Tensor, c: Tensor, keep: Tensor) -> Any:
-        lstm = module.lstm
-        inputs = nn.functional.linear(x, lstm.weight_ih_l0, lstm.bias_ih_l0 + lstm.bias_hh_l0)
-        return along(lstm, inputs, h, c, keep)
+        inputs = [
+            nn.functional.linear(x, lstm.weight_ih_l0, lstm.bias_ih_l0 + lstm.bias_hh_l0)
+            for lstm in module.lstms
+        ]
+        return along(module.lstms, torch.stack(inputs), h, c, keep)
 
     def run(*tensors: Tensor) -> Any:
-        leaves = [t.detach().requires_grad_() for t in tensors[:4]]
-        states, last = stack.over_seeds(one, leaves, *tensors[4:], training=True)
+        leaves = [t.detach().requires_grad_() for t in tensors[:count]]
+        states, last = stack.over_seeds(one, leaves, *tensors[count:], training=True)
         return states.detach(), last.detach(), *torch.autograd.grad((states**2).sum(), leaves)
 
-    for program in (run, Program(run, constant=4)):
+    for program in (run, Program(run, constant=count)):
         states, last, *gradients = program(*stack.tensors, x, h, c, keep)
         for i, module in enumerate(alone):
-            state, outputs = (h[i][None], c[i][None]), []
-            for t in range(6):
-                k = keep[i][None, :, t, None]
-                output, state = module.lstm(x[i, :, t][None], (state[0] * k, state[1] * k))
-                outputs.append(output[0])
-            expected = torch.stack(outputs, 1)
-            torch.testing.assert_close(states[i], expected, rtol=0, atol=1e-12)
-            torch.testing.assert_close(last[i], state[1][0], rtol=0, atol=1e-12)
-            wanted = torch.autograd.grad((expected**2).sum(), list(module.parameters()))
-            for mine, theirs in zip(gradients, wanted, strict=True):
-                torch.testing.assert_close(mine[i], theirs, rtol=0, atol=1e-12)
+            expected = []
+            for j, lstm in enumerate(module.lstms):
+                state, outputs = (h[i, j][None], c[i, j][None]), []
+                for t in range(6):
+                    k = keep[i][None, :, t, None]
+                    output, state = lstm(x[i, :, t][None], (state[0] * k, state[1] * k))
+                    outputs.append(output[0])
+                expected.append(torch.stack(outputs, 1))
+                torch.testing.assert_close(states[i, j], expected[j], rtol=0, atol=1e-12)
+                torch.testing.assert_close(last[i, j], state[1][0], rtol=0, atol=1e-12)
+            loss = torch.stack(expected).square().sum()
+            theirs = torch.autograd.grad(loss, list(module.parameters()))
+            for ours, their in zip(gradients, theirs, strict=True):
+                torch.testing.assert_close(ours[i], their, rtol=0, atol=1e-11)
 
 
 def test_sequences_are_what_a_minibatch_has_of_each_environment():

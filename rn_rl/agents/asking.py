@@ -129,11 +129,11 @@ class Asking:
             return
         weights = self.stack.weights
 
-        def change(parts: int) -> None:
+        def change(inner: int) -> None:
             for rows in (weights, *(x for x in state() if x.shape == weights.shape)):
                 for name in self.readers:
                     part = self.stack.part(rows, name)
-                    part.copy_(by_place(part, parts))
+                    part.copy_(by_place(part, inner))
 
         count = patches.images.shape[2]
         change(count)

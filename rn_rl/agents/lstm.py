@@ -17,7 +17,7 @@ from torch import Tensor
 def along(
     lstms: Sequence[Any], inputs: Tensor, hidden: Tensor, cell: Tensor, keep: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What k LSTMs of one layer make of sequences, under ``vmap`` for all seeds.
+    """What n LSTMs of one layer make of sequences, under ``vmap`` for all seeds.
 
     Formula, with i, f, g, o the quarters of ``inputs_t + W h``, as torch has it:
     ``c_t = sigmoid(f) k_t c + sigmoid(i) tanh(g)``, ``h_t = sigmoid(o) tanh(c_t)``, where h is
@@ -25,12 +25,12 @@ def along(
 
     Args:
         lstms: ``nn.LSTM`` of one layer and one size.
-        inputs: ``(k, sequences, steps, 4 * size)``: input weights times the input, and biases.
-        hidden, cell: states before the first step, ``(k, sequences, size)``; no gradient flows there.
+        inputs: ``(n, sequences, steps, 4 * size)``: input weights times the input, and biases.
+        hidden, cell: states before the first step, ``(n, sequences, size)``; no gradient flows there.
         keep: ``(sequences, steps)``, 0 where an episode begins, so that the state is forgotten.
 
     Returns:
-        h of every step, ``(k, sequences, steps, size)``, and the last c, ``(k, sequences, size)``.
+        h of every step, ``(n, sequences, steps, size)``, and the last c, ``(n, sequences, size)``.
     """
     weights = torch.stack([lstm.weight_hh_l0 for lstm in lstms])
     states, last, *_ = _forward(inputs, hidden, cell, keep.expand(len(lstms), *keep.shape), weights)

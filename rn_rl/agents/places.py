@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch import Tensor, nn
 
 STEP = 256
 """Numbers of pairs are rounded up to multiples of this, since each takes a recording; nothing is
@@ -123,7 +122,7 @@ def _forward(
         weights = weight[seed].t().split(channels)
         for mine, w, out in zip(of_pairs.split(sizes), weights, made.split(sizes), strict=True):
             torch.mm(mine, w, out=out)
-        found[seed] = F.embedding_bag(pairs[seed], made, mode="sum")
+        found[seed] = nn.functional.embedding_bag(pairs[seed], made, mode="sum")
     return found
 
 
@@ -148,7 +147,9 @@ def _backward(
     for seed, sizes in enumerate(_sizes(ends)):
         which = contents[seed, : sum(sizes)]
         of_pairs = x[seed].index_select(0, which)
-        d_made = F.embedding_bag(images[seed], grad[seed], firsts[seed, : sum(sizes)], mode="sum")
+        d_made = nn.functional.embedding_bag(
+            images[seed], grad[seed], firsts[seed, : sum(sizes)], mode="sum"
+        )
         d_of_pairs = torch.empty_like(of_pairs)
         for mine, w, out, d_mine, d_w in zip(
             of_pairs.split(sizes),

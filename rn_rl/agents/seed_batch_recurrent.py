@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Categorical
 from torch.nn import functional as F  # noqa: N812
 
-from rn_rl.agents.distinct import answers_by_row
+from rn_rl.agents.distinct import looks_at_all_rows
 from rn_rl.agents.lstm import along
 from rn_rl.agents.on_policy import sample
 from rn_rl.agents.program import Program
@@ -91,7 +91,7 @@ class SeedBatchRecurrentPPO(SeedBatchPPO):
         self.states = np.zeros((self.model.n_steps, *shape), np.float32)
         """The same before each step of the current rollout."""
         self.shuffling = Streams(self.seeds, "sequences", (1,))
-        # what is observed would have other weights in the trunk than after it
+        # rows that are asked about once are not those of which the trunk would know what is padding
         if phase_norms(policy.features_extractor):
             self.asking.by_row = False
         self._modes = Program(self._compute_modes, constant=own, values=True)
@@ -107,8 +107,11 @@ class SeedBatchRecurrentPPO(SeedBatchPPO):
         policy: Any = model.policy
         if policy.lstm_actor.num_layers != 1 or policy.lstm_kwargs:
             return "its LSTM has several layers or lstm_kwargs"
-        if not answers_by_row(policy):
-            return "its normalizer looks at the padding of sequences, of which a batch has another"
+        if looks_at_all_rows(policy):
+            return (
+                "its batch normalization or dropout would look at the padding of sequences, of which a "
+                "batch has another"
+            )
         return None
 
     def readers(self, policy: Any) -> list[str]:
@@ -130,9 +133,9 @@ class SeedBatchRecurrentPPO(SeedBatchPPO):
         ) -> Any:
             x, *others = asked
             patches, repeated = self.asking.over_patches(policy, x, others)
-            with patches:
-                features = policy.extract_features(x)
             with observation_weights(policy, real):
+                with patches:
+                    features = policy.extract_features(x)
                 pi, vf, _ = latents(policy, features, state, keep, *repeated[:1])
             distribution = policy._get_action_dist_from_latent(pi)
             log_prob, entropy = distribution.log_prob(a), distribution.entropy()

@@ -117,11 +117,20 @@ class BatchRenorm(BatchNorm):
         if not self.training or self.frozen:
             return frozen
         wide = x.to(self.running_state.dtype)
-        over = [axis for axis in range(x.dim()) if axis != 1]
-        mean = wide.mean(over, keepdim=True)
-        std = ((wide - mean).square().mean(over, keepdim=True) + self.eps).sqrt()
+        real = self.real()
+        mean = mean_of_features(wide, real)
+        std = (mean_of_features((wide - mean).square(), real) + self.eps).sqrt()
         # Both are 0 to the last bit: they add to the gradient and leave the value alone.
         shift = mean.detach() - mean
         stretch = (std.detach() - std) / std
         moved = (shift + (wide - mean) * stretch) / functional.on_axis_1(self._std(), x)
         return frozen + moved.to(x.dtype)
+
+
+def mean_of_features(x: Tensor, real: Tensor | None) -> Tensor:
+    """Mean over every axis but 1, which is kept, of the samples that are real, ``(batch,)``."""
+    over = [axis for axis in range(x.dim()) if axis != 1]
+    if real is None:
+        return x.mean(over, keepdim=True)
+    share = (real.to(x.dtype) / real.sum()).reshape((-1,) + (1,) * (x.dim() - 1))
+    return (x * share).sum(0, keepdim=True).mean(over, keepdim=True)

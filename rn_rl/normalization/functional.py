@@ -313,7 +313,8 @@ def per_feature(x: Any) -> Any:
     """``(elements, features)``."""
     if len(x.shape) == 2:
         return x
-    return array_module(x).moveaxis(x, 1, -1).reshape(-1, x.shape[1])
+    last = np.moveaxis(x, 1, -1) if isinstance(x, np.ndarray) else x.movedim(1, -1)
+    return last.reshape(-1, x.shape[1])
 
 
 def commit(state: Any, pending: Any, decay: float = 1.0, eps: float = 1e-5) -> Any:

@@ -89,10 +89,18 @@ class PhaseNorm(nn.Module, ABC):
                 "the normalizer with num_features equal to the size of axis 1"
             )
         if self.training and self.observing and not self.frozen:
-            weight = self.observation_weight
-            given = weight if weight is None or isinstance(weight, Tensor) else weight()
-            self.observe(x, given)
+            self.observe(x, self.weights())
         return self.apply_state(x)
+
+    def weights(self) -> Tensor | None:
+        """Of the samples that are observed now, ``(batch,)``; None where each counts 1."""
+        given = self.observation_weight
+        return given if given is None or isinstance(given, Tensor) else given()
+
+    def real(self) -> Tensor | None:
+        """``(batch,)``, False for samples of no weight, as padding is; None where all are real."""
+        weights = self.weights()
+        return None if weights is None else weights > 0
 
     @torch.no_grad()
     def commit(self) -> None:
@@ -177,7 +185,8 @@ def observation_weights(module: nn.Module, weights: Weights) -> Iterator[None]:
     """Weigh the samples that training forwards inside this context observe.
 
     Statistics then follow the weighted samples (say, the newest in a replay batch), while the output
-    and its gradient use the whole batch as before.
+    and its gradient use the whole batch as before. Where a gain or a gradient depends on the batch
+    (``commit="forward"``, ``brn``), samples of weight 0 are left out of it, and others count alike.
 
     Args:
         module: anything that contains normalizers.

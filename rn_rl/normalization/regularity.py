@@ -175,7 +175,8 @@ class RegularityNorm(PhaseNorm):
     def _published_forward(self, x: Tensor) -> Tensor:
         moving = (self.training or self.acting) and self.observing and not self.frozen
         before = self.running_state.clone()  # the gradient still needs it when the state has moved
-        y, state = published.step(x, before, moving)
+        real = self.real() if self.training else None
+        y, state = published.step(x, before, moving, real)
         if moving:
             self.running_state.copy_(state)
         return y

@@ -24,7 +24,21 @@ from rn_rl.agents.streams import Streams
 from rn_rl.policies import NormRecurrentActorCriticPolicy
 
 SEEDS = (3, 5, 8)
-SPECS = ["none", "ln", "rn", "rln", "rsn", "bn", "wn", "yoked", "uan", "hs"]
+SPECS = [
+    "none",
+    "ln",
+    "rn",
+    "rln",
+    "rsn",
+    "rn-paper",
+    "rln-paper",
+    "bn",
+    "brn",
+    "wn",
+    "yoked",
+    "uan",
+    "hs",
+]
 """Of each kind; :mod:`test_seed_batch` has them all."""
 LSTMS = {
     "own": {},
@@ -41,9 +55,14 @@ def make_env(env_id: str) -> Any:
 
 
 def agent(
-    spec: str, seed: int, env_id: str = "CartPole-v1", lstm: str = "own", **kwargs: Any
+    spec: str,
+    seed: int,
+    env_id: str = "CartPole-v1",
+    lstm: str = "own",
+    trunk: str = "none",
+    **kwargs: Any,
 ) -> Any:
-    features = {"features": "minigrid"} if env_id == IMAGES else {}
+    features = {"features": "minigrid", "trunk_norm": trunk} if env_id == IMAGES else {}
     policy_kwargs = {
         "norm": spec,
         "net_arch": [8],
@@ -101,16 +120,19 @@ def fill(buffer: Any, batch: SeedBatchRecurrentPPO, seed: int) -> None:
 
 
 CASES = [
-    *((spec, "CartPole-v1", "own") for spec in SPECS),
-    *(("ln+rn", env_id, lstm) for env_id in ("CartPole-v1", IMAGES) for lstm in LSTMS),
+    *((spec, "CartPole-v1", "own", "none") for spec in SPECS),
+    *(("ln+rn", env_id, lstm, "none") for env_id in ("CartPole-v1", IMAGES) for lstm in LSTMS),
+    *(("ln", IMAGES, "own", trunk) for trunk in ("rn", "brn")),
 ]
 
 
-@pytest.mark.parametrize(("spec", "env_id", "lstm"), CASES, indirect=["spec"])
-def test_updates_are_those_of_sb3_contrib(spec: str, env_id: str, lstm: str, monkeypatch):
+@pytest.mark.parametrize(("spec", "env_id", "lstm", "trunk"), CASES, indirect=["spec"])
+def test_updates_are_those_of_sb3_contrib(
+    spec: str, env_id: str, lstm: str, trunk: str, monkeypatch
+):
     """Two rollouts of two environments, in minibatches that begin and end anywhere."""
     steps = {"n_steps": 48, "batch_size": 60} if env_id == IMAGES else {}
-    theirs, mine = ([agent(spec, s, env_id, lstm, **steps) for s in SEEDS] for _ in range(2))
+    theirs, mine = ([agent(spec, s, env_id, lstm, trunk, **steps) for s in SEEDS] for _ in range(2))
     for model in (*theirs, *mine):
         to_double(model)
         model._setup_learn(1000)
@@ -140,7 +162,9 @@ def test_updates_are_those_of_sb3_contrib(spec: str, env_id: str, lstm: str, mon
         for i, model in enumerate(theirs):
             expected = model.policy.state_dict()
             for name, value in batch.write_back(i).policy.state_dict().items():
-                torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-9, msg=name)
+                torch.testing.assert_close(
+                    value, expected[name], rtol=0, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}"
+                )
     assert begun > 3 or env_id == IMAGES  # episodes that began inside a rollout
 
 
@@ -263,7 +287,8 @@ def test_it_learns_and_goes_on_and_plays_with_what_it_remembers():
 @pytest.mark.parametrize(
     ("spec", "kwargs", "said"),
     [
-        ("rn-paper", {}, "looks at the padding"),
+        ("rn", {"layer": nn.BatchNorm1d(8)}, "would look at the padding"),
+        ("rn", {"layer": nn.Dropout()}, "would look at the padding"),
         ("rn", {"target_kl": 0.1}, "target_kl"),
         ("rn", {"lstm_kwargs": {"dropout": 0.5}}, "lstm_kwargs"),
     ],
@@ -274,4 +299,5 @@ def test_what_cannot_be_trained_together_says_why(spec: str, kwargs: dict[str, A
     if "lstm_kwargs" in kwargs:
         model.policy.lstm_kwargs = kwargs["lstm_kwargs"]
     model.target_kl = kwargs.get("target_kl")
+    model.policy.mlp_extractor.policy_net.append(kwargs.get("layer", nn.Identity()))
     assert said in (SeedBatchRecurrentPPO.cannot(model) or "")

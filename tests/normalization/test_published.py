@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from rn_rl.normalization import RegularityNorm, make_normalizers, observed_acting
+from rn_rl.normalization import (
+    RegularityNorm,
+    make_normalizers,
+    observation_weights,
+    observed_acting,
+)
 from rn_rl.normalization.published import COUNT, LOG_MASS, MEAN, STD
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data/regularity_golden.json").read_text())
@@ -131,3 +136,24 @@ def test_acting_is_never_observed_by_those_that_obey_the_phase_rule():
     with observed_acting(norm):
         norm(torch.randn(8, 4))
     assert not norm.pending_sums.any() and not norm.acting
+
+
+@pytest.mark.parametrize("name", ["rn-paper", "rln-paper", "brn"])
+@pytest.mark.parametrize("shape", [(6, 4), (6, 4, 3, 2), (1, 4)])
+def test_rows_of_no_weight_have_no_part_in_what_others_become(name, shape):
+    """As the padding of sequences; the weights of others do not count, as nothing published has any."""
+    alone, padded = (make_normalizers(name, 4)[0].train() for _ in range(2))
+    for _ in range(3):
+        x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        padding = 100 * torch.randn(2, *shape[1:], dtype=torch.float64)
+        expected = alone(x)
+        weights = torch.cat((torch.ones(1), torch.zeros(2), torch.full((len(x) - 1,), 3.0)))
+        with observation_weights(padded, weights):
+            found = padded(torch.cat((x[:1], padding, x[1:])))
+        found = torch.cat((found[:1], found[3:]))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+        if name != "brn":  # whose state follows the weights
+            state = padded.running_state
+            torch.testing.assert_close(state, alone.running_state, rtol=1e-12, atol=1e-12)
+        ours, theirs = (torch.autograd.grad((y**3).sum(), x)[0] for y in (found, expected))
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rn_rl.agents.distinct import answers_by_row, distinct, number_rows
+from rn_rl.agents.distinct import distinct, number_rows
 from rn_rl.agents.patches import OverPatches, Patches, PatchNumbering, convolutions
 from rn_rl.agents.places import Places, by_place, places
 from rn_rl.agents.stacked import SeedStack
@@ -29,11 +29,17 @@ class Asking:
         stack: the networks.
         shape: of an observation.
         batch: rows of a minibatch.
+        by_row: whether rows that are equal may be asked about once.
         readers: names of the weights that images go through after the convolutions.
     """
 
     def __init__(
-        self, stack: SeedStack, shape: tuple[int, ...], batch: int, readers: Sequence[str]
+        self,
+        stack: SeedStack,
+        shape: tuple[int, ...],
+        batch: int,
+        by_row: bool,
+        readers: Sequence[str],
     ) -> None:
         self.stack = stack
         self.shape = shape
@@ -41,7 +47,7 @@ class Asking:
         self.device = stack.weights.device
         # a GPU computes what repeats faster than it is found
         on_cpu = self.device.type == "cpu"
-        self.by_row = on_cpu and answers_by_row(stack.module)
+        self.by_row = on_cpu and by_row
         self.convolutions = convolutions(stack.module) if on_cpu else []
         self.number_patches = PatchNumbering(self.convolutions, batch, self.device)
 

@@ -86,9 +86,14 @@ def _backward(
     by_step = grad.permute(2, 0, 1, 3).contiguous()
     i, f, g, o = gates.chunk(4, 3)
     # the derivatives by what goes into i, f, g are these times that by c, and by o times that by h
-    by_cell = torch.stack((g * i * (1 - i), cells * f * (1 - f), i * (1 - g * g)), 3)
-    by_hidden = squashed * o * (1 - o)
-    cell_by_hidden = o * (1 - squashed * squashed)
+    by_cell = gates.new_empty(steps, seeds, sequences, 3, size)
+    for part, activation, other in ((0, i, g), (1, f, cells)):
+        torch.addcmul(activation, activation, activation, value=-1, out=by_cell[..., part, :]).mul_(
+            other
+        )
+    torch.addcmul(i, i * g, g, value=-1, out=by_cell[..., 2, :])
+    cell_by_hidden = torch.addcmul(o, o * squashed, squashed, value=-1)
+    by_hidden = torch.addcmul(o, o, o, value=-1).mul_(squashed)
     carried = f * kept
     grads = torch.empty_like(gates)
     d_hidden = torch.zeros_like(began[0])
@@ -101,9 +106,10 @@ def _backward(
         torch.mul(by_hidden[t], d_hidden, out=into[:, :, 3])
         d_cell *= carried[t]
         d_hidden = torch.bmm(grads[t], weight).mul_(kept[t])
-    rows = grads.permute(1, 3, 0, 2).reshape(seeds, 4 * size, -1)
-    d_weight = torch.bmm(rows, began.permute(1, 0, 2, 3).reshape(seeds, -1, size))
-    return grads.permute(1, 2, 0, 3).contiguous(), d_weight
+    by_seed = grads.permute(1, 2, 0, 3).contiguous()
+    rows = by_seed.view(seeds, -1, 4 * size).transpose(1, 2)
+    d_weight = torch.bmm(rows, began.permute(1, 2, 0, 3).reshape(seeds, -1, size))
+    return by_seed, d_weight
 
 
 @_backward.register_fake

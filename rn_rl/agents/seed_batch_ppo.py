@@ -17,7 +17,7 @@ from torch.distributions import Categorical, Normal
 from torch.distributions import Distribution as TorchDistribution
 
 from rn_rl.agents.asking import Asking, first_weights
-from rn_rl.agents.distinct import counted
+from rn_rl.agents.distinct import answers_by_row, counted
 from rn_rl.agents.logging import evenly_spaced
 from rn_rl.agents.memo import Memo
 from rn_rl.agents.on_policy import components, sample, values_and_distribution
@@ -66,9 +66,11 @@ class SeedBatchPPO(SeedBatch[PPO]):
         }
         """Of the current rollout, time first."""
         self.starts = np.ones((self.size, per_seed), np.float32)
-        readers = self.readers(model.policy)
-        self.asking = Asking(self.stack, observation.shape, model.batch_size, readers)
-        self.memo = Memo(self._ask, self.size, length * per_seed) if self._repeats() else None
+        by_row, readers = self.by_row(model.policy), self.readers(model.policy)
+        self.asking = Asking(self.stack, observation.shape, model.batch_size, by_row, readers)
+        # of each step, of episodes that end, and after the last step
+        most = (2 * length + 1) * per_seed
+        self.memo = Memo(self._ask, self.size, most) if self._repeats() else None
         own = len(self.stack.tensors)
         self._act = Program(self._compute_act, constant=own, values=True)
         self._answers = Program(self._compute_answers, constant=own, values=True)
@@ -106,6 +108,10 @@ class SeedBatchPPO(SeedBatch[PPO]):
             return actions, values[:, 0], distribution.log_prob(actions)
 
         return self.stack.over_seeds(act, own, observations, uniform)
+
+    def by_row(self, policy: Any) -> bool:
+        """See :class:`~rn_rl.agents.asking.Asking`."""
+        return answers_by_row(policy)
 
     def readers(self, policy: Any) -> list[str]:
         """See :class:`~rn_rl.agents.asking.Asking`."""

@@ -24,24 +24,13 @@ from rn_rl.agents.streams import Streams
 from rn_rl.normalization import observation_weights, phase_norms
 
 
-def latents(
-    policy: Any,
-    features: Any,
-    state: Tensor,
-    keep: Tensor,
-    where: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What comes out of the hidden layers of actor and critic, and the state after the sequences.
+def inputs_of(policy: Any, observations: Tensor) -> list[Tensor]:
+    """What an observation brings to an LSTM, whatever was before it, ``(rows, ...)`` each.
 
-    Args:
-        policy: sb3-contrib's ``RecurrentActorCriticPolicy``, of one seed.
-        features: of the rows of the sequences, one sequence after the other, or of what ``where``
-            says; of actor and critic where they share none.
-        state: before the first step, ``(sequences, size)``: h and c of the actor's LSTM, then of the
-            critic's, if it has its own.
-        keep: ``(sequences, steps)``, 0 where an episode begins.
-        where: for each row, which of the features.
+    That is input weights times features, and biases; of the actor, then of the critic, or what the
+    critic makes of its features if it has no LSTM; of the actor alone where they share one.
     """
+    features = policy.extract_features(observations)
     of_actor, of_critic = (
         (features, features) if policy.share_features_extractor else (features[0], features[1])
     )
@@ -49,17 +38,33 @@ def latents(
     if policy.lstm_critic is not None:
         lstms.append((policy.lstm_critic, of_critic))
     inputs = [F.linear(x, m.weight_ih_l0, m.bias_ih_l0 + m.bias_hh_l0) for m, x in lstms]
-    inputs = inputs if where is None else [rows(x, where) for x in inputs]
+    if policy.lstm_critic is None and not policy.shared_lstm:
+        inputs.append(policy.critic(of_critic))
+    return inputs
+
+
+def latents(
+    policy: Any, inputs: Sequence[Tensor], state: Tensor, keep: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What comes out of the hidden layers of actor and critic, and the state after the sequences.
+
+    Args:
+        policy: sb3-contrib's ``RecurrentActorCriticPolicy``, of one seed.
+        inputs: of :func:`inputs_of`, for the rows of the sequences, one sequence after the other.
+        state: before the first step, ``(sequences, size)``: h and c of the actor's LSTM, then of the
+            critic's, if it has its own.
+        keep: ``(sequences, steps)``, 0 where an episode begins.
+    """
+    lstms = [m for m in (policy.lstm_actor, policy.lstm_critic) if m is not None]
     hidden, cell = state.unflatten(1, (len(lstms), 2, -1)).permute(2, 1, 0, 3).unbind()
-    by_sequence = torch.stack(inputs).unflatten(1, keep.shape)
-    states, cell = along([m for m, _ in lstms], by_sequence, hidden, cell, keep)
+    by_sequence = torch.stack(list(inputs[: len(lstms)])).unflatten(1, keep.shape)
+    states, cell = along(lstms, by_sequence, hidden, cell, keep)
     after = torch.stack((states[:, :, -1], cell), 1).permute(2, 0, 1, 3).flatten(1)
     latent_pi, *latent_vf = states.flatten(1, 2)
     if policy.shared_lstm:
         latent_vf = [latent_pi.detach()]
     elif not latent_vf:
-        found = policy.critic(of_critic)
-        latent_vf = [found if where is None else rows(found, where)]
+        latent_vf = [inputs[1]]
     heads = policy.mlp_extractor
     return heads.forward_actor(latent_pi), heads.forward_critic(*latent_vf), after
 
@@ -91,9 +96,9 @@ class SeedBatchRecurrentPPO(SeedBatchPPO):
         self.states = np.zeros((self.model.n_steps, *shape), np.float32)
         """The same before each step of the current rollout."""
         self.shuffling = Streams(self.seeds, "sequences", (1,))
-        # rows that are asked about once are not those of which the trunk would know what is padding
-        if phase_norms(policy.features_extractor):
-            self.asking.by_row = False
+        self.number_inputs = 2 - policy.shared_lstm
+        """See :func:`inputs_of`."""
+        self._inputs = Program(self._compute_inputs, constant=own, values=True)
         self._modes = Program(self._compute_modes, constant=own, values=True)
 
     @classmethod
@@ -117,8 +122,16 @@ class SeedBatchRecurrentPPO(SeedBatchPPO):
     def readers(self, policy: Any) -> list[str]:
         return []  # an LSTM reads them, with so many weights that it gains nothing
 
+    def by_row(self, policy: Any) -> bool:
+        # what comes before an LSTM; rows asked about once would not say which of them are padding
+        return not phase_norms(policy.pi_features_extractor)
+
     def _repeats(self) -> bool:
-        return False  # what a network answers depends on what it has seen before
+        return self.asking.by_row and np.issubdtype(self.model.observation_space.dtype, np.integer)
+
+    def _ask(self, observations: np.ndarray) -> tuple[np.ndarray, ...]:
+        given = self._inputs(*self.stack.tensors, self.tensor(observations))
+        return tuple(part.cpu().numpy() for part in given)
 
     def mean(self, x: Tensor, given: Sequence[Tensor]) -> Tensor:
         real, *_ = given  # 1 for each row of minibatches() that is not padding
@@ -135,8 +148,9 @@ class SeedBatchRecurrentPPO(SeedBatchPPO):
             patches, repeated = self.asking.over_patches(policy, x, others)
             with observation_weights(policy, real):
                 with patches:
-                    features = policy.extract_features(x)
-                pi, vf, _ = latents(policy, features, state, keep, *repeated[:1])
+                    inputs = inputs_of(policy, x)
+                inputs = [rows(each, *repeated[:1]) if repeated else each for each in inputs]
+                pi, vf, _ = latents(policy, inputs, state, keep)
             distribution = policy._get_action_dist_from_latent(pi)
             log_prob, entropy = distribution.log_prob(a), distribution.entropy()
             values = policy.value_net(vf)[:, 0]
@@ -146,14 +160,18 @@ class SeedBatchRecurrentPPO(SeedBatchPPO):
 
     def _one_step(self, then: Callable[..., Any], tensors: Sequence[Tensor]) -> Any:
         """``then(policy, latent_pi, latent_vf, ...)`` after one step of every environment; the state."""
-        *own, observations, state, keep = tensors[: len(self.stack.tensors) + 3]
-        more = tensors[len(own) + 3 :]
+        own, given = tensors[: len(self.stack.tensors)], tensors[len(self.stack.tensors) :]
 
-        def one(policy: Any, x: Tensor, s: Tensor, k: Tensor, *given: Tensor) -> Any:
-            pi, vf, after = latents(policy, policy.extract_features(x), s, k[:, None])
-            return then(policy, pi, vf, *given), after
+        def one(policy: Any, s: Tensor, k: Tensor, *given: Tensor) -> Any:
+            inputs, more = given[: self.number_inputs], given[self.number_inputs :]
+            pi, vf, after = latents(policy, inputs, s, k[:, None])
+            return then(policy, pi, vf, *more), after
 
-        return self.stack.over_seeds(one, own, observations, state, keep, *more)
+        return self.stack.over_seeds(one, own, *given)
+
+    def _compute_inputs(self, *tensors: Tensor) -> Any:
+        *own, observations = tensors
+        return self.stack.over_seeds(inputs_of, own, observations)
 
     def _compute_act(self, *tensors: Tensor) -> Any:
         def act(policy: Any, pi: Tensor, vf: Tensor, uniform: Tensor) -> Any:
@@ -188,21 +206,36 @@ class SeedBatchRecurrentPPO(SeedBatchPPO):
                 return (given.logits,)
             return given.mean, given.stddev
 
-        found, _ = self._one_step(parameters, [*own, observations, state, state[..., 0]])
+        inputs = self._compute_inputs(*own, observations)
+        found, _ = self._one_step(parameters, [*own, state, state[..., 0], *inputs])
         return found
 
     def asked_step(
-        self, observations: np.ndarray, state: np.ndarray, begins: np.ndarray
+        self, observations: np.ndarray, state: np.ndarray, begins: np.ndarray, recall: bool = False
     ) -> list[Tensor]:
-        """One step of every environment, as the programs take it."""
+        """One step of every environment, as the programs take it.
+
+        Args:
+            observations: ``(seeds, n, ...)``.
+            state: ``(seeds, n, state_size)``.
+            begins: ``(seeds, n)``, 1 where an episode begins.
+            recall: what observations of this rollout have brought already need not be computed.
+        """
         keep = 1 - begins.astype(np.float32)
-        given = [self.tensor(observations), self.tensor(state), self.tensor(keep)]
+        given: Any
+        if recall and self.memo is not None:
+            given = [self.tensor(x) for x in self.memo(observations)]
+        else:
+            given = self._inputs(*self.stack.tensors, self.tensor(observations))
         dtype = self.stack.weights.dtype
-        return [*self.stack.tensors, given[0], *(x.to(dtype) for x in given[1:])]
+        before = [self.tensor(x).to(dtype) for x in (state, keep)]
+        return [*self.stack.tensors, *before, *given]
 
     def act(self, observations: np.ndarray, t: int) -> tuple[np.ndarray, ...]:
+        if t == 0 and self.memo is not None:
+            self.memo.forget()
         self.states[t] = self.lstm_state
-        given = self.asked_step(observations, self.lstm_state, self.starts)
+        given = self.asked_step(observations, self.lstm_state, self.starts, recall=True)
         found, after = self._act(*given, self.tensor(self.sampling.draw()))
         self.lstm_state = after.cpu().numpy().astype(np.float32)
         return tuple(part.cpu().numpy() for part in found)
@@ -216,7 +249,8 @@ class SeedBatchRecurrentPPO(SeedBatchPPO):
         return self._values_after(self.last_observations, self.starts)
 
     def _values_after(self, observations: np.ndarray, begins: np.ndarray) -> np.ndarray:
-        return self._values(*self.asked_step(observations, self.lstm_state, begins)).cpu().numpy()
+        given = self.asked_step(observations, self.lstm_state, begins, recall=True)
+        return self._values(*given).cpu().numpy()
 
     def player(self, noise: Streams | None) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         state: np.ndarray | None = None

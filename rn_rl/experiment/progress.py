@@ -54,7 +54,8 @@ class TrainingProgress:
         """The training begins, with so many timesteps behind it."""
         self._started = time.monotonic()
         self._first = timesteps
-        self._next_line = self._first + self.total / 10
+        tenth = self.total / 10
+        self._next_line = (self._first // tenth + 1) * tenth
         if self.console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),

@@ -20,6 +20,7 @@ from rn_rl.errors import UserError
 from rn_rl.experiment.config import TrainConfig
 from rn_rl.experiment.evaluate import EvaluateConfig, evaluate
 from rn_rl.experiment.probe_run import ProbeConfig, run_probe
+from rn_rl.experiment.progress import TrainingProgress
 from rn_rl.experiment.run import Run
 from rn_rl.experiment.statistics import bootstrap_interval
 from rn_rl.experiment.train import TrainingStopped, train
@@ -217,6 +218,16 @@ def episodes(run: Run, index: int) -> list[str]:
 def same_tensors(a: Run, b: Run) -> bool:
     first, second = load_file(a.policy_file), load_file(b.policy_file)
     return first.keys() == second.keys() and all((first[k] == second[k]).all() for k in first)
+
+
+def test_a_run_that_goes_on_is_told_of_in_tenths_of_the_whole(tmp_path):
+    with (tmp_path / "out").open("w") as file:
+        progress = TrainingProgress(1000, "run", Console(file=file))
+        progress.start(130)
+        for timesteps in range(140, 1001, 10):
+            progress.update(timesteps, lambda: "")
+    _, *lines = (tmp_path / "out").read_text().splitlines()
+    assert [line.split()[0] for line in lines] == [f"{share}%" for share in range(20, 101, 10)]
 
 
 def test_a_finished_run_goes_on_with_more_timesteps(dqn_run, tmp_path):

@@ -87,11 +87,10 @@ def _backward(
     i, f, g, o = gates.chunk(4, 3)
     # the derivatives by what goes into i, f, g are these times that by c, and by o times that by h
     by_cell = gates.new_empty(steps, seeds, sequences, 3, size)
-    for part, activation, other in ((0, i, g), (1, f, cells)):
-        torch.addcmul(activation, activation, activation, value=-1, out=by_cell[..., part, :]).mul_(
-            other
-        )
-    torch.addcmul(i, i * g, g, value=-1, out=by_cell[..., 2, :])
+    into_i, into_f, into_g = by_cell.unbind(3)
+    torch.addcmul(i, i, i, value=-1, out=into_i).mul_(g)
+    torch.addcmul(f, f, f, value=-1, out=into_f).mul_(cells)
+    torch.addcmul(i, i * g, g, value=-1, out=into_g)
     cell_by_hidden = torch.addcmul(o, o * squashed, squashed, value=-1)
     by_hidden = torch.addcmul(o, o, o, value=-1).mul_(squashed)
     carried = f * kept

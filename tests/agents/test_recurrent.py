@@ -255,6 +255,19 @@ def test_sequences_are_what_a_minibatch_has_of_each_environment():
     assert step.tolist() == [[0, 1, 0, 1, 2, 3, 0, 1], [0, 1, 0, 1, 2, 3, 0, 1]]
 
 
+def test_what_images_brought_is_recalled_until_the_networks_change():
+    models = [agent("ln+rn", seed, IMAGES, n_steps=32, batch_size=32) for seed in SEEDS]
+    batch = batch_of(models)
+    batch.learn(64)  # one rollout, whose last observation was recalled, and its updates
+    begins = batch.last_observations
+    before = batch.memo(begins)
+    batch.step(0)
+    recalled, asked = batch.memo(begins), batch._ask(begins)
+    for old, found, expected in zip(before, recalled, asked, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        assert np.abs(old - expected).max() > 1e-3
+
+
 def test_it_learns_and_goes_on_and_plays_with_what_it_remembers():
     models = [agent("rn", seed, env_id=IMAGES, n_steps=32, batch_size=40) for seed in SEEDS]
     batch = batch_of(models)

@@ -236,7 +236,8 @@ class SeedBatch(ABC, Generic[Model]):
     def state(self, seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """All that one seed's training goes on from, between two phases: arrays, and plain data.
 
-        The environments are not in it.
+        The environments are not in it. Arrays may be views of what trains: write or copy them before
+        it goes on.
         """
         arrays = {f"network/{k}": v.cpu().numpy() for k, v in self.stack.of_seed(seed).items()}
         numbers = {}

@@ -11,16 +11,21 @@ import numpy as np
 import pytest
 import torch
 from minigrid.wrappers import ImgObsWrapper
+from sb3_contrib import RecurrentPPO
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecTransposeImage
 from torch import Tensor, nn
 
-from rn_rl.agents import SeedBatchDQN, SeedBatchPPO
+from rn_rl.agents import SeedBatchDQN, SeedBatchPPO, SeedBatchRecurrentPPO
 from rn_rl.agents.captured import Captured
 from rn_rl.agents.seed_envs import VecSeedEnvs
 from rn_rl.agents.stacked import SeedStack
 from rn_rl.normalization import REGISTRY
-from rn_rl.policies import NormActorCriticPolicy, NormDQNPolicy
+from rn_rl.policies import (
+    NormActorCriticPolicy,
+    NormDQNPolicy,
+    NormRecurrentActorCriticPolicy,
+)
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -29,11 +34,14 @@ SEEDS = (3, 5, 8)
 ALGOS = {
     "dqn": (DQN, NormDQNPolicy, SeedBatchDQN),
     "ppo": (PPO, NormActorCriticPolicy, SeedBatchPPO),
+    "ppo_lstm": (RecurrentPPO, NormRecurrentActorCriticPolicy, SeedBatchRecurrentPPO),
 }
+# as SB3 does, advantages are made to have a mean of 0 in float32
+ON_POLICY = {"batch_size": 16, "n_steps": 32, "n_epochs": 2, "normalize_advantage": False}
 OPTIONS = {
     "dqn": {"batch_size": 16, "buffer_size": 300, "learning_starts": 20, "tau": 0.3},
-    # as SB3 does, they are made to have a mean of 0 in float32
-    "ppo": {"batch_size": 16, "n_steps": 32, "n_epochs": 2, "normalize_advantage": False},
+    "ppo": ON_POLICY,
+    "ppo_lstm": ON_POLICY,
 }
 
 
@@ -56,7 +64,8 @@ def batch_of(
     kwargs = {**OPTIONS[algo], "learning_rate": 1e-2, "max_grad_norm": 0.05, **kwargs}
     # with the usual one, Adam makes steps of what a gradient of 0 is rounded to
     optimizer = {"optimizer_kwargs": {"eps": 1e-3}}
-    policy_kwargs = {"norm": spec, "net_arch": [8, 8], **features, **optimizer}
+    memory = {"lstm_hidden_size": 8} if algo == "ppo_lstm" else {}
+    policy_kwargs = {"norm": spec, "net_arch": [8, 8], **memory, **features, **optimizer}
     models, envs = [], []
     for seed in SEEDS:
         envs.append(make_env(env_id))
@@ -77,8 +86,14 @@ def batch_of(
     return batch(models, VecSeedEnvs(envs))
 
 
-@pytest.mark.parametrize("spec", SPECS, indirect=True)
-@pytest.mark.parametrize("algo", ALGOS)
+@pytest.mark.parametrize(
+    ("algo", "spec"),
+    [
+        *((algo, spec) for algo in ("dqn", "ppo") for spec in SPECS),
+        *(("ppo_lstm", spec) for spec in ("none", "ln+rn", "rln", "rsn", "rn-paper", "brn")),
+    ],
+    indirect=["spec"],
+)
 def test_a_training_on_a_gpu_is_the_one_on_the_cpu(algo: str, spec: str):
     """Some 90 updates and as many commits; all but the first go as recorded."""
     there, here = (batch_of(algo, spec, device) for device in ("cuda", "cpu"))

@@ -1,0 +1,128 @@
+"""Normalizers between convolutions, many seeds in one process: updates of SB3."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.buffers import ReplayBufferSamples, RolloutBufferSamples
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from rn_rl.agents import SeedBatchDQN, SeedBatchPPO, VecSeedEnvs
+from rn_rl.normalization import REGISTRY
+from rn_rl.policies import NormActorCriticPolicy, NormDQNPolicy
+
+SEEDS = (3, 5, 8)
+ROWS = 12
+SHAPE = (3, 6, 6)
+
+
+class Images(gym.Env):
+    """Nobody looks at them: minibatches are made up."""
+
+    observation_space = gym.spaces.Box(0, 255, SHAPE, np.uint8)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, **_: Any) -> Any:
+        return np.zeros(SHAPE, np.uint8), {}
+
+
+def agent(cls: Any, policy: Any, trunk: str, seed: int, **options: Any) -> Any:
+    features = {"features": "minigrid", "trunk_norm": trunk, "net_arch": [8], "norm": "ln"}
+    options = {"learning_rate": 1e-2, "max_grad_norm": 0.05, "batch_size": ROWS, **options}
+    model = cls(policy, Images(), policy_kwargs=features, seed=seed, device="cpu", **options)
+    networks = (model.q_net, model.q_net_target) if cls is DQN else (model.policy,)
+    for network in networks:
+        network.double()
+        network.features_extractor.register_forward_pre_hook(lambda _, x: (x[0].double(),))
+    model._setup_learn(1000)
+    return model
+
+
+def envs(models: list[Any]) -> VecSeedEnvs:
+    return VecSeedEnvs([DummyVecEnv([Images]) for _ in models])
+
+
+def agree(batch: Any, theirs: list[Any]) -> None:
+    for i, model in enumerate(theirs):
+        expected = model.policy.state_dict()
+        for name, value in batch.write_back(i).policy.state_dict().items():
+            # relatively too: moments of many pixels, most of which are equal, are large numbers
+            torch.testing.assert_close(
+                value, expected[name], rtol=1e-9, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+
+TRUNKS = [name for name in REGISTRY if name != "yoked"]  # no recording has their names
+
+
+@pytest.mark.parametrize("trunk", TRUNKS)
+def test_updates_of_dqn(trunk: str):
+    theirs, mine = ([agent(DQN, NormDQNPolicy, trunk, seed) for seed in SEEDS] for _ in range(2))
+    batch = SeedBatchDQN(mine, envs(mine))
+    batch.total_timesteps = 1000
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        rows = (len(SEEDS), ROWS)
+        now, after = (torch.from_numpy(rng.integers(0, 3, (*rows, *SHAPE))) for _ in range(2))
+        actions = torch.from_numpy(rng.integers(0, 2, (*rows, 1)))
+        rewards, dones = (torch.rand(*rows, 1) for _ in range(2))
+        drawn = [x.to(torch.uint8) for x in (now, after)] + [actions, rewards, dones.round()]
+        for i, model in enumerate(theirs):
+            now, after, actions, rewards, dones = (x[i] for x in drawn)
+            one = ReplayBufferSamples(now, actions, after, dones, rewards)
+            model.replay_buffer.sample = lambda *args, one=one, **kwargs: one
+            model.policy.set_training_mode(False)
+            model.train(2, ROWS)
+            model.policy.set_training_mode(False)
+        batch.stack.set_training_mode(True)
+        batch.set_learning_rate()
+        batch.update(drawn)
+        batch.update(drawn)
+        batch.stack.set_training_mode(False)
+        agree(batch, theirs)
+
+
+@pytest.mark.parametrize("trunk", TRUNKS)
+def test_updates_of_ppo(trunk: str):
+    """By rows and patches that differ, where that is possible."""
+    options = {"n_steps": 4 * ROWS, "n_epochs": 2}
+    theirs, mine = (
+        [agent(PPO, NormActorCriticPolicy, trunk, seed, **options) for seed in SEEDS]
+        for _ in range(2)
+    )
+    batch = SeedBatchPPO(mine, envs(mine))
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        few = np.zeros((len(SEEDS), 4, *SHAPE), np.uint8)
+        few[:, :, 0, 0, 0] = rng.integers(1, 9, (len(SEEDS), 4))
+        images = few.repeat(ROWS, 1)  # of a rollout
+        numbers, patches = batch.asking.rollout(images)
+        chosen = np.arange(ROWS) * 4
+        drawn = [
+            torch.from_numpy(images[:, chosen]),
+            torch.from_numpy(rng.integers(0, 2, (len(SEEDS), ROWS))),
+            *(torch.from_numpy(rng.normal(size=(len(SEEDS), ROWS))) for _ in range(4)),
+        ]
+        drawn[3] = -0.7 + 0.3 * drawn[3]
+        for i, model in enumerate(theirs):
+            now, actions, values, log_prob, advantages, returns = (x[i] for x in drawn)
+            one = RolloutBufferSamples(now, actions, values, log_prob, advantages, returns)
+            model.rollout_buffer.get = lambda *args, one=one: [one]
+            model.policy.set_training_mode(False)
+            model.train()
+            model.policy.set_training_mode(False)
+        batch.stack.set_training_mode(True)
+        batch.set_learning_rate()
+        asked = drawn if patches is None else [patches.contents, *drawn[1:]]
+        of_rows = None if numbers is None else numbers[:, chosen]
+        with batch.asking.columns_by_place(patches, lambda: batch._optimizer_state().values()):
+            batch.update(asked, of_rows, patches)
+            batch.update(asked, of_rows, patches)
+        batch.stack.set_training_mode(False)
+        agree(batch, theirs)
+        assert (patches is not None) == (trunk in ("none", "wn", "spectral"))

@@ -13,6 +13,7 @@ from torch.nn.utils import parameters_to_vector
 
 from rn_rl.agents.captured import Captured
 from rn_rl.agents.convolution import StackedConvolutions
+from rn_rl.agents.group_norm import StackedGroupNorms
 from rn_rl.normalization import PhaseNorm, phase_norms
 
 
@@ -142,7 +143,7 @@ class SeedStack:
             return functional_call(call, dict(zip(names, slices, strict=True)), given)
 
         # acting asks about few observations
-        with StackedConvolutions(many=training):
+        with StackedConvolutions(many=training), StackedGroupNorms():
             return vmap(one, in_dims=(self.axes, *(0 for _ in inputs)))(list(tensors), *inputs)
 
     def of_seed(self, seed: int) -> dict[str, Tensor]:

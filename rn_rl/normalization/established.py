@@ -31,7 +31,7 @@ class LayerNorm(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() == 2:
             return super().forward(x)
-        return in_groups(x, 1, self.weight, self.bias, self.eps)
+        return F.group_norm(x, 1, self.weight, self.bias, self.eps)
 
 
 class RMSNorm(nn.RMSNorm):
@@ -88,13 +88,3 @@ class GroupNorm(nn.GroupNorm):
                 f"{', '.join(map(str, divisors))}"
             )
         super().__init__(int(groups), num_features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return in_groups(x, self.num_groups, self.weight, self.bias, self.eps)
-
-
-def in_groups(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """What ``F.group_norm`` computes, of operations that ``vmap`` knows for every layout of x."""
-    flat = x.unflatten(1, (groups, -1)).flatten(2)
-    normed = F.layer_norm(flat, flat.shape[2:], eps=eps).reshape(x.shape)
-    return normed * on_axis_1(weight, x) + on_axis_1(bias, x)

@@ -12,8 +12,9 @@ import json
 import os
 import socket
 import threading
+import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,18 @@ def take(path: Path, me: dict[str, Any] | None = None) -> bool:
             if not free(path):
                 return False
     return False
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Nobody else is in such a block for this file; waits for who is. For moments, not minutes."""
+    claim = path.with_name(f".{path.name}.claim")
+    while not take(claim):
+        time.sleep(0.1)
+    try:
+        yield
+    finally:
+        claim.unlink(missing_ok=True)
 
 
 def free(path: Path) -> bool:

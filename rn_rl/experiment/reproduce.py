@@ -19,6 +19,7 @@ import tyro
 from rich.console import Console
 
 from rn_rl.errors import UserError, unknown
+from rn_rl.experiment.claims import alone
 from rn_rl.experiment.compare import check, grid_of, listed, make_cells, new_grid
 from rn_rl.experiment.config import CompareConfig, shown_as
 from rn_rl.experiment.files import around_block
@@ -176,15 +177,21 @@ def run_reproduce(config: ReproduceConfig) -> None:
     grid = grid_of(shared, [cell for each in cells.values() for cell in each], console)
     stopped = run_grid(grid)
     trained = [run for name in names(study) for run in read_arm(grid, name, cells.get(name, []))]
-    done = in_arms(whole_study(config, protocol), [*kept, *trained])
-    # of a run that was stopped, what there is does not take the place of results
-    if stopped:
-        folder = config.out
-    if done:
-        found = Reproduction(config.what, protocol, study, done, config.quick)
-        write(found, folder / config.file_name, console)
-    if config.readme is not None and not stopped:
-        write_readme(config.readme, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder / config.file_name):
+        if config.add:  # others may have added to the tables meanwhile
+            mine = {(run.arm, run.seed) for run in trained}
+            kept = kept_runs(config, protocol, folder)
+            kept = [run for run in kept if (run.arm, run.seed) not in mine]
+        done = in_arms(whole_study(config, protocol), [*kept, *trained])
+        # of a run that was stopped, what there is does not take the place of results
+        if stopped:
+            folder = config.out
+        if done:
+            found = Reproduction(config.what, protocol, study, done, config.quick)
+            write(found, folder / config.file_name, console)
+        if config.readme is not None and not stopped:
+            write_readme(config.readme, folder)
     if stopped:
         raise TrainingStopped("stopped; the same command goes on where it stopped")
     if grid.failed:

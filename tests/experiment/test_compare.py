@@ -259,6 +259,22 @@ def test_a_claim_of_the_dead_is_taken_over(tmp_path):
     assert claims.take(key)
 
 
+def test_one_at_a_time_writes_a_file(tmp_path):
+    path = tmp_path / "count"
+    path.write_text("0")
+    code = (
+        "import sys, time; from pathlib import Path; from rn_rl.experiment.claims import alone\n"
+        "path = Path(sys.argv[1])\n"
+        "for _ in range(5):\n"
+        "    with alone(path):\n"
+        "        count = int(path.read_text()); time.sleep(0.02); path.write_text(str(count + 1))\n"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    several = [subprocess.Popen(command) for _ in range(3)]
+    assert [process.wait(timeout=120) for process in several] == [0, 0, 0]
+    assert path.read_text() == "15" and list(tmp_path.iterdir()) == [path]
+
+
 def test_who_slept_for_too_long_stops_and_leaves_the_claim_to_its_new_holder(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "BEAT", 0.05)
     with claims.Claims(tmp_path, ["key"]) as sleeper:

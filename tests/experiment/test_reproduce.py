@@ -10,6 +10,7 @@ from rich.console import Console
 
 from rn_rl.cli import main
 from rn_rl.errors import UserError
+from rn_rl.experiment import reproduce
 from rn_rl.experiment.protocol import (
     PROTOCOLS,
     PUBLISHED,
@@ -225,6 +226,24 @@ def test_runs_of_several_machines_make_one_table(tmp_path, monkeypatch):
     before = (results / "cartpole.csv").read_bytes()
     assert toy(tmp_path / "e", "cartpole", "--arms", "none,logt", "--seeds", "2", *adding) == 0
     assert not specs(tmp_path / "e") and (results / "cartpole.csv").read_bytes() == before
+
+
+def test_what_others_add_while_one_trains_is_kept(tmp_path, monkeypatch):
+    adding = ["--seeds", "1", "--add", "--results", str(tmp_path / "results")]
+    run_grid = reproduce.run_grid
+    others = ["none", "logt"]  # who is done first
+
+    def late(grid):
+        stopped = run_grid(grid)
+        if others:
+            assert toy(tmp_path / "b", "cartpole", "--arms", others.pop(), *adding) == 0
+        return stopped
+
+    monkeypatch.setattr(reproduce, "run_grid", late)
+    assert toy(tmp_path / "a", "cartpole", "--arms", "none,ln", *adding) == 0
+    table = read_runs(tmp_path / "results" / "cartpole.csv")
+    assert [(run.arm, run.seed) for run in table] == [("none", 0), ("ln", 0), ("logt", 0)]
+    assert not list((tmp_path / "results").glob(".*"))
 
 
 def test_runs_of_another_length_are_not_mixed(tmp_path, capsys):

@@ -79,7 +79,9 @@ def parse(command: Any, arguments: Sequence[str], prog: str, description: str | 
             raise
         plain = re.sub(r"\x1b\[[0-9;]*m", "", errors.getvalue())
         line = " ".join(re.sub(r"[╭╮╰╯│─]+|-{3,}", " ", plain).split())
-        line = re.sub(r"^(.+?) (?=\1\b)", "", line)  # the title of a box, said again in it
+        # the title of a box, which is said again in it, and how tyro reads what is left over
+        line = re.sub(r"^(Value error|Required options|Unrecognized options) (?=[A-Z])", "", line)
+        line = re.sub(r" \(applied to [^)]*\)| Arguments are applied to [^.]*\.", "", line)
         # keep what is wrong; the help that follows it is what --help is for
         raise UserError(re.split(r" Argument helptext:| For full helptext", line)[0]) from None
 

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from torch.overrides import TorchFunctionMode
 
+from rn_rl.normalization.functional import on_axis_1
+
 
 class StackedGroupNorms(TorchFunctionMode):
     """Inside this context ``F.group_norm`` is one of operations that ``vmap`` knows for every layout.
@@ -34,5 +36,5 @@ def in_groups(
     grouped = x.unflatten(1, (num_groups, -1)).flatten(2)
     y = F.layer_norm(grouped, grouped.shape[2:], eps=eps).reshape(x.shape)
     if weight is not None:
-        y = y * weight.reshape(-1, *(1 for _ in x.shape[2:]))
-    return y if bias is None else y + bias.reshape(-1, *(1 for _ in x.shape[2:]))
+        y = y * on_axis_1(weight, x)
+    return y if bias is None else y + on_axis_1(bias, x)

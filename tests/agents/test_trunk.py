@@ -51,9 +51,10 @@ def agree(batch: Any, theirs: list[Any]) -> None:
     for i, model in enumerate(theirs):
         expected = model.policy.state_dict()
         for name, value in batch.write_back(i).policy.state_dict().items():
-            # relatively too: moments of many pixels, most of which are equal, are large numbers
+            # moments of many pixels, most of which are equal, are large numbers
+            rtol = 1e-9 if "running_state" in name else 0
             torch.testing.assert_close(
-                value, expected[name], rtol=1e-9, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}"
+                value, expected[name], rtol=rtol, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}"
             )
 
 

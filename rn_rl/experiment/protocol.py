@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rn_rl.errors import UserError
 from rn_rl.normalization import canonical_spec
@@ -54,6 +54,16 @@ class Protocol:
     def plain_ramp(self) -> str:
         """The same by itself."""
         return f"ramp(5, {self.ramp})"
+
+    def with_memory(self) -> Protocol:
+        """The same task with an LSTM.
+
+        Raises:
+            UserError: it needs no memory.
+        """
+        if self.recurrent is None:
+            raise UserError(f"--recurrent: {self.env} needs no memory; expected redbluedoors")
+        return replace(self, algo=self.recurrent, about=", with memory (an LSTM)")
 
 
 PROTOCOLS = {

@@ -40,16 +40,15 @@ from rn_rl.experiment.protocol import (
     plain,
 )
 from rn_rl.experiment.records import read_episodes, read_seconds
+from rn_rl.experiment.reproduction_readme import README_TASKS, write_readme
 from rn_rl.experiment.reproduction_report import (
     LAST_EPISODES,
     PARTS,
-    README_TASKS,
     Reproduction,
     Trained,
     in_arms,
     read_runs,
     write,
-    write_readme,
 )
 from rn_rl.experiment.train import TrainingStopped
 
@@ -209,11 +208,7 @@ def protocol_of(config: ReproduceConfig) -> Protocol:
     protocol = PROTOCOLS[config.what]
     timesteps = config.timesteps or (protocol.quick if config.quick else protocol.timesteps)
     protocol = replace(protocol, timesteps=timesteps)
-    if not config.recurrent:
-        return protocol
-    if protocol.recurrent is None:
-        raise UserError(f"{config.what} --recurrent: needs no memory; expected redbluedoors")
-    return replace(protocol, algo=protocol.recurrent, about=", with memory (an LSTM)")
+    return protocol.with_memory() if config.recurrent else protocol
 
 
 def whole_study(config: ReproduceConfig, protocol: Protocol) -> Study:

@@ -1,4 +1,4 @@
-"""What a reproduction gave: a table beside the paper's, answers, a picture, and the README's table."""
+"""What a reproduction gave: a table beside the paper's, answers, and a picture."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from rn_rl.errors import UserError
 from rn_rl.experiment import plots, statistics
 from rn_rl.experiment.arm import Estimate, decimals
 from rn_rl.experiment.comparison import Comparison, compare, correct
-from rn_rl.experiment.files import markdown_table, replace_block, shipped, whole
+from rn_rl.experiment.files import markdown_table, shipped, whole
 from rn_rl.experiment.progress import say
-from rn_rl.experiment.protocol import PROTOCOLS, YOKED, Arm, Protocol, Study, paper_and_controls
+from rn_rl.experiment.protocol import PROTOCOLS, Arm, Protocol, Study
 from rn_rl.experiment.report import write_rows, write_text
 
 LAST_EPISODES = 50
@@ -258,67 +258,3 @@ def read_runs(path: Path) -> list[Trained]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a table of 'rn-rl reproduce' ({error})") from None
     return runs
-
-
-README_TASKS = tuple(PROTOCOLS)
-"""Whose protocol the README has one table of."""
-
-
-def readme_block(folder: Path) -> str:
-    """One table of the protocol on all tasks, and the answers that matter most, from CSV files."""
-    columns, answers, lengths = ["arm"], [], []
-    cells: dict[str, list[str]] = {}
-    for what in README_TASKS:
-        path = folder / f"{what}.csv"
-        if not path.is_file():
-            continue
-        protocol = PROTOCOLS[what]
-        study = paper_and_controls(protocol)
-        results = in_arms(study, read_runs(path))
-        published = bool(shipped("paper_results.yml")[what])
-        for name, seeds, shown, interval, _, paper in table_rows(what, results):
-            line = cells.setdefault(name, [""] * (len(columns) - 1))
-            line += [f"{shown.split()[0]} {interval}", seeds, *([paper] if published else [])]
-        columns += [what, "seeds", *(["paper"] if published else [])]
-        each_run = sorted({run.timesteps for r in results for run in r.runs})
-        lengths.append(f"{what}{protocol.about}: {' or '.join(f'{n:,}' for n in each_run)}")
-        for line in cells.values():
-            line += [""] * (len(columns) - 1 - len(line))
-        comparisons = compare_arms(protocol, study, results)
-        asked = key_questions(protocol)
-        answers += [
-            f"- {each.sentence(len(comparisons))}"
-            for each in comparisons
-            if (each.norm, each.baseline) in asked
-        ]
-    if not cells:
-        raise UserError(
-            f"{folder}: no {'.csv or '.join(README_TASKS)}.csv of 'rn-rl reproduce' there"
-        )
-    table = markdown_table(columns, [[name, *line] for name, line in cells.items()])
-    told = f"Timesteps of a run: {'; '.join(lengths)}."
-    return "\n\n".join([table, told, "\n".join(answers)])
-
-
-def key_questions(protocol: Protocol) -> list[tuple[str, str]]:
-    """Does RN help, is it more than its gain, does LayerNorm do the same, does a ramp do more?"""
-    return [
-        ("rn", "none"),
-        ("ln", "none"),
-        ("rn", "logt"),
-        ("rn", "gain(5)"),
-        ("ln+rn", "ln"),
-        ("ln+rn", "ln+logt"),
-        ("ln+rn", YOKED),
-        (protocol.ramped, "ln+rn"),
-        (protocol.plain_ramp, "rn"),
-    ]
-
-
-def write_readme(readme: Path, folder: Path) -> None:
-    """Put :func:`readme_block` between the document's marks.
-
-    Raises:
-        UserError: it has none.
-    """
-    replace_block(readme, "reproduce", readme_block(folder))

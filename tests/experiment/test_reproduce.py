@@ -21,13 +21,13 @@ from rn_rl.experiment.protocol import (
 )
 from rn_rl.experiment.records import find_runs, read_episodes, read_seconds
 from rn_rl.experiment.reproduce import curve
+from rn_rl.experiment.reproduction_readme import readme_block
 from rn_rl.experiment.reproduction_report import (
     PARTS,
     Reproduction,
     Result,
     Trained,
     read_runs,
-    readme_block,
     write,
 )
 from rn_rl.experiment.run import Run
@@ -89,8 +89,10 @@ def test_redbluedoors_and_some_arms(tmp_path):
     # returns of at most 1 have two digits
     assert re.search(r"\| none \| 1 \| 0\.\d\d \| .* \| 0\.\d\d, ", page)
     rows = readme_block(tmp_path / "results").splitlines()
-    assert rows[0] == "| arm | redbluedoors | seeds |"  # the paper has no number
-    assert re.fullmatch(r"\| none \| 0\.\d\d \[.*\] \| 1 \|", rows[2])
+    assert rows[0] == "| arm | redbluedoors |"  # the paper has no number
+    assert re.fullmatch(r"\| none \| 0\.\d\d \[.*\] \|", rows[2])
+    assert "Timesteps and seeds: redbluedoors, without memory: 4,096, 1 seed." in rows
+    assert any(row.startswith("| rn than none | exploratory: cannot tell, ") for row in rows)
 
 
 def test_quick_says_that_it_is_rough(tmp_path):
@@ -122,7 +124,10 @@ def test_episodes_of_several_environments_are_put_in_the_order_in_which_they_end
         (["cartpole", "--engine", "batches"], "--engine batches: expected one of"),
         (["cartpole", "--jobs", "0"], "--jobs 0: expected at least 1"),
         (["cartpole", "--readme", "nowhere.md"], "nowhere.md: cannot be read"),
-        (["cartpole", "--recurrent"], "cartpole --recurrent: needs no memory"),
+        (
+            ["cartpole", "--recurrent"],
+            "--recurrent: CartPole-v1 needs no memory; expected redbluedoors",
+        ),
         (["cartpole", "--warm-up", "--as-published"], "expected one study at a time"),
         (["redbluedoors", "--as-published"], "the paper gives no number"),
         (["cartpole", "--quick", "--readme", "README.md"], "not of cartpole-quick"),
@@ -310,10 +315,15 @@ def test_a_readme_is_written_from_the_tables(tmp_path):
         assert toy(tmp_path / "runs", what, *arguments) == 0
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert "| arm | cartpole | seeds | paper | lunarlander | seeds | paper |" in text
-    assert text.count("\n| ") == 5 and text.count("\n- ") == 3  # logt was run on one of the two
-    assert "rn from logt with dqn on CartPole-v1" in text
-    assert "Timesteps of a run: cartpole: 700; lunarlander, episodes cut at 100 steps: 700." in text
+    assert "| arm | cartpole | cartpole, paper | lunarlander | lunarlander, paper |" in text
+    assert "| is it better? | cartpole | lunarlander |" in text
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    cells = {row[0]: [cell.strip(" |") for cell in row[1:]] for row in rows}
+    assert cells["| logt"][2:] == ["", ""]  # it was run on one of the two
+    assert cells["| rn than logt"][0] and not cells["| rn than logt"][1]
+    assert all("p = " in cell for cell in cells["| rn than none"])
+    assert "cartpole: 700, 2 seeds; lunarlander, episodes cut at 100 steps: 700, 2 seeds." in text
+    assert "(cartpole 3, lunarlander 1)" in text
     whole = (tmp_path / "runs" / "cartpole.csv").read_text()
     for damaged in ("a,b\n1,2\n", whole.rstrip()[:-9] + "\n", whole.replace("700", "some"), ""):
         (tmp_path / "cartpole.csv").write_text(damaged)

@@ -6,7 +6,8 @@ from pathlib import Path
 import rn_rl.policies
 from rn_rl.experiment.algorithms import ALGORITHMS
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 
 
 def test_the_python_in_it_runs(tmp_path, monkeypatch):
@@ -26,3 +27,13 @@ def test_it_names_every_algorithm_and_the_policy_for_it():
         assert f"`{row.name}`" in table
     policies = set(re.findall(r"`(Norm\w+Policy)`", table))
     assert policies == {name for name in rn_rl.policies.__all__ if name.endswith("Policy")}
+
+
+def test_what_it_and_the_results_link_to_is_there():
+    found = 0
+    for page in (ROOT / "README.md", *(ROOT / "results").rglob("*.md")):
+        for link in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+            if "://" not in link:
+                assert (page.parent / link).exists(), f"{page}: {link}"
+                found += 1
+    assert found > 30

@@ -182,7 +182,7 @@ def write(found: Reproduction, stem: Path, console: Console) -> None:
     notes = [costs(protocol, results), rough if found.rough else ""]
     answers = [each.sentence(len(comparisons)) for each in comparisons]
     runs = [run for result in results for run in result.runs]
-    commands = " and ".join(f"`{command}`" for command in dict.fromkeys(r.command for r in runs))
+    commands = "\n".join(dict.fromkeys(run.command for run in runs))
     lines = [
         f"# {found.what}: {study.title}",
         f"{about}; mean training return of the last {LAST_EPISODES} episodes of each run, mean ± "
@@ -192,7 +192,7 @@ def write(found: Reproduction, stem: Path, console: Console) -> None:
         f"![{study.title}]({stem.name}.svg)",
         "\n".join(f"- {answer}" for answer in answers),
         notes[0],
-        f"Made by {commands}.",
+        f"Made by\n\n```\n{commands}\n```",
     ]
     with whole(Path(f"{stem}.md")) as temporary:
         write_text(temporary, "\n\n".join(line for line in lines if line) + "\n")

@@ -216,7 +216,7 @@ def test_runs_of_several_machines_make_one_table(tmp_path, monkeypatch):
         ("none", 1),
     ]
     page = (results / "cartpole.md").read_text()
-    assert page.endswith("Made by `rn-rl on the first` and `rn-rl on the second`.\n")
+    assert page.endswith("Made by\n\n```\nrn-rl on the first\nrn-rl on the second\n```\n")
     # a study takes what it shares with the protocol from the protocol's table
     arms = ["--arms", "none,none with warm-up"]
     assert toy(tmp_path / "c", "cartpole", "--warm-up", *arms, "--seeds", "2", *adding) == 0

@@ -30,6 +30,7 @@ from rn_rl.experiment.config import TrainConfig
 from rn_rl.experiment.fast_envs import env_seeds, fast_envs
 from rn_rl.experiment.files import whole, write_npz
 from rn_rl.experiment.progress import TrainingProgress, Watch
+from rn_rl.experiment.rows import Rows
 from rn_rl.experiment.run import Run, RunSpec, load_vecnormalize_state, vecnormalize_state
 from rn_rl.experiment.train import TrainingStopped, stop_on_interrupt
 from rn_rl.normalization import RegularityNorm
@@ -105,8 +106,8 @@ class BatchTraining:
         wide = (episodes, components(trial.action_space))
         self.eval_noise = Streams(self.seeds, "evaluation", wide)
         self.layers = list(self.batch.stack.norms)
-        self.history: list[tuple[int, np.ndarray]] = []
-        self.commit_kls: list[np.ndarray] = []
+        self.phases: list[int] = []  # timesteps at which they ended
+        self.gains, self.commit_kls = Rows(), Rows()
         self.evaluations: list[tuple[int, np.ndarray, np.ndarray]] = []
         self.scalars: list[tuple[int, dict[str, np.ndarray]]] = []
         self.best = np.full(len(specs), -np.inf)
@@ -196,17 +197,18 @@ class BatchTraining:
             parts.append(f"training return {np.mean(returns):.2f}")
         if self.evaluations:
             parts.append(f"evaluation {self.evaluations[-1][1].mean():.2f}")
-        if self.history and np.isfinite(self.history[-1][1]).all():
-            parts.append(f"gain {self.history[-1][1].mean():.2f}")
+        if self.phases and np.isfinite(self.gains.array[-1]).all():
+            parts.append(f"gain {self.gains.array[-1].mean():.2f}")
         return " · ".join(parts)
 
     def on_rollout_start(self) -> None:
         """After the commit: gains, the size of the commit, checkpoints, Ctrl-C."""
         batch = self.batch
         now = batch.num_timesteps
-        if self.layers and not (self.history and self.history[-1][0] == now):
+        if self.layers and not (self.phases and self.phases[-1] == now):
             self.rollouts += 1
-            self.history.append((now, batch.gains()))
+            self.phases.append(now)
+            self.gains.append(batch.gains())
             every = 50 if isinstance(batch, SeedBatchDQN) else 1
             size = batch.commit_kl() if self.rollouts % every == 0 else None
             if size is not None:
@@ -262,12 +264,12 @@ class BatchTraining:
         recent = [np.mean(r[-100:]) if r else np.nan for r in self.recent]
         row["rollout/ep_rew_mean"] = np.array(recent)
         if self.layers:
-            for name, gains in zip(self.layers, self.history[-1][1].T, strict=True):
+            for name, gains in zip(self.layers, self.gains.array[-1].T.copy(), strict=True):
                 row[f"normalizer/gain/{name}"] = gains
                 if isinstance(self.batch.stack.norms[name], RegularityNorm):
                     row[f"normalizer/code_length/{name}"] = gains  # which it is, for these
-            if self.commit_kls:
-                row["normalizer/commit_kl"] = self.commit_kls[-1]
+            if len(self.commit_kls):
+                row["normalizer/commit_kl"] = self.commit_kls.array[-1].copy()
         self.scalars.append((now, row))
 
     def write_evaluations(self, seed: int) -> None:
@@ -288,9 +290,9 @@ class BatchTraining:
             write_npz(
                 run.code_length_file,
                 layers=np.array(self.layers),
-                timesteps=np.array([t for t, _ in self.history]),
-                gains=np.array([gains[seed] for _, gains in self.history]),
-                commit_kl=np.array([kls[seed] for kls in self.commit_kls]),
+                timesteps=np.array(self.phases),
+                gains=self.gains.array[:, seed],
+                commit_kl=self.commit_kls.array[:, seed] if len(self.commit_kls) else np.array([]),
                 commit_action=np.array([]),
                 learning_starts=np.array(getattr(model, "learning_starts", 0)),
             )
@@ -331,14 +333,14 @@ class BatchTraining:
 
     def _records(self) -> dict[str, np.ndarray]:
         """What was recorded so far, seeds first but for the timesteps."""
-        by_seed = {
-            "gains": [gains for _, gains in self.history],
-            "commit_kls": self.commit_kls,
+        by_seed: dict[str, Any] = {
+            "gains": self.gains.array,
+            "commit_kls": self.commit_kls.array,
             "returns": [returns for _, returns, _ in self.evaluations],
             "lengths": [lengths for _, _, lengths in self.evaluations],
         }
-        kept = {name: np.stack(rows, 1) for name, rows in by_seed.items() if rows}
-        kept["history_timesteps"] = np.array([t for t, _ in self.history])
+        kept = {name: np.stack(rows, 1) for name, rows in by_seed.items() if len(rows)}
+        kept["history_timesteps"] = np.array(self.phases)
         kept["evaluation_timesteps"] = np.array([t for t, _, _ in self.evaluations])
         return kept
 
@@ -357,8 +359,8 @@ class BatchTraining:
             return list(np.stack([s[key] for s in stored], 1)) if key in stored[0] else []
 
         times = [[int(t) for t in stored[0][f"records/{name}_timesteps"]] for name in RECORDS]
-        self.history = list(zip(times[0], rows("gains"), strict=True))
-        self.commit_kls = rows("commit_kls")
+        self.phases = times[0]
+        self.gains, self.commit_kls = Rows(rows("gains")), Rows(rows("commit_kls"))
         self.evaluations = list(zip(times[1], rows("returns"), rows("lengths"), strict=True))
         if isinstance(self.envs, VecSeedEnvs) and isinstance(self.eval_envs, VecSeedEnvs):
             for seed, plain in enumerate(begun):

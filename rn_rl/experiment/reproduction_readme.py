@@ -42,8 +42,8 @@ def readme_block(folder: Path) -> str:
             continue
         study = paper_and_controls(protocol)
         results = in_arms(study, read_runs(path))
-        task = what if protocol == PROTOCOLS[what] else f"{what}, LSTM"
-        published = bool(shipped("paper_results.yml")[what]) and protocol == PROTOCOLS[what]
+        task = what if stem == what else f"{what}, LSTM"
+        published = shipped("paper_results.yml")[what]
         columns += [task, f"{task}, paper"] if published else [task]
         for name, _, shown, interval, _, paper in table_rows(what, results):
             cells.setdefault(name, {})[task] = f"{shown.split()[0]} {interval}"

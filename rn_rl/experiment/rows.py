@@ -12,13 +12,13 @@ class Rows:
 
     A list of small arrays would leave one of them, phase for phase, among the large blocks that an
     update takes and gives back, and the C library could fit the next large one less and less between
-    them: gigabytes in a run of 25,000 phases.
+    them: gigabytes in a long run.
 
     Args:
         rows: to begin with.
     """
 
-    def __init__(self, rows: Sequence[np.ndarray] | np.ndarray = ()) -> None:
+    def __init__(self, rows: np.ndarray | Sequence[np.ndarray] = ()) -> None:
         self._block = np.array(rows)
         self._count = len(rows)
 

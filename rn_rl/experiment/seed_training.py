@@ -6,6 +6,7 @@ import contextlib
 import shlex
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from rn_rl.experiment.files import whole, write_npz
 from rn_rl.experiment.progress import TrainingProgress, Watch
 from rn_rl.experiment.rows import Rows
 from rn_rl.experiment.run import Run, RunSpec, load_vecnormalize_state, vecnormalize_state
+from rn_rl.experiment.seed_evaluation import play
 from rn_rl.experiment.train import TrainingStopped, stop_on_interrupt
 from rn_rl.normalization import RegularityNorm
 
@@ -333,13 +335,13 @@ class BatchTraining:
 
     def _records(self) -> dict[str, np.ndarray]:
         """What was recorded so far, seeds first but for the timesteps."""
-        by_seed: dict[str, Any] = {
+        by_seed: dict[str, Sequence[np.ndarray] | np.ndarray] = {
             "gains": self.gains.array,
             "commit_kls": self.commit_kls.array,
             "returns": [returns for _, returns, _ in self.evaluations],
             "lengths": [lengths for _, _, lengths in self.evaluations],
         }
-        kept = {name: np.stack(rows, 1) for name, rows in by_seed.items() if len(rows)}
+        kept = {name: np.array(rows).swapaxes(0, 1) for name, rows in by_seed.items() if len(rows)}
         kept["history_timesteps"] = np.array(self.phases)
         kept["evaluation_timesteps"] = np.array([t for t, _, _ in self.evaluations])
         return kept
@@ -354,9 +356,9 @@ class BatchTraining:
         self.recent = [list(plain["recent"]) for plain in begun]
         self.rollouts = begun[0]["rollouts"]
 
-        def rows(name: str) -> list[np.ndarray]:
+        def rows(name: str) -> np.ndarray:
             key = f"records/{name}"
-            return list(np.stack([s[key] for s in stored], 1)) if key in stored[0] else []
+            return np.stack([s[key] for s in stored], 1) if key in stored[0] else np.array([])
 
         times = [[int(t) for t in stored[0][f"records/{name}_timesteps"]] for name in RECORDS]
         self.phases = times[0]
@@ -378,27 +380,3 @@ class BatchTraining:
 
 RECORDS = ("history", "evaluation")
 """What has timesteps of its own."""
-
-
-def play(
-    batch: SeedBatch[Any], envs: SeedEnvs, noise: Streams | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns and lengths of one episode in every environment, ``(seeds, envs)``.
-
-    Args:
-        batch: whose policies play; their state stays as it is.
-        envs: begin new episodes.
-        noise: random numbers of stochastic actions; None: the likeliest action.
-    """
-    shape = (envs.num_seeds, envs.num_envs)
-    returns, lengths = np.full(shape, np.nan), np.zeros(shape, int)
-    observations, begins = envs.reset(), np.ones(shape, bool)
-    act = batch.player(noise)
-    while np.isnan(returns).any():
-        step = envs.step(act(observations, begins))
-        observations, begins = step.observations, step.dones
-        for episode in envs.finished:
-            if np.isnan(returns[episode.seed, episode.env]):
-                returns[episode.seed, episode.env] = episode.reward
-                lengths[episode.seed, episode.env] = episode.length
-    return returns, lengths

@@ -1,48 +1,40 @@
-"""What ``make demo`` runs: train, evaluate, film, and set the result beside the published one."""
+"""What ``make demo`` runs: several seeds with a normalizer and without, a report, and a film."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
 from rich.console import Console
-from rich.table import Table
 
-from rn_rl.experiment.config import TrainConfig
-from rn_rl.experiment.evaluate import EvaluateConfig, evaluate
-from rn_rl.experiment.train import train
+from rn_rl.experiment.compare import run_compare
+from rn_rl.experiment.config import CompareConfig, shown_as
+from rn_rl.experiment.progress import say
+from rn_rl.experiment.records import find_runs, read_records
 from rn_rl.experiment.video import VideoConfig, video
-from rn_rl.experiment.zoo import baseline
 
 
-def run_demo(config: TrainConfig, norms: list[str], episodes: int = 100) -> None:
-    """Train once with each normalizer, evaluate, film the first one.
+@dataclass
+class DemoConfig:
+    """DQN on CartPole with rn and without, the seeds of each at once: compared and filmed."""
 
-    Args:
-        config: algorithm, environment and where the runs go.
-        norms: normalizers, the one to film first.
-        episodes: of each evaluation.
-    """
-    console = Console()
-    table = Table(title=f"{config.algo} on {config.env}, {episodes} greedy episodes, one seed each")
-    table.add_column("agent")
-    table.add_column("return, mean ± std", justify="right")
-    table.add_column("95% interval", justify="right")
-    runs = []
-    for norm in norms:
-        run = train(replace(config, norm=norm), console)
-        runs.append(run)
-        result = evaluate(EvaluateConfig(run.folder, episodes))
-        table.add_row(
-            f"ours, {norm}",
-            f"{result.mean_return:.1f} ± {result.std_return:.1f}",
-            f"[{result.ci_low:.1f}, {result.ci_high:.1f}]",
-        )
-    assert config.algo is not None and config.env is not None
-    published = baseline(config.algo, config.env)
-    if published is not None:
-        score = f"{published['mean']:.1f} ± {published['std']:.1f}"
-        table.add_row("published (RL Zoo)", score, "")
-    clip = video(VideoConfig(runs[0].folder))
-    console.print(table)
-    console.print("One seed says little: DQN on CartPole varies much from seed to seed.")
-    console.print(f"film: {clip}", soft_wrap=True, highlight=False)
+    seeds: int = 5
+    """How many of each."""
+    timesteps: Annotated[int | None, shown_as("N")] = None
+    """Of each training; default: the tuned value."""
+    final_episodes: int = 100
+    """Episodes in which each last policy is evaluated after its training."""
+    out: Path = Path("runs/demo")
+    """Folder that holds the runs. What it has is not trained again."""
+
+
+def run_demo(config: DemoConfig) -> None:
+    """Compare, as far as that is not done yet, and film the best run with ``rn``."""
+    run_compare(
+        CompareConfig(algo="dqn", env="CartPole-v1", norms="none,rn", zoo=True, **vars(config))
+    )
+    records, _ = read_records(find_runs(config.out / "rn"))
+    best = max(records, key=lambda record: record.last_return)
+    clip = video(VideoConfig(best.run.folder))
+    say(Console(), f"film of rn, seed {best.spec.seed}, the best of {len(records)}: {clip}")

@@ -15,6 +15,8 @@ import jinja2
 import tyro
 from markupsafe import Markup
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from rn_rl.errors import UserError
 from rn_rl.experiment import plots, statistics
@@ -101,7 +103,9 @@ def run_report(config: ReportConfig) -> None:
 
 
 def print_summary(summary: Summary, out: Path, console: Console) -> None:
-    """What was concluded, what to mind, and where the pages are."""
+    """Last policies, what was concluded, what to mind, and where the pages are."""
+    for task in summary.tasks:
+        console.print(last_policies(summary, task))
     for sentence in summary.sentences():
         say(console, f"  {sentence}")
     for note in summary.notes:
@@ -110,6 +114,22 @@ def print_summary(summary: Summary, out: Path, console: Console) -> None:
         kept = "counted" if problem.counted else "not counted"
         say(console, f"  {kept}: {problem.run}: {problem.what}", style="yellow")
     say(console, f"report: {out}")
+
+
+def last_policies(summary: Summary, task: Task) -> Table:
+    """As much about a task as a terminal has room for."""
+    table = Table(title=task.name, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("normalizer")
+    for name in ("seeds", "last return, IQM", "worst run", "P(better)"):
+        table.add_column(name, justify="right")
+    better = {each.norm: each.improvement for each in summary.comparisons if each.task == task.name}
+    for norm, arm in task.arms.items():
+        found = [arm.figures[name] for name in ("last return, IQM", "worst run")]
+        row = [norm, str(len(arm.runs)), *map(str, found), str(better.get(norm, ""))]
+        table.add_row(*map(Text, row))
+    for each in task.references:
+        table.add_row(Text(each.label), "1", str(Estimate(each.value)))
+    return table
 
 
 def write_report(

@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
@@ -25,9 +23,9 @@ from rn_rl.agents import SeedBatch, SeedBatchDQN
 from rn_rl.errors import UserError, unknown
 from rn_rl.experiment.config import TrainConfig
 from rn_rl.experiment.fast_envs import env_seeds, fast_envs, no_envpool
-from rn_rl.experiment.files import markdown_table, replace_block
 from rn_rl.experiment.hyperparameters import import_name
 from rn_rl.experiment.run import RunSpec
+from rn_rl.experiment.seed_speed_table import read_lines, show
 from rn_rl.experiment.seed_training import BATCHES, make_model
 from rn_rl.experiment.train import resolve
 
@@ -259,7 +257,7 @@ def run_seed_speed(config: SeedSpeedConfig) -> None:
             f"--jobs {config.jobs}: expected at least 1, and 1 with --profile or --readme"
         )
     if config.table is not None:
-        show(config, read_lines(config.table), {})
+        show(read_lines(config.table), {}, config.readme)
         return
     torch.set_num_threads(config.jobs)
     lines: list[dict[str, Any]] = []
@@ -291,7 +289,11 @@ def run_seed_speed(config: SeedSpeedConfig) -> None:
                     timed[name].measure()
             told = {"device": device_name(config), "options": options(config)}
             lines.extend({**line, **told} for line in summarize(case, timed))
-    show(config, lines, shares)
+    if config.json:
+        for line in lines:
+            print(json.dumps(line))
+    else:
+        show(lines, shares, config.readme)
 
 
 @contextlib.contextmanager
@@ -326,22 +328,6 @@ def device_name(config: SeedSpeedConfig) -> str:
     return "cpu" if config.device == "cpu" else str(torch.cuda.get_device_name(config.device))
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """What ``--json`` printed.
-
-    Raises:
-        UserError: it is something else.
-    """
-    try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        if all(line["benchmark"] == "seeds" for line in lines):
-            [_] = {line["device"] for line in lines}  # one table is of one device
-            return lines
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise UserError(f"--table {path}: expected a file of what 'benchmark.py seeds --json' printed")
-
-
 def summarize(case: str, timed: dict[str, Timed]) -> list[dict[str, Any]]:
     """One line for each case and reference."""
     algo, env_id, _ = CASES[case]
@@ -363,47 +349,3 @@ def summarize(case: str, timed: dict[str, Timed]) -> list[dict[str, Any]]:
                     }
                 )
     return lines
-
-
-def show(
-    config: SeedSpeedConfig, lines: list[dict[str, Any]], shares: dict[str, dict[str, float]]
-) -> None:
-    """As JSON lines, or as a table."""
-    if config.json:
-        for line in lines:
-            print(json.dumps(line))
-        return
-    columns = ["case", "seeds", "steps/s", "to SB3, one seed", "to none"]
-    cells: dict[tuple[str, int, int], dict[str, dict[str, Any]]] = {}
-    for line in lines:
-        key = f"{line['case']} {line.get('options', '')}".strip(), line["seeds"], 0
-        while line["ratio_to"] in cells.get(key, ()):  # the same in another run
-            key = *key[:2], key[2] + 1
-        cells.setdefault(key, {})[line["ratio_to"]] = line
-    rows = []
-    for (case, *_), by_reference in cells.items():
-        first = next(iter(by_reference.values()))
-        ratios = [
-            f"{by_reference[r]['ratio']:.2f}" if r in by_reference else ""
-            for r in ("sb3/none", "none")
-        ]
-        rows.append([case, str(first["seeds"]), f"{first['value']:,.0f}", *ratios])
-    [device] = {line["device"] for line in lines}
-    if config.readme is not None:
-        block = "seeds" if device == "cpu" else "seeds-gpu"
-        replace_block(config.readme, block, markdown_table(columns, rows))
-    where = "one process, one core" if config.jobs == 1 else f"{config.jobs} processes, a core each"
-    if device != "cpu":
-        where = f"one process on one {device}"
-    table = Table(title=f"many seeds in {where}: median of interleaved rounds")
-    for column in columns:
-        left = column == "case"
-        table.add_column(column, justify="left" if left else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-    for case, parts in shares.items():
-        told = ", ".join(
-            f"{name} {share:.0%}" for name, share in sorted(parts.items(), key=lambda p: -p[1])
-        )
-        Console().print(f"{case}: {told}", highlight=False)

@@ -65,8 +65,8 @@ def show(
     if readme is not None:
         block = "seeds" if device == "cpu" else "seeds-gpu"
         replace_block(readme, block, markdown_table(COLUMNS, rows))
-    where = "one process, a core each" if device == "cpu" else f"one process on one {device}"
-    table = Table(title=f"many seeds in {where}: median of interleaved rounds")
+    where = "one core for each process" if device == "cpu" else f"one process on one {device}"
+    table = Table(title=f"many seeds, {where}: median of interleaved rounds")
     for column in COLUMNS:
         left = column == "case"
         table.add_column(column, justify="left" if left else "right", overflow="fold")

@@ -169,7 +169,7 @@ def test_the_benchmark_of_seeds_gives_ratios_of_one_run(case, jobs, capsys):
 @pytest.mark.parametrize(
     ("block", "said", "row", "times"),
     [
-        ("seeds", "one process, one core", "| CartPole-v1/rn --compile |", 1),
+        ("seeds", "one core for each process", "| CartPole-v1/rn --compile |", 1),
         ("seeds-gpu", "one process on one NVIDIA", "| MiniGrid-RedBlueDoors-6x6-v0/sb3/none |", 2),
     ],
 )

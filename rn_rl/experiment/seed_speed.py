@@ -35,7 +35,10 @@ CASES = {
     "redbluedoors": ("ppo", "MiniGrid-RedBlueDoors-6x6-v0", 8),
     "redbluedoors-lstm": ("ppo_lstm", "MiniGrid-RedBlueDoors-6x6-v0", 8),
 }
-"""Algorithm, environment and number of seeds, all in the paper's configuration."""
+"""Algorithm, environment and number of seeds."""
+
+UNIT = 200
+"""Timesteps of a seed, about, that are the least to measure where a rollout is a few."""
 
 
 @dataclass
@@ -46,6 +49,8 @@ class SeedSpeedConfig:
     """cartpole, lunarlander (DQN), redbluedoors (PPO), redbluedoors-lstm (RecurrentPPO)."""
     norms: tuple[str, ...] = ("none", "rn")
     """Normalizers of the batch; SB3 has none."""
+    config: str = "paper"
+    """Set of hyperparameters, paper or zoo; the Zoo's networks are larger."""
     seeds: int | None = None
     """Seeds in a batch; default: 50 for DQN, 8 for PPO."""
     rounds: int = 25
@@ -105,7 +110,7 @@ def prepare(case: str, norm: str, config: SeedSpeedConfig) -> tuple[RunSpec, Vec
             algo=algo,
             env=env_id,
             norm=norm,
-            config="paper",
+            config=config.config,
             device=config.device,
             threads=config.threads,
         )
@@ -269,8 +274,8 @@ def run_seed_speed(config: SeedSpeedConfig) -> None:
             timed: dict[str, Timed] = {}
             for norm in config.norms:
                 batch, single = build(case, norm, config)
-                dqn = isinstance(batch, SeedBatchDQN)
-                unit = 200 if dqn else batch.model.n_steps * batch.envs.num_envs
+                unit = batch.rollout_length * batch.envs.num_envs
+                unit *= -(-UNIT // unit) if isinstance(batch, SeedBatchDQN) else 1
                 run = go_on(batch)
                 if config.jobs > 1:
                     run = stack.enter_context(shared(case, norm, config))
@@ -319,8 +324,12 @@ def _learn(model: BaseAlgorithm) -> Callable[[int], None]:
 
 def options(config: SeedSpeedConfig) -> str:
     """How this differs from the usual run of a batch."""
-    jobs = f"--jobs {config.jobs}" if config.jobs > 1 else ""
-    return " ".join(filter(None, ("--compile" if config.compile else "", jobs)))
+    given = {
+        f"--config {config.config}": config.config != SeedSpeedConfig.config,
+        "--compile": config.compile,
+        f"--jobs {config.jobs}": config.jobs > 1,
+    }
+    return " ".join(option for option, differs in given.items() if differs)
 
 
 def device_name(config: SeedSpeedConfig) -> str:

@@ -149,19 +149,24 @@ def test_the_readme_has_the_recorded_equivalence():
 
 
 @pytest.mark.parametrize(
-    ("case", "jobs"), [("cartpole", 2), ("redbluedoors", 1), ("redbluedoors-lstm", 1)]
+    ("case", "options"),
+    [
+        ("cartpole", {"jobs": 2, "config": "zoo"}),
+        ("redbluedoors", {}),
+        ("redbluedoors-lstm", {}),
+    ],
 )
-def test_the_benchmark_of_seeds_gives_ratios_of_one_run(case, jobs, capsys):
-    config = SeedSpeedConfig(cases=(case,), seeds=2, rounds=2, seconds=0.01, jobs=jobs, json=True)
+def test_the_benchmark_of_seeds_gives_ratios_of_one_run(case, options, capsys):
+    config = SeedSpeedConfig(cases=(case,), seeds=2, rounds=2, seconds=0.01, json=True, **options)
     threads, cores = torch.get_num_threads(), os.sched_getaffinity(0)
     run_seed_speed(config)
     torch.set_num_threads(threads)
     assert os.sched_getaffinity(0) == cores
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     cases = {line["case"].rpartition("/")[2] for line in lines}
-    alone = {"environments alone"} if jobs == 1 else set()
+    alone = set() if options else {"environments alone"}
     assert cases == {"none", "rn"} | alone  # and sb3/none
-    assert {line["options"] for line in lines} == {"" if jobs == 1 else f"--jobs {jobs}"}
+    assert {line["options"] for line in lines} == {"--config zoo --jobs 2" if options else ""}
     assert {line["ratio_to"] for line in lines} == {"sb3/none", "none"}
     assert all(line["value"] > 0 and line["ratio"] > 0 for line in lines)
 

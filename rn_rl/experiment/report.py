@@ -15,6 +15,7 @@ import jinja2
 import tyro
 from markupsafe import Markup
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -105,7 +106,7 @@ def run_report(config: ReportConfig) -> None:
 def print_summary(summary: Summary, out: Path, console: Console) -> None:
     """Last policies, what was concluded, what to mind, and where the pages are."""
     for task in summary.tasks:
-        console.print(last_policies(summary, task))
+        console.print(Padding(last_policies(summary, task), (1, 0)))
     for sentence in summary.sentences():
         say(console, f"  {sentence}")
     for note in summary.notes:

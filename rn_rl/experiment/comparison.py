@@ -143,6 +143,10 @@ class Summary:
         """One for each comparison."""
         return [each.sentence(len(self.comparisons)) for each in self.comparisons]
 
+    def improvements(self) -> dict[tuple[str, str], str]:
+        """Probabilities of improvement over the baseline, by task and normalizer."""
+        return {(each.task, each.norm): str(each.improvement) for each in self.comparisons}
+
     def overall(self) -> dict[str, dict[str, Estimate]]:
         """Scores over all tasks, of the normalizers that were run on every one."""
         found: dict[str, dict[str, Estimate]] = {}

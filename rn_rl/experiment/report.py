@@ -123,10 +123,10 @@ def last_policies(summary: Summary, task: Task) -> Table:
     table.add_column("normalizer")
     for name in ("seeds", "last return, IQM", "worst run", "P(better)"):
         table.add_column(name, justify="right")
-    better = {each.norm: each.improvement for each in summary.comparisons if each.task == task.name}
+    better = summary.improvements()
     for norm, arm in task.arms.items():
         found = [arm.figures[name] for name in ("last return, IQM", "worst run")]
-        row = [norm, str(len(arm.runs)), *map(str, found), str(better.get(norm, ""))]
+        row = [norm, str(len(arm.runs)), *map(str, found), better.get((task.name, norm), "")]
         table.add_row(*map(Text, row))
     for each in task.references:
         table.add_row(Text(each.label), "1", str(Estimate(each.value)))
@@ -253,7 +253,7 @@ def section(summary: Summary, task: Task, palette: plots.Palette) -> Section:
 
 def short(summary: Summary) -> str:
     """The last policies of each task, and what can be concluded, as Markdown."""
-    better = {(each.task, each.norm): str(each.improvement) for each in summary.comparisons}
+    better = summary.improvements()
     rows = [
         [
             task.name,

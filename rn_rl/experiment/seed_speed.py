@@ -38,7 +38,7 @@ CASES = {
 """Algorithm, environment and number of seeds."""
 
 UNIT = 200
-"""Timesteps of a seed, about, that are the least to measure where a rollout is a few."""
+"""Timesteps of a seed that are the least to measure, rounded up to whole rollouts."""
 
 
 @dataclass
@@ -275,7 +275,7 @@ def run_seed_speed(config: SeedSpeedConfig) -> None:
             for norm in config.norms:
                 batch, single = build(case, norm, config)
                 unit = batch.rollout_length * batch.envs.num_envs
-                unit *= -(-UNIT // unit) if isinstance(batch, SeedBatchDQN) else 1
+                unit *= -(-UNIT // unit)
                 run = go_on(batch)
                 if config.jobs > 1:
                     run = stack.enter_context(shared(case, norm, config))

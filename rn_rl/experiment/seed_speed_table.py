@@ -42,8 +42,6 @@ def table_rows(lines: list[dict[str, Any]]) -> list[list[str]]:
     rows = []
     for (case, *_), by_reference in cells.items():
         first = next(iter(by_reference.values()))
-        if "/sb3/" in case:
-            by_reference.pop("none", None)  # the same as in the row of none, the other way round
         ratios = [
             f"{by_reference[r]['ratio']:.2f}" if r in by_reference else ""
             for r in ("sb3/none", "none")

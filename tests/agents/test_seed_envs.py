@@ -8,6 +8,7 @@ import gymnasium as gym
 import minigrid  # noqa: F401  (registers its environments)
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
 from scipy import stats
 from stable_baselines3.common.env_util import make_vec_env
 
@@ -83,6 +84,28 @@ def test_envpools_are_gymnasiums(env_id: str, steps: int, kwargs: dict[str, Any]
         assert len(mine) > 300
         assert stats.ks_2samp(mine, theirs).pvalue > 1e-3
         assert abs(np.mean(mine) / np.mean(theirs) - 1) < 0.1
+
+
+def test_every_step_of_envpools_cartpole_is_gymnasiums():
+    """From what is seen, which is the whole state; by a policy that comes to all of it."""
+    envs, single = build("envpool", "CartPole-v1"), gym.make("CartPole-v1").unwrapped
+    assert isinstance(single, CartPoleEnv)
+    single.reset()
+    seen, rng = envs.reset(), np.random.default_rng(0)
+    ended = 0
+    for _ in range(600):
+        lean = seen @ np.array([0.02, 0, 1, 0.3]) + 0.2 * rng.normal(size=seen.shape[:2])
+        actions = (lean > 0).astype(int)
+        step = envs.step(actions)
+        for place in np.ndindex(actions.shape):
+            single.state, single.steps_beyond_terminated = seen[place].astype(float), None
+            wanted, _, ends, _, _ = single.step(int(actions[place]))
+            np.testing.assert_allclose(step.next_observations[place], wanted, rtol=0, atol=1e-6)
+            assert ends == (step.dones[place] and not step.timeouts[place])
+            ended += ends
+        seen = step.observations
+    assert ended > 10
+    envs.close()
 
 
 def test_minigrid_of_envpool_shows_what_minigrid_shows():

@@ -163,7 +163,7 @@ def paper_and_controls(protocol: Protocol) -> Study:
     ours = ("rn", "rln", "rsn", "ln+rn", f"ln+rn(half_life={protocol.half_life})")
     controls = ("logt", "ln+logt", protocol.ramped, "ln+gain(5)", YOKED)
     # without LayerNorm too: decided on after the others had been seen on LunarLander
-    later = ("gain(5)", protocol.plain_ramp)
+    later: tuple[str, ...] = ("gain(5)", protocol.plain_ramp)
     if protocol.episodes is not None:
         # equal output scale of two layers: gain(5) has 25 = ln+gain(25), gain(2.236) has 5 = ln+gain(5)
         later += ("gain(2.236)", "ln+gain(25)", f"ln+ramp(25, {protocol.ramp})")

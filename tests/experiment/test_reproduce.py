@@ -44,14 +44,14 @@ def test_every_arm_of_the_paper_and_every_control(tmp_path):
     rows = list(csv.DictReader((tmp_path / f"{what}.csv").read_text().splitlines()))
     study = paper_and_controls(PROTOCOLS[what])
     arms = [arm.name for arm in study.arms]
-    assert len(arms) == 17 and set(PUBLISHED) < set(arms)
+    assert len(arms) == 20 and set(PUBLISHED) < set(arms)
     assert [row["arm"] for row in rows] == [arm for arm in arms for _ in range(2)]
     page = (tmp_path / f"{what}.md").read_text()
     line = next(line for line in page.splitlines() if line.startswith("| ln+rn-paper "))
     assert line.endswith("| 207.0 ± 10.0 |")
     assert page.count("\n- ") == len(study.questions)
-    assert "after correction for 23 comparisons" in page
-    assert "Cost: 34 trainings took" in page and "The published code would need" in page
+    assert "after correction for 28 comparisons" in page
+    assert "Cost: 40 trainings took" in page and "The published code would need" in page
     assert "<svg" in (tmp_path / f"{what}.svg").read_text() and f"]({what}.svg)" in page
     for row in rows:  # the figures are those of SB3's own monitor files
         if row["arm"] == "ln+rn":

@@ -13,16 +13,16 @@ from typing import Annotated, Any
 import tyro
 
 from rn_rl.errors import UserError
-from rn_rl.experiment.compare import CompareConfig, run_compare
-from rn_rl.experiment.config import TrainConfig
-from rn_rl.experiment.evaluate import EvaluateConfig, run_evaluate
-from rn_rl.experiment.probe_run import ProbeConfig, run_probe
-from rn_rl.experiment.report import ReportConfig, run_report
-from rn_rl.experiment.reproduce import ReproduceConfig, run_reproduce
-from rn_rl.experiment.seeds import several, train_seeds
-from rn_rl.experiment.train import TrainingStopped, train
-from rn_rl.experiment.video import VideoConfig, run_video
-from rn_rl.experiment.zoo import NormsConfig, ZooConfig, run_norms, run_zoo
+from rn_rl.experiment.grid.grid import CompareConfig, run_compare
+from rn_rl.experiment.training.config import TrainConfig
+from rn_rl.experiment.evaluation.evaluate import EvaluateConfig, run_evaluate
+from rn_rl.experiment.evaluation.code_length import ProbeConfig, run_probe
+from rn_rl.analysis.report import ReportConfig, run_report
+from rn_rl.reproduction.run import ReproduceConfig, run_reproduce
+from rn_rl.experiment.training.launch import several, train_seeds
+from rn_rl.experiment.training.single import TrainingStopped, train
+from rn_rl.experiment.evaluation.video import VideoConfig, run_video
+from rn_rl.commands.tables import NormsConfig, ZooConfig, run_norms, run_zoo
 
 Command = (
     Annotated[TrainConfig, tyro.conf.subcommand("train", prefix_name=False)]

@@ -8,13 +8,13 @@ from typing import Annotated
 import tyro
 
 from rn_rl.cli import run_command
-from rn_rl.experiment.equivalence import EquivalenceConfig, run_equivalence
-from rn_rl.experiment.layer_cost import LayerCostConfig, run_layer_cost
-from rn_rl.experiment.learning import LearningConfig, run_learning
-from rn_rl.experiment.nonstationary import NonstationaryConfig, run_nonstationary
-from rn_rl.experiment.report_speed import ReportSpeedConfig, run_report_speed
-from rn_rl.experiment.seed_speed import SeedSpeedConfig, run_seed_speed
-from rn_rl.experiment.speed import SpeedConfig, run_speed
+from benchmarks.equivalence import EquivalenceConfig, run_equivalence
+from benchmarks.layer_cost import LayerCostConfig, run_layer_cost
+from benchmarks.learning import LearningConfig, run_learning
+from benchmarks.nonstationary import NonstationaryConfig, run_nonstationary
+from benchmarks.report_speed import ReportSpeedConfig, run_report_speed
+from benchmarks.seed_batch_speed import SeedSpeedConfig, run_seed_speed
+from benchmarks.train_speed import SpeedConfig, run_speed
 
 Benchmark = (
     Annotated[SpeedConfig, tyro.conf.subcommand("train", prefix_name=False)]

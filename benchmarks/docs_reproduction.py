@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rn_rl.errors import UserError
 from rn_rl.analysis.comparison import Comparison
+from rn_rl.errors import UserError
 from rn_rl.experiment.runs.io import markdown_table, replace_block, shipped
 from rn_rl.reproduction.protocol import PROTOCOLS, YOKED, Protocol, paper_and_controls
 from rn_rl.reproduction.report import (

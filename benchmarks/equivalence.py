@@ -11,12 +11,12 @@ import numpy as np
 from rich.console import Console
 from scipy import stats
 
-from rn_rl.errors import UserError, unknown
-from rn_rl.experiment.training.config import TrainConfig
-from rn_rl.experiment.runs.io import markdown_table, replace_block
 from benchmarks.learning import Case
-from rn_rl.experiment.runs.records import read_episodes
+from rn_rl.errors import UserError, unknown
 from rn_rl.experiment.runs.folder import Run
+from rn_rl.experiment.runs.io import markdown_table, replace_block
+from rn_rl.experiment.runs.records import read_episodes
+from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.launch import train_seeds
 
 ENGINES = {

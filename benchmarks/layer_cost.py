@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -30,9 +29,7 @@ from rn_rl.experiment.runs.io import (
 )
 from rn_rl.normalization import REGISTRY, make_normalizers, parse_spec
 from rn_rl.normalization.controls import RECORDING
-
-RECORD_FILE = Path(__file__).with_name("layer_cost.yml")
-"""What ``--record`` writes, and ``rn-rl norms`` shows."""
+from rn_rl.normalization.costs import RECORD_FILE
 
 REFERENCE = "ln"
 LINEAR = "linear"
@@ -72,14 +69,6 @@ class LayerCostConfig:
     """Write the table of rn, rln and rsn at three sizes, eager and compiled, into this document."""
     json: bool = False
     """Print one JSON object a line."""
-
-
-def recorded() -> dict[str, float]:
-    """The measured ratios to LayerNorm that ship with the library, by name."""
-    if not RECORD_FILE.is_file():
-        return {}
-    ratios: dict[str, float] = yaml.safe_load(RECORD_FILE.read_text())["ratios"]
-    return ratios
 
 
 def reparametrizes(norm: str) -> bool:
@@ -219,7 +208,7 @@ def run_layer_cost(config: LayerCostConfig) -> None:
 
 
 def record(lines: list[dict[str, Any]], norms: list[str]) -> None:
-    """Keep the ratios beside this module, with how they were made."""
+    """Keep the ratios beside the normalizers, with how they were made."""
     ratios = {n: round(line["ratio"], 2) for n, line in zip(norms, lines, strict=True)}
     command = shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     write_yaml(

@@ -19,15 +19,15 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
+from benchmarks.learning import read_results
 from rn_rl.agents import AgeWeightedReplayBuffer
 from rn_rl.errors import UserError
-from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.runs.io import markdown_table, replace_block
-from benchmarks.learning import read_results
-from rn_rl.statistics import bootstrap_interval
+from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.single import resolve
 from rn_rl.normalization import RegularityNorm, make_normalizers
 from rn_rl.normalization.functional import MEAN, VAR
+from rn_rl.statistics import bootstrap_interval
 
 JUMPS: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
     "mean up": ((1, 1), (10, 1)),

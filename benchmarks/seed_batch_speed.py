@@ -19,13 +19,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
+from benchmarks.seed_batch_speed_table import read_lines, show
 from rn_rl.agents import SeedBatch, SeedBatchDQN
 from rn_rl.errors import UserError, unknown
+from rn_rl.experiment.runs.folder import RunSpec
+from rn_rl.experiment.settings.hyperparameters import import_name
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.envpool import env_seeds, fast_envs, no_envpool
-from rn_rl.experiment.settings.hyperparameters import import_name
-from rn_rl.experiment.runs.folder import RunSpec
-from benchmarks.seed_batch_speed_table import read_lines, show
 from rn_rl.experiment.training.seed_batch import BATCHES, make_model
 from rn_rl.experiment.training.single import resolve
 

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """What ``make demo`` runs: several seeds with a normalizer and without, a report, and a film."""
 
 from __future__ import annotations
@@ -8,11 +9,13 @@ from typing import Annotated
 
 from rich.console import Console
 
-from rn_rl.experiment.grid.grid import run_compare
-from rn_rl.experiment.training.config import CompareConfig, shown_as
-from rn_rl.experiment.training.progress import say
-from rn_rl.experiment.runs.records import find_runs, read_records
+from rn_rl.cli import run_command
+from rn_rl.commands.compare import run_compare
 from rn_rl.experiment.evaluation.video import VideoConfig, video
+from rn_rl.experiment.grid.config import CompareConfig
+from rn_rl.experiment.runs.console import say
+from rn_rl.experiment.runs.records import find_runs, read_records
+from rn_rl.experiment.settings.options import shown_as
 
 
 @dataclass
@@ -38,3 +41,7 @@ def run_demo(config: DemoConfig) -> None:
     best = max(records, key=lambda record: record.last_return)
     clip = video(VideoConfig(best.run.folder))
     say(Console(), f"film of rn, seed {best.spec.seed}, the best of {len(records)}: {clip}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(DemoConfig, {DemoConfig: run_demo}, prog="demo.py"))

@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
-from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import obs_as_tensor
-from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, kl_divergence
+from torch import Tensor
+from torch.distributions import Categorical
 
 from rn_rl.normalization import PhaseNorm, RegularityNorm, phase_norms, state_before_commit
+from rn_rl.policies.divergence import behaviour, evenly_spaced, mean_kl, q_network
 
 
 class NormalizerLogger(BaseCallback):
@@ -160,58 +159,10 @@ class NormalizerLogger(BaseCallback):
         return {"commit_kl": mean_kl([old], [new]), "commit_greedy": float(changed)}
 
 
-def q_network(policy: BasePolicy) -> nn.Module | None:
-    """The online network of DQN and QR-DQN; None for policies with an actor."""
-    return getattr(policy, "q_net", None) or getattr(policy, "quantile_net", None)
-
-
 def online_norms(policy: BasePolicy) -> dict[str, PhaseNorm]:
     """Normalizers of the networks that act and learn, by their names; those of targets left out."""
     norms = phase_norms(q_network(policy) or policy)
     return {name: norm for name, norm in norms.items() if "_target." not in name}
-
-
-def behaviour(policy: Any, obs: Any, masks: np.ndarray | None) -> Any:
-    """What a policy does with observations: a list of torch distributions, or one tensor.
-
-    The tensor has Q-values for DQN and QR-DQN, and actions in [-1, 1] for TD3 and DDPG.
-    """
-    network = q_network(policy)
-    if network is not None:
-        values: Tensor = network(obs)
-        return values if values.dim() == 2 else values.mean(1)  # (batch, quantiles, actions)
-    actor = getattr(policy, "actor", None)
-    if actor is not None:
-        if not hasattr(actor, "get_action_dist_params"):
-            return actor(obs)
-        mean, log_std, others = actor.get_action_dist_params(obs)
-        return [actor.action_dist.proba_distribution(mean, log_std, **others).distribution]
-    if isinstance(policy, RecurrentActorCriticPolicy):
-        rows = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
-        layers, _, width = policy.lstm_hidden_state_shape
-        zeros = torch.zeros(layers, rows, width, device=policy.device)
-        starts = torch.ones(rows, device=policy.device)
-        given: Any = policy.get_distribution(obs, (zeros, zeros), starts)[0]
-    elif isinstance(policy, MaskableActorCriticPolicy):
-        given = policy.get_distribution(obs, action_masks=masks)
-    else:
-        given = policy.get_distribution(obs)
-    parts = given.distributions if hasattr(given, "distributions") else given.distribution
-    return parts if isinstance(parts, list) else [parts]
-
-
-def mean_kl(old: list[Distribution], new: list[Distribution]) -> float:
-    """Mean over rows of KL(old || new); the components of an action are independent, so they add."""
-    parts = [kl(p, q) for p, q in zip(old, new, strict=True)]
-    return float(sum(part.reshape(len(part), -1).sum(1) for part in parts).mean())  # type: ignore[union-attr]
-
-
-def kl(p: Distribution, q: Distribution) -> Tensor:
-    """``KL(p || q)`` of each row, finite where a probability of q underflows."""
-    if isinstance(p, Categorical) and isinstance(q, Categorical):
-        # torch's is infinite where a probability of q underflows to 0; its logit does not
-        return (p.probs * (p.logits - q.logits)).sum(-1)
-    return kl_divergence(p, q)
 
 
 def mean_gain(norm: Any) -> float:
@@ -225,8 +176,3 @@ def strided(array: Any, rows: int) -> Any:
         return {key: strided(value, rows) for key, value in array.items()}
     flat = array.reshape(-1, *array.shape[2:])
     return flat[evenly_spaced(len(flat), rows)]
-
-
-def evenly_spaced(size: int, rows: int) -> np.ndarray:
-    """At most so many positions, spread over all of them."""
-    return np.linspace(0, size - 1, min(rows, size)).astype(int)

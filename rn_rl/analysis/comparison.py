@@ -13,8 +13,8 @@ import numpy as np
 
 from rn_rl import statistics
 from rn_rl.analysis.metrics import Arm, Estimate, Scale, estimate, scale_of
-from rn_rl.experiment.runs.records import Problem, RunRecord
 from rn_rl.analysis.references import Reference, published
+from rn_rl.experiment.runs.records import Problem, RunRecord
 
 ALPHA = 0.05
 """Chance of a false alarm in all comparisons of a report together."""

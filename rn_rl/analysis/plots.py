@@ -19,8 +19,8 @@ import matplotlib.ticker
 import numpy as np
 
 from rn_rl import statistics
-from rn_rl.analysis.metrics import Arm, Estimate
 from rn_rl.analysis.comparison import Summary, Task
+from rn_rl.analysis.metrics import Arm, Estimate
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -97,7 +97,7 @@ def svg(figure: matplotlib.figure.Figure, title: str) -> str:
 
 def css() -> str:
     """What the page's names for colours stand for, in light and in dark."""
-    return (files("rn_rl") / "experiment" / "colors.css").read_text("utf-8")
+    return (files("rn_rl") / "analysis" / "templates" / "colors.css").read_text("utf-8")
 
 
 def by_itself(text: str) -> str:

@@ -14,14 +14,14 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from rn_rl.errors import UserError
-from rn_rl.experiment.settings.algorithms import ALGORITHMS, algorithm
 from rn_rl.experiment.envs.make import check_env_id
 from rn_rl.experiment.evaluation.evaluate import EvaluateConfig, evaluate
-from rn_rl.experiment.runs.io import shipped
-from rn_rl.experiment.runs.weights import load_trusted
-from rn_rl.experiment.settings.hyperparameters import tuned
 from rn_rl.experiment.evaluation.masking import play
 from rn_rl.experiment.runs.folder import RunSpec, file_name, find_run, light, load_policy
+from rn_rl.experiment.runs.io import shipped
+from rn_rl.experiment.runs.weights import load_trusted
+from rn_rl.experiment.settings.algorithms import ALGORITHMS, algorithm
+from rn_rl.experiment.settings.hyperparameters import tuned
 from rn_rl.statistics import bootstrap_interval
 
 

@@ -19,16 +19,16 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from rn_rl.errors import UserError
-from rn_rl.analysis import plots
 from rn_rl import statistics
-from rn_rl.analysis.metrics import METRICS, Estimate
+from rn_rl.analysis import plots
 from rn_rl.analysis.comparison import Summary, Task, last_policy, summarize
-from rn_rl.experiment.training.config import shown_as
-from rn_rl.experiment.runs.io import markdown_table, replace_block, whole
-from rn_rl.experiment.training.progress import say
-from rn_rl.experiment.runs.records import find_runs, read_records
+from rn_rl.analysis.metrics import METRICS, Estimate
 from rn_rl.analysis.references import evaluate_agent
+from rn_rl.errors import UserError
+from rn_rl.experiment.runs.console import say
+from rn_rl.experiment.runs.io import markdown_table, replace_block, whole
+from rn_rl.experiment.runs.records import find_runs, read_records
+from rn_rl.experiment.settings.options import shown_as
 from rn_rl.normalization import canonical_spec
 
 
@@ -205,7 +205,9 @@ def template(name: str, *, escape: bool) -> jinja2.Template:
         autoescape=escape, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["table"] = lambda rows, columns: markdown_table(columns, rows)
-    return environment.from_string((files("rn_rl") / "experiment" / name).read_text("utf-8"))
+    return environment.from_string(
+        (files("rn_rl") / "analysis" / "templates" / name).read_text("utf-8")
+    )
 
 
 def headline(summary: Summary) -> str:

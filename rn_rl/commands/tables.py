@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import layer_cost
+from rn_rl.experiment.runs.io import shipped
 from rn_rl.experiment.settings.algorithms import ALGORITHMS
-from rn_rl.experiment.runs.io import markdown_table, replace_block, shipped
 from rn_rl.experiment.settings.hyperparameters import load_config_file
-from rn_rl.normalization import REGISTRY
+from rn_rl.normalization import REGISTRY, costs
 from rn_rl.normalization.registry import NormalizerSpec
 
 
 @dataclass
 class NormsConfig:
     """List the normalizers."""
-
-    readme: Path | None = None
-    """Also write the table into this document, between its norms marks."""
 
 
 @dataclass
@@ -42,7 +37,7 @@ NORM_COLUMNS = ["name", "what", "arguments", "state", "phase rule", "cost", "sou
 
 def norm_rows() -> list[list[str]]:
     """The registry as text, with the measured cost of each row."""
-    costs = layer_cost.recorded()
+    measured = costs.recorded()
     return [
         [
             row.name,
@@ -50,7 +45,7 @@ def norm_rows() -> list[list[str]]:
             ", ".join(row.arguments) or "-",
             "yes" if row.stateful else "-",
             where_it_obeys(row),
-            f"{costs[row.name]:.2f}" if row.name in costs else "-",
+            f"{measured[row.name]:.2f}" if row.name in measured else "-",
             row.source,
         ]
         for row in REGISTRY.values()
@@ -67,8 +62,6 @@ def where_it_obeys(row: NormalizerSpec) -> str:
 def run_norms(config: NormsConfig) -> None:
     """Print the registry."""
     rows = norm_rows()
-    if config.readme is not None:
-        replace_block(config.readme, "norms", markdown_table(NORM_COLUMNS, rows))
     title = "normalizers: combine them with +, as in ln+rn(half_life=2000)"
     caption = (
         "phase rule: where state moves between phases alone (nowhere: for fidelity)\n"

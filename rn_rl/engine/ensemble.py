@@ -175,3 +175,9 @@ class _Call(nn.Module):
 
     def forward(self, *inputs: Any) -> Any:
         return self.function(self.module, *inputs)
+
+
+def clip_gradients(gradients: Tensor, max_norm: float) -> Tensor:
+    """``clip_grad_norm_`` for each row of ``(seeds, parameters)``, in place."""
+    norms = torch.linalg.vector_norm(gradients, dim=1, keepdim=True)
+    return gradients.mul_((max_norm / (norms + 1e-6)).clamp(max=1.0))

@@ -12,15 +12,15 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from rn_rl.errors import UserError
-from rn_rl.analysis import plots
 from rn_rl import statistics
-from rn_rl.analysis.metrics import Estimate, decimals
+from rn_rl.analysis import plots
 from rn_rl.analysis.comparison import Comparison, compare, correct
-from rn_rl.experiment.runs.io import markdown_table, shipped, whole
-from rn_rl.experiment.training.progress import say
-from rn_rl.reproduction.protocol import PROTOCOLS, Arm, Protocol, Study
+from rn_rl.analysis.metrics import Estimate, decimals
 from rn_rl.analysis.report import write_rows, write_text
+from rn_rl.errors import UserError
+from rn_rl.experiment.runs.console import say
+from rn_rl.experiment.runs.io import markdown_table, shipped, whole
+from rn_rl.reproduction.protocol import PROTOCOLS, Arm, Protocol, Study
 
 LAST_EPISODES = 50
 """Of a run, whose mean training return counts."""

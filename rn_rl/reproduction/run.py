@@ -19,13 +19,15 @@ import tyro
 from rich.console import Console
 
 from rn_rl.errors import UserError, unknown
-from rn_rl.experiment.grid.leases import alone
+from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.grid.grid import check, grid_of, listed, make_cells, new_grid
-from rn_rl.experiment.training.config import CompareConfig, shown_as
-from rn_rl.experiment.runs.io import around_block
 from rn_rl.experiment.grid.jobs import Cell, find, key_of
+from rn_rl.experiment.grid.leases import alone
 from rn_rl.experiment.grid.scheduler import Grid, run_grid
-from rn_rl.experiment.training.progress import say
+from rn_rl.experiment.runs.console import say
+from rn_rl.experiment.runs.records import read_episodes, read_seconds
+from rn_rl.experiment.settings.options import shown_as
+from rn_rl.experiment.training.single import TrainingStopped
 from rn_rl.reproduction.protocol import (
     PROTOCOLS,
     QUICK,
@@ -39,8 +41,6 @@ from rn_rl.reproduction.protocol import (
     paper_and_controls,
     plain,
 )
-from rn_rl.experiment.runs.records import read_episodes, read_seconds
-from benchmarks.docs_reproduction import README_TASKS, write_readme
 from rn_rl.reproduction.report import (
     LAST_EPISODES,
     PARTS,
@@ -50,7 +50,6 @@ from rn_rl.reproduction.report import (
     read_runs,
     write,
 )
-from rn_rl.experiment.training.single import TrainingStopped
 
 
 @dataclass
@@ -81,8 +80,6 @@ class ReproduceConfig:
     """Where TASK.md, TASK.csv and TASK.svg go; default: OUT."""
     add: bool = False
     """To the runs in RESULTS/TASK.csv, from whatever machine: train only what is not there."""
-    readme: Annotated[Path | None, shown_as("FILE")] = None
-    """Also write the protocol's table of all tasks into this document, between its marks."""
     engine: str = "auto"
     """auto, process, batch or ray, as of 'rn-rl compare'."""
     jobs: Annotated[int | None, shown_as("N")] = None
@@ -132,7 +129,6 @@ def run_reproduce(config: ReproduceConfig) -> None:
     """
     protocol = protocol_of(config)
     study = study_of(config, protocol)
-    check_readme(config)
     console = Console(quiet=config.quiet)
     seeds = config.seeds or (4 if config.quick else protocol.seeds)
     shared = CompareConfig(
@@ -189,8 +185,6 @@ def run_reproduce(config: ReproduceConfig) -> None:
         if done:
             found = Reproduction(config.what, protocol, study, done, config.quick)
             write(found, folder / config.file_name, console)
-        if config.readme is not None and not stopped:
-            write_readme(config.readme, folder)
     if stopped:
         raise TrainingStopped("stopped; the same command goes on where it stopped")
     if grid.failed:
@@ -254,18 +248,6 @@ def kept_runs(config: ReproduceConfig, protocol: Protocol, folder: Path) -> list
 def names(study: Study) -> list[str]:
     """Of its arms."""
     return [arm.name for arm in study.arms]
-
-
-def check_readme(config: ReproduceConfig) -> None:
-    """Before hours are spent: there is a place for the table, and it is of what belongs there."""
-    if config.readme is None:
-        return
-    if config.file_name not in README_TASKS:
-        raise UserError(
-            f"--readme {config.readme}: has the table of {' and '.join(README_TASKS)}, not of "
-            f"{config.file_name}"
-        )
-    around_block(config.readme, "reproduce")
 
 
 def cells_of(shared: CompareConfig, arm: Arm, seeds: list[int]) -> list[Cell]:

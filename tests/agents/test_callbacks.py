@@ -10,9 +10,10 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from torch.distributions import Categorical, Normal
 
 from rn_rl.agents import RNDQN, RNPPO, NormalizerLogger
-from rn_rl.agents.callbacks import mean_kl, strided
+from rn_rl.agents.callbacks import strided
 from rn_rl.normalization import phase_norms
 from rn_rl.policies import policy_kwargs
+from rn_rl.policies.divergence import mean_kl
 
 DQN_FEW = {
     "seed": 0,

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from rn_rl.errors import UserError
 from benchmarks.equivalence import COLUMNS as EQUIVALENCE_COLUMNS
 from benchmarks.equivalence import (
     ENGINES,
@@ -18,7 +17,6 @@ from benchmarks.equivalence import (
     run_equivalence,
 )
 from benchmarks.equivalence import table_rows as equivalence_rows
-from rn_rl.experiment.runs.io import markdown_table, replace_block
 from benchmarks.learning import (
     COLUMNS,
     LearningConfig,
@@ -30,6 +28,8 @@ from benchmarks.learning import (
 )
 from benchmarks.seed_batch_speed import SeedSpeedConfig, run_seed_speed
 from benchmarks.train_speed import SpeedConfig, run_speed
+from rn_rl.errors import UserError
+from rn_rl.experiment.runs.io import markdown_table, replace_block
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from rn_rl.errors import UserError
 from benchmarks import nonstationary
 from benchmarks.learning import read_results
 from benchmarks.nonstationary import (
@@ -23,6 +22,7 @@ from benchmarks.nonstationary import (
     verdict,
     watched_agent,
 )
+from rn_rl.errors import UserError
 from rn_rl.normalization.functional import COUNT, MEAN, PHASES, step_of
 
 ROOT = Path(__file__).parents[2]

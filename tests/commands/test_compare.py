@@ -18,13 +18,14 @@ from rich.console import Console
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 
 from rn_rl.cli import main
-from rn_rl.experiment.runs import checkpoint
-from rn_rl.experiment.grid.jobs import leases
-from rn_rl.experiment.grid.grid import CompareConfig, listed
-from rn_rl.experiment.training.config import TrainConfig
+from rn_rl.experiment.grid import leases
+from rn_rl.experiment.grid.config import CompareConfig
+from rn_rl.experiment.grid.grid import listed
 from rn_rl.experiment.grid.jobs import find, make_cell, make_jobs, run_job, side_by_side
-from rn_rl.experiment.training.progress import Watch
+from rn_rl.experiment.runs import checkpoint
+from rn_rl.experiment.runs.console import Watch
 from rn_rl.experiment.runs.folder import Run
+from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.launch import train_together
 from rn_rl.experiment.training.single import TrainingStopped
 
@@ -277,7 +278,7 @@ def test_one_at_a_time_writes_a_file(tmp_path):
 
 
 def test_who_slept_for_too_long_stops_and_leaves_the_claim_to_its_new_holder(tmp_path, monkeypatch):
-    monkeypatch.setattr(claims, "BEAT", 0.05)
+    monkeypatch.setattr(leases, "BEAT", 0.05)
     with leases.Claims(tmp_path, ["key"]) as sleeper:
         theirs = json.dumps({"host": "elsewhere", "pid": 1, "id": "theirs"})
         key = leases.claims_folder(tmp_path) / "key"

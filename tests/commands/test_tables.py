@@ -8,12 +8,12 @@ import pytest
 import torch
 import yaml
 
-from rn_rl.cli import main
-from rn_rl.errors import UserError
 from benchmarks import layer_cost
-from rn_rl.experiment.runs.io import markdown_table
 from benchmarks.layer_cost import LayerCostConfig, run_layer_cost
+from rn_rl.cli import main
 from rn_rl.commands.tables import NORM_COLUMNS, norm_rows
+from rn_rl.errors import UserError
+from rn_rl.experiment.runs.io import markdown_table
 from rn_rl.normalization import REGISTRY
 
 ROOT = Path(__file__).parents[2]

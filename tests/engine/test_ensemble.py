@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rn_rl.engine.trace import Program
 from rn_rl.engine.ensemble import SeedStack
+from rn_rl.engine.trace import Program
 from rn_rl.normalization import REGISTRY, make_normalizers
 
 

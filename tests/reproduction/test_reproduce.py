@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from benchmarks.docs_reproduction import readme_block
 from rn_rl.cli import main
 from rn_rl.errors import UserError
+from rn_rl.experiment.runs.folder import Run
+from rn_rl.experiment.runs.records import find_runs, read_episodes, read_seconds
 from rn_rl.reproduction import run as reproduce
 from rn_rl.reproduction.protocol import (
     PROTOCOLS,
@@ -19,9 +22,6 @@ from rn_rl.reproduction.protocol import (
     find_arm,
     paper_and_controls,
 )
-from rn_rl.experiment.runs.records import find_runs, read_episodes, read_seconds
-from rn_rl.reproduction.run import curve
-from benchmarks.docs_reproduction import readme_block
 from rn_rl.reproduction.report import (
     PARTS,
     Reproduction,
@@ -30,7 +30,7 @@ from rn_rl.reproduction.report import (
     read_runs,
     write,
 )
-from rn_rl.experiment.runs.folder import Run
+from rn_rl.reproduction.run import curve
 
 
 def toy(out, what, *arguments, timesteps=700):

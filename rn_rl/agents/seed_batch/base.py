@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -15,13 +14,14 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from rn_rl.agents.callbacks import kl
-from rn_rl.engine.trace import Program
+from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
 from rn_rl.engine.ensemble import SeedStack
-from rn_rl.agents.seed_batch.rng import Streams
+from rn_rl.engine.host import keep_freed_memory, without_subnormals
+from rn_rl.engine.trace import Program
 from rn_rl.errors import UserError
 from rn_rl.normalization import phase_norms
+from rn_rl.policies.divergence import kl
 
 Model = TypeVar("Model", bound=BaseAlgorithm)
 
@@ -39,7 +39,8 @@ class SeedBatch(ABC, Generic[Model]):
     The agents are given as SB3 made them, with their own weights. Their networks are stacked, see
     :class:`~rn_rl.engine.ensemble.SeedStack`; whatever SB3 does in ``learn()`` is then done to all of
     them at once: the same algorithm, not the same random numbers. Those belong to a seed and a
-    purpose (:class:`~rn_rl.agents.seed_batch.rng.Streams`), so a seed's run does not depend on the others.
+    purpose (:class:`~rn_rl.agents.seed_batch.rng.Streams`), so a seed's run does
+    not depend on the others.
 
     Args:
         models: SB3 agents that have not learned yet, one for each seed, alike but for ``seed``.
@@ -310,34 +311,3 @@ class SeedBatch(ABC, Generic[Model]):
         groups = policy.optimizer.state_dict()["param_groups"]
         groups[0]["lr"] = self.optimizer.param_groups[0]["lr"]
         policy.optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-@contextlib.contextmanager
-def without_subnormals() -> Iterator[None]:
-    """In this context numbers too small for a full mantissa (in float32, below 1e-38) count as 0.
-
-    Adam's averages of a weight that gets no gradient any more decay into them and stay there, and a
-    CPU takes a hundred times as long for each: with 50 seeds of CartPole, a tenth of the time.
-    """
-    before = not torch.tensor(1e-40) * 1
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(before)
-
-
-def keep_freed_memory() -> None:
-    """Have the C library keep what an update frees for the next one.
-
-    It gives large blocks back to the system, which clears them page by page for whoever asks next: 6%
-    of the time of PPO on images. glibc learns from the largest block that it sees freed (mallopt(3),
-    "dynamic mmap threshold"), up to 32 MiB; other libraries do as they like.
-    """
-    torch.empty(31 << 20, dtype=torch.uint8)
-
-
-def clip_gradients(gradients: Tensor, max_norm: float) -> Tensor:
-    """``clip_grad_norm_`` for each row of ``(seeds, parameters)``, in place."""
-    norms = torch.linalg.vector_norm(gradients, dim=1, keepdim=True)
-    return gradients.mul_((max_norm / (norms + 1e-6)).clamp(max=1.0))

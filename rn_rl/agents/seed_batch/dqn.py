@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
 from torch.nn import functional as F  # noqa: N812
 
-from rn_rl.agents.callbacks import evenly_spaced
-from rn_rl.engine.trace import Program
-from rn_rl.agents.seed_batch.base import SeedBatch, clip_gradients
-from rn_rl.agents.seed_batch.vector_envs import SeedEnvs, Step
-from rn_rl.engine.ensemble import SeedStack
+from rn_rl.agents.seed_batch.base import SeedBatch
 from rn_rl.agents.seed_batch.rng import Streams
+from rn_rl.agents.seed_batch.vector_envs import SeedEnvs, Step
+from rn_rl.engine.ensemble import SeedStack, clip_gradients
+from rn_rl.engine.trace import Program
 from rn_rl.normalization import observed_acting
+from rn_rl.policies.divergence import evenly_spaced
 
 SAMPLED = ("observations", "next_observations", "actions", "rewards", "dones")
 """What a minibatch consists of."""

@@ -16,16 +16,18 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Normal
 from torch.distributions import Distribution as TorchDistribution
 
-from rn_rl.engine.dedup.plan import Asking, first_weights
-from rn_rl.engine.dedup.rows import answers_by_row, counted
-from rn_rl.agents.callbacks import evenly_spaced
-from rn_rl.engine.dedup.cache import Memo
 from rn_rl.agents.seed_batch.actor_critic import components, sample, values_and_distribution
-from rn_rl.engine.dedup.patches import Patches
-from rn_rl.engine.trace import Program
-from rn_rl.agents.seed_batch.base import SeedBatch, clip_gradients
-from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
+from rn_rl.agents.seed_batch.base import SeedBatch
+from rn_rl.agents.seed_batch.introspection import answers_by_row, convolutions, first_weights
 from rn_rl.agents.seed_batch.rng import Streams
+from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
+from rn_rl.engine.dedup.cache import Memo
+from rn_rl.engine.dedup.patches import Patches
+from rn_rl.engine.dedup.plan import Asking
+from rn_rl.engine.dedup.rows import counted
+from rn_rl.engine.ensemble import clip_gradients
+from rn_rl.engine.trace import Program
+from rn_rl.policies.divergence import evenly_spaced
 
 LOSSES = (
     "train/policy_gradient_loss",
@@ -67,7 +69,10 @@ class SeedBatchPPO(SeedBatch[PPO]):
         """Of the current rollout, time first."""
         self.starts = np.ones((self.size, per_seed), np.float32)
         by_row, readers = self.by_row(model.policy), self.readers(model.policy)
-        self.asking = Asking(self.stack, observation.shape, model.batch_size, by_row, readers)
+        first = convolutions(self.stack.module)
+        self.asking = Asking(
+            self.stack, observation.shape, model.batch_size, by_row, readers, first
+        )
         # of each step, of episodes that end, and after the last step
         most = (2 * length + 1) * per_seed
         self.memo = Memo(self._ask, self.size, most) if self._repeats() else None

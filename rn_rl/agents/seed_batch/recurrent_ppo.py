@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.distributions import Categorical
 from torch.nn import functional as F  # noqa: N812
 
-from rn_rl.engine.dedup.rows import looks_at_all_rows
-from rn_rl.engine.ops.lstm import along
 from rn_rl.agents.seed_batch.actor_critic import sample
-from rn_rl.engine.trace import Program
-from rn_rl.engine.ops.gather import rows
+from rn_rl.agents.seed_batch.introspection import looks_at_all_rows
 from rn_rl.agents.seed_batch.ppo import SeedBatchPPO
-from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
 from rn_rl.agents.seed_batch.rng import Streams
+from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
+from rn_rl.engine.ops.gather import rows
+from rn_rl.engine.ops.lstm import along
+from rn_rl.engine.trace import Program
 from rn_rl.normalization import observation_weights, phase_norms
 
 
@@ -70,7 +70,7 @@ def latents(
 
 
 class SeedBatchRecurrentPPO(SeedBatchPPO):
-    """sb3-contrib's RecurrentPPO for S seeds at once; see :class:`~rn_rl.agents.seed_batch.base.SeedBatch`.
+    """sb3-contrib's RecurrentPPO for S seeds at once; see :class:`~rn_rl.agents.SeedBatch`.
 
     sb3-contrib cuts a minibatch into sequences where episodes begin and pads them to the longest. Here
     a sequence is what the minibatch has of one environment, through which the LSTM goes once; where an

@@ -20,10 +20,6 @@ from torch.overrides import TorchFunctionMode
 
 from rn_rl.engine.dedup.positions import Places, by_place, products
 from rn_rl.engine.ops.gather import rows
-from rn_rl.policies.extractors import NormExtractor
-
-ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.ELU, nn.GELU, nn.SiLU, nn.LeakyReLU, nn.Sigmoid, nn.Identity)
-"""Activations that treat equal contents equally."""
 
 MOST_SHARE = 0.5
 """Of the rows that may be images of their own, and of the contents in a minibatch's worth of images that
@@ -32,38 +28,6 @@ may differ, for it to pay."""
 SMALLEST = 64
 """Numbers of contents are rounded up to this, or to 2 or 3 of it or of a doubling of it, since each
 takes a recording."""
-
-
-def convolutions(network: nn.Module) -> list[nn.Conv2d]:
-    """The convolutions that a network begins with, in their order; none where there is more to it.
-
-    Nothing else may look at the images, and between the convolutions there is nothing but activations.
-    """
-    extractor = getattr(network, "features_extractor", None)
-    if not isinstance(extractor, NormExtractor) or not getattr(
-        network, "share_features_extractor", True
-    ):
-        return []
-    parts = list(extractor.trunk.children())
-    last = parts.pop() if parts else None
-    plain = all(
-        isinstance(part, ELEMENTWISE)
-        or (
-            isinstance(part, nn.Conv2d)
-            and part.padding == (0, 0)
-            and part.dilation == (1, 1)
-            and part.groups == 1
-        )
-        for part in parts
-    )
-    if (
-        not plain
-        or not isinstance(last, nn.Flatten)
-        or not parts
-        or not isinstance(parts[0], nn.Conv2d)
-    ):
-        return []
-    return [part for part in parts if isinstance(part, nn.Conv2d)]
 
 
 @dataclass

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rn_rl.engine.dedup.rows import distinct, number_rows
-from rn_rl.engine.dedup.patches import OverPatches, Patches, PatchNumbering, convolutions
+from rn_rl.engine.dedup.patches import OverPatches, Patches, PatchNumbering
 from rn_rl.engine.dedup.positions import Places, by_place, places
+from rn_rl.engine.dedup.rows import distinct, number_rows
 from rn_rl.engine.ensemble import SeedStack
 
 
@@ -22,8 +22,8 @@ class Asking:
 
     Rows that are equal are asked about once (:mod:`~rn_rl.engine.dedup.rows`), patches of images that are
     equal go through convolutions once (:mod:`~rn_rl.engine.dedup.patches`), and what lies at a place of
-    several images goes through the next layers once (:mod:`~rn_rl.engine.dedup.positions`). The answers and
-    their gradients are the same numbers.
+    several images goes through the next layers once (:mod:`~rn_rl.engine.dedup.positions`). The answers
+    and their gradients are the same numbers.
 
     Args:
         stack: the networks.
@@ -31,6 +31,7 @@ class Asking:
         batch: rows of a minibatch.
         by_row: whether rows that are equal may be asked about once.
         readers: names of the weights that images go through after the convolutions.
+        convolutions: those that the networks begin with, of ``stack.module``.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Asking:
         batch: int,
         by_row: bool,
         readers: Sequence[str],
+        convolutions: Sequence[nn.Conv2d] = (),
     ) -> None:
         self.stack = stack
         self.shape = shape
@@ -48,7 +50,7 @@ class Asking:
         # a GPU computes what repeats faster than it is found
         on_cpu = self.device.type == "cpu"
         self.by_row = on_cpu and by_row
-        self.convolutions = convolutions(stack.module) if on_cpu else []
+        self.convolutions = list(convolutions) if on_cpu else []
         self.number_patches = PatchNumbering(self.convolutions, batch, self.device)
 
     def rollout(self, observations: np.ndarray) -> tuple[np.ndarray | None, Patches | None]:
@@ -147,14 +149,3 @@ class Asking:
             yield
         finally:
             change(self.stack.part(weights, self.readers[0]).shape[2] // count)
-
-
-def first_weights(policy: Any) -> list[str]:
-    """Names of the weights that read what comes out of the trunk of an actor-critic policy."""
-    head: Any = getattr(policy.features_extractor, "head", ())
-    nets = {"features_extractor.head": head}
-    if not len(head):
-        heads = policy.mlp_extractor
-        nets = {f"mlp_extractor.{x}": getattr(heads, x) for x in ("policy_net", "value_net")}
-    begins = {name: next(net.children(), None) for name, net in nets.items()}
-    return [f"{name}.0.weight" for name, layer in begins.items() if type(layer) is nn.Linear]

@@ -23,18 +23,6 @@ STEP = 16
 """Numbers of distinct rows are rounded up to multiples of this, since each takes a recording."""
 
 
-def looks_at_all_rows(network: nn.Module) -> bool:
-    """Whether what torch's own layers answer to a row depends on the others, or on its place."""
-    mixing = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    return any(isinstance(module, mixing) for module in network.modules())
-
-
-def answers_by_row(network: nn.Module) -> bool:
-    """Whether a network's answer to a row, and its gradient, depend on that row and weights alone."""
-    norms = phase_norms(network).values()
-    return not looks_at_all_rows(network) and not any(norm.depends_on_batch for norm in norms)
-
-
 def number_rows(observations: np.ndarray) -> np.ndarray | None:
     """A number for each row, ``(seeds, rows)``, the same for equal rows of a seed.
 

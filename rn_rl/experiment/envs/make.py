@@ -23,9 +23,9 @@ from stable_baselines3.common.vec_env import (
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from rn_rl.errors import UserError, first_line, unknown
-from rn_rl.experiment.settings.hyperparameters import import_name
 from rn_rl.experiment.envs.minigrid import with_fast_view
 from rn_rl.experiment.envs.replayable import ReplayableEnv
+from rn_rl.experiment.settings.hyperparameters import import_name
 
 SUPPORTED = (
     spaces.Box,

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from rn_rl.errors import UserError
-from rn_rl.experiment.runs.records import Gains, read_gains
 from rn_rl.experiment.runs.folder import find_run
+from rn_rl.experiment.runs.records import Gains, read_gains
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of a training, at which a gain is told."""

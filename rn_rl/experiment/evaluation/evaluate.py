@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from rn_rl.errors import UserError
-from rn_rl.experiment.training.config import shown_as
 from rn_rl.experiment.evaluation.masking import play
 from rn_rl.experiment.runs.folder import find_run
+from rn_rl.experiment.settings.options import shown_as
 from rn_rl.statistics import bootstrap_interval
 
 

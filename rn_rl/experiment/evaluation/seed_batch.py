@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from rn_rl.agents import SeedBatch
-from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
 from rn_rl.agents.seed_batch.rng import Streams
+from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
 
 
 def play(

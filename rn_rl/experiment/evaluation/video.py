@@ -13,10 +13,10 @@ from moviepy.video.io.ImageSequenceClip import ImageSequenceClip
 from rich.console import Console
 
 from rn_rl.errors import UserError
-from rn_rl.experiment.training.config import shown_as
-from rn_rl.experiment.runs.io import whole
 from rn_rl.experiment.evaluation.masking import masks
 from rn_rl.experiment.runs.folder import find_run
+from rn_rl.experiment.runs.io import whole
+from rn_rl.experiment.settings.options import shown_as
 
 
 @dataclass

@@ -16,14 +16,14 @@ from rich.console import Console
 from stable_baselines3.common.vec_env import VecEnv
 
 from rn_rl.errors import UserError
-from rn_rl.experiment.runs import checkpoint
-from rn_rl.experiment.grid.leases import Claims
-from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.evaluation.evaluate import EvaluateConfig, evaluate
-from rn_rl.experiment.runs.io import write_json
-from rn_rl.experiment.training.progress import Watch
-from rn_rl.experiment.runs.records import Final, read_final
+from rn_rl.experiment.grid.leases import Claims
+from rn_rl.experiment.runs import checkpoint
+from rn_rl.experiment.runs.console import Watch
 from rn_rl.experiment.runs.folder import Run, RunSpec, file_name, light
+from rn_rl.experiment.runs.io import write_json
+from rn_rl.experiment.runs.records import Final, read_final
+from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.launch import no_batch, resume_batch, train_together
 from rn_rl.experiment.training.single import TrainingStopped, resolve, train
 
@@ -134,7 +134,7 @@ def make_cell(config: TrainConfig, seeds: list[int], engine: str) -> Cell:
 
 
 def why_not_together(spec: RunSpec, trial: VecEnv) -> str | None:
-    """See :func:`rn_rl.experiment.training.launch.no_batch`, which builds an agent of all environments."""
+    """See :func:`~.launch.no_batch`, which builds an agent of all environments."""
     if spec.n_envs == trial.num_envs:
         return no_batch(spec, trial)
     env = spec.make_env()

@@ -20,8 +20,8 @@ from typing import Any
 
 import psutil
 
+from rn_rl.experiment.runs.console import Watch
 from rn_rl.experiment.runs.io import write_json
-from rn_rl.experiment.training.progress import Watch
 
 STALE = 60.0
 """Seconds without a touch after which a claim is free."""

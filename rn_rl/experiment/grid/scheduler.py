@@ -22,8 +22,8 @@ from rich.live import Live
 from rich.table import Table
 
 from rn_rl.errors import UserError
-from rn_rl.experiment.grid.jobs import leases
-from rn_rl.experiment.training.config import CompareConfig
+from rn_rl.experiment.grid import leases
+from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.grid.jobs import (
     Cell,
     Job,
@@ -35,7 +35,7 @@ from rn_rl.experiment.grid.jobs import (
     run_job,
     side_by_side,
 )
-from rn_rl.experiment.training.progress import say
+from rn_rl.experiment.runs.console import say
 
 
 @dataclass

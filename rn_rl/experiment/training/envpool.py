@@ -54,7 +54,7 @@ def no_envpool(spec: RunSpec, env: VecEnv) -> str | None:
 
 
 def fast_envs(spec: RunSpec, seeds: Sequence[Sequence[int]], env: VecEnv) -> EnvpoolSeedEnvs:
-    """envpool's environments of a run; see :class:`~rn_rl.agents.seed_batch.vector_envs.EnvpoolSeedEnvs`."""
+    """envpool's environments of a run; see :class:`~rn_rl.agents.EnvpoolSeedEnvs`."""
     kwargs = spec.hyperparameters.get("env_kwargs") or {}
     view = image_view if spec.hyperparameters.get("env_wrapper") == IMAGE_WRAPPER else None
     return EnvpoolSeedEnvs(spec.env, seeds, view, env.observation_space, spec.threads, **kwargs)

@@ -19,10 +19,10 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs import checkpoint
+from rn_rl.experiment.runs.console import Watch
+from rn_rl.experiment.runs.folder import Run, RunSpec, new_run
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.envpool import no_envpool
-from rn_rl.experiment.training.progress import Watch
-from rn_rl.experiment.runs.folder import Run, RunSpec, new_run
 from rn_rl.experiment.training.seed_batch import BATCHES, BatchTraining, make_model
 from rn_rl.experiment.training.single import resolve, train
 

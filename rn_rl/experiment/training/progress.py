@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from rich.console import Console
@@ -12,19 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
 from rn_rl.agents.callbacks import mean_gain, online_norms
-
-
-@dataclass
-class Watch:
-    """How far a training is, for whoever runs it from outside, and whether it shall stop."""
-
-    timesteps: int = 0
-    stop: bool = False
-
-
-def say(console: Console, text: str, style: str | None = None) -> None:
-    """A line of text as it is: brackets of a path are no markup, and a terminal may wrap it."""
-    console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+from rn_rl.experiment.runs.console import Watch
 
 
 class TrainingProgress:

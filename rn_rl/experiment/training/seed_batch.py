@@ -24,16 +24,17 @@ from stable_baselines3.common.vec_env import (
 
 from rn_rl.agents import SeedBatch, SeedBatchDQN, SeedBatchPPO, SeedBatchRecurrentPPO
 from rn_rl.agents.seed_batch.actor_critic import components
-from rn_rl.agents.seed_batch.vector_envs import SeedEnvs, VecSeedEnvs
 from rn_rl.agents.seed_batch.rng import Streams
+from rn_rl.agents.seed_batch.vector_envs import SeedEnvs, VecSeedEnvs
+from rn_rl.experiment.evaluation.seed_batch import play
 from rn_rl.experiment.runs import checkpoint
+from rn_rl.experiment.runs.console import Watch
+from rn_rl.experiment.runs.folder import Run, RunSpec, load_vecnormalize_state, vecnormalize_state
+from rn_rl.experiment.runs.io import whole, write_npz
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.envpool import env_seeds, fast_envs
-from rn_rl.experiment.runs.io import whole, write_npz
-from rn_rl.experiment.training.progress import TrainingProgress, Watch
 from rn_rl.experiment.training.growing_array import Rows
-from rn_rl.experiment.runs.folder import Run, RunSpec, load_vecnormalize_state, vecnormalize_state
-from rn_rl.experiment.evaluation.seed_batch import play
+from rn_rl.experiment.training.progress import TrainingProgress
 from rn_rl.experiment.training.single import TrainingStopped, stop_on_interrupt
 from rn_rl.normalization import RegularityNorm
 

@@ -24,17 +24,18 @@ from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from rn_rl.agents import NormalizerLogger
 from rn_rl.agents.callbacks import online_norms
 from rn_rl.errors import UserError
-from rn_rl.experiment.runs import checkpoint
-from rn_rl.experiment.settings.algorithms import ALGORITHMS, algorithm
-from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.envs.make import check_env_id
-from rn_rl.experiment.runs.io import write_npz
-from rn_rl.experiment.runs.weights import load_weights
-from rn_rl.experiment.settings.hyperparameters import check_given, merge, parse_assignments, tuned
 from rn_rl.experiment.evaluation.masking import evaluation_callback, masked
-from rn_rl.experiment.training.progress import ProgressCallback, Watch
-from rn_rl.experiment.runs.rng_state import generators
+from rn_rl.experiment.runs import checkpoint
+from rn_rl.experiment.runs.console import Watch
 from rn_rl.experiment.runs.folder import Run, RunSpec, command_line, light, new_run
+from rn_rl.experiment.runs.io import write_npz
+from rn_rl.experiment.runs.rng_state import generators
+from rn_rl.experiment.runs.weights import load_weights
+from rn_rl.experiment.settings.algorithms import ALGORITHMS, algorithm
+from rn_rl.experiment.settings.hyperparameters import check_given, merge, parse_assignments, tuned
+from rn_rl.experiment.training.config import TrainConfig
+from rn_rl.experiment.training.progress import ProgressCallback
 from rn_rl.normalization import canonical_spec, check_recordings
 
 

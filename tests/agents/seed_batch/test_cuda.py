@@ -17,8 +17,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecTransposeImage
 from torch import Tensor, nn
 
 from rn_rl.agents import SeedBatchDQN, SeedBatchPPO, SeedBatchRecurrentPPO
-from rn_rl.engine.cuda_graph import Captured
 from rn_rl.agents.seed_batch.vector_envs import VecSeedEnvs
+from rn_rl.engine.cuda_graph import Captured
 from rn_rl.engine.ensemble import SeedStack
 from rn_rl.normalization import REGISTRY
 from rn_rl.policies import (

@@ -15,12 +15,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecTransposeImage
 from torch import Tensor, nn
 
 from rn_rl.agents import SeedBatchRecurrentPPO
-from rn_rl.engine.ops.lstm import along
-from rn_rl.engine.trace import Program
 from rn_rl.agents.seed_batch.recurrent_ppo import sequences
+from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.vector_envs import VecSeedEnvs
 from rn_rl.engine.ensemble import SeedStack
-from rn_rl.agents.seed_batch.rng import Streams
+from rn_rl.engine.ops.lstm import along
+from rn_rl.engine.trace import Program
 from rn_rl.policies import NormRecurrentActorCriticPolicy
 
 SEEDS = (3, 5, 8)

@@ -21,11 +21,12 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rn_rl.agents import SeedBatchDQN, SeedBatchPPO
-from rn_rl.engine.dedup.rows import STEP, answers_by_row, number_rows
 from rn_rl.agents.seed_batch.actor_critic import sample
-from rn_rl.agents.seed_batch.base import without_subnormals
-from rn_rl.agents.seed_batch.vector_envs import VecSeedEnvs
+from rn_rl.agents.seed_batch.introspection import answers_by_row
 from rn_rl.agents.seed_batch.rng import Streams
+from rn_rl.agents.seed_batch.vector_envs import VecSeedEnvs
+from rn_rl.engine.dedup.rows import STEP, number_rows
+from rn_rl.engine.host import without_subnormals
 from rn_rl.errors import UserError
 from rn_rl.normalization import REGISTRY
 from rn_rl.policies import NormActorCriticPolicy, NormDQNPolicy

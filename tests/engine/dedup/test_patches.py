@@ -16,11 +16,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecTransposeImage
 from torch import Tensor, nn
 
 from rn_rl.agents import SeedBatchPPO
-from rn_rl.engine.dedup.rows import number_rows
-from rn_rl.engine.dedup.patches import OverPatches, PatchNumbering, convolutions
-from rn_rl.engine.trace import Program
+from rn_rl.agents.seed_batch.introspection import convolutions
 from rn_rl.agents.seed_batch.vector_envs import VecSeedEnvs
+from rn_rl.engine.dedup.patches import OverPatches, PatchNumbering
+from rn_rl.engine.dedup.rows import number_rows
 from rn_rl.engine.ensemble import SeedStack
+from rn_rl.engine.trace import Program
 from rn_rl.policies import NormActorCriticPolicy
 from rn_rl.policies.extractors import NormExtractor
 
@@ -213,7 +214,7 @@ def test_a_training_by_patches_is_that_by_images(case: Any, monkeypatch):
     norm = case["norm"]
     assert asked == {(3, 2, 2)}
     assert (mine.memo is None) == (norm == "rn-paper")
-    monkeypatch.setattr("rn_rl.engine.dedup.plan.convolutions", lambda _: [])
+    monkeypatch.setattr("rn_rl.agents.seed_batch.ppo.convolutions", lambda _: [])
     monkeypatch.setattr(SeedBatchPPO, "_repeats", lambda _: False)
     theirs, asked = trained(**case)
     assert asked == {(3, 7, 7)} and theirs.memo is None

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from rn_rl.engine.dedup.positions import STEP, Places, by_place, places, products
-from rn_rl.engine.trace import Program
 from rn_rl.engine.ensemble import SeedStack
+from rn_rl.engine.trace import Program
 
 SEEDS, ROWS, COUNT, CONTENTS, CHANNELS = 3, 20, 6, 12, 5
 

@@ -8,8 +8,9 @@ from stable_baselines3 import PPO
 from torch import nn
 
 from rn_rl.agents import SeedBatchPPO
-from rn_rl.engine.dedup.rows import STEP, answers_by_row, distinct, number_rows
+from rn_rl.agents.seed_batch.introspection import answers_by_row
 from rn_rl.agents.seed_batch.vector_envs import VecSeedEnvs
+from rn_rl.engine.dedup.rows import STEP, distinct, number_rows
 from rn_rl.normalization import make_normalizers
 from rn_rl.normalization.saliency import SaliencyNorm
 from rn_rl.policies import NormActorCriticPolicy

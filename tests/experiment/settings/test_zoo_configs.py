@@ -9,8 +9,8 @@ import yaml
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rn_rl.agents import NormalizerLogger
-from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.settings.hyperparameters import load_config_file
+from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.single import resolve
 from rn_rl.normalization import REGISTRY, phase_norms
 
@@ -85,7 +85,7 @@ def test_any_other_environment_works_with_the_defaults(algo, env):
     ],
 )
 def test_the_zoos_own_trainer_takes_our_files(algo, env, options, tmp_path):
-    config = Path(__file__).parents[2] / "zoo_configs" / f"{algo}.yml"
+    config = Path(__file__).parents[3] / "zoo_configs" / f"{algo}.yml"
     policy_kwargs = "policy_kwargs:\"dict(norm='rn')\""
     command = [sys.executable, "-m", "rl_zoo3.train", "--algo", algo, "--env", env, "--seed", "1"]
     command += ["--conf-file", str(config), "-n", "300", "--eval-freq", "-1"]

@@ -5,8 +5,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.evaluation.evaluate import EvaluateConfig, run_evaluate
+from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.launch import train_seeds
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,0 +1,5 @@
+"""Deprecated name of :mod:`rn_rl.agents.seed_batch.ppo`."""
+
+from rn_rl.agents._moved import forward
+
+__getattr__ = forward(__name__, "rn_rl.agents.seed_batch.ppo")

@@ -210,7 +210,7 @@ def run_layer_cost(config: LayerCostConfig) -> None:
 def record(lines: list[dict[str, Any]], norms: list[str]) -> None:
     """Keep the ratios beside the normalizers, with how they were made."""
     ratios = {n: round(line["ratio"], 2) for n, line in zip(norms, lines, strict=True)}
-    command = shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
     write_yaml(
         RECORD_FILE,
         {

@@ -1,23 +1,16 @@
-"""Imports point one way: cli, scripts -> experiment -> agents -> policies -> normalization."""
+"""Rooms import one way, as the contracts of import-linter in pyproject.toml say."""
 
 import ast
+import os
+import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LAYERS = [
-    {"errors"},
-    {"normalization"},
-    {"probe", "policies"},
-    {"agents"},
-    {"experiment"},
-    {"cli"},
-    {"__main__"},
-]
-RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 FILES = sorted(p for p in (ROOT / "rn_rl").rglob("*.py") if p != ROOT / "rn_rl/__init__.py")
 
 
@@ -38,13 +31,61 @@ def part(file):
     return file.relative_to(ROOT / "rn_rl").parts[0].removesuffix(".py")
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
-def test_no_layer_imports_a_higher_one(file):
-    rank = RANK[part(file)]
-    for name in imported(file):
-        if name.startswith("rn_rl.") and name.split(".")[1] in RANK:
-            target = name.split(".")[1]
-            assert target == part(file) or RANK[target] < rank, f"{part(file)} imports {name}"
+def contracts():
+    """Contracts of import-linter, by name."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    return {contract["name"]: contract for contract in settings["contracts"]}
+
+
+def lint(folder):
+    """Run the contracts on a copy of the packages, or on the packages themselves."""
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"]
+    env = {**os.environ, "PYTHONPATH": str(folder)}
+    return subprocess.run(
+        [*command, "--no-cache"], cwd=folder, env=env, capture_output=True, text=True
+    )
+
+
+def test_rooms_import_what_their_contracts_allow():
+    done = lint(ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "contract"),
+    [
+        ("rn_rl/engine/host.py", "import rn_rl.policies", "rooms of the library"),
+        ("rn_rl/experiment/runs/io.py", "import rn_rl.experiment.grid.jobs", "rooms of an exper"),
+        ("rn_rl/engine/host.py", "import rn_rl.engine.trace", "rooms of the engine"),
+        ("rn_rl/analysis/metrics.py", "import rn_rl.experiment.training.single", "analysis reads"),
+        ("rn_rl/engine/ops/gather.py", "import gymnasium", "no reinforcement learning below"),
+        ("rn_rl/cli.py", "import benchmarks.learning", "benchmarks are above the library"),
+        ("rn_rl/nobody_knows.py", "", "rooms of the library"),
+        ("rn_rl/experiment/nobody_knows.py", "", "rooms of an experiment"),
+    ],
+)
+def test_a_contract_breaks_for(tmp_path, file, line, contract):
+    for package in ("rn_rl", "benchmarks"):
+        shutil.copytree(
+            ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    with (tmp_path / file).open("a") as opened:
+        opened.write(f"\n{line}\n")
+    done = lint(tmp_path)
+    assert done.returncode == 1
+    told = next(row for row in done.stdout.splitlines() if row.startswith(contract))
+    assert told.endswith("BROKEN")
+
+
+@pytest.mark.parametrize("package", ["rn_rl", "rn_rl.experiment", "rn_rl.engine"])
+def test_contracts_cover_every_module(package):
+    (found,) = (c for c in contracts().values() if package in c.get("containers", ()))
+    covered = {name.strip() for layer in found["layers"] for name in layer.split("|")}
+    folder = ROOT / package.replace(".", "/")
+    there = {p.parent.name for p in folder.glob("*/__init__.py")}
+    there |= {p.stem for p in folder.glob("*.py")} - {"__init__"}
+    assert covered == there and found["exhaustive"]
 
 
 def test_the_imports_are_seen():
@@ -54,7 +95,13 @@ def test_the_imports_are_seen():
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
 def test_nothing_imports_through_the_doors(file):
-    assert not {name.split(".")[0] for name in imported(file)} & {"agents", "policies", "scripts"}
+    assert not {name.split(".")[0] for name in imported(file)} & {
+        "agents",
+        "policies",
+        "scripts",
+        "benchmarks",
+        "tests",
+    }
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,13 @@ import torch
 import yaml
 
 from benchmarks import layer_cost
+from benchmarks.__main__ import main as benchmark
 from benchmarks.layer_cost import LayerCostConfig, run_layer_cost
 from rn_rl.cli import main
 from rn_rl.commands.tables import NORM_COLUMNS, norm_rows
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.io import markdown_table
-from rn_rl.normalization import REGISTRY
+from rn_rl.normalization import REGISTRY, costs
 
 ROOT = Path(__file__).parents[2]
 QUICK = {"batch": 16, "features": 8, "rounds": 3, "repeats": 2}
@@ -25,7 +26,7 @@ def table():
 
 
 def test_every_normalizer_of_the_registry_has_a_measured_cost():
-    measured = layer_cost.recorded()
+    measured = costs.recorded()
     assert set(measured) == {name for name, row in REGISTRY.items() if not row.is_identity}
     assert measured["ln"] == 1.0
     assert all(ratio > 0 for ratio in measured.values())
@@ -45,18 +46,22 @@ def test_the_table_says_where_the_phase_rule_holds():
 
 
 def test_the_table_shows_what_was_measured_and_a_dash_for_what_was_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(layer_cost, "RECORD_FILE", tmp_path / "layer_cost.yml")
+    monkeypatch.setattr(costs, "RECORD_FILE", tmp_path / "costs.yml")
     assert {row["cost"] for row in table().values()} == {"-"}
-    (tmp_path / "layer_cost.yml").write_text("ratios: {rn: 1.234, ln: 1.0}\n")
+    (tmp_path / "costs.yml").write_text("ratios: {rn: 1.234, ln: 1.0}\n")
     assert table()["rn"]["cost"] == "1.23" and table()["rln"]["cost"] == "-"
 
 
-def test_norms_prints_every_name_and_writes_the_readme(tmp_path, capsys):
-    path = tmp_path / "README.md"
-    path.write_text("before\n<!-- norms -->\nold\n<!-- /norms -->\nafter\n")
-    assert main(["norms", "--readme", str(path)]) == 0
+def test_norms_prints_every_name(capsys):
+    assert main(["norms"]) == 0
     printed = capsys.readouterr().out
     assert all(f"\n {name} " in printed and row.source in printed for name, row in REGISTRY.items())
+
+
+def test_the_table_is_written_into_a_document(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text("before\n<!-- norms -->\nold\n<!-- /norms -->\nafter\n")
+    assert benchmark(["docs", "norms", "--readme", str(path)]) == 0
     expected = markdown_table(NORM_COLUMNS, norm_rows())
     assert path.read_text() == f"before\n<!-- norms -->\n{expected}\n<!-- /norms -->\nafter\n"
 
@@ -88,15 +93,16 @@ def test_a_reparametrization_is_measured_as_what_it_adds_to_its_layer(monkeypatc
 
 
 def test_a_record_holds_the_whole_registry_and_its_command(tmp_path, monkeypatch, capsys):
-    record = tmp_path / "layer_cost.yml"
-    monkeypatch.setattr(layer_cost, "RECORD_FILE", record)
+    record = tmp_path / "costs.yml"
+    for module in (layer_cost, costs):
+        monkeypatch.setattr(module, "RECORD_FILE", record)
     monkeypatch.setattr("sys.argv", ["somewhere/benchmark.py", "layer", "--record"])
     run_layer_cost(LayerCostConfig(record=True, json=True, **QUICK))
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     stored = yaml.safe_load(record.read_text())
-    assert stored["command"] == "python scripts/benchmark.py layer --record"
+    assert stored["command"] == "python -m benchmarks layer --record"
     assert list(stored["ratios"].values()) == [round(line["ratio"], 2) for line in lines]
-    assert layer_cost.recorded() == stored["ratios"]
+    assert costs.recorded() == stored["ratios"]
     assert set(stored["ratios"]) == {name for name, row in REGISTRY.items() if not row.is_identity}
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from benchmarks.__main__ import main as benchmark
 from benchmarks.docs_reproduction import readme_block
 from rn_rl.cli import main
 from rn_rl.errors import UserError
@@ -123,14 +124,12 @@ def test_episodes_of_several_environments_are_put_in_the_order_in_which_they_end
         (["cartpole", "--arms", ","], "--arms ',': expected some"),
         (["cartpole", "--engine", "batches"], "--engine batches: expected one of"),
         (["cartpole", "--jobs", "0"], "--jobs 0: expected at least 1"),
-        (["cartpole", "--readme", "nowhere.md"], "nowhere.md: cannot be read"),
         (
             ["cartpole", "--recurrent"],
             "--recurrent: CartPole-v1 needs no memory; expected redbluedoors",
         ),
         (["cartpole", "--warm-up", "--as-published"], "expected one study at a time"),
         (["redbluedoors", "--as-published"], "the paper gives no number"),
-        (["cartpole", "--quick", "--readme", "README.md"], "not of cartpole-quick"),
         (["cartpole", "--arms", "ln+yoked,rn(half_life=None),rn"], "two of them are the same"),
         (["cartpole", "--arms", "ln+yoked,lm"], "unknown normalizer 'lm'"),
     ],
@@ -311,8 +310,11 @@ def test_a_readme_is_written_from_the_tables(tmp_path):
     readme.write_text("before\n<!-- reproduce -->\nold\n<!-- /reproduce -->\nafter\n")
     for what in ("cartpole", "lunarlander"):
         arms = "none,rn,logt" if what == "cartpole" else "none,rn"
-        arguments = ["--seeds", "2", "--arms", arms, "--readme", str(readme)]
+        arguments = ["--seeds", "2", "--arms", arms]
         assert toy(tmp_path / "runs", what, *arguments) == 0
+    docs = ["docs", "reproduction", "--results", str(tmp_path / "runs"), "--readme"]
+    assert benchmark([*docs, str(tmp_path / "nowhere.md")]) == 2
+    assert benchmark([*docs, str(readme)]) == 0
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert "| arm | cartpole | cartpole, paper | lunarlander | lunarlander, paper |" in text

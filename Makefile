@@ -17,6 +17,7 @@ lint: .venv/ready
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+	.venv/bin/lint-imports
 
 format: .venv/ready
 	$(PY) -m ruff format .

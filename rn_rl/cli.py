@@ -1,4 +1,4 @@
-"""``rn-rl ...``: one subcommand a file of ``rn_rl.experiment``, and one place for errors."""
+"""``rn-rl ...``: its subcommands, and one place for errors."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from typing import Annotated, Any
 
 import tyro
 
+from rn_rl.analysis.report import ReportConfig, run_report
+from rn_rl.commands.compare import run_compare
+from rn_rl.commands.tables import NormsConfig, ZooConfig, run_norms, run_zoo
+from rn_rl.commands.train import run_train
 from rn_rl.errors import UserError
-from rn_rl.experiment.compare import CompareConfig, run_compare
-from rn_rl.experiment.config import TrainConfig
-from rn_rl.experiment.evaluate import EvaluateConfig, run_evaluate
-from rn_rl.experiment.probe_run import ProbeConfig, run_probe
-from rn_rl.experiment.report import ReportConfig, run_report
-from rn_rl.experiment.reproduce import ReproduceConfig, run_reproduce
-from rn_rl.experiment.seeds import several, train_seeds
-from rn_rl.experiment.train import TrainingStopped, train
-from rn_rl.experiment.video import VideoConfig, run_video
-from rn_rl.experiment.zoo import NormsConfig, ZooConfig, run_norms, run_zoo
+from rn_rl.experiment.evaluation.code_length import ProbeConfig, run_probe
+from rn_rl.experiment.evaluation.evaluate import EvaluateConfig, run_evaluate
+from rn_rl.experiment.evaluation.video import VideoConfig, run_video
+from rn_rl.experiment.grid.config import CompareConfig
+from rn_rl.experiment.training.config import TrainConfig
+from rn_rl.experiment.training.single import TrainingStopped
+from rn_rl.reproduction.run import ReproduceConfig, run_reproduce
 
 Command = (
     Annotated[TrainConfig, tyro.conf.subcommand("train", prefix_name=False)]
@@ -35,18 +36,6 @@ Command = (
     | Annotated[NormsConfig, tyro.conf.subcommand("norms", prefix_name=False)]
     | Annotated[ZooConfig, tyro.conf.subcommand("zoo", prefix_name=False)]
 )
-
-
-def run_train(config: TrainConfig) -> None:
-    """Train, and say what to do with the result."""
-    if several(config):
-        runs = train_seeds(config)
-        if not config.quiet:
-            print(f"{len(runs)} runs, from '{runs[0].folder}' to '{runs[-1].folder}'")
-        return
-    run = train(config)
-    if not config.quiet:
-        print(f"next: rn-rl evaluate '{run.folder}'   or   rn-rl video '{run.folder}'")
 
 
 HANDLERS: dict[type, Callable[[Any], None]] = {

@@ -1,39 +1,12 @@
 #!/usr/bin/env python3
-"""Benchmarks: ``train`` (steps per second), ``learning`` (what agents learn), ``layer`` (cost of a
-normalizer), ``nonstationary`` (state and changing data), ``seeds`` (speed of many at once),
-``equivalence`` (do those learn what SB3 learns) and ``report`` (what a page of many runs costs)."""
+"""Benchmarks: the same as ``python -m benchmarks``."""
 
-from typing import Annotated
+import sys
+from pathlib import Path
 
-import tyro
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from rn_rl.cli import run_command
-from rn_rl.experiment.equivalence import EquivalenceConfig, run_equivalence
-from rn_rl.experiment.layer_cost import LayerCostConfig, run_layer_cost
-from rn_rl.experiment.learning import LearningConfig, run_learning
-from rn_rl.experiment.nonstationary import NonstationaryConfig, run_nonstationary
-from rn_rl.experiment.report_speed import ReportSpeedConfig, run_report_speed
-from rn_rl.experiment.seed_speed import SeedSpeedConfig, run_seed_speed
-from rn_rl.experiment.speed import SpeedConfig, run_speed
-
-Benchmark = (
-    Annotated[SpeedConfig, tyro.conf.subcommand("train", prefix_name=False)]
-    | Annotated[LearningConfig, tyro.conf.subcommand("learning", prefix_name=False)]
-    | Annotated[LayerCostConfig, tyro.conf.subcommand("layer", prefix_name=False)]
-    | Annotated[NonstationaryConfig, tyro.conf.subcommand("nonstationary", prefix_name=False)]
-    | Annotated[EquivalenceConfig, tyro.conf.subcommand("equivalence", prefix_name=False)]
-    | Annotated[SeedSpeedConfig, tyro.conf.subcommand("seeds", prefix_name=False)]
-    | Annotated[ReportSpeedConfig, tyro.conf.subcommand("report", prefix_name=False)]
-)
-HANDLERS = {
-    SpeedConfig: run_speed,
-    LearningConfig: run_learning,
-    LayerCostConfig: run_layer_cost,
-    NonstationaryConfig: run_nonstationary,
-    EquivalenceConfig: run_equivalence,
-    SeedSpeedConfig: run_seed_speed,
-    ReportSpeedConfig: run_report_speed,
-}
+from benchmarks.__main__ import main
 
 if __name__ == "__main__":
-    raise SystemExit(run_command(Benchmark, HANDLERS, prog="benchmark.py"))
+    raise SystemExit(main(prog="benchmark.py"))

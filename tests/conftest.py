@@ -1,10 +1,15 @@
-"""Every test begins with the same random numbers; specs of the whole registry, the recorded run's too."""
+"""Every test begins with the same random numbers; specs of the whole registry, the recorded run's too; an
+environment that presses Ctrl-C."""
 
+import os
 import random
+import signal
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.classic_control import CartPoleEnv
 
 torch.set_num_threads(1)  # there is a worker for each core
 
@@ -35,3 +40,25 @@ def recording(tmp_path_factory):
 def spec(request, recording):
     """For ``parametrize(..., indirect=True)``: a row by its name, such that it acts in few phases."""
     return {"yoked": f"yoked({recording})", "hs": "hs(rate=0.1)"}.get(request.param, request.param)
+
+
+class InterruptingCartPole(CartPoleEnv):
+    """Presses Ctrl-C at a step, once in the life of the process."""
+
+    at = 0
+    steps = 0
+
+    def step(self, action):
+        InterruptingCartPole.steps += 1
+        if InterruptingCartPole.steps == InterruptingCartPole.at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().step(action)
+
+
+gym.register("InterruptingCartPole-v1", entry_point=InterruptingCartPole, max_episode_steps=500)
+
+
+@pytest.fixture
+def interrupting():
+    """The class behind ``InterruptingCartPole-v1``: set ``steps`` to 0, and ``at`` to the step."""
+    return InterruptingCartPole

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from rn_rl.agents.seed_envs import VecSeedEnvs
+from rn_rl.agents import VecSeedEnvs
 
 
 def to_double(policy: Any) -> None:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import rn_rl.policies
-from rn_rl.experiment.algorithms import ALGORITHMS
+from rn_rl.experiment.settings.algorithms import ALGORITHMS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

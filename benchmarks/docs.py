@@ -1,0 +1,33 @@
+"""Tables of a document that are made from the registry and from results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from benchmarks.docs_reproduction import write_readme
+from rn_rl.commands.tables import NORM_COLUMNS, norm_rows
+from rn_rl.experiment.runs.io import markdown_table, replace_block
+
+
+@dataclass
+class DocsConfig:
+    """Write a generated table into a document, between its marks."""
+
+    what: Annotated[tyro.conf.Positional[Literal["norms", "reproduction"]], tyro.conf.arg()]
+    """norms (the registry with its costs) or reproduction (the protocol's tasks)."""
+    readme: Path = Path("README.md")
+    """The document."""
+    results: Path = Path("results")
+    """Folder of the CSV files of 'rn-rl reproduce'."""
+
+
+def run_docs(config: DocsConfig) -> None:
+    """Write the table."""
+    if config.what == "norms":
+        replace_block(config.readme, "norms", markdown_table(NORM_COLUMNS, norm_rows()))
+    else:
+        write_readme(config.readme, config.results)

@@ -1,0 +1,114 @@
+"""The README's tables of the protocol: every arm on every task, and the questions that matter most."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rn_rl.analysis.comparison import Comparison
+from rn_rl.errors import UserError
+from rn_rl.experiment.runs.io import markdown_table, replace_block, shipped
+from rn_rl.reproduction.protocol import PROTOCOLS, YOKED, Protocol, paper_and_controls
+from rn_rl.reproduction.report import (
+    Result,
+    compare_arms,
+    in_arms,
+    read_runs,
+    table_rows,
+)
+
+README_TASKS: dict[str, tuple[str, Protocol]] = {
+    **{what: (what, protocol) for what, protocol in PROTOCOLS.items()},
+    **{
+        f"{what}-recurrent": (what, protocol.with_memory())
+        for what, protocol in PROTOCOLS.items()
+        if protocol.recurrent
+    },
+}
+"""File names of the results that the README has, each with its task."""
+
+
+def readme_block(folder: Path) -> str:
+    """Arms by tasks, and questions by tasks, from CSV files.
+
+    Raises:
+        UserError: there are none, or one is no such file.
+    """
+    cells: dict[str, dict[str, str]] = {}
+    answers: dict[str, dict[str, str]] = {}
+    columns, told, counts = [], [], {}
+    for stem, (what, protocol) in README_TASKS.items():
+        path = folder / f"{stem}.csv"
+        if not path.is_file():
+            continue
+        study = paper_and_controls(protocol)
+        results = in_arms(study, read_runs(path))
+        task = what if stem == what else f"{what}, LSTM"
+        published = shipped("paper_results.yml")[what]
+        columns += [task, f"{task}, paper"] if published else [task]
+        for name, _, shown, interval, _, paper in table_rows(what, results):
+            cells.setdefault(name, {})[task] = f"{shown.split()[0]} {interval}"
+            cells[name][f"{task}, paper"] = paper
+        told.append(f"{what}{protocol.about}: {lengths(results)}")
+        comparisons = compare_arms(protocol, study, results)
+        counts[task] = len(comparisons)
+        found = {(each.norm, each.baseline): each for each in comparisons}
+        for label, pair in key_questions(protocol).items():
+            if pair in found:
+                answers.setdefault(label, {})[task] = answer(found[pair])
+    if not cells:
+        expected = ".csv or ".join(README_TASKS)
+        raise UserError(f"{folder}: no {expected}.csv of 'rn-rl reproduce' there")
+    parts = [table(["arm", *columns], cells), f"Timesteps and seeds: {'; '.join(told)}."]
+    if answers:
+        corrected = ", ".join(f"{task} {count}" for task, count in counts.items())
+        parts += [
+            table(["is it better?", *counts], answers),
+            "Each with its probability of improvement; p is corrected for the comparisons of its task "
+            f"({corrected}).",
+        ]
+    return "\n\n".join(parts)
+
+
+def table(header: list[str], cells: dict[str, dict[str, str]]) -> str:
+    """Rows by columns; empty where there is nothing."""
+    columns = header[1:]
+    rows = [[name, *(row.get(column, "") for column in columns)] for name, row in cells.items()]
+    return markdown_table(header, rows)
+
+
+def lengths(results: list[Result]) -> str:
+    """How long runs are and how many an arm has."""
+    timesteps = sorted({run.timesteps for result in results for run in result.runs})
+    seeds = sorted({len(result.runs) for result in results})
+    many = " or ".join(map(str, seeds))
+    return f"{' or '.join(f'{n:,}' for n in timesteps)}, {many} seed{'' if many == '1' else 's'}"
+
+
+def answer(found: Comparison) -> str:
+    """A cell: the verdict and its figures."""
+    hint = "exploratory: " if found.exploratory else ""
+    return f"{hint}{found.verdict}, {found.improvement}, p = {found.corrected:.2g}"
+
+
+def key_questions(protocol: Protocol) -> dict[str, tuple[str, str]]:
+    """Does RN help, is it more than its gain, does LayerNorm do the same, does a ramp do more?"""
+    return {
+        "rn than none": ("rn", "none"),
+        "ln than none": ("ln", "none"),
+        "rn than logt": ("rn", "logt"),
+        "rn than gain(5)": ("rn", "gain(5)"),
+        "ln+rn than ln": ("ln+rn", "ln"),
+        "ln+rn than ln+logt": ("ln+rn", "ln+logt"),
+        f"ln+rn than {YOKED}": ("ln+rn", YOKED),
+        "ln+ramp than ln+rn": (protocol.ramped, "ln+rn"),
+        "ramp than rn": (protocol.plain_ramp, "rn"),
+    }
+
+
+def write_readme(readme: Path, folder: Path) -> None:
+    """Put :func:`readme_block` between the document's marks.
+
+    Raises:
+        UserError: it has none.
+    """
+    replace_block(readme, "reproduce", readme_block(folder))

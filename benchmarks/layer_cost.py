@@ -1,0 +1,234 @@
+"""What a normalizer costs by itself, as a ratio to LayerNorm in one interleaved run."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from rn_rl.errors import UserError, first_line
+from rn_rl.experiment.runs.io import (
+    around_block,
+    markdown_table,
+    replace_block,
+    write_npz,
+    write_yaml,
+)
+from rn_rl.normalization import REGISTRY, make_normalizers, parse_spec
+from rn_rl.normalization.controls import RECORDING
+from rn_rl.normalization.costs import RECORD_FILE
+
+REFERENCE = "ln"
+LINEAR = "linear"
+"""The layer without a normalizer, from which the cost of one inside its weights is told."""
+
+SHOWN = ("rn", "rln", "rsn"), ((50, 64), (256, 256), (1024, 1024))
+"""Normalizers and sizes of the table that ``--readme`` writes."""
+
+WARM_PHASES = 3
+"""Phases before the measurement, after which every gain has left its starting value."""
+
+
+@dataclass
+class LayerCostConfig:
+    """Forward and backward of every normalizer in training mode: CPU, one thread; eager, or compiled.
+
+    A normalizer that changes the weights of a layer is measured as what it adds to that layer.
+    Commits are left out: there is one a phase. The clock counts this process's time on the CPU, so
+    that others on the machine disturb it little.
+    """
+
+    norms: tuple[str, ...] = ()
+    """Which normalizers; default: the whole registry."""
+    batch: int = 256
+    """Rows of the input."""
+    features: int = 256
+    """Columns of the input."""
+    rounds: int = 50
+    """Rounds; a ratio is the median of the rounds' ratios."""
+    repeats: int = 10
+    """Passes of each normalizer in a round."""
+    compile: bool = False
+    """Compile every module with torch.compile."""
+    record: bool = False
+    """Also write the ratios to where 'rn-rl norms' finds them; takes the whole registry."""
+    readme: Path | None = None
+    """Write the table of rn, rln and rsn at three sizes, eager and compiled, into this document."""
+    json: bool = False
+    """Print one JSON object a line."""
+
+
+def reparametrizes(norm: str) -> bool:
+    """Whether this spec changes the weights of the layer before it."""
+    if norm in REGISTRY:  # a bare name need not be a whole spec
+        return REGISTRY[norm].reparametrize is not None
+    return any(term.row.reparametrize is not None for term in parse_spec(norm))
+
+
+def with_recording(norm: str, folder: Path) -> str:
+    """The spec to build for a bare name: a row that replays a recording is given one."""
+    if norm not in REGISTRY or REGISTRY[norm].recording is None:
+        return norm
+    write_npz(folder / RECORDING, gains=np.linspace(1, 2, 8)[:, None], timesteps=np.arange(8))
+    return f"{norm}({folder})"
+
+
+def one_pass(norm: str, batch: int, features: int, compile: bool = False) -> Callable[[], None]:
+    """A function that runs one training forward and backward of a warm module."""
+    layer = nn.Linear(features, features)
+    modules = [] if norm == LINEAR else make_normalizers(norm, features, layer=layer)
+    inside = norm == LINEAR or reparametrizes(norm)
+    module = nn.Sequential(*([layer] if inside else []), *modules)
+    x = torch.randn(batch, features, requires_grad=True)
+    gradient = torch.randn(batch, features)
+    for _ in range(WARM_PHASES):
+        module.train()(x)
+        module.eval()
+    module.train()
+    forward: Callable[..., torch.Tensor] = torch.compile(module) if compile else module
+    if compile:
+        try:
+            forward(x)  # which is when it is compiled
+        except Exception as error:  # whatever a compiler can run into
+            raise UserError(
+                f"torch.compile failed ({first_line(error)[:200]}): leave out --compile and --readme, or "
+                "install a C++ compiler (g++), with torch in a folder without a space"
+            ) from None
+
+    def run() -> None:
+        x.grad = None
+        module.zero_grad()
+        forward(x).backward(gradient)
+
+    return run
+
+
+def measure(config: LayerCostConfig, norms: list[str]) -> dict[str, np.ndarray]:
+    """Microseconds of a pass, for each normalizer in each round; for some, what it adds."""
+    inside = [norm for norm in norms if reparametrizes(norm)]
+    with tempfile.TemporaryDirectory() as folder:
+        passes = {
+            name: one_pass(
+                with_recording(name, Path(folder)), config.batch, config.features, config.compile
+            )
+            for name in dict.fromkeys([REFERENCE, *norms, *([LINEAR] if inside else [])])
+        }
+    times = {name: np.empty(config.rounds) for name in passes}
+    for round_ in range(-1, config.rounds):  # the first only warms up
+        order = list(passes)
+        np.random.default_rng(round_ + 1).shuffle(order)
+        for name in order:
+            begin = time.process_time()
+            for _ in range(config.repeats):
+                passes[name]()
+            times[name][round_] = 1e6 * (time.process_time() - begin) / config.repeats
+    for name in inside:
+        times[name] = times[name] - times[LINEAR]
+    return times
+
+
+def summarize(config: LayerCostConfig, norms: list[str]) -> list[dict[str, Any]]:
+    """Measure; one line for each normalizer."""
+    times = measure(config, norms)
+    return [
+        {
+            "benchmark": "layer",
+            "case": f"{norm}/{config.batch}x{config.features}",
+            "value": float(np.median(times[norm])),
+            "unit": "us",
+            "ratio": float(np.median(times[norm] / times[REFERENCE])),
+            "ratio_to": REFERENCE,
+        }
+        for norm in norms
+    ]
+
+
+def sizes_table(config: LayerCostConfig) -> str:
+    """Ratios at several sizes, eager and compiled; each column is one interleaved run."""
+    norms, sizes = SHOWN
+    cells: dict[str, list[str]] = {norm: [] for norm in norms}
+    for compile in (False, True):
+        for batch, features in sizes:
+            one = replace(config, batch=batch, features=features, compile=compile)
+            for norm, line in zip(norms, summarize(one, list(norms)), strict=True):
+                cells[norm].append(f"{line['ratio']:.2f}")
+    names = [f"{batch}x{features}" for batch, features in sizes]
+    columns = ["normalizer", *names, *(f"{name}, compiled" for name in names)]
+    return markdown_table(columns, [[norm, *cells[norm]] for norm in norms])
+
+
+def run_layer_cost(config: LayerCostConfig) -> None:
+    """Measure, print, and record if asked to."""
+    for name in ("batch", "features", "rounds", "repeats"):
+        if getattr(config, name) < 1:
+            raise UserError(f"--{name} {getattr(config, name)}: expected at least 1")
+    if config.record and config.compile:
+        raise UserError("--record --compile: what is recorded is the cost without a compiler")
+    if config.record and config.norms:
+        raise UserError(
+            f"--record --norms {' '.join(config.norms)}: expected the whole registry, so that all "
+            "ratios are of one run; leave out --norms"
+        )
+    if config.readme is not None:
+        around_block(config.readme, "layers")  # an error comes before the work
+        with one_thread():
+            replace_block(config.readme, "layers", sizes_table(config))
+        return
+    norms = list(config.norms) or [n for n, row in REGISTRY.items() if not row.is_identity]
+    with one_thread():
+        lines = summarize(config, norms)
+    if config.record:
+        record(lines, norms)
+    if config.json:
+        for line in lines:
+            print(json.dumps(line))
+        return
+    kind = "compiled" if config.compile else "eager"
+    table = Table(title=f"forward and backward of a training pass, CPU, one thread, {kind}")
+    for column in ("normalizer", "size", "us", f"to {REFERENCE}"):
+        table.add_column(column, justify="left" if column == "normalizer" else "right")
+    for norm, line in zip(norms, lines, strict=True):
+        name = f"{norm} (added to a linear layer)" if reparametrizes(norm) else norm
+        size = line["case"].rpartition("/")[2]
+        table.add_row(name, size, f"{line['value']:.0f}", f"{line['ratio']:.2f}")
+    Console().print(table)
+
+
+def record(lines: list[dict[str, Any]], norms: list[str]) -> None:
+    """Keep the ratios beside the normalizers, with how they were made."""
+    ratios = {n: round(line["ratio"], 2) for n, line in zip(norms, lines, strict=True)}
+    command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
+    write_yaml(
+        RECORD_FILE,
+        {
+            "what": "time of a training forward and backward as a ratio to LayerNorm's; CPU, one "
+            "thread, eager; of a change of weights (wn, spectral): what it adds to a linear layer",
+            "command": command,
+            "torch": str(torch.__version__),
+            "ratios": ratios,
+        },
+    )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread, and as it was afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,360 @@
+"""Speed of many seeds in one process against SB3's one, as ratios in one interleaved run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv
+
+from benchmarks.seed_batch_speed_table import read_lines, show
+from rn_rl.agents import SeedBatch, SeedBatchDQN
+from rn_rl.errors import UserError, unknown
+from rn_rl.experiment.runs.folder import RunSpec
+from rn_rl.experiment.settings.hyperparameters import import_name
+from rn_rl.experiment.training.config import TrainConfig
+from rn_rl.experiment.training.envpool import env_seeds, fast_envs, no_envpool
+from rn_rl.experiment.training.seed_batch import BATCHES, make_model
+from rn_rl.experiment.training.single import resolve
+
+CASES = {
+    "cartpole": ("dqn", "CartPole-v1", 50),
+    "lunarlander": ("dqn", "LunarLander-v3", 50),
+    "redbluedoors": ("ppo", "MiniGrid-RedBlueDoors-6x6-v0", 8),
+    "redbluedoors-lstm": ("ppo_lstm", "MiniGrid-RedBlueDoors-6x6-v0", 8),
+}
+"""Algorithm, environment and number of seeds."""
+
+UNIT = 200
+"""Timesteps of a seed that are the least to measure, rounded up to whole rollouts."""
+
+
+@dataclass
+class SeedSpeedConfig:
+    """Timesteps per second of a seed batch, summed over seeds, against SB3 with one seed."""
+
+    cases: tuple[str, ...] = tuple(CASES)
+    """cartpole, lunarlander (DQN), redbluedoors (PPO), redbluedoors-lstm (RecurrentPPO)."""
+    norms: tuple[str, ...] = ("none", "rn")
+    """Normalizers of the batch; SB3 has none."""
+    config: str = "paper"
+    """Set of hyperparameters, paper or zoo; the Zoo's networks are larger."""
+    seeds: int | None = None
+    """Seeds in a batch; default: 50 for DQN, 8 for PPO."""
+    rounds: int = 25
+    """Interleaved rounds, better many than long; a ratio is the median of the rounds' ratios."""
+    seconds: float = 1
+    """About how long each is measured in a round."""
+    jobs: int = 1
+    """Processes, a core each, that share the seeds, as compare does; SB3 gets as many threads."""
+    threads: int = 1
+    """Threads that step the environments of the batch."""
+    compile: bool = False
+    """Compile the updates."""
+    profile: bool = False
+    """Also print where the time goes."""
+    device: str = "cpu"
+    """Where the networks of the batch are; SB3 stays on the CPU."""
+    table: Path | None = None
+    """Measure nothing, and show these lines of --json."""
+    readme: Path | None = None
+    """Also write the table into this document, between its seeds marks (of a GPU: seeds-gpu)."""
+    json: bool = False
+    """Print one JSON object a line."""
+
+
+class Timed:
+    """Timesteps per second of something that is run again and again.
+
+    Args:
+        run: takes so many timesteps of each seed.
+        seeds: how many timesteps one of those is.
+        unit: the least that can be run.
+    """
+
+    def __init__(self, run: Callable[[int], None], seeds: int, unit: int, seconds: float) -> None:
+        self.run, self.seeds = run, seeds
+        self.steps = unit
+        while True:  # as many units as fill the time, found by trying
+            begin = time.perf_counter()
+            self.run(self.steps)
+            if time.perf_counter() - begin > seconds / 2:
+                break
+            self.steps *= 2
+        self.speeds: list[float] = []
+
+    def measure(self) -> None:
+        """One round."""
+        begin = time.perf_counter()
+        self.run(self.steps)
+        self.speeds.append(self.seeds * self.steps / (time.perf_counter() - begin))
+
+
+def prepare(case: str, norm: str, config: SeedSpeedConfig) -> tuple[RunSpec, VecEnv]:
+    """What is trained, and the environment of a single run."""
+    algo, env_id, _ = CASES[case]
+    spec = resolve(
+        TrainConfig(
+            algo=algo,
+            env=env_id,
+            norm=norm,
+            config=config.config,
+            device=config.device,
+            threads=config.threads,
+        )
+    )
+    trial = spec.make_env()
+    reason = no_envpool(spec, trial)
+    if reason:
+        raise UserError(f"--cases {case}: {reason}")
+    return spec, trial
+
+
+def all_seeds(case: str, config: SeedSpeedConfig) -> range:
+    """Of a batch."""
+    return range(config.seeds or CASES[case][2])
+
+
+def build(
+    case: str, norm: str, config: SeedSpeedConfig, seeds: Sequence[int] | None = None
+) -> tuple[SeedBatch[Any], BaseAlgorithm]:
+    """A batch, and the SB3 agent that is trained in its place."""
+    spec, trial = prepare(case, norm, config)
+    seeds = all_seeds(case, config) if seeds is None else seeds
+    models = []
+    for seed in seeds:
+        spec.seed = seed
+        models.append(make_model(spec, trial))
+    envs = fast_envs(spec, env_seeds(seeds, spec.n_envs, 0), trial)
+    batch = BATCHES[spec.algo](models, envs, compile=config.compile)
+    spec.device = "cpu"
+    return batch, make_model(spec, stock_env(spec))
+
+
+def stock_env(spec: RunSpec) -> VecEnv:
+    """The environments as who uses SB3 makes them, without what our own runs put around them."""
+    wrapper = spec.hyperparameters.get("env_wrapper")
+    return make_vec_env(
+        spec.env,
+        spec.n_envs,
+        seed=0,
+        env_kwargs=spec.hyperparameters.get("env_kwargs"),
+        wrapper_class=import_name(wrapper) if wrapper else None,
+    )
+
+
+def go_on(batch: SeedBatch[Any]) -> Callable[[int], None]:
+    """Train a batch for so many more timesteps of each seed, at the end of every schedule."""
+    return lambda steps: batch.learn(batch.num_timesteps + steps)
+
+
+@contextlib.contextmanager
+def shared(case: str, norm: str, config: SeedSpeedConfig) -> Iterator[Callable[[int], None]]:
+    """:func:`go_on` for a batch whose seeds are shared among processes."""
+    seeds = all_seeds(case, config)
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = [], []
+    for part in range(config.jobs):
+        mine, theirs = context.Pipe()
+        arguments = (case, norm, config, seeds[part :: config.jobs], theirs)
+        processes.append(context.Process(target=_part, args=arguments, daemon=True))
+        processes[-1].start()
+        pipes.append(mine)
+
+    def run(steps: int) -> None:
+        for pipe in pipes:
+            pipe.send(steps)
+        for pipe in pipes:
+            pipe.recv()
+
+    try:
+        yield run
+    finally:
+        for pipe, process in zip(pipes, processes, strict=True):
+            pipe.close()
+            process.join()
+
+
+def _part(
+    case: str, norm: str, config: SeedSpeedConfig, seeds: Sequence[int], pipe: Connection
+) -> None:
+    torch.set_num_threads(1)
+    run = go_on(build(case, norm, config, seeds)[0])
+    with contextlib.suppress(EOFError):
+        while True:
+            run(pipe.recv())
+            pipe.send(None)
+
+
+def random_play(case: str, config: SeedSpeedConfig) -> tuple[Callable[[int], None], int]:
+    """Step the environments of a batch, and do nothing else; and how many seeds those are of."""
+    spec, trial = prepare(case, "none", config)
+    envs = fast_envs(spec, env_seeds(all_seeds(case, config), spec.n_envs, 0), trial)
+    rng = np.random.default_rng(0)
+
+    def run(steps: int) -> None:
+        envs.reset()
+        shape = (envs.num_seeds, envs.num_envs)
+        for _ in range(steps // envs.num_envs):
+            envs.step(rng.integers(0, envs.action_space.n, shape))  # type: ignore[attr-defined]
+
+    return run, envs.num_seeds
+
+
+def profile(batch: SeedBatch[Any], steps: int) -> dict[str, float]:
+    """Shares of a training: environments, acting, gradients, optimizer, the rest."""
+    parts: dict[str, tuple[Any, str]] = {"environments": (batch.envs, "step")}
+    parts["gradients"] = (batch, "_gradients")
+    parts["optimizer"] = (batch.optimizer, "step")
+    if isinstance(batch, SeedBatchDQN):
+        parts["acting"] = (batch, "_q_values")
+        parts["replay memory"] = (batch.memory, "sample")
+        parts["target networks"] = (batch, "update_targets")
+    else:
+        parts["acting"] = (batch, "act")
+    parts["commits"] = (batch.stack, "_commit")
+    spent = dict.fromkeys(parts, 0.0)
+
+    def timed(name: str, function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            begin = time.perf_counter()
+            out = function(*args, **kwargs)
+            spent[name] += time.perf_counter() - begin
+            return out
+
+        return call
+
+    before = {name: getattr(owner, method) for name, (owner, method) in parts.items()}
+    for name, (owner, method) in parts.items():
+        object.__setattr__(owner, method, timed(name, before[name]))
+    begin = time.perf_counter()
+    batch.learn(batch.num_timesteps + steps)
+    whole = time.perf_counter() - begin
+    for name, (owner, method) in parts.items():
+        object.__setattr__(owner, method, before[name])
+    spent["everything else"] = whole - sum(spent.values())
+    return {name: seconds / whole for name, seconds in spent.items()}
+
+
+def run_seed_speed(config: SeedSpeedConfig) -> None:
+    """Measure and print."""
+    for case in config.cases:
+        if case not in CASES:
+            raise unknown("case", case, CASES)
+    if config.rounds < 1 or (config.seeds is not None and config.seeds < 1):
+        raise UserError(
+            f"--rounds {config.rounds} --seeds {config.seeds}: expected at least 1 each"
+        )
+    if config.jobs < 1 or (config.jobs > 1 and (config.profile or config.readme)):
+        raise UserError(
+            f"--jobs {config.jobs}: expected at least 1, and 1 with --profile or --readme"
+        )
+    if config.table is not None:
+        show(read_lines(config.table), {}, config.readme)
+        return
+    torch.set_num_threads(config.jobs)
+    lines: list[dict[str, Any]] = []
+    shares: dict[str, dict[str, float]] = {}
+    for case in config.cases:
+        with contextlib.ExitStack() as stack:
+            if config.device == "cpu":
+                stack.enter_context(on_cores(max(config.jobs, config.threads)))
+            timed: dict[str, Timed] = {}
+            for norm in config.norms:
+                batch, single = build(case, norm, config)
+                unit = batch.rollout_length * batch.envs.num_envs
+                unit *= -(-UNIT // unit)
+                run = go_on(batch)
+                if config.jobs > 1:
+                    run = stack.enter_context(shared(case, norm, config))
+                timed[norm] = Timed(run, batch.size, unit, config.seconds)
+                if config.profile:
+                    shares[f"{case}/{norm}"] = profile(batch, timed[norm].steps)
+                if norm == config.norms[0]:
+                    if not options(config):  # which make no difference to them
+                        play, size = random_play(case, config)
+                        timed["environments alone"] = Timed(play, size, unit, config.seconds)
+                    timed["sb3/none"] = Timed(_learn(single), 1, unit, config.seconds)
+            for round_ in range(config.rounds):
+                order = list(timed)
+                np.random.default_rng(round_).shuffle(order)
+                for name in order:
+                    timed[name].measure()
+            told = {"device": device_name(config), "options": options(config)}
+            lines.extend({**line, **told} for line in summarize(case, timed))
+    if config.json:
+        for line in lines:
+            print(json.dumps(line))
+    else:
+        show(lines, shares, config.readme)
+
+
+@contextlib.contextmanager
+def on_cores(count: int) -> Iterator[None]:
+    """In this context the process and what it starts have so many cores, where a system can say so."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[-count:])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _learn(model: BaseAlgorithm) -> Callable[[int], None]:
+    def run(steps: int) -> None:
+        model.learn(steps, reset_num_timesteps=False)
+
+    return run
+
+
+def options(config: SeedSpeedConfig) -> str:
+    """How this differs from the usual run of a batch."""
+    given = {
+        f"--config {config.config}": config.config != SeedSpeedConfig.config,
+        "--compile": config.compile,
+        f"--jobs {config.jobs}": config.jobs > 1,
+    }
+    return " ".join(option for option, differs in given.items() if differs)
+
+
+def device_name(config: SeedSpeedConfig) -> str:
+    """What the networks of the batch run on."""
+    return "cpu" if config.device == "cpu" else str(torch.cuda.get_device_name(config.device))
+
+
+def summarize(case: str, timed: dict[str, Timed]) -> list[dict[str, Any]]:
+    """One line for each case and reference."""
+    algo, env_id, _ = CASES[case]
+    named = f"{env_id}/lstm" if algo == "ppo_lstm" else env_id
+    lines = []
+    for name, each in timed.items():
+        for reference in ("sb3/none", "none"):
+            if reference in timed and name != reference:
+                ratios = np.array(each.speeds) / np.array(timed[reference].speeds)
+                lines.append(
+                    {
+                        "benchmark": "seeds",
+                        "case": f"{named}/{name}",
+                        "seeds": each.seeds,
+                        "value": float(np.median(each.speeds)),
+                        "unit": "steps/s",
+                        "ratio": float(np.median(ratios)),
+                        "ratio_to": reference,
+                    }
+                )
+    return lines

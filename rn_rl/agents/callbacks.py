@@ -1,0 +1,178 @@
+"""What the normalizers did, in SB3's logger: gain and code length per layer, the KL of commits."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.utils import obs_as_tensor
+from torch import Tensor
+from torch.distributions import Categorical
+
+from rn_rl.normalization import PhaseNorm, RegularityNorm, phase_norms, state_before_commit
+from rn_rl.policies.divergence import behaviour, evenly_spaced, mean_kl, q_network
+
+
+class NormalizerLogger(BaseCallback):
+    """Logs, for any agent with normalizers, stock or ours, beside SB3's own figures:
+
+    ============================  ========================================================
+    ``normalizer/gain/<layer>``    mean gain of the layer after the last commit
+    ``normalizer/code_length/..``  mean code length in nats of its last phase
+    ``normalizer/commit_kl``       mean KL(before || after) of the last commits measured
+    ``normalizer/commit_greedy``   DQN, QR-DQN: share of greedy actions that a commit changed
+    ``normalizer/commit_action``   TD3, DDPG, which have no KL: mean absolute change of the
+                                   action, each component in [-1, 1]
+    ============================  ========================================================
+
+    Layers are those of the networks that act and learn; targets are left out. A commit is an
+    unclipped step of the policy, so its KL belongs beside ``train/approx_kl``. What it compares:
+
+    =====================  ===============================================================
+    PPO, A2C, TRPO         the policies, on observations of the rollout just learned from
+    MaskablePPO            the same, under the masks of those observations
+    RecurrentPPO           the same, as if each observation began an episode (LSTM state 0)
+    SAC, TQC, CrossQ       the Gaussians before squashing, on observations from the replay buffer
+    DQN, QR-DQN            ``softmax(Q)``, on the same; Q of QR-DQN is the mean over quantiles
+    ARS                    nothing: it has no phases, and its normalizers stay as they began
+    =====================  ===============================================================
+
+    Args:
+        max_observations: rows on which a KL is measured.
+        measure_every: measure every n-th commit; None is 1 for on-policy and 50 for off-policy
+            algorithms, whose commits are many and small.
+    """
+
+    def __init__(
+        self,
+        max_observations: int = 512,
+        measure_every: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.max_observations = max_observations
+        self.measure_every = measure_every
+        self.history: list[tuple[int, list[float]]] = []
+        """One entry a phase: timesteps, then the mean gain of each layer."""
+        self.commit_kls: list[float] = []
+        """Every KL measured."""
+        self.commit_actions: list[float] = []
+        """Every change of the action measured."""
+        self._recent: deque[dict[str, float]] = deque(maxlen=1)
+        self.rollouts = 0
+        """Rollouts begun."""
+        self._observations: Any = None
+        self._masks: np.ndarray | None = None
+        self._layers: dict[str, PhaseNorm] = {}
+
+    def _init_callback(self) -> None:
+        self._layers = online_norms(self.model.policy)
+        if self.measure_every is None:
+            self.measure_every = 50 if isinstance(self.model, OffPolicyAlgorithm) else 1
+        if isinstance(self.model, OffPolicyAlgorithm):  # many small commits: smooth over the last
+            self._recent = deque(maxlen=10)
+
+    @property
+    def layer_names(self) -> list[str]:
+        """Names of the columns of :attr:`history`."""
+        return list(self._layers)
+
+    def _on_rollout_start(self) -> None:
+        """Right after SB3 went to evaluation mode, that is, after the commit."""
+        now = self.model.num_timesteps
+        if not self._layers or (self.history and self.history[-1][0] == now):
+            return  # a resumed run stands at a phase that is in its history already
+        self.rollouts += 1
+        self.history.append((now, [mean_gain(norm) for norm in self._layers.values()]))
+        assert self.measure_every is not None
+        if self.rollouts % self.measure_every == 0:
+            self._measure()
+
+    def _measure(self) -> None:
+        observations = self._sample_observations()
+        if observations is not None:
+            size = self._commit_size(observations)
+            self._recent.append(size)
+            if "commit_kl" in size:
+                self.commit_kls.append(size["commit_kl"])
+            if "commit_action" in size:
+                self.commit_actions.append(size["commit_action"])
+            for name in size:
+                recent = float(np.mean([measured[name] for measured in self._recent]))
+                self.logger.record(f"normalizer/{name}", recent)
+        gains = {name: mean_gain(norm) for name, norm in self._layers.items()}
+        for name, gain in gains.items():
+            self.logger.record(f"normalizer/gain/{name}", gain, exclude="stdout")
+            norm = self._layers[name]
+            if isinstance(norm, RegularityNorm):
+                length = float(norm.code_length.mean())
+                self.logger.record(f"normalizer/code_length/{name}", length, exclude="stdout")
+        self.logger.record(
+            "normalizer/gain", float(np.mean([*gains.values()])), exclude="tensorboard"
+        )
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        buffer = getattr(self.model, "rollout_buffer", None)
+        if buffer is None or not self._layers:
+            return
+        self._observations = strided(buffer.observations, self.max_observations)
+        if hasattr(buffer, "action_masks"):
+            self._masks = strided(buffer.action_masks, self.max_observations)
+
+    def _sample_observations(self) -> Any:
+        if isinstance(self.model, OffPolicyAlgorithm):
+            memory = self.model.replay_buffer
+            if memory is None or memory.size() == 0:
+                return None
+            pick = evenly_spaced(memory.size(), self.max_observations)
+            seen = memory.observations
+            chosen = (
+                {key: value[pick, 0] for key, value in seen.items()}
+                if isinstance(seen, dict)
+                else seen[pick, 0]
+            )
+            normalizer = self.model.get_vec_normalize_env()
+            return normalizer.normalize_obs(chosen) if normalizer is not None else chosen
+        return self._observations
+
+    @torch.no_grad()
+    def _commit_size(self, observations: Any) -> dict[str, float]:
+        """How far the last commit moved the policy, under the names that are logged."""
+        policy = self.model.policy
+        obs = obs_as_tensor(observations, self.model.device)
+        with state_before_commit(policy):
+            before = behaviour(policy, obs, self._masks)
+        after = behaviour(policy, obs, self._masks)
+        if not isinstance(before, Tensor):
+            return {"commit_kl": mean_kl(before, after)}
+        if q_network(policy) is None:
+            return {"commit_action": float((before - after).abs().mean())}
+        old, new = (Categorical(logits=q, validate_args=False) for q in (before, after))
+        changed = (before.argmax(1) != after.argmax(1)).double().mean()
+        return {"commit_kl": mean_kl([old], [new]), "commit_greedy": float(changed)}
+
+
+def online_norms(policy: BasePolicy) -> dict[str, PhaseNorm]:
+    """Normalizers of the networks that act and learn, by their names; those of targets left out."""
+    norms = phase_norms(q_network(policy) or policy)
+    return {name: norm for name, norm in norms.items() if "_target." not in name}
+
+
+def mean_gain(norm: Any) -> float:
+    """Mean over the codes of a layer, as a number."""
+    return float(norm.gain.mean())
+
+
+def strided(array: Any, rows: int) -> Any:
+    """At most so many rows, evenly spaced, of a rollout of shape ``(steps, envs, ...)``."""
+    if isinstance(array, dict):
+        return {key: strided(value, rows) for key, value in array.items()}
+    flat = array.reshape(-1, *array.shape[2:])
+    return flat[evenly_spaced(len(flat), rows)]

@@ -1,0 +1,193 @@
+"""The environments of many seeds, stepped together; each seed finishes episodes at its own times."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
+
+
+@dataclass
+class Step:
+    """What one step of all environments gave; arrays are ``(seeds, envs, ...)``."""
+
+    observations: np.ndarray
+    """What to act on next: where an episode ended, the first of the next one."""
+    next_observations: np.ndarray
+    """What the action led to: where an episode ended, its last."""
+    rewards: np.ndarray
+    dones: np.ndarray
+    """Where an episode ended, for whatever reason."""
+    timeouts: np.ndarray
+    """Where it was cut off by a time limit, and only by that."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A finished episode."""
+
+    seed: int
+    """Position of the seed among the seeds."""
+    env: int
+    """Which of the seed's environments."""
+    reward: float
+    """Undiscounted return."""
+    length: int
+
+
+class SeedEnvs(ABC):
+    """``num_envs`` environments for each of ``num_seeds`` seeds."""
+
+    num_seeds: int
+    num_envs: int
+    observation_space: spaces.Space
+    action_space: spaces.Space
+
+    def __init__(self) -> None:
+        self.finished: list[Episode] = []
+        """Episodes that ended at the last step."""
+
+    @abstractmethod
+    def reset(self) -> np.ndarray:
+        """First observations, ``(seeds, envs, ...)``."""
+
+    @abstractmethod
+    def step(self, actions: np.ndarray) -> Step:
+        """Take ``actions`` of shape ``(seeds, envs, ...)``."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of what the environments hold."""
+
+
+class VecSeedEnvs(SeedEnvs):
+    """One SB3 vector environment for each seed: any environment and wrapper, one after the other."""
+
+    def __init__(self, envs: Sequence[VecEnv]) -> None:
+        super().__init__()
+        self.envs = list(envs)
+        self.num_seeds, self.num_envs = len(self.envs), self.envs[0].num_envs
+        self.observation_space = self.envs[0].observation_space
+        self.action_space = self.envs[0].action_space
+
+    def reset(self) -> np.ndarray:
+        return np.stack([np.asarray(env.reset()) for env in self.envs])
+
+    def step(self, actions: np.ndarray) -> Step:
+        self.finished = []
+        parts: list[tuple[Any, ...]] = []
+        for seed, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
+            observations, reward, done, infos = env.step(action)
+            last: Any = observations
+            timeout = np.zeros(self.num_envs, bool)
+            if done.any():
+                last = np.array(observations)
+                for i in np.flatnonzero(done):
+                    last[i] = infos[i]["terminal_observation"]
+                    timeout[i] = infos[i].get("TimeLimit.truncated", False)
+                    episode = infos[i].get("episode")
+                    if episode is not None:
+                        self.finished.append(Episode(seed, int(i), episode["r"], episode["l"]))
+            parts.append((observations, last, reward, done, timeout))
+        return Step(*(np.stack(part) for part in zip(*parts, strict=True)))
+
+    def close(self) -> None:
+        for env in self.envs:
+            env.close()
+
+
+def keep_config(pool: Any) -> None:
+    """Have a pool of envpool look up what it is made of once.
+
+    It puts its ``config`` together anew at every step, and twice at a reset.
+    """
+    kind: Any = type(pool)
+    # past its metaclass, which makes classes of environments
+    pool.__class__ = type.__new__(type(kind), kind.__name__, (kind,), {"config": pool.config})
+
+
+class EnvpoolSeedEnvs(SeedEnvs):
+    """envpool's environments, which step together in C++.
+
+    Args:
+        env_id: one that envpool has.
+        seeds: a list of environment seeds for each seed.
+        view: from envpool's observations to those that the networks see; None where they are the same.
+        observation_space: what comes out of ``view``; None: envpool's own.
+        threads: that step them.
+        kwargs: as ``envpool.make`` takes them, such as ``max_episode_steps``.
+    """
+
+    def __init__(
+        self,
+        env_id: str,
+        seeds: Sequence[Sequence[int]],
+        view: Callable[[Any], np.ndarray] | None = None,
+        observation_space: spaces.Space | None = None,
+        threads: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        import envpool
+
+        super().__init__()
+        self.num_seeds, self.num_envs = len(seeds), len(seeds[0])
+        flat = [int(seed) for group in seeds for seed in group]
+        with warnings.catch_warnings():  # of bounds that do not fit a float32
+            warnings.simplefilter("ignore")
+            self.pool = envpool.make(
+                env_id,
+                env_type="gymnasium",
+                num_envs=len(flat),
+                seed=flat,
+                num_threads=min(threads, len(flat)),
+                **kwargs,
+            )
+            own = self.pool.observation_space
+        keep_config(self.pool)
+        self.view = view or (lambda observations: observations)
+        self.observation_space = own if observation_space is None else observation_space
+        self.action_space = self.pool.action_space
+        self._returns = np.zeros(len(flat))
+        self._lengths = np.zeros(len(flat), int)
+
+    def reset(self) -> np.ndarray:
+        self._returns[:] = 0
+        self._lengths[:] = 0
+        observations, _ = self.pool.reset()
+        return self._by_seed(self.view(observations))
+
+    def step(self, actions: np.ndarray) -> Step:
+        observations, rewards, terminated, truncated, _ = self.pool.step(
+            actions.reshape(-1, *actions.shape[2:])
+        )
+        self._returns += rewards
+        self._lengths += 1
+        following = self.view(observations)
+        now = following
+        dones = terminated | truncated
+        self.finished = []
+        if dones.any():
+            ended = np.flatnonzero(dones)
+            for i in ended:
+                seed, env = divmod(int(i), self.num_envs)
+                episode = Episode(seed, env, float(self._returns[i]), int(self._lengths[i]))
+                self.finished.append(episode)
+            self._returns[ended] = 0
+            self._lengths[ended] = 0
+            fresh, _ = self.pool.reset(ended.astype(np.int32))
+            now = following.copy()
+            now[ended] = self.view(fresh)
+        arrays = (now, following, rewards, dones, truncated & ~terminated)
+        return Step(*(self._by_seed(array) for array in arrays))
+
+    def _by_seed(self, array: np.ndarray) -> np.ndarray:
+        return array.reshape(self.num_seeds, self.num_envs, *array.shape[1:])
+
+    def close(self) -> None:
+        self.pool.close()

@@ -1,0 +1,1 @@
+"""Analysis: from run folders to figures, pictures, sentences and the page that shows them."""

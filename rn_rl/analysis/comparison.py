@@ -1,0 +1,306 @@
+"""From runs to what can and cannot be concluded: tasks, their arms, comparisons, sentences."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from rn_rl import statistics
+from rn_rl.analysis.metrics import Arm, Estimate, Scale, estimate, scale_of
+from rn_rl.analysis.references import Reference, published
+from rn_rl.experiment.runs.records import Problem, RunRecord
+
+ALPHA = 0.05
+"""Chance of a false alarm in all comparisons of a report together."""
+
+
+@dataclass
+class Comparison:
+    """One arm against the baseline, on one task."""
+
+    task: str
+    norm: str
+    baseline: str
+    runs: tuple[int, int]
+    improvement: Estimate
+    p: float
+    equal: bool
+    """Whether every run of both returns the same."""
+    corrected: float = math.nan
+    """p, corrected for all comparisons of the report."""
+
+    @property
+    def verdict(self) -> str:
+        """``"better"``, ``"worse"`` or ``"cannot tell"``."""
+        low, high = self.improvement.low, self.improvement.high
+        if self.corrected < ALPHA and low > 0.5:
+            return "better"
+        return "worse" if self.corrected < ALPHA and high < 0.5 else "cannot tell"
+
+    @property
+    def exploratory(self) -> bool:
+        """Whether there are too few runs for a result."""
+        return min(self.runs) < statistics.EXPLORATORY
+
+    def sentence(self, comparisons: int) -> str:
+        """What can be concluded, in plain words."""
+        mine, theirs = self.runs
+        seeds = f"{mine} seeds" if mine == theirs else f"{mine} and {theirs} seeds"
+        figures = (
+            f"probability of improvement {self.improvement}, {seeds}"
+            + f"; p = {self.corrected:.2g}"
+            + (f" after correction for {comparisons} comparisons" if comparisons > 1 else "")
+        )
+        if self.equal:
+            figures = f"the last policies of both return the same in every run, {seeds}"
+        words = {
+            "better": f"{self.norm} beats {self.baseline} with {self.task}: {figures}.",
+            "worse": f"{self.norm} is worse than {self.baseline} with {self.task}: {figures}.",
+            "cannot tell": f"cannot tell {self.norm} from {self.baseline} with {self.task}: {figures}.",
+        }
+        if min(self.runs) < 2:
+            return f"One seed is an anecdote. {upper(words['cannot tell'])}"
+        hint = "Exploratory (fewer than 10 seeds): " if self.exploratory else ""
+        return f"{hint}{words[self.verdict]}" if hint else upper(words[self.verdict])
+
+
+def upper(text: str) -> str:
+    """The first letter of a sentence; not of a normalizer's name, which is spelled as it is."""
+    return text[0].upper() + text[1:] if text.startswith("cannot") else text
+
+
+@dataclass
+class Task:
+    """One algorithm on one environment with one setting."""
+
+    name: str
+    algo: str
+    env: str
+    settings: dict[str, Any]
+    scale: Scale
+    arms: dict[str, Arm]
+    references: list[Reference] = field(default_factory=list)
+    """Single results beside the arms."""
+
+
+@dataclass
+class Summary:
+    """Everything that a report shows."""
+
+    tasks: list[Task]
+    baseline: str
+    comparisons: list[Comparison]
+    problems: list[Problem]
+    notes: list[str] = field(default_factory=list)
+
+    def add_references(self, agents: Iterable[Reference], *, zoo: bool) -> None:
+        """Set single agents, and what the RL Zoo published, beside the tasks that they are of."""
+        for task in self.tasks:
+            own = task.settings["hyperparameters"].get("env_kwargs") or {}
+            for agent in agents:
+                if (agent.algo, agent.env) == (task.algo, task.env):
+                    differs = agent.env_kwargs != own
+                    told = (
+                        f" Its environment had {agent.env_kwargs or 'no arguments'}, these {own}."
+                    )
+                    note = agent.note + (told if differs else "")
+                    task.references.append(replace(agent, note=note))
+            if zoo:
+                task.references += published(next(iter(task.arms.values())).runs[0].spec)
+        known = {(task.algo, task.env) for task in self.tasks}
+        missing = [r for r in agents if (r.algo, r.env) not in known]
+        self.notes += [f"no runs to set beside this: {reference.note}" for reference in missing]
+
+    @property
+    def norms(self) -> list[str]:
+        """Of all tasks, the baseline first."""
+        names = dict.fromkeys(norm for task in self.tasks for norm in task.arms)
+        return sorted(names, key=lambda norm: norm != self.baseline)
+
+    @property
+    def scored(self) -> list[Task]:
+        """Tasks whose returns can be put on a scale."""
+        return [task for task in self.tasks if task.scale.one != task.scale.random]
+
+    def everywhere(self) -> list[str]:
+        """Normalizers that were run on every task that has scores."""
+        if not self.scored:
+            return []
+        return [norm for norm in self.norms if all(norm in task.arms for task in self.scored)]
+
+    @property
+    def left_out(self) -> list[str]:
+        """The others, of which nothing can be said over all tasks."""
+        return [norm for norm in self.norms if norm not in self.everywhere()]
+
+    def sentences(self) -> list[str]:
+        """One for each comparison."""
+        return [each.sentence(len(self.comparisons)) for each in self.comparisons]
+
+    def improvements(self) -> dict[tuple[str, str], str]:
+        """Probabilities of improvement over the baseline, by task and normalizer."""
+        return {(each.task, each.norm): str(each.improvement) for each in self.comparisons}
+
+    def overall(self) -> dict[str, dict[str, Estimate]]:
+        """Scores over all tasks, of the normalizers that were run on every one."""
+        found: dict[str, dict[str, Estimate]] = {}
+        for norm in self.everywhere():
+            scores = [task.arms[norm].scores for task in self.scored]
+            found[norm] = {
+                "IQM": estimate(statistics.interquartile_mean, *scores),
+                "mean": estimate(statistics.mean, *scores),
+                "optimality gap": estimate(statistics.optimality_gap, *scores),
+            }
+            if norm != self.baseline and self.baseline in self.everywhere():
+                base = [task.arms[self.baseline].scores for task in self.scored]
+                improvement = estimate(statistics.probability_of_improvement, *scores, *base)
+                found[norm]["probability of improvement"] = improvement
+        return found
+
+
+def summarize(
+    records: Iterable[RunRecord],
+    problems: Iterable[Problem] = (),
+    *,
+    baseline: str = "none",
+    threshold: float | None = None,
+) -> Summary:
+    """Sort runs into tasks and arms, and compare each arm with the baseline.
+
+    Args:
+        records, problems: from :func:`rn_rl.experiment.runs.records.read_records`.
+        baseline: a normalizer.
+        threshold: return that counts as learned; default: the environment's own, if it is known.
+    """
+    by_task: dict[str, list[RunRecord]] = {}
+    for record in records:
+        key = json.dumps(record.spec.settings(), sort_keys=True, default=str)
+        by_task.setdefault(key, []).append(record)
+    tasks = [make_task(runs, threshold) for runs in by_task.values()]
+    tasks.sort(key=lambda task: (task.env, task.algo))
+    name_tasks(tasks)
+    summary = Summary(tasks, baseline, [], list(problems))
+    for task in tasks:
+        summary.notes += notes_on(task, baseline)
+        base = task.arms.get(baseline)
+        for norm, arm in task.arms.items():
+            if base is not None and norm != baseline:
+                one = compare(task.name, norm, baseline, arm.last, base.last)
+                finite = [math.isfinite(run.last_return) for run in (*arm.runs, *base.runs)]
+                one.equal = one.equal and all(finite)
+                summary.comparisons.append(one)
+    correct(summary.comparisons)
+    return summary
+
+
+def make_task(runs: list[RunRecord], threshold: float | None) -> Task:
+    """Runs with the same setting, by normalizer; plain first, then as they came."""
+    spec = runs[0].spec
+    scale = scale_of(spec.env, runs, threshold)
+    arms: dict[str, Arm] = {}
+    for norm in sorted({run.spec.norm for run in runs}, key=lambda norm: (norm != "none", norm)):
+        mine = sorted((r for r in runs if r.spec.norm == norm), key=lambda r: r.spec.seed)
+        returns = np.array([run.last_return for run in mine])
+        returns = np.where(np.isfinite(returns), returns, scale.worst)
+        arms[norm] = Arm(norm, mine, scale, returns)
+    return Task("", spec.algo, spec.env, spec.settings(), scale, arms)
+
+
+def compare(task: str, norm: str, baseline: str, x: np.ndarray, y: np.ndarray) -> Comparison:
+    """Returns ``x`` of one normalizer against returns ``y`` of another; :func:`correct` is to follow."""
+    return Comparison(
+        task,
+        norm,
+        baseline,
+        runs=(len(x), len(y)),
+        improvement=estimate(statistics.probability_of_improvement, x, y),
+        p=statistics.p_value(x, y),
+        equal=bool(np.ptp(np.concatenate([x, y])) == 0),
+    )
+
+
+def correct(comparisons: list[Comparison]) -> None:
+    """Correct p values for how many comparisons there are."""
+    corrected = statistics.holm([each.p for each in comparisons])
+    for comparison, p in zip(comparisons, corrected, strict=True):
+        comparison.corrected = p
+
+
+def name_tasks(tasks: list[Task]) -> None:
+    """``dqn on CartPole-v1``, and what differs where there are several of these."""
+    for task in tasks:
+        like = [t for t in tasks if (t.algo, t.env) == (task.algo, task.env)]
+        flat = [flatten(t.settings) for t in like]
+        keys = dict.fromkeys(key for settings in flat for key in settings)
+        differ = [key for key in keys if len({repr(settings.get(key)) for settings in flat}) > 1]
+        mine = flatten(task.settings)
+        told = ", ".join(f"{key} {mine.get(key, 'default')}" for key in differ)
+        task.name = f"{task.algo} on {task.env}" + (f" ({told})" if told else "")
+    names = [task.name for task in tasks]
+    for i, task in enumerate(tasks):  # what differs may look the same in words
+        if names.count(task.name) > 1:
+            task.name += f" #{names[: i + 1].count(names[i])}"
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names, hyperparameters by their own."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = prefix + key
+        if isinstance(value, dict):
+            found.update(flatten(value, "" if name == "hyperparameters" else f"{name}."))
+        else:
+            found[name] = value
+    return found
+
+
+def notes_on(task: Task, baseline: str) -> list[str]:
+    """What a reader must know about the runs of a task."""
+    notes = []
+    if baseline not in task.arms:
+        notes.append(
+            f"{task.name}: no runs of the baseline {baseline}, so nothing to compare with."
+        )
+    if not task.scale.known and task.scale.one == task.scale.random:
+        notes.append(f"{task.name}: no known scale, and all return the same: there are no scores.")
+    elif not task.scale.known:
+        notes.append(
+            f"{task.name}: no known scale; a score of 0 is the lowest and 1 the highest return here."
+        )
+    for arm in task.arms.values():
+        if len(arm.runs) == 1:
+            notes.append(f"{task.name}, {arm.norm}: one seed, so no interval.")
+        if arm.unequal:
+            notes.append(
+                f"{task.name}, {arm.norm}: runs were evaluated at different timesteps; curves are "
+                f"interpolated at those of the run with the fewest, up to the shortest."
+            )
+        layers = Counter(tuple(run.gains.layers) for run in arm.runs if run.gains is not None)
+        if len(layers) > 1:
+            shown = layers.most_common(1)[0][1]
+            notes.append(
+                f"{task.name}, {arm.norm}: runs recorded the gains of different layers; shown are those "
+                f"of {shown} of {len(arm.runs)} runs."
+            )
+        ways = {(run.held_out, run.episodes) for run in arm.runs}
+        if len(ways) > 1:
+            told = ", ".join(sorted(last_policy(*way) for way in ways))
+            notes.append(f"{task.name}, {arm.norm}: last policies were measured in {told}.")
+    counts = {len(arm.runs) for arm in task.arms.values()}
+    if len(counts) > 1:
+        each = ", ".join(f"{arm.norm} {len(arm.runs)}" for arm in task.arms.values())
+        notes.append(f"{task.name}: numbers of seeds differ: {each}.")
+    return notes
+
+
+def last_policy(held_out: bool, episodes: int) -> str:
+    """How the return of a last policy was measured."""
+    if held_out:
+        return f"{episodes} episodes after the training"
+    return f"{episodes} episodes of the last evaluation while training"

@@ -1,0 +1,217 @@
+"""Single results to hold against many seeds: what the RL Zoo published, and anybody's agent."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
+
+from rn_rl.errors import UserError
+from rn_rl.experiment.envs.make import check_env_id
+from rn_rl.experiment.evaluation.evaluate import EvaluateConfig, evaluate
+from rn_rl.experiment.evaluation.masking import play
+from rn_rl.experiment.runs.folder import RunSpec, file_name, find_run, light, load_policy
+from rn_rl.experiment.runs.io import shipped
+from rn_rl.experiment.runs.weights import load_trusted
+from rn_rl.experiment.settings.algorithms import ALGORITHMS, algorithm
+from rn_rl.experiment.settings.hyperparameters import tuned
+from rn_rl.statistics import bootstrap_interval
+
+
+@dataclass
+class Reference:
+    """One result of one agent; its interval is over episodes, and says nothing about other seeds."""
+
+    label: str
+    algo: str
+    env: str
+    value: float
+    low: float
+    high: float
+    env_kwargs: dict[str, Any]
+    """Of the environment in which it was evaluated."""
+    note: str
+    """What it is, and how it differs from the runs beside it."""
+
+
+def published(spec: RunSpec) -> list[Reference]:
+    """What the RL Zoo published for the algorithm of a run on its environment, or another version."""
+    algo, env, timesteps = spec.algo, spec.env, spec.timesteps
+    kwargs = spec.hyperparameters.get("env_kwargs")
+    found = []
+    stem = env.rsplit("-v", 1)[0]
+    for row in shipped("baselines.yml"):
+        if row["algo"] != algo or row["env"].rsplit("-v", 1)[0] != stem:
+            continue
+        differences = ["one training run, so nothing about other seeds"]
+        if row["env"] != env:
+            differences.append(f"{row['env']}, not {env}")
+        if row["timesteps"] != timesteps:
+            differences.append(f"{row['timesteps']:,} timesteps, not {timesteps:,}")
+        if spec.config != "zoo":
+            differences.append(f"its own hyperparameters, not those of --config {spec.config}")
+        if kwargs:
+            differences.append(f"environments without {kwargs}")
+        note = (
+            f"RL Zoo (rl-baselines3-zoo, benchmark.md), {algo} on {row['env']}: {row['mean']} ± "
+            f"{row['std']} over episodes; differs by: {'; '.join(differences)}."
+        )
+        value = float(row["mean"])
+        label = "RL Zoo, published" if row["env"] == env else f"RL Zoo, {row['env']}"
+        found.append(Reference(label, algo, env, value, math.nan, math.nan, {}, note))
+    return found
+
+
+def evaluate_agent(
+    path: Path, algos: list[str], envs: list[str], episodes: int, *, trust: bool
+) -> Reference:
+    """Anybody's agent, evaluated as ours are.
+
+    Args:
+        path: a run of ours, a folder of the RL Zoo (``ALGO/ENV_K``), or an SB3 zip.
+        algos, envs: of the comparison; a zip that stands alone must be of the only ones.
+        episodes: to play.
+        trust: whether a zip may be unpickled, which runs code that is in it.
+
+    Raises:
+        UserError: not an agent, or one that needs ``--trust``.
+    """
+    run, weights = find_run(path)
+    if run.spec_file.is_file():
+        spec = run.read_spec()
+        stochastic = not spec.deterministic_evaluation
+        config = EvaluateConfig(path, episodes=episodes, stochastic=stochastic)
+        own = evaluate(config)
+        return reference(path, spec, np.array(own.returns), "a run of rn-rl")
+    zip_file = weights or find_zip(path)
+    algo = algorithm(guess(path, algos, "algo", [*ALGORITHMS])).name
+    env_id = guess(path, envs, "env", envs, zip_file.stem)
+    check_env_id(env_id)
+    hyperparameters = {**tuned(algorithm(algo), env_id)}
+    timesteps = int(hyperparameters.pop("n_timesteps", 0))
+    hyperparameters.pop("n_envs", None)
+    (hyperparameters.get("policy_kwargs") or {}).pop("norm", None)
+    spec = RunSpec(
+        algo=algo,
+        env=env_id,
+        norm="none",
+        seed=0,
+        timesteps=timesteps,
+        n_envs=1,
+        eval_freq=0,
+        eval_episodes=1,
+        device="cpu",
+        threads=1,
+        config="zoo",
+        hyperparameters=hyperparameters,
+    )
+    env = spec.make_env(n_envs=min(8, episodes), seed=1000, evaluation=True)
+    try:
+        model = load_foreign(zip_file, spec, env, trust=trust)
+        deterministic = spec.deterministic_evaluation
+        returns, _ = play(model, env, episodes, deterministic=deterministic)
+    finally:
+        env.close()
+    return reference(path, spec, np.array(returns), "an agent from elsewhere")
+
+
+def reference(path: Path, spec: RunSpec, returns: np.ndarray, what: str) -> Reference:
+    """With what must be said of it."""
+    low, high = bootstrap_interval(returns)
+    note = (
+        f"Agent {path} ({what}), {spec.algo} on {spec.env}: {returns.mean():.2f} ± "
+        f"{returns.std():.2f} over {len(returns)} episodes; one agent, so nothing about other seeds."
+    )
+    label = f"agent {path}" if len(str(path)) < 40 else f"agent ...{str(path)[-36:]}"
+    kwargs = spec.hyperparameters.get("env_kwargs") or {}
+    return Reference(label, spec.algo, spec.env, float(returns.mean()), low, high, kwargs, note)
+
+
+def find_zip(folder: Path) -> Path:
+    """The agent in a folder of the RL Zoo."""
+    if not folder.exists():
+        raise UserError(f"--agent {folder}: no such file or folder")
+    stem = folder.name.rpartition("_")[0]
+    for name in (f"{stem}.zip", "best_model.zip"):
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(
+        f"--agent {folder}: no agent in it; expected an SB3 zip, a run, or a folder of the RL Zoo such "
+        "as ppo/CartPole-v1_1 with CartPole-v1.zip in it"
+    )
+
+
+def guess(path: Path, given: list[str], flag: str, known: list[str], stem: str = "") -> str:
+    """The algorithm or environment of an agent: by its path, or the only one that is compared."""
+    parts = [*reversed(path.parts), stem]
+    names = {file_name(name): name for name in known}
+    for part in parts:
+        numbered = re.fullmatch(r"(.+)_\d+", part)
+        for text in (part, numbered[1] if numbered else part):
+            if text in names:
+                return names[text]
+    if len(given) == 1:
+        return given[0]
+    raise UserError(
+        f"--agent {path}: cannot tell which of {', '.join(given)} it is for; put it where its path says "
+        f"so, such as ppo/CartPole-v1_1/CartPole-v1.zip, or give one --{flag}"
+    )
+
+
+def load_foreign(path: Path, spec: RunSpec, env: VecEnv, *, trust: bool) -> BaseAlgorithm:
+    """An SB3 zip: its weights into the tuned network, or, if that is trusted, all that is in it."""
+    statistics = path.parent / file_name(spec.env) / "vecnormalize.pkl"
+    normalizer = unwrap_vec_normalize(env)
+    if normalizer is not None and normalizer.norm_obs and not statistics.is_file():
+        raise UserError(
+            f"--agent {path}: the tuned hyperparameters normalize observations, and {statistics}, with "
+            "the statistics that it saw, is not there; put it there"
+        )
+    if statistics.is_file():
+        if not trust:
+            raise UserError(
+                f"--agent {path}: its VecNormalize statistics are a pickle, which runs code that is in "
+                "it; give --trust if you know where it is from"
+            )
+        load_statistics(statistics, env)
+    if trust:
+        trusted = load_trusted(path, spec.algo)
+        for space in ("observation_space", "action_space"):
+            if getattr(trusted, space) != getattr(env, space):
+                raise UserError(
+                    f"--agent {path}: its {space} is {getattr(trusted, space)}, and {spec.env} has "
+                    f"{getattr(env, space)}; give an agent of {spec.env}"
+                )
+        return trusted
+    with warnings.catch_warnings():  # about training, which this agent will not do
+        warnings.simplefilter("ignore")
+        model = spec.make_model(env, **light(spec))
+    try:
+        load_policy(model, path)
+    except UserError as error:
+        raise UserError(
+            f"--agent {error}; the network was that of the tuned hyperparameters: give --trust to open "
+            "the pickle that describes its own, if you know where it is from"
+        ) from None
+    if hasattr(model, "exploration_rate"):
+        model.exploration_rate = 0.0
+    return model
+
+
+def load_statistics(path: Path, env: VecEnv) -> None:
+    """VecNormalize's pickle into the environment's VecNormalize."""
+    normalizer = unwrap_vec_normalize(env)
+    if normalizer is None:
+        raise UserError(
+            f"{path}: the agent saw normalized observations, and the tuned hyperparameters of its "
+            "environment do not normalize; it cannot be evaluated here"
+        )
+    stored = VecNormalize.load(str(path), env.unwrapped)
+    normalizer.obs_rms = stored.obs_rms

@@ -1,0 +1,1 @@
+"""Commands of ``rn-rl``, a file each where one has more to do than to call its room."""

@@ -1,0 +1,1 @@
+"""Deduplication: equal rows, patches and positions of a minibatch are computed once."""

@@ -1,0 +1,1 @@
+"""Operations in the forms that are fast for stacked networks."""

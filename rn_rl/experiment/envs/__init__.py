@@ -1,0 +1,1 @@
+"""Environments, as trainings and evaluations use them."""

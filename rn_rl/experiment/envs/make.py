@@ -1,0 +1,207 @@
+"""Environments as a run describes them: wrappers, checks, VecNormalize."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import minigrid  # noqa: F401  (registers its environments)
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+from stable_baselines3.common.vec_env import (
+    VecEnv,
+    VecEnvWrapper,
+    VecNormalize,
+    VecTransposeImage,
+)
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+
+from rn_rl.errors import UserError, first_line, unknown
+from rn_rl.experiment.envs.minigrid import with_fast_view
+from rn_rl.experiment.envs.replayable import ReplayableEnv
+from rn_rl.experiment.settings.hyperparameters import import_name
+
+SUPPORTED = (
+    spaces.Box,
+    spaces.Discrete,
+    spaces.MultiDiscrete,
+    spaces.MultiBinary,
+    spaces.Dict,
+)
+
+
+class CheckObservations(VecEnvWrapper):
+    """Stops at the step where an observation or a reward is not finite, and names it.
+
+    SB3's ``VecCheckNan`` does the same without the step, which is what one needs to find the cause.
+    """
+
+    def __init__(self, venv: VecEnv) -> None:
+        super().__init__(venv)
+        self.steps = 0
+
+    def reset(self) -> Any:
+        observations = self.venv.reset()
+        self._check("observation", observations)
+        return observations
+
+    def step_wait(self) -> VecEnvStepReturn:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        self.steps += self.num_envs
+        self._check("observation", observations)
+        self._check("reward", rewards)
+        return observations, rewards, dones, infos
+
+    def _check(self, what: str, values: Any) -> None:
+        if isinstance(values, dict):
+            for key, value in values.items():
+                self._check(f"{what}[{key!r}]", value)
+            return
+        if np.isfinite(values).all():
+            return
+        index = [int(i) for i in np.argwhere(~np.isfinite(values))[0]]
+        where = f", component {index[1:]}" if index[1:] else ""
+        value = np.asarray(values)[tuple(index)]
+        raise UserError(
+            f"the environment gave {what} {value} at timestep {self.steps} "
+            f"(environment {index[0]}{where}): expected finite numbers; fix the environment"
+        )
+
+
+def check_env_id(env_id: str) -> None:
+    """Raise a :class:`UserError` with near names unless gymnasium knows this environment.
+
+    As everywhere in gymnasium, ``module:Name-v0`` imports the module that registers it first.
+    """
+    module, colon, name = env_id.rpartition(":")
+    if colon:
+        try:
+            importlib.import_module(module)
+        except (ImportError, ValueError) as error:
+            raise UserError(f"environment {env_id!r}: cannot import {module!r} ({error})") from None
+        env_id = name
+    if env_id in gym.registry:
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            gym.spec(env_id)
+    except gym.error.DeprecatedEnv as error:
+        newest = str(error).rsplit("`", 2)
+        hint = newest[1] if len(newest) == 3 else "a newer version"
+        raise UserError(f"environment {env_id!r} is no longer provided; use {hint}") from None
+    except gym.error.Error:
+        hint = f"{len(gym.registry)} are registered; 'rn-rl zoo' shows the tuned ones"
+        raise unknown("environment", env_id, gym.registry, hint) from None
+
+
+def wrapper_function(names: Any) -> Callable[[gym.Env], gym.Env]:
+    """The zoo's ``env_wrapper``: a dotted name, ``{name: kwargs}``, or a list of these.
+
+    Innermost comes MiniGrid's faster view, outermost what exact resume needs.
+    """
+    entries = names if isinstance(names, list) else [names] if names else []
+    steps: list[tuple[Any, dict[str, Any]]] = []
+    for entry in entries:
+        name, kwargs = next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
+        steps.append((import_name(name), kwargs or {}))
+
+    def wrap(env: gym.Env) -> gym.Env:
+        env = with_fast_view(env)
+        for wrapper, kwargs in steps:
+            env = wrapper(env, **kwargs)
+        return ReplayableEnv(env)
+
+    return wrap
+
+
+def make_env(
+    env_id: str,
+    hyperparameters: dict[str, Any],
+    *,
+    n_envs: int,
+    seed: int,
+    monitor_dir: Path | None = None,
+    append_monitor: bool = False,
+    evaluation: bool = False,
+) -> VecEnv:
+    """The vector environment of a run, for training or for evaluation.
+
+    Args:
+        env_id: registered name.
+        hyperparameters: resolved; read are ``env_wrapper``, ``env_kwargs``, ``normalize``, ``gamma``.
+        n_envs: environments stepped together.
+        seed: of the first environment; the others follow.
+        monitor_dir: where ``0.monitor.csv`` and its siblings go.
+        append_monitor: go on with the files that are there.
+        evaluation: statistics of VecNormalize frozen, rewards as they are.
+
+    Raises:
+        UserError: an environment that does not exist, lacks a package, or has spaces that SB3
+            cannot take.
+    """
+    check_env_id(env_id)
+    try:
+        env = make_vec_env(
+            env_id,
+            n_envs=n_envs,
+            seed=seed,
+            env_kwargs=hyperparameters.get("env_kwargs"),
+            wrapper_class=wrapper_function(hyperparameters.get("env_wrapper")),
+            monitor_dir=str(monitor_dir) if monitor_dir else None,
+            monitor_kwargs={"override_existing": not append_monitor},
+        )
+    except gym.error.DependencyNotInstalled as error:
+        extra = first_line(error)
+        raise UserError(
+            f"environment {env_id} needs a package that is not installed: {extra}"
+        ) from None
+    except UserError:
+        raise
+    except (
+        ImportError,
+        gym.error.Error,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"environment {env_id} cannot be made: {reason}") from None
+    parts = (
+        list(env.observation_space.spaces.values())
+        if isinstance(env.observation_space, spaces.Dict)
+        else [env.observation_space]
+    )
+    bad = [part for part in parts if not isinstance(part, SUPPORTED)]
+    if bad:
+        raise UserError(
+            f"environment {env_id}: observations {bad[0]} are not supported by Stable-Baselines3; "
+            "put a wrapper on it with --set env_wrapper=gymnasium.wrappers.FlattenObservation"
+        )
+    env = CheckObservations(env)
+    normalize = hyperparameters.get("normalize")
+    if normalize:
+        options = dict(normalize) if isinstance(normalize, dict) else {}
+        options.setdefault("gamma", hyperparameters.get("gamma", 0.99))
+        if evaluation:
+            options.update(training=False, norm_reward=False)
+        try:
+            env = VecNormalize(env, **options)
+        except (TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"normalize={normalize!r} on environment {env_id}: {reason} Or use --set "
+                "normalize=false"
+            ) from None
+    space = env.observation_space
+    if is_image_space(space) and not is_image_space_channels_first(space):  # type: ignore[arg-type]
+        env = VecTransposeImage(env)
+    return env

@@ -1,0 +1,1 @@
+"""Evaluation, films and code lengths of trained agents."""

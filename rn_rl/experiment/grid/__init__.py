@@ -1,0 +1,1 @@
+"""Grids of trainings: jobs, who does which, and where they run."""

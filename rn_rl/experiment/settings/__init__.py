@@ -1,0 +1,1 @@
+"""Settings: algorithms and their hyperparameters."""

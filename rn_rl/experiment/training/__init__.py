@@ -1,0 +1,1 @@
+"""Training of one seed, or of many in one process."""

@@ -1,0 +1,68 @@
+"""Which environments envpool has as we see them, and how; the others are stepped by gymnasium."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.vec_env import VecEnv
+
+from rn_rl.agents.seed_batch.vector_envs import EnvpoolSeedEnvs
+from rn_rl.experiment.runs.folder import RunSpec
+
+IMAGE_WRAPPER = "minigrid.wrappers.ImgObsWrapper"
+"""The one wrapper that is done here too: MiniGrid's image, without direction and mission."""
+
+
+def image_view(observations: Any) -> np.ndarray:
+    """MiniGrid's images, channels first as SB3 has them."""
+    return np.ascontiguousarray(observations["image"].transpose(0, 3, 1, 2))
+
+
+def no_envpool(spec: RunSpec, env: VecEnv) -> str | None:
+    """Why the environment of a run cannot be envpool's; None if it can.
+
+    Args:
+        spec: the run.
+        env: its environment as gymnasium makes it, whose spaces envpool's have to be.
+    """
+    if importlib.util.find_spec("envpool") is None:
+        return "envpool is not installed: pip install 'rn-rl[fast]'"
+    import envpool
+
+    settings = spec.hyperparameters
+    wrapper = settings.get("env_wrapper")
+    if spec.env not in envpool.list_all_envs():
+        return f"envpool has no {spec.env}"
+    if wrapper not in (None, IMAGE_WRAPPER):
+        return f"env_wrapper {wrapper} is for gymnasium"
+    if settings.get("normalize"):
+        return "normalize is for gymnasium"
+    unknown = set(settings.get("env_kwargs") or {}) - {"max_episode_steps"}
+    if unknown:
+        return f"env_kwargs {', '.join(sorted(unknown))} are for gymnasium"
+    envs = fast_envs(spec, [[0]], env)
+    observations, n = envs.reset()[:, 0], getattr(envs.action_space, "n", None)
+    envs.close()
+    wanted = env.observation_space
+    same = observations.shape[1:] == wanted.shape and observations.dtype == wanted.dtype
+    if not same or n is None or n != getattr(env.action_space, "n", None):
+        return f"envpool's {spec.env} has other spaces"
+    return None
+
+
+def fast_envs(spec: RunSpec, seeds: Sequence[Sequence[int]], env: VecEnv) -> EnvpoolSeedEnvs:
+    """envpool's environments of a run; see :class:`~rn_rl.agents.EnvpoolSeedEnvs`."""
+    kwargs = spec.hyperparameters.get("env_kwargs") or {}
+    view = image_view if spec.hyperparameters.get("env_wrapper") == IMAGE_WRAPPER else None
+    return EnvpoolSeedEnvs(spec.env, seeds, view, env.observation_space, spec.threads, **kwargs)
+
+
+def env_seeds(seeds: Sequence[int], n_envs: int, purpose: int) -> list[list[int]]:
+    """Seeds of the environments of every seed, which overlap with no other seed's."""
+    return [
+        [int(s) for s in np.random.SeedSequence([seed, purpose]).generate_state(n_envs) // 2]
+        for seed in seeds
+    ]

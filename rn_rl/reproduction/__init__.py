@@ -1,0 +1,1 @@
+"""Reproduction of the paper's agents: the protocol, its arms and its questions."""

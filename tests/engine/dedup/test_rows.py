@@ -1,0 +1,123 @@
+"""Equal rows of a minibatch, and what a network may be asked about once."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import PPO
+from torch import nn
+
+from rn_rl.agents import SeedBatchPPO
+from rn_rl.agents.seed_batch.introspection import answers_by_row
+from rn_rl.agents.seed_batch.vector_envs import VecSeedEnvs
+from rn_rl.engine.dedup.rows import STEP, distinct, number_rows
+from rn_rl.normalization import make_normalizers
+from rn_rl.normalization.saliency import SaliencyNorm
+from rn_rl.policies import NormActorCriticPolicy
+
+
+def test_equal_rows_have_equal_numbers_and_others_have_not():
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 2, (3, 40, 2, 2)).astype(np.uint8)
+    numbers = number_rows(x)
+    equal = (x[:, :, None] == x[:, None]).all((3, 4))
+    assert np.array_equal(numbers[:, :, None] == numbers[:, None], equal)
+    assert number_rows(x.astype(np.float32)) is None
+
+
+def test_every_row_is_found_among_the_distinct_ones():
+    rng = np.random.default_rng(1)
+    numbers = np.stack([rng.integers(0, kinds, 256) for kinds in (3, 40, 60)])
+    first, where, counts, part = distinct(numbers)
+    assert first.shape == counts.shape == part.shape == (3, 4 * STEP)
+    for seed in range(3):
+        assert np.array_equal(numbers[seed][first[seed]][where[seed]], numbers[seed])
+        assert counts[seed].sum() == 256
+        assert np.array_equal(np.bincount(where[seed], minlength=4 * STEP), counts[seed])
+        assert np.array_equal(np.bincount(where[seed, ::4], minlength=4 * STEP), part[seed])
+
+
+def test_where_most_rows_differ_all_are_asked_about():
+    assert distinct(np.arange(256)[None]) is None
+
+
+@pytest.mark.parametrize(
+    ("norm", "by_row"),
+    [
+        *((norm, True) for norm in ("none", "ln+rn", "bn", "rsn")),
+        *((norm, False) for norm in ("brn", "rn-paper", "ln+rln-paper")),
+    ],
+)
+def test_what_depends_on_the_batch_is_asked_about_every_row(norm: str, by_row: bool):
+    """By its word, and by what it does: the first half of a batch, alone and in the whole."""
+    network = nn.Sequential(*make_normalizers(norm, 6))
+    assert answers_by_row(network) == by_row
+    for _ in range(3):
+        network.train()(torch.randn(32, 6))
+        network.eval()
+    x, gradient = torch.randn(16, 6, requires_grad=True), torch.randn(8, 6)
+    network.train()
+    results = []
+    for given in (x, x[:8]):
+        y = network(given)[:8]
+        results.append(torch.cat([y.detach(), torch.autograd.grad(y, x, gradient)[0][:8]]))
+    assert torch.allclose(*results, atol=1e-6) == by_row
+
+
+def test_priors_batch_normalization_and_dropout_of_torch_mix_rows():
+    assert answers_by_row(SaliencyNorm(4))
+    assert not answers_by_row(SaliencyNorm(4, prior=lambda x: torch.ones(len(x))))
+    assert not answers_by_row(nn.Sequential(nn.BatchNorm1d(4)))
+    assert not answers_by_row(nn.Sequential(nn.Dropout()))
+
+
+class Corridor(gym.Env):
+    """Images of a position in a corridor, from which one walks to the right."""
+
+    observation_space = gym.spaces.Box(0, 255, (8,), np.uint8)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place = int(self.np_random.integers(0, 4))
+        return self.image(), {}
+
+    def step(self, action):
+        self.place = max(self.place + 2 * int(action) - 1, 0)
+        return self.image(), float(self.place == 7), self.place == 7, False, {}
+
+    def image(self):
+        return np.eye(8, dtype=np.uint8)[self.place]
+
+
+def trained(monkeypatch, look: bool) -> tuple[np.ndarray, list[int]]:
+    """Weights after four rollouts, and how many rows each update asked about."""
+    asked = []
+
+    def counting(numbers):
+        found = distinct(numbers)
+        asked.append(numbers.shape[1] if found is None else found[0].shape[1])
+        return found
+
+    monkeypatch.setattr("rn_rl.engine.dedup.plan.distinct", counting if look else lambda _: None)
+    models, envs = [], []
+    for seed in (1, 2):
+        kwargs = {"norm": "ln+rn", "net_arch": [8]}
+        options = {"n_steps": 64, "batch_size": 64, "n_epochs": 2, "device": "cpu"}
+        model = PPO(NormActorCriticPolicy, Corridor(), seed=seed, policy_kwargs=kwargs, **options)
+        model.policy.double()
+        model.policy.features_extractor.register_forward_pre_hook(lambda _, x: (x[0].double(),))
+        env = model.get_env()
+        env.seed(seed)
+        models.append(model)
+        envs.append(env)
+    batch = SeedBatchPPO(models, VecSeedEnvs(envs))
+    batch.learn(256)
+    return batch.stack.weights.numpy(), asked
+
+
+def test_a_training_is_the_same_with_and_without(monkeypatch):
+    mine, asked = trained(monkeypatch, look=True)
+    theirs, _ = trained(monkeypatch, look=False)
+    assert asked == [STEP] * 8
+    np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-9)

@@ -1,0 +1,69 @@
+"""What is recorded for a GPU has all its tensors there; no GPU is needed to see that."""
+
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+from rn_rl.normalization import REGISTRY
+
+
+@pytest.mark.parametrize("algo", ["dqn", "ppo", "ppo_lstm"])
+def test_programs_stay_on_the_device_of_their_tensors(algo: str, recording):
+    """In a process of its own, since PyTorch cannot forget a device."""
+    command = [sys.executable, __file__, algo, str(recording)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 3 * len(REGISTRY)  # programs
+
+
+def main(algo: str, recording: str) -> None:
+    """Train with each normalizer, and run every program of that elsewhere first."""
+    import torch
+    from test_cuda import SPECS, batch_of
+    from torch._subclasses import FakeTensorMode
+    from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+    from rn_rl.engine.trace import Program, unchecked
+
+    torch.set_num_threads(1)
+    _setup_privateuseone_for_python_backend("elsewhere")
+    count = 0
+
+    def checked(self, *tensors):
+        nonlocal count
+        count += 1
+        with FakeTensorMode():  # no values, and no operation takes tensors of two devices
+            given = [
+                torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="elsewhere")
+                for t in tensors
+            ]
+            run(*given, function=self.function)
+        return lambda *tensors: run(*tensors, function=self.function)
+
+    def run(*tensors, function):
+        with torch.enable_grad(), unchecked(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+            return function(*tensors)
+
+    Program._record = checked
+    images = "MiniGrid-RedBlueDoors-6x6-v0"
+    cases = [(spec, "CartPole-v1") for spec in SPECS] + [("none", images), ("ln+rn", images)]
+    for spec, env_id in cases:
+        if (algo, spec) == ("ppo_lstm", "yoked"):
+            continue  # the recording has the gains of fewer layers
+        spec = {"yoked": f"yoked({recording})", "hs": "hs(rate=0.1)"}.get(spec, spec)
+        batch = batch_of(algo, spec, "cpu", env_id, double=False)
+        batch.learn(64)
+        if batch.stack.norms:
+            batch.gains()
+            batch.commit_kl()
+        batch.predict(batch.last_observations)
+    print(count)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", "builtin type .* has no __module__", DeprecationWarning)
+    main(*sys.argv[1:])

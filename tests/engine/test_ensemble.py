@@ -1,0 +1,195 @@
+"""Stacked networks, and programs that are recorded once: the same numbers as one network alone."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rn_rl.engine.ensemble import SeedStack
+from rn_rl.engine.trace import Program
+from rn_rl.normalization import REGISTRY, make_normalizers
+
+
+def network(norm: str, seed: int) -> nn.Sequential:
+    torch.manual_seed(seed)
+    first = nn.Linear(5, 8)
+    return nn.Sequential(first, *make_normalizers(norm, 8, layer=first), nn.ReLU(), nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize("spec", REGISTRY, indirect=True)
+def test_a_stack_observes_commits_and_answers_as_each_alone(spec: str):
+    alone = [network(spec, seed).double() for seed in range(4)]
+    stack = SeedStack(copy.deepcopy(alone))
+    ask = Program(
+        lambda *t: stack.over_seeds(lambda m, x: m(x), t[:-1], t[-1]),
+        constant=len(stack.tensors),
+        values=True,
+    )
+    learn = Program(lambda *t: stack.over_seeds(lambda m, x: m(x), t[:-1], t[-1], training=True))
+    for phase in range(4):
+        for _ in range(2):
+            x = 2**phase * torch.randn(4, 16, 5, dtype=torch.float64)
+            stack.set_training_mode(True)
+            mine = learn(*stack.tensors, x)
+            theirs = torch.stack([m.train()(row) for m, row in zip(alone, x, strict=True)])
+            torch.testing.assert_close(mine, theirs.detach(), rtol=1e-11, atol=1e-11)
+        stack.set_training_mode(False)
+        for module in alone:
+            module.eval()
+        x = torch.randn(4, 3, 5, dtype=torch.float64)
+        theirs = torch.stack([m(row) for m, row in zip(alone, x, strict=True)]).detach()
+        for _ in range(2):
+            torch.testing.assert_close(ask(*stack.tensors, x), theirs, rtol=1e-11, atol=1e-11)
+    for seed, module in enumerate(alone):
+        fresh = network(spec, 99).double()
+        stack.load_into(seed, fresh)
+        for name, value in module.state_dict().items():
+            torch.testing.assert_close(fresh.state_dict()[name], value, rtol=1e-11, atol=1e-11)
+
+
+def test_what_is_kept_of_constant_tensors_is_made_anew_when_one_changes():
+    def function(weight: Tensor, x: Tensor) -> Tensor:
+        return x * (weight * 2).exp()
+
+    program = Program(function, constant=1, values=True)
+    weight, x = torch.zeros(3), torch.ones(3)
+    assert torch.equal(program(weight, x), x)
+    program.function = None  # type: ignore[assignment]  # it is not asked again
+    weight.add_(1)
+    torch.testing.assert_close(program(weight, x), torch.full((3,), 2.0).exp())
+    weight[:2].zero_()  # through a view
+    torch.testing.assert_close(program(weight, 2 * x)[:2], torch.full((2,), 2.0))
+    torch.testing.assert_close(program(torch.ones(3), x), torch.full((3,), 2.0).exp())
+
+
+def test_recording_changes_nothing_and_a_replay_changes_its_inputs():
+    def function(state: Tensor, x: Tensor) -> Tensor:
+        state.add_(x.detach().sum())
+        return x * state
+
+    program = Program(function)
+    state, x = torch.zeros(()), torch.ones(4)
+    assert torch.equal(program(state, x), 4 * x) and state == 4
+    assert torch.equal(program(state, x), 8 * x) and state == 8
+
+
+def test_without_a_compiler_a_program_goes_on_as_it_is(monkeypatch):
+    def fails(graph, **kwargs):
+        def program(*tensors):
+            raise RuntimeError("no C++ compiler here")
+
+        return program
+
+    monkeypatch.setattr(torch, "compile", fails)
+    program = Program(lambda x: x * 2, compile=True)
+    with pytest.warns(UserWarning, match="no C\\+\\+ compiler here.*going on without it"):
+        assert torch.equal(program(torch.ones(3)), torch.full((3,), 2.0))
+    assert torch.equal(program(torch.zeros(3)), torch.zeros(3))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_gradients_of_stacked_convolutions_are_those_of_each_alone(training: bool):
+    def build(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        layers = [
+            nn.Conv2d(3, 4, 2, stride=2, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(4, 6, 3, padding=1),
+        ]
+        return nn.Sequential(*layers, nn.Tanh(), nn.Flatten(), nn.Linear(24, 2)).double()
+
+    alone = [build(seed) for seed in range(3)]
+    stack = SeedStack(alone)
+    count = len(stack.tensors)
+
+    def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
+        leaves = [t.detach().requires_grad_() for t in tensors[:count]]
+        y = stack.over_seeds(lambda m, x: m(x), leaves, tensors[count], training=training)
+        return torch.autograd.grad(y.square().sum(), leaves)
+
+    x = torch.randn(3, 5, 3, 4, 4, dtype=torch.float64)
+    program = Program(gradients, constant=count)
+    for scale in (1, 2):
+        mine = program(*stack.tensors, scale * x)
+        for i, module in enumerate(alone):
+            theirs = torch.autograd.grad(module(scale * x[i]).square().sum(), module.parameters())
+            for ours, their in zip(mine, theirs, strict=True):
+                torch.testing.assert_close(ours[i], their, rtol=1e-11, atol=1e-11)
+
+
+def test_numbers_are_reshaped_before_they_are_converted():
+    """And then only once, where they are constant; numbers that are looked at as they were stay so."""
+
+    def function(state: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        narrow = state.reciprocal().float()
+        other = state.float()
+        return x * narrow.view(3, 1), other.view(1, 3) + x, other * 2, x * state.float().view(3, 1)
+
+    program = Program(function, constant=1)
+    state, x = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64), torch.randn(3, 3)
+    for scale in (1, 3):
+        state *= scale
+        for mine, theirs in zip(program(state, x), function(state, x), strict=True):
+            assert torch.equal(mine, theirs)
+    [recorded] = program._recorded.values()
+    views = recorded.rest.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default)
+    assert len(views) == 1
+
+
+def test_operations_write_over_nothing_that_is_still_looked_at():
+    def function(kept: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        a = x * 2
+        b = a + kept  # the last look at a
+        view = b[:2]
+        c = b * 3  # b is still seen through its view
+        d = (kept * 5) * x  # kept from call to call
+        e = d * d
+        f = torch.relu(e - 1)
+        return b.clone(), view * 1.5, c, d, e.exp(), f, x * f
+
+    program = Program(function, constant=1, values=True)
+    kept, x = torch.randn(4), torch.randn(4)
+    expected = [t.clone() for t in function(kept, x)]
+    copies = kept.clone(), x.clone()
+    for _ in range(3):
+        for mine, theirs in zip(program(kept, x), expected, strict=True):
+            assert torch.equal(mine, theirs)
+        assert torch.equal(kept, copies[0]) and torch.equal(x, copies[1])
+    [recorded] = program._recorded.values()
+    targets = {str(node.target) for node in recorded.rest.graph.nodes}
+    assert {"aten.add_.Tensor", "aten.relu_.default"} <= targets
+
+
+@pytest.mark.parametrize(
+    ("spec", "groups"),
+    [("rn", 1), ("rn+rsn", 1), ("rn+rn(half_life=5)", 2), ("rln+rn", 2), ("bn", 3), ("none", 0)],
+)
+def test_what_commits_alike_commits_as_one(spec, groups):
+    """And every state comes out as that of a normalizer by itself."""
+    alone = [
+        nn.Sequential(
+            *(m for _ in range(3) for m in (nn.Linear(5, 5), *make_normalizers(spec, 5)))
+        ).double()
+        for _ in "ab"
+    ]
+    stack = SeedStack(alone)
+    assert len(stack.committing) == groups
+    x = torch.randn(2, 9, 5).double()
+    for _ in range(4):
+        x = x + 1
+        before = [state.clone() for state in stack.running()]
+        stack.set_training_mode(True)
+        stack.over_seeds(lambda module, x: module(x), stack.tensors, x, training=True)
+        stack.set_training_mode(False)
+        named = dict(zip(stack.names, stack.before_commit(), strict=True))
+        kept = [named[name] for name in stack.names if "running_" in name]
+        assert all(torch.equal(a, b) for a, b in zip(kept, before, strict=True))
+        for seed, module in enumerate(alone):
+            module.train()(x[seed])
+            module.eval()
+            mine, theirs = stack.of_seed(seed), module.state_dict()
+            for name, value in theirs.items():
+                torch.testing.assert_close(mine[name], value, rtol=1e-10, atol=1e-10)

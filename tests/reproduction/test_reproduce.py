@@ -1,0 +1,336 @@
+"""The paper's protocol at toy size: every arm trains, and the tables say what the runs say."""
+
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from benchmarks.__main__ import main as benchmark
+from benchmarks.docs_reproduction import readme_block
+from rn_rl.cli import main
+from rn_rl.errors import UserError
+from rn_rl.experiment.runs.folder import Run
+from rn_rl.experiment.runs.records import find_runs, read_episodes, read_seconds
+from rn_rl.reproduction import run as reproduce
+from rn_rl.reproduction.protocol import (
+    PROTOCOLS,
+    PUBLISHED,
+    STUDIES,
+    Arm,
+    find_arm,
+    paper_and_controls,
+)
+from rn_rl.reproduction.report import (
+    PARTS,
+    Reproduction,
+    Result,
+    Trained,
+    read_runs,
+    write,
+)
+from rn_rl.reproduction.run import curve
+
+
+def toy(out, what, *arguments, timesteps=700):
+    shape = ["--timesteps", str(timesteps), "--jobs", "1", "--quiet", "--out", str(out)]
+    return main(["reproduce", what, *shape, *arguments])
+
+
+def test_every_arm_of_the_paper_and_every_control(tmp_path):
+    what = "cartpole"
+    assert toy(tmp_path, what, "--seeds", "2") == 0
+    rows = list(csv.DictReader((tmp_path / f"{what}.csv").read_text().splitlines()))
+    study = paper_and_controls(PROTOCOLS[what])
+    arms = [arm.name for arm in study.arms]
+    assert len(arms) == 20 and set(PUBLISHED) < set(arms)
+    assert [row["arm"] for row in rows] == [arm for arm in arms for _ in range(2)]
+    page = (tmp_path / f"{what}.md").read_text()
+    line = next(line for line in page.splitlines() if line.startswith("| ln+rn-paper "))
+    assert line.endswith("| 207.0 ± 10.0 |")
+    assert page.count("\n- ") == len(study.questions)
+    assert "after correction for 28 comparisons" in page
+    assert "Cost: 40 trainings took" in page and "The published code would need" in page
+    assert "<svg" in (tmp_path / f"{what}.svg").read_text() and f"]({what}.svg)" in page
+    for row in rows:  # the figures are those of SB3's own monitor files
+        if row["arm"] == "ln+rn":
+            runs = [
+                Run(f)
+                for f in find_runs(tmp_path)
+                if Run(f).read_spec().norm == "ln+rn"
+                and str(Run(f).read_spec().seed) == row["seed"]
+            ]
+            lines = (runs[0].folder / "0.monitor.csv").read_text().splitlines()[2:]
+            returns = [float(line.split(",")[0]) for line in lines]
+            assert float(row["last_50_episodes"]) == pytest.approx(np.mean(returns[-50:]))
+    replayed = [f for f in find_runs(tmp_path) if Run(f).read_spec().norm.startswith("ln+yoked(")]
+    recording = re.search(r"yoked\((.*)\)", Run(replayed[0]).read_spec().norm)
+    assert Run(Path(recording[1])).read_spec().seed == 1_000_000  # of none of the seeds compared
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("policy.safetensors")}
+    assert toy(tmp_path, what, "--seeds", "2") == 0  # nothing is trained twice
+    assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("policy.safetensors")}
+
+
+def test_lunarlander_is_cut_at_a_hundred_steps(tmp_path):
+    assert toy(tmp_path, "lunarlander", "--seeds", "2", "--arms", "none,ln+rn-paper") == 0
+    page = (tmp_path / "lunarlander.md").read_text()
+    assert "| 43.4 ± 1.3 |" in page and "| 58.9 ± 1.1 |" in page
+    for folder in find_runs(tmp_path):
+        lines = (folder / "0.monitor.csv").read_text().splitlines()[2:]
+        assert max(int(line.split(",")[1]) for line in lines) <= 100
+
+
+def test_redbluedoors_and_some_arms(tmp_path):
+    arguments = ["--seeds", "1", "--arms", "none,rn", "--results", str(tmp_path / "results")]
+    assert toy(tmp_path / "runs", "redbluedoors", *arguments, timesteps=4096) == 0
+    page = (tmp_path / "results" / "redbluedoors.md").read_text()
+    assert "| none |" in page and "| rn |" in page and "One seed is an anecdote" in page
+    # returns of at most 1 have two digits
+    assert re.search(r"\| none \| 1 \| 0\.\d\d \| .* \| 0\.\d\d, ", page)
+    rows = readme_block(tmp_path / "results").splitlines()
+    assert rows[0] == "| arm | redbluedoors |"  # the paper has no number
+    assert re.fullmatch(r"\| none \| 0\.\d\d \[.*\] \|", rows[2])
+    assert "Timesteps and seeds: redbluedoors, without memory: 4,096, 1 seed." in rows
+    assert any(row.startswith("| rn than none | exploratory: cannot tell, ") for row in rows)
+
+
+def test_quick_says_that_it_is_rough(tmp_path):
+    assert toy(tmp_path, "cartpole", "--quick", "--arms", "none,logt") == 0
+    page = (tmp_path / "cartpole-quick.md").read_text()
+    assert "Rough: --quick, 700 of 60,000 timesteps" in page and "Exploratory" in page
+    rows = list(csv.reader((tmp_path / "cartpole-quick.csv").read_text().splitlines()))
+    assert len(rows) == 1 + 2 * 4
+    assert not (tmp_path / "cartpole.md").exists()  # where the results of a whole run would be
+
+
+def test_episodes_of_several_environments_are_put_in_the_order_in_which_they_ended(tmp_path):
+    head = '#{"t_start": 0}\nr,l,t\n'
+    (tmp_path / "0.monitor.csv").write_text(f"{head}1,10,0\n3,20,0\n")
+    (tmp_path / "1.monitor.csv").write_text(f"{head}2,15,0\n")
+    (tmp_path / "2.monitor.csv").write_text(head)
+    ended, returns = read_episodes(Run(tmp_path))
+    assert ended.tolist() == [30, 45, 90] and returns.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cartpol"], "unknown task 'cartpol'. Did you mean 'cartpole'"),
+        (["cartpole", "--arms", "none,lm"], "unknown normalizer 'lm'"),
+        (["cartpole", "--seeds", "-1"], "--seeds -1: expected at least 1"),
+        (["cartpole", "--timesteps", "-1"], "--timesteps -1: expected at least 1"),
+        (["cartpole", "--arms", ","], "--arms ',': expected some"),
+        (["cartpole", "--engine", "batches"], "--engine batches: expected one of"),
+        (["cartpole", "--jobs", "0"], "--jobs 0: expected at least 1"),
+        (
+            ["cartpole", "--recurrent"],
+            "--recurrent: CartPole-v1 needs no memory; expected redbluedoors",
+        ),
+        (["cartpole", "--warm-up", "--as-published"], "expected one study at a time"),
+        (["redbluedoors", "--as-published"], "the paper gives no number"),
+        (["cartpole", "--arms", "ln+yoked,rn(half_life=None),rn"], "two of them are the same"),
+        (["cartpole", "--arms", "ln+yoked,lm"], "unknown normalizer 'lm'"),
+    ],
+)
+def test_bad_input(arguments, message, tmp_path, capsys):
+    assert main(["reproduce", *arguments, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("what", PROTOCOLS)
+@pytest.mark.parametrize("make", [paper_and_controls, *STUDIES.values()])
+def test_questions_are_of_arms_that_there_are(what, make):
+    if PROTOCOLS[what].algo == "ppo" and make is STUDIES["as-published"]:
+        return
+    study = make(PROTOCOLS[what])
+    assert all(find_arm(study, arm.name) is arm for arm in study.arms)
+    arms = [arm.name for arm in study.arms]
+    assert len(set(arms)) == len(arms)
+    assert len(set(study.questions)) == len(study.questions)
+    assert {name for pair in study.questions for name in pair} == set(arms)
+
+
+def specs(root):
+    return [Run(folder).read_spec() for folder in find_runs(root)]
+
+
+def test_as_published_only_the_first_run_explores(tmp_path):
+    arms = ",".join((*PUBLISHED, "logt"))
+    assert toy(tmp_path, "cartpole", "--seeds", "3", "--as-published", "--arms", arms) == 0
+    page = (tmp_path / "cartpole-as-published.md").read_text()
+    assert page.count("\n- ") == 5 and "| 207.0 ± 10.0 |" in page
+    found = specs(tmp_path)
+    assert len(found) == 18  # logt is under the same confounds
+    for spec in found:
+        begins = spec.hyperparameters.get("exploration_initial_eps", 1.0)
+        assert begins == (1.0 if spec.seed == 0 else 0.01)
+        observes = spec.hyperparameters["policy_kwargs"].get("acting_observes", False)
+        assert observes == ("paper" in spec.norm)
+        assert spec.together  # three of a kind are one batch, the first one by itself another
+
+
+def test_warm_up_rises_as_the_ramp_does(tmp_path):
+    arms = "ln with warm-up,ln,ln+ramp(5, 5000)"
+    assert toy(tmp_path, "cartpole", "--seeds", "2", "--warm-up", "--arms", arms) == 0
+    page = (tmp_path / "cartpole-warm-up.md").read_text()
+    assert page.count("\n- ") == 2 and "| ln with warm-up |" in page
+    rates = {(spec.norm, spec.hyperparameters["learning_rate"]) for spec in specs(tmp_path)}
+    ramped = "ln+ramp"  # of these values, its own
+    # 700 of the ramp's 20,000 timesteps
+    assert rates == {("ln", "lin_1e-4_0.0002715_1"), ("ln", 1e-3), (ramped, 1e-3)}
+    whole = STUDIES["warm-up"](PROTOCOLS["lunarlander"])
+    assert find_arm(whole, "ln with warm-up").set == ("learning_rate=lin_1e-4_0.005_0.1",)
+
+
+def test_learning_rates_share_the_runs_of_the_protocol(tmp_path):
+    assert toy(tmp_path, "cartpole", "--seeds", "1", "--arms", "ln,ln+rn") == 0
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("policy.safetensors")}
+    arms = "ln at 1e-3,ln at 1e-2,ln+rn"
+    assert toy(tmp_path, "cartpole", "--seeds", "1", "--learning-rates", "--arms", arms) == 0
+    after = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("policy.safetensors")}
+    assert len(before) == 2 and len(after) == 3 and before.items() < after.items()
+
+
+def test_runs_of_several_machines_make_one_table(tmp_path, monkeypatch):
+    """--add trains what a table lacks, here in folders of runs that know nothing of one another."""
+    results, adding = tmp_path / "results", ["--add", "--results", str(tmp_path / "results")]
+
+    def table(name="cartpole"):
+        """As text, in which not a number is itself."""
+        return {(run.arm, run.seed): str(run) for run in read_runs(results / f"{name}.csv")}
+
+    monkeypatch.setattr("sys.argv", ["rn-rl", "on", "the", "first"])
+    assert toy(tmp_path / "a", "cartpole", "--arms", "ln+rn,none", "--seeds", "1", *adding) == 0
+    first = table()
+    monkeypatch.setattr("sys.argv", ["rn-rl", "on", "the", "second"])
+    assert toy(tmp_path / "b", "cartpole", "--arms", "none,logt", "--seeds", "2", *adding) == 0
+    added = [("none", 0), ("none", 1), ("ln+rn", 0), ("logt", 0), ("logt", 1)]
+    assert list(table()) == added and first.items() < table().items()
+    assert sorted((spec.norm, spec.seed) for spec in specs(tmp_path / "b")) == [
+        ("logt", 0),
+        ("logt", 1),
+        ("none", 1),
+    ]
+    page = (results / "cartpole.md").read_text()
+    assert page.endswith("Made by\n\n```\nrn-rl on the first\nrn-rl on the second\n```\n")
+    # a study takes what it shares with the protocol from the protocol's table
+    arms = ["--arms", "none,none with warm-up"]
+    assert toy(tmp_path / "c", "cartpole", "--warm-up", *arms, "--seeds", "2", *adding) == 0
+    assert [spec.norm for spec in specs(tmp_path / "c")] == ["none", "none"]
+    study = table("cartpole-warm-up")
+    assert study["none", 1] == table()["none", 1] and ("none with warm-up", 1) in study
+    assert (
+        toy(tmp_path / "d", "cartpole", "--as-published", "--arms", "none", *adding, "--seeds", "1")
+        == 0
+    )
+    assert len(specs(tmp_path / "d")) == 1  # the same name, other settings
+    before = (results / "cartpole.csv").read_bytes()
+    assert toy(tmp_path / "e", "cartpole", "--arms", "none,logt", "--seeds", "2", *adding) == 0
+    assert not specs(tmp_path / "e") and (results / "cartpole.csv").read_bytes() == before
+
+
+def test_what_others_add_while_one_trains_is_kept(tmp_path, monkeypatch):
+    adding = ["--seeds", "1", "--add", "--results", str(tmp_path / "results")]
+    run_grid = reproduce.run_grid
+    others = ["none", "logt"]  # who is done first
+
+    def late(grid):
+        stopped = run_grid(grid)
+        if others:
+            assert toy(tmp_path / "b", "cartpole", "--arms", others.pop(), *adding) == 0
+        return stopped
+
+    monkeypatch.setattr(reproduce, "run_grid", late)
+    assert toy(tmp_path / "a", "cartpole", "--arms", "none,ln", *adding) == 0
+    table = read_runs(tmp_path / "results" / "cartpole.csv")
+    assert [(run.arm, run.seed) for run in table] == [("none", 0), ("ln", 0), ("logt", 0)]
+    assert not list((tmp_path / "results").glob(".*"))
+
+
+def test_runs_of_another_length_are_not_mixed(tmp_path, capsys):
+    adding = ["--arms", "none", "--seeds", "1", "--add"]
+    assert toy(tmp_path, "cartpole", "--huber", *adding) == 0
+    assert toy(tmp_path, "cartpole", "--huber", *adding, timesteps=800) == 2
+    error = capsys.readouterr().err
+    assert "has runs of 700 timesteps, these are of 800; expected another" in error
+
+
+def test_redbluedoors_with_memory(tmp_path):
+    arguments = ["--seeds", "1", "--recurrent", "--arms", "rn"]
+    assert toy(tmp_path, "redbluedoors", *arguments, timesteps=2048) == 0
+    assert "with memory (an LSTM)" in (tmp_path / "redbluedoors-recurrent.md").read_text()
+    assert [spec.algo for spec in specs(tmp_path)] == ["ppo_lstm"]
+
+
+def test_an_arm_is_found_however_it_is_spelled():
+    study = paper_and_controls(PROTOCOLS["cartpole"])
+    assert find_arm(study, "LN+ramp(5,5000)").name == "ln+ramp(5, 5000)"
+    assert find_arm(study, "rms").norm == "rms"
+    with pytest.raises(UserError, match="unknown normalizer 'lm'"):
+        find_arm(study, "lm")
+
+
+def test_a_picture_of_runs_that_have_no_common_part(tmp_path):
+    """One ended its episodes early, one late."""
+    curves = np.full((2, PARTS), np.nan)
+    curves[0, :9] = curves[1, 10:] = 1.0
+    runs = [Trained("none", i, 100, 1.0 + i, np.nan, "", tuple(curves[i])) for i in range(2)]
+    result = Result(Arm("none", "none"), runs)
+    study = paper_and_controls(PROTOCOLS["cartpole"])
+    found = Reproduction("cartpole", PROTOCOLS["cartpole"], study, [result])
+    write(found, tmp_path / "some name", Console(quiet=True))
+    assert "Cost" not in (tmp_path / "some name.md").read_text()
+    assert "<svg" in (tmp_path / "some name.svg").read_text()
+
+
+def test_the_clock_begins_anew_at_a_resume(tmp_path):
+    rows = "".join(f"1,10,{t}\n" for t in (100, 900, 50, 70))
+    (tmp_path / "0.monitor.csv").write_text('#{"t_start": 0}\nr,l,t\n' + rows)
+    assert read_seconds(Run(tmp_path), 2) == (900 + 70) / 2
+
+
+def test_a_curve_has_the_mean_of_the_episodes_that_ended_in_each_part():
+    found = curve(np.array([10, 20, 60, 100]), np.array([1.0, 3.0, 5.0, 7.0]), 100)
+    assert len(found) == PARTS
+    assert found[[2, 4, 12, 19]].tolist() == [1, 3, 5, 7] and np.isnan(found).sum() == PARTS - 4
+
+
+def test_the_readme_has_the_table_of_the_results():
+    root = Path(__file__).parents[2]
+    readme = (root / "README.md").read_text()
+    block = readme.split("<!-- reproduce -->\n")[1].split("\n<!-- /reproduce -->")[0]
+    assert block == readme_block(root / "results")
+
+
+def test_a_readme_is_written_from_the_tables(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- reproduce -->\nold\n<!-- /reproduce -->\nafter\n")
+    for what in ("cartpole", "lunarlander"):
+        arms = "none,rn,logt" if what == "cartpole" else "none,rn"
+        arguments = ["--seeds", "2", "--arms", arms]
+        assert toy(tmp_path / "runs", what, *arguments) == 0
+    docs = ["docs", "reproduction", "--results", str(tmp_path / "runs"), "--readme"]
+    assert benchmark([*docs, str(tmp_path / "nowhere.md")]) == 2
+    assert benchmark([*docs, str(readme)]) == 0
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert "| arm | cartpole | cartpole, paper | lunarlander | lunarlander, paper |" in text
+    assert "| is it better? | cartpole | lunarlander |" in text
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    cells = {row[0]: [cell.strip(" |") for cell in row[1:]] for row in rows}
+    assert cells["| logt"][2:] == ["", ""]  # it was run on one of the two
+    assert cells["| rn than logt"][0] and not cells["| rn than logt"][1]
+    assert all("p = " in cell for cell in cells["| rn than none"])
+    assert "cartpole: 700, 2 seeds; lunarlander, episodes cut at 100 steps: 700, 2 seeds." in text
+    assert "(cartpole 3, lunarlander 1)" in text
+    whole = (tmp_path / "runs" / "cartpole.csv").read_text()
+    for damaged in ("a,b\n1,2\n", whole.rstrip()[:-9] + "\n", whole.replace("700", "some"), ""):
+        (tmp_path / "cartpole.csv").write_text(damaged)
+        with pytest.raises(UserError, match="not a table of 'rn-rl reproduce'"):
+            readme_block(tmp_path)
+    (tmp_path / "cartpole.csv").unlink()
+    with pytest.raises(UserError, match=r"no cartpole\.csv or lunarlander\.csv or redbl"):
+        readme_block(tmp_path)

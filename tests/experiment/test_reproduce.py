@@ -299,9 +299,9 @@ def test_a_curve_has_the_mean_of_the_episodes_that_ended_in_each_part():
     assert found[[2, 4, 12, 19]].tolist() == [1, 3, 5, 7] and np.isnan(found).sum() == PARTS - 4
 
 
-def test_the_readme_has_the_table_of_the_results():
+def test_the_docs_have_the_table_of_the_results():
     root = Path(__file__).parents[2]
-    readme = (root / "README.md").read_text()
+    readme = (root / "docs/results/reproduction.md").read_text()
     block = readme.split("<!-- reproduce -->\n")[1].split("\n<!-- /reproduce -->")[0]
     assert block == readme_block(root / "results")
 

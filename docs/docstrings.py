@@ -15,8 +15,8 @@ def markdown(text: str) -> str:
     text = re.sub(r":\w+:`~(?:[\w.]*\.)?(\w+)`", r"`\1`", text)
     text = re.sub(r":\w+:`([^`]*)`", r"`\1`", text)
     text = re.sub(r"\.\. math::\s*(.*?)(?=\n[ \t]*\n|\Z)", _display, text, flags=re.DOTALL)
-    text = re.sub(r"((?:^[ \t]*=+  +=+.*\n)(?:.*\n)*?(?:.*\n)*?^[ \t]*=+  +=+[ \t]*$)", _fence, text,
-                  flags=re.MULTILINE)
+    rule = r"^[ \t]*=+  +=+[ \t]*$"
+    text = re.sub(rf"({rule}\n(?:.*\n)*?{rule})", _fence, text, flags=re.MULTILINE)
     return re.sub(r"^([ \t]*)Example:[ \t]*$", r"\1Examples:", text, flags=re.MULTILINE)
 
 
@@ -25,7 +25,7 @@ def _display(found: re.Match[str]) -> str:
 
 
 def _fence(found: re.Match[str]) -> str:
-    return f"```text\n{textwrap.dedent(found[1])}\n```"
+    return f"```text\n{textwrap.dedent(found[1]).replace('``', '')}\n```"
 
 
 class Docstrings(griffe.Extension):

@@ -35,9 +35,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Adapt links that hold in the repository to the site, where ``docs/`` is the root."""
-    if (page.file.abs_src_path or "").startswith(str(ROOT / "results")):
-        return markdown.replace("](../docs/", "](../").replace("](../README.md)", "](../index.md)")
-    return markdown.replace("](../../results/", "](../results/")
+    if Path(page.file.abs_src_path or "").is_relative_to(ROOT / "results"):
+        return markdown.replace("](../docs/", "](../")
+    depth = page.file.src_uri.count("/")
+    home = "../" * depth + "results/"
+    markdown = markdown.replace("](" + "../" * (depth + 1) + "results/", f"]({home}")
+    return re.sub(rf"\]\({re.escape(home)}([\w-]+\.html)\)", rf"]({home}reports/\1)", markdown)
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:

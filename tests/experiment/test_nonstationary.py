@@ -30,7 +30,9 @@ RESULTS = ROOT / "results/nonstationary.jsonl"
 
 
 def test_the_docs_have_the_tables_of_the_recorded_runs():
-    block = (ROOT / "docs/concepts/non-stationary.md").read_text().split("<!-- nonstationary -->\n")[1]
+    block = (
+        (ROOT / "docs/concepts/non-stationary.md").read_text().split("<!-- nonstationary -->\n")[1]
+    )
     assert block.split("\n<!-- /nonstationary -->")[0] == readme_text(read_results(RESULTS))
 
 

@@ -308,6 +308,15 @@ def timesteps(folder: Path) -> int:
     return int(read_plain(folder)["counters"]["num_timesteps"])
 
 
+def has_episodes(folder: Path, episodes: int | None) -> bool:
+    """Return True if the training ended so many episodes before the checkpoint; None: never."""
+    if episodes is None:
+        return False
+    header = 2  # lines of SB3's monitor files
+    rows = read_plain(folder)["monitor_rows"]
+    return sum(max(count - header, 0) for count in rows.values()) >= episodes
+
+
 def trim_monitor(folder: Path) -> None:
     """Drop what the monitor files hold beyond the checkpoint: the resumed run writes it again."""
     rows = read_plain(folder)["monitor_rows"]

@@ -38,6 +38,8 @@ class TrainConfig:
     """Memory that a seed batch may take; default: half of what is free. More seeds go in chunks."""
     timesteps: Annotated[int | None, shown_as("N")] = None
     """Environment steps; default: the tuned value for the environment."""
+    episodes: Annotated[int | None, shown_as("N")] = None
+    """End a run after so many training episodes, if that is before its timesteps."""
     out: Path = Path("runs")
     """Folder that holds the runs: OUT/NORM/ALGO/ENV_K."""
     resume: Annotated[Path | None, shown_as("RUN")] = None
@@ -92,6 +94,8 @@ class CompareConfig:
     """Compile the updates of seed batches."""
     timesteps: Annotated[int | None, shown_as("N")] = None
     """Of each training; default: the tuned value for the environment."""
+    episodes: Annotated[int | None, shown_as("N")] = None
+    """End each training after so many episodes, if that is before its timesteps."""
     final_episodes: int = 20
     """Episodes in which each last policy is evaluated after its training."""
     out: Path = Path("runs")

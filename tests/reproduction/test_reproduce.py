@@ -99,7 +99,7 @@ def test_redbluedoors_and_some_arms(tmp_path):
 def test_quick_says_that_it_is_rough(tmp_path):
     assert toy(tmp_path, "cartpole", "--quick", "--arms", "none,logt") == 0
     page = (tmp_path / "cartpole-quick.md").read_text()
-    assert "Rough: --quick, 700 of 60,000 timesteps" in page and "Exploratory" in page
+    assert "Rough: --quick, runs of 300 episodes" in page and "Exploratory" in page
     rows = list(csv.reader((tmp_path / "cartpole-quick.csv").read_text().splitlines()))
     assert len(rows) == 1 + 2 * 4
     assert not (tmp_path / "cartpole.md").exists()  # where the results of a whole run would be
@@ -298,9 +298,9 @@ def test_a_curve_has_the_mean_of_the_episodes_that_ended_in_each_part():
     assert found[[2, 4, 12, 19]].tolist() == [1, 3, 5, 7] and np.isnan(found).sum() == PARTS - 4
 
 
-def test_the_readme_has_the_table_of_the_results():
+def test_the_docs_have_the_table_of_the_results():
     root = Path(__file__).parents[2]
-    readme = (root / "README.md").read_text()
+    readme = (root / "docs/results/reproduction.md").read_text()
     block = readme.split("<!-- reproduce -->\n")[1].split("\n<!-- /reproduce -->")[0]
     assert block == readme_block(root / "results")
 
@@ -310,7 +310,7 @@ def test_a_readme_is_written_from_the_tables(tmp_path):
     readme.write_text("before\n<!-- reproduce -->\nold\n<!-- /reproduce -->\nafter\n")
     for what in ("cartpole", "lunarlander"):
         arms = "none,rn,logt" if what == "cartpole" else "none,rn"
-        arguments = ["--seeds", "2", "--arms", arms]
+        arguments = ["--huber", "--seeds", "2", "--arms", arms]
         assert toy(tmp_path / "runs", what, *arguments) == 0
     docs = ["docs", "reproduction", "--results", str(tmp_path / "runs"), "--readme"]
     assert benchmark([*docs, str(tmp_path / "nowhere.md")]) == 2
@@ -324,13 +324,15 @@ def test_a_readme_is_written_from_the_tables(tmp_path):
     assert cells["| logt"][2:] == ["", ""]  # it was run on one of the two
     assert cells["| rn than logt"][0] and not cells["| rn than logt"][1]
     assert all("p = " in cell for cell in cells["| rn than none"])
-    assert "cartpole: 700, 2 seeds; lunarlander, episodes cut at 100 steps: 700, 2 seeds." in text
+    assert "cartpole, SB3's Huber loss and clipped gradients: 700, 2 seeds; lunarlander" in text
     assert "(cartpole 3, lunarlander 1)" in text
-    whole = (tmp_path / "runs" / "cartpole.csv").read_text()
+    whole = (tmp_path / "runs" / "cartpole-huber.csv").read_text()
     for damaged in ("a,b\n1,2\n", whole.rstrip()[:-9] + "\n", whole.replace("700", "some"), ""):
-        (tmp_path / "cartpole.csv").write_text(damaged)
+        (tmp_path / "cartpole-huber.csv").write_text(damaged)
         with pytest.raises(UserError, match="not a table of 'rn-rl reproduce'"):
             readme_block(tmp_path)
-    (tmp_path / "cartpole.csv").unlink()
-    with pytest.raises(UserError, match=r"no cartpole\.csv or lunarlander\.csv or redbl"):
+    (tmp_path / "cartpole-huber.csv").unlink()
+    with pytest.raises(
+        UserError, match=r"no cartpole-huber\.csv or lunarlander-huber\.csv or redbl"
+    ):
         readme_block(tmp_path)

@@ -27,9 +27,9 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 
 import rn_rl
 from rn_rl.errors import UserError, first_line
-from rn_rl.experiment.settings.algorithms import algorithm, check_action_space
 from rn_rl.experiment.envs.make import make_env
 from rn_rl.experiment.runs.io import read_yaml, whole, write_json, write_yaml
+from rn_rl.experiment.settings.algorithms import algorithm, check_action_space
 from rn_rl.experiment.settings.hyperparameters import to_algorithm_arguments
 
 

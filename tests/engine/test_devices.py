@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 import warnings
 
 import pytest
@@ -20,6 +21,7 @@ def test_programs_stay_on_the_device_of_their_tensors(algo: str, recording):
 
 def main(algo: str, recording: str) -> None:
     """Train with each normalizer, and run every program of that elsewhere first."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "agents" / "seed_batch"))
     import torch
     from test_cuda import SPECS, batch_of
     from torch._subclasses import FakeTensorMode

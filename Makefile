@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test test-all lint format clean
+.PHONY: demo test test-all lint format docs clean
 
 demo: .venv/ready
 	$(PY) scripts/demo.py
@@ -23,6 +23,10 @@ format: .venv/ready
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+	@echo "open site/index.html"
+
 # torch first and by itself: later steps then find it there and leave it as it is
 .venv/ready: pyproject.toml constraints.txt
 	@echo "setting up .venv: some minutes, once"
@@ -32,4 +36,4 @@ format: .venv/ready
 	touch .venv/ready
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv build dist site *.egg-info

@@ -17,7 +17,12 @@ from rn_rl.reproduction.report import (
 )
 
 README_TASKS: dict[str, tuple[str, Protocol]] = {
-    **{what: (what, protocol) for what, protocol in PROTOCOLS.items()},
+    **{
+        f"{what}-huber": (what, protocol.with_huber())
+        for what, protocol in PROTOCOLS.items()
+        if protocol.huber
+    },
+    **{what: (what, protocol) for what, protocol in PROTOCOLS.items() if not protocol.huber},
     **{
         f"{what}-recurrent": (what, protocol.with_memory())
         for what, protocol in PROTOCOLS.items()
@@ -42,7 +47,7 @@ def readme_block(folder: Path) -> str:
             continue
         study = paper_and_controls(protocol)
         results = in_arms(study, read_runs(path))
-        task = what if stem == what else f"{what}, LSTM"
+        task = f"{what}, LSTM" if stem.endswith("-recurrent") else what
         published = shipped("paper_results.yml")[what]
         columns += [task, f"{task}, paper"] if published else [task]
         for name, _, shown, interval, _, paper in table_rows(what, results):

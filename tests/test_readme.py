@@ -1,4 +1,4 @@
-"""What the README shows runs, and what there is it names."""
+"""The README's examples run, its table names every policy, and links in repository pages resolve."""
 
 import re
 from pathlib import Path
@@ -11,27 +11,31 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_the_python_in_it_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # it saves an agent
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) >= 4
+    assert len(blocks) >= 3
     names: dict = {}
     for block in blocks:
         exec(block.replace("100_000", "64"), names)
-    assert names["stock"].num_timesteps >= 64
-    assert (tmp_path / "seed3.zip").is_file()
+    assert type(names["model"]).__name__ == "SAC"
 
 
-def test_it_names_every_algorithm_and_the_policy_for_it():
-    table = README.split("| `--algo` |")[1].split("\n\n")[0]
+def test_it_stays_short():
+    assert len(README.splitlines()) <= 200
+
+
+def test_the_docs_name_every_algorithm_and_the_policy_for_it():
+    page = (ROOT / "docs/how-to/classes.md").read_text()
+    table = page.split("| `--algo` |")[1].split("\n\n")[0]
     for row in ALGORITHMS.values():
         assert f"`{row.name}`" in table
     policies = set(re.findall(r"`(Norm\w+Policy)`", table))
     assert policies == {name for name in rn_rl.policies.__all__ if name.endswith("Policy")}
 
 
-def test_what_it_and_the_results_link_to_is_there():
+def test_links_in_pages_at_the_root_and_in_results_resolve():
     found = 0
-    for page in (ROOT / "README.md", *(ROOT / "results").rglob("*.md")):
+    for page in (*ROOT.glob("*.md"), *(ROOT / "results").rglob("*.md")):
         for link in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
             if "://" not in link:
                 assert (page.parent / link).exists(), f"{page}: {link}"

@@ -258,16 +258,18 @@ def gain_curves(task: Task, palette: Palette) -> str | None:
 def training(
     estimates: list[tuple[str, Estimate]],
     curves: Mapping[str, np.ndarray],
-    timesteps: int,
+    length: int,
     title: str,
+    unit: str = "timesteps",
 ) -> str:
     """Two panels, in a file of its own: an interval for each arm, and training curves of some.
 
     Args:
         estimates: of every arm.
         curves: mean return in equal parts of the run, ``(runs, parts)``, not a number where none ended.
-        timesteps: of a run.
+        length: of a run.
         title: of the picture.
+        unit: of the length, timesteps or episodes.
     """
     palette = Palette(list(curves))
     figure = picture(width=10.0, height=1.2 + 0.28 * max(len(estimates), 8))
@@ -275,7 +277,7 @@ def training(
     interval_lines(left, estimates, palette, "mean return of the last 50 episodes, 95% interval")
     for name, rows in curves.items():
         parts = rows.shape[1]
-        steps = (np.arange(parts) + 0.5) * timesteps / parts
+        steps = (np.arange(parts) + 0.5) * length / parts
         full = np.isfinite(rows).all(0)  # a part in which some run ended no episode is left out
         if not full.any():
             continue
@@ -284,6 +286,7 @@ def training(
         low, high = statistics.bands(rows[:, full])
         right.fill_between(steps[full], low, high, color=look["color"], alpha=0.15, linewidth=0)
     steps_axis(right)
+    right.set_xlabel(unit)
     right.set_ylabel("mean training return")
     if right.lines:
         legend(figure, right)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -179,5 +180,7 @@ class _Call(nn.Module):
 
 def clip_gradients(gradients: Tensor, max_norm: float) -> Tensor:
     """``clip_grad_norm_`` for each row of ``(seeds, parameters)``, in place."""
+    if math.isinf(max_norm):
+        return gradients
     norms = torch.linalg.vector_norm(gradients, dim=1, keepdim=True)
     return gradients.mul_((max_norm / (norms + 1e-6)).clamp(max=1.0))

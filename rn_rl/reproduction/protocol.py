@@ -44,6 +44,12 @@ class Protocol:
     """Phases over which the linear ramp rises, well within a run too."""
     about: str
     """What else belongs to a line about it."""
+    episodes: int | None = None
+    """Training episodes of a run; None: it has ``timesteps``."""
+    quick_episodes: int | None = None
+    """The same of --quick."""
+    huber: tuple[int, int] | None = None
+    """Timesteps of a run, and of a quick one, with SB3's DQN as it is; None: the same algorithm."""
 
     @property
     def ramped(self) -> str:
@@ -65,15 +71,39 @@ class Protocol:
             raise UserError(f"--recurrent: {self.env} needs no memory; expected redbluedoors")
         return replace(self, algo=self.recurrent, about=", with memory (an LSTM)")
 
+    def with_huber(self) -> Protocol:
+        """Return the same task with SB3's DQN: Huber loss, clipped gradients, a number of timesteps.
+
+        Raises:
+            UserError: the task is not trained with DQN.
+        """
+        if self.huber is None:
+            raise UserError(
+                f"--huber: {self.env} is trained by {self.algo}; expected cartpole or lunarlander"
+            )
+        timesteps, quick = self.huber
+        about = f"{self.about}, SB3's Huber loss and clipped gradients"
+        return replace(
+            self,
+            algo="dqn",
+            timesteps=timesteps,
+            quick=quick,
+            episodes=None,
+            quick_episodes=None,
+            about=about,
+        )
+
 
 PROTOCOLS = {
     "cartpole": Protocol(
-        algo="dqn", recurrent=None, env="CartPole-v1", timesteps=60_000, quick=20_000, seeds=50,
-        phase=4, half_life=2000, ramp=5000, about="",
+        algo="rndqn", recurrent=None, env="CartPole-v1", timesteps=1_000_000, quick=20_000, seeds=50,
+        phase=4, half_life=2000, ramp=5000, about="", episodes=2000, quick_episodes=300,
+        huber=(60_000, 20_000),
     ),
     "lunarlander": Protocol(
-        algo="dqn", recurrent=None, env="LunarLander-v3", timesteps=200_000, quick=40_000, seeds=50,
-        phase=4, half_life=2000, ramp=5000, about=", episodes cut at 100 steps",
+        algo="rndqn", recurrent=None, env="LunarLander-v3", timesteps=200_000, quick=40_000, seeds=50,
+        phase=4, half_life=2000, ramp=5000, about=", episodes cut at 100 steps", episodes=2000,
+        quick_episodes=400, huber=(200_000, 40_000),
     ),
     "redbluedoors": Protocol(
         algo="ppo", recurrent="ppo_lstm", env="MiniGrid-RedBlueDoors-6x6-v0", timesteps=1_000_000,
@@ -133,7 +163,12 @@ def paper_and_controls(protocol: Protocol) -> Study:
     ours = ("rn", "rln", "rsn", "ln+rn", f"ln+rn(half_life={protocol.half_life})")
     controls = ("logt", "ln+logt", protocol.ramped, "ln+gain(5)", YOKED)
     # without LayerNorm too: decided on after the others had been seen on LunarLander
-    later = ("gain(5)", protocol.plain_ramp)
+    later: tuple[str, ...] = ("gain(5)", protocol.plain_ramp)
+    equal_scale: tuple[tuple[str, str], ...] = ()
+    if protocol.episodes is not None:
+        equal_scale = (("gain(2.236)", "ln+gain(5)"), ("gain(5)", "ln+gain(25)"))
+        # equal output scale of two layers: gain(5) has 25 = ln+gain(25), gain(2.236) has 5 = ln+gain(5)
+        later += ("gain(2.236)", "ln+gain(25)", f"ln+ramp(25, {protocol.ramp})")
     return Study(
         "the paper's protocol, with controls",
         plain(*PUBLISHED, *ours, *controls, *later),
@@ -146,6 +181,7 @@ def paper_and_controls(protocol: Protocol) -> Study:
             (protocol.ramped, "ln+rn"),
             ("rn", "gain(5)"),
             (protocol.plain_ramp, "rn"),
+            *equal_scale,
         ),
         drawn=("none", "ln", "rn", "logt", "ln+rn", "ln+logt", protocol.ramped, *later),
     )
@@ -200,7 +236,7 @@ def as_published(protocol: Protocol) -> Study:
     Epsilon is never reset after the first run, so that all others explore at 0.01 from their start;
     acting moves the state of RN, and at another gain than learning, since that depends on the batch.
     """
-    if protocol.algo != "dqn":
+    if protocol.algo not in ("dqn", "rndqn"):
         raise UserError(
             f"--as-published on {protocol.env}: the paper gives no number for it; expected cartpole or "
             "lunarlander"

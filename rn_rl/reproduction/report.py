@@ -20,7 +20,7 @@ from rn_rl.analysis.report import write_rows, write_text
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.console import say
 from rn_rl.experiment.runs.io import markdown_table, shipped, whole
-from rn_rl.reproduction.protocol import PROTOCOLS, Arm, Protocol, Study
+from rn_rl.reproduction.protocol import Arm, Protocol, Study
 
 LAST_EPISODES = 50
 """Of a run, whose mean training return counts."""
@@ -138,7 +138,7 @@ def costs(protocol: Protocol, results: list[Result]) -> str:
     theirs = [
         (r.arm.norm, run.timesteps) for r in results for run in r.runs if r.arm.norm in published
     ]
-    if protocol.algo != "dqn" or not theirs:
+    if protocol.algo not in ("dqn", "rndqn") or not theirs:
         return told
     needed = sum(timesteps / published[norm] for norm, timesteps in theirs)
     names = ", ".join(dict.fromkeys(norm for norm, _ in theirs))
@@ -153,6 +153,13 @@ def duration(seconds: float) -> str:
     if seconds >= 3600:
         return f"{seconds / 3600:.1f} hours"
     return f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.1f} seconds"
+
+
+def length_of(protocol: Protocol) -> str:
+    """Length of each run, in the unit in which it ends."""
+    if protocol.episodes is not None:
+        return f"{protocol.episodes:,} episodes"
+    return f"{protocol.timesteps:,} timesteps"
 
 
 @dataclass
@@ -172,14 +179,11 @@ def write(found: Reproduction, stem: Path, console: Console) -> None:
     protocol, study, results = found.protocol, found.study, found.results
     comparisons = compare_arms(protocol, study, results)
     rows = table_rows(found.what, results)
+    length = length_of(protocol)
     about = (
-        f"{protocol.algo} on {protocol.env}{protocol.about}, the paper's configuration, "
-        f"{protocol.timesteps:,} timesteps"
+        f"{protocol.algo} on {protocol.env}{protocol.about}, the paper's configuration, {length}"
     )
-    rough = (
-        f"Rough: --quick, {protocol.timesteps:,} of {PROTOCOLS[found.what].timesteps:,} timesteps, few "
-        "seeds; ramps and half-lives are those of a whole run."
-    )
+    rough = f"Rough: --quick, runs of {length}, few seeds; ramps and half-lives are those of a whole run."
     notes = [costs(protocol, results), rough if found.rough else ""]
     answers = [each.sentence(len(comparisons)) for each in comparisons]
     runs = [run for result in results for run in result.runs]
@@ -226,8 +230,9 @@ def draw(path: Path, found: Reproduction) -> None:
     text = plots.training(
         [(r.arm.name, r.estimate) for r in results],
         curves,
-        found.protocol.timesteps,
+        found.protocol.episodes or found.protocol.timesteps,
         found.study.title,
+        "timesteps" if found.protocol.episodes is None else "training episodes",
     )
     with whole(path) as temporary:
         write_text(temporary, text)

@@ -1,10 +1,12 @@
 """``rn-rl reproduce``: the paper's agents under its protocol, with the controls that it lacks.
 
 What is compared is what the paper compares: the mean *training* return of the last 50 episodes of each
-run. Where this differs from the paper's code: SB3's DQN (epsilon falls linearly over a tenth of the run,
-the paper's by a factor of 0.95 an episode, and only in the first of its runs); a number of timesteps,
-equal for all, in place of 2,000 episodes; LunarLander-v3, since gymnasium refuses v2; acting moves no
-state. ``--as-published`` keeps the confounds among these. The arms are in
+run of 2,000 episodes. CartPole and LunarLander are trained with the author's loss (mean squared error),
+without clipping of gradients, and with epsilon times 0.95 an episode. Where this differs from the
+published code: epsilon begins at 1 in every run, not in the first alone; acting moves no state, and the
+target network takes the online network's state; LunarLander-v3, since gymnasium refuses v2.
+``--as-published`` keeps the first two of these confounds. ``--huber`` is SB3's DQN as it is: Huber
+loss, gradients clipped to a norm of 10, a linear epsilon, a number of timesteps. The arms are in
 :mod:`rn_rl.reproduction.protocol`.
 """
 
@@ -64,14 +66,18 @@ class ReproduceConfig:
     """Instead: none and ln with a learning rate that rises as the ramp does."""
     as_published: bool = False
     """Instead: the paper's arms with its confounds (epsilon, acting that moves the state)."""
+    huber: bool = False
+    """cartpole, lunarlander: SB3's DQN (Huber loss, clipped gradients, timesteps), not the paper's."""
     recurrent: bool = False
     """redbluedoors: PPO with an LSTM."""
     seeds: Annotated[int | None, shown_as("N")] = None
     """Seeds 0, 1, ... of each arm; default: 50 (redbluedoors: 10)."""
     quick: bool = False
-    """A rough answer in minutes: 4 seeds, seven arms, a part of the timesteps."""
+    """A rough answer in minutes: 4 seeds, seven arms, a part of the episodes or timesteps."""
     timesteps: Annotated[int | None, shown_as("N")] = None
-    """Of each run; default: the protocol's."""
+    """Most timesteps of each run; default: the protocol's."""
+    episodes: Annotated[int | None, shown_as("N")] = None
+    """Episodes of each run of cartpole or lunarlander; default: the protocol's 2,000."""
     arms: Annotated[str | None, shown_as("ARM,...")] = None
     """Only these of the arms, or any normalizers, separated by commas; default: all arms."""
     out: Path = Path("runs/reproduce")
@@ -116,7 +122,8 @@ class ReproduceConfig:
     def named(self, study: str | None) -> str:
         """Name of a study's files, or of the protocol's."""
         memory = "recurrent" if self.recurrent else None
-        parts = (self.what, memory, study, "quick" if self.quick else None)
+        huber = "huber" if self.huber else None
+        parts = (self.what, huber, memory, study, "quick" if self.quick else None)
         return "-".join(part for part in parts if part)
 
 
@@ -136,6 +143,7 @@ def run_reproduce(config: ReproduceConfig) -> None:
         env=protocol.env,
         config="paper",
         timesteps=protocol.timesteps,
+        episodes=protocol.episodes,
         seeds=seeds,
         out=config.out / config.what,
         engine=config.engine,
@@ -199,9 +207,18 @@ def protocol_of(config: ReproduceConfig) -> Protocol:
     for flag, value in (("seeds", config.seeds), ("timesteps", config.timesteps)):
         if value is not None and value < 1:
             raise UserError(f"--{flag} {value}: expected at least 1")
+    if config.episodes is not None and config.episodes < 1:
+        raise UserError(f"--episodes {config.episodes}: expected at least 1")
     protocol = PROTOCOLS[config.what]
-    timesteps = config.timesteps or (protocol.quick if config.quick else protocol.timesteps)
-    protocol = replace(protocol, timesteps=timesteps)
+    protocol = protocol.with_huber() if config.huber else protocol
+    if protocol.episodes is None and config.episodes is not None:
+        raise UserError(
+            f"--episodes {config.episodes}: these runs are counted in timesteps; use --timesteps"
+        )
+    quick = config.quick and protocol.episodes is None
+    timesteps = config.timesteps or (protocol.quick if quick else protocol.timesteps)
+    episodes = config.episodes or (protocol.quick_episodes if config.quick else protocol.episodes)
+    protocol = replace(protocol, timesteps=timesteps, episodes=episodes)
     return protocol.with_memory() if config.recurrent else protocol
 
 
@@ -235,7 +252,7 @@ def kept_runs(config: ReproduceConfig, protocol: Protocol, folder: Path) -> list
     for stem in (config.protocol_name, config.file_name):
         path = folder / f"{stem}.csv"
         for run in read_runs(path) if path.exists() else []:
-            if run.timesteps != protocol.timesteps:
+            if protocol.episodes is None and run.timesteps != protocol.timesteps:
                 raise UserError(
                     f"--add: {path} has runs of {run.timesteps:,} timesteps, these are of "
                     f"{protocol.timesteps:,}; expected another --results, or --timesteps {run.timesteps}"
@@ -298,24 +315,36 @@ def read_arm(grid: Grid, name: str, cells: list[Cell]) -> list[Trained]:
                 continue
             run, spec = found[key].run, found[key].spec
             ended, returns = read_episodes(run)
+            ended, returns = ended[: spec.episodes], returns[: spec.episodes]
             took = read_seconds(run, len(spec.together) or 1)
+            parts = (
+                curve(ended, returns, spec.timesteps)
+                if spec.episodes is None
+                else curve(np.arange(len(returns)), returns, spec.episodes)
+            )
             runs.append(
                 Trained(
                     arm=name,
                     seed=spec.seed,
-                    timesteps=spec.timesteps,
+                    timesteps=spec.timesteps if spec.episodes is None else int(ended[-1]),
                     last=float(returns[-LAST_EPISODES:].mean()),
                     seconds=np.nan if took is None else took,
                     command=spec.command,
-                    parts=tuple(curve(ended, returns, spec.timesteps)),
+                    parts=tuple(parts),
                 )
             )
     return runs
 
 
-def curve(ended: np.ndarray, returns: np.ndarray, timesteps: int) -> np.ndarray:
-    """Mean return of the episodes that ended in each part of a run, ``(PARTS,)``."""
-    place = np.minimum(ended * PARTS // timesteps, PARTS - 1).astype(int)
+def curve(ended: np.ndarray, returns: np.ndarray, length: int) -> np.ndarray:
+    """Mean return of the episodes that ended in each part of a run, ``(PARTS,)``.
+
+    Args:
+        ended: where in the run each episode ended, in timesteps or in episodes.
+        returns: of each episode.
+        length: of the run, in the same unit.
+    """
+    place = np.minimum(ended * PARTS // length, PARTS - 1).astype(int)
     count = np.bincount(place, minlength=PARTS)
     total = np.bincount(place, weights=returns, minlength=PARTS)
     return np.divide(total, count, out=np.full(PARTS, np.nan), where=count > 0)

@@ -34,11 +34,11 @@ from rn_rl.experiment.runs.io import markdown_table, replace_block
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_readme_has_the_table_of_the_recorded_runs():
+def test_the_docs_have_the_table_of_the_recorded_runs():
     table = markdown_table(
         COLUMNS, table_rows(summarize(read_results(ROOT / "results/learning.jsonl")))
     )
-    block = (ROOT / "README.md").read_text().split("<!-- learning -->\n")[1]
+    block = (ROOT / "docs/results/learning.md").read_text().split("<!-- learning -->\n")[1]
     assert block.split("\n<!-- /learning -->")[0] == table
 
 
@@ -141,10 +141,10 @@ def test_the_equivalence_benchmark_trains_what_is_missing(tmp_path, capsys):
     assert folders == 6 == len(list((tmp_path / "runs").glob("*/*/*/*")))
 
 
-def test_the_readme_has_the_recorded_equivalence():
+def test_the_docs_have_the_recorded_equivalence():
     found = read(ROOT / "results/equivalence.jsonl")
     table = markdown_table(EQUIVALENCE_COLUMNS, equivalence_rows(found, EquivalenceConfig().margin))
-    block = (ROOT / "README.md").read_text().split("<!-- equivalence -->\n")[1]
+    block = (ROOT / "docs/results/speed.md").read_text().split("<!-- equivalence -->\n")[1]
     assert block.split("<!-- /equivalence -->")[0].strip() == table
 
 
@@ -178,13 +178,13 @@ def test_the_benchmark_of_seeds_gives_ratios_of_one_run(case, options, capsys):
         ("seeds-gpu", "one process on one NVIDIA", "| MiniGrid-RedBlueDoors-6x6-v0/sb3/none |", 2),
     ],
 )
-def test_the_readme_has_the_recorded_speeds(block, said, row, times, tmp_path, capsys):
+def test_the_docs_have_the_recorded_speeds(block, said, row, times, tmp_path, capsys):
     readme = tmp_path / "README.md"
     readme.write_text(f"<!-- {block} -->\n<!-- /{block} -->\n")
     run_seed_speed(SeedSpeedConfig(table=ROOT / f"results/{block}.jsonl", readme=readme))
     assert said in capsys.readouterr().out
     table = readme.read_text()
-    assert table in (ROOT / "README.md").read_text()
+    assert table in (ROOT / "docs/results/speed.md").read_text()
     assert table.count(row) == times  # the GPU's are of two runs
 
 

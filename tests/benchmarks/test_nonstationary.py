@@ -29,8 +29,10 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results/nonstationary.jsonl"
 
 
-def test_the_readme_has_the_tables_of_the_recorded_runs():
-    block = (ROOT / "README.md").read_text().split("<!-- nonstationary -->\n")[1]
+def test_the_docs_have_the_tables_of_the_recorded_runs():
+    block = (
+        (ROOT / "docs/concepts/non-stationary.md").read_text().split("<!-- nonstationary -->\n")[1]
+    )
     assert block.split("\n<!-- /nonstationary -->")[0] == readme_text(read_results(RESULTS))
 
 

@@ -45,14 +45,14 @@ def test_every_arm_of_the_paper_and_every_control(tmp_path):
     rows = list(csv.DictReader((tmp_path / f"{what}.csv").read_text().splitlines()))
     study = paper_and_controls(PROTOCOLS[what])
     arms = [arm.name for arm in study.arms]
-    assert len(arms) == 17 and set(PUBLISHED) < set(arms)
+    assert len(arms) == 20 and set(PUBLISHED) < set(arms)
     assert [row["arm"] for row in rows] == [arm for arm in arms for _ in range(2)]
     page = (tmp_path / f"{what}.md").read_text()
     line = next(line for line in page.splitlines() if line.startswith("| ln+rn-paper "))
     assert line.endswith("| 207.0 ± 10.0 |")
     assert page.count("\n- ") == len(study.questions)
-    assert "after correction for 23 comparisons" in page
-    assert "Cost: 34 trainings took" in page and "The published code would need" in page
+    assert "after correction for 28 comparisons" in page
+    assert "Cost: 40 trainings took" in page and "The published code would need" in page
     assert "<svg" in (tmp_path / f"{what}.svg").read_text() and f"]({what}.svg)" in page
     for row in rows:  # the figures are those of SB3's own monitor files
         if row["arm"] == "ln+rn":
@@ -99,7 +99,7 @@ def test_redbluedoors_and_some_arms(tmp_path):
 def test_quick_says_that_it_is_rough(tmp_path):
     assert toy(tmp_path, "cartpole", "--quick", "--arms", "none,logt") == 0
     page = (tmp_path / "cartpole-quick.md").read_text()
-    assert "Rough: --quick, 700 of 60,000 timesteps" in page and "Exploratory" in page
+    assert "Rough: --quick, runs of 300 episodes" in page and "Exploratory" in page
     rows = list(csv.reader((tmp_path / "cartpole-quick.csv").read_text().splitlines()))
     assert len(rows) == 1 + 2 * 4
     assert not (tmp_path / "cartpole.md").exists()  # where the results of a whole run would be
@@ -143,7 +143,7 @@ def test_bad_input(arguments, message, tmp_path, capsys):
 @pytest.mark.parametrize("what", PROTOCOLS)
 @pytest.mark.parametrize("make", [paper_and_controls, *STUDIES.values()])
 def test_questions_are_of_arms_that_there_are(what, make):
-    if PROTOCOLS[what].algo != "dqn" and make is STUDIES["as-published"]:
+    if PROTOCOLS[what].algo == "ppo" and make is STUDIES["as-published"]:
         return
     study = make(PROTOCOLS[what])
     assert all(find_arm(study, arm.name) is arm for arm in study.arms)
@@ -252,8 +252,8 @@ def test_what_others_add_while_one_trains_is_kept(tmp_path, monkeypatch):
 
 def test_runs_of_another_length_are_not_mixed(tmp_path, capsys):
     adding = ["--arms", "none", "--seeds", "1", "--add"]
-    assert toy(tmp_path, "cartpole", *adding) == 0
-    assert toy(tmp_path, "cartpole", *adding, timesteps=800) == 2
+    assert toy(tmp_path, "cartpole", "--huber", *adding) == 0
+    assert toy(tmp_path, "cartpole", "--huber", *adding, timesteps=800) == 2
     error = capsys.readouterr().err
     assert "has runs of 700 timesteps, these are of 800; expected another" in error
 
@@ -298,9 +298,9 @@ def test_a_curve_has_the_mean_of_the_episodes_that_ended_in_each_part():
     assert found[[2, 4, 12, 19]].tolist() == [1, 3, 5, 7] and np.isnan(found).sum() == PARTS - 4
 
 
-def test_the_readme_has_the_table_of_the_results():
+def test_the_docs_have_the_table_of_the_results():
     root = Path(__file__).parents[2]
-    readme = (root / "README.md").read_text()
+    readme = (root / "docs/results/reproduction.md").read_text()
     block = readme.split("<!-- reproduce -->\n")[1].split("\n<!-- /reproduce -->")[0]
     assert block == readme_block(root / "results")
 
@@ -310,7 +310,7 @@ def test_a_readme_is_written_from_the_tables(tmp_path):
     readme.write_text("before\n<!-- reproduce -->\nold\n<!-- /reproduce -->\nafter\n")
     for what in ("cartpole", "lunarlander"):
         arms = "none,rn,logt" if what == "cartpole" else "none,rn"
-        arguments = ["--seeds", "2", "--arms", arms]
+        arguments = ["--huber", "--seeds", "2", "--arms", arms]
         assert toy(tmp_path / "runs", what, *arguments) == 0
     docs = ["docs", "reproduction", "--results", str(tmp_path / "runs"), "--readme"]
     assert benchmark([*docs, str(tmp_path / "nowhere.md")]) == 2
@@ -324,13 +324,15 @@ def test_a_readme_is_written_from_the_tables(tmp_path):
     assert cells["| logt"][2:] == ["", ""]  # it was run on one of the two
     assert cells["| rn than logt"][0] and not cells["| rn than logt"][1]
     assert all("p = " in cell for cell in cells["| rn than none"])
-    assert "cartpole: 700, 2 seeds; lunarlander, episodes cut at 100 steps: 700, 2 seeds." in text
+    assert "cartpole, SB3's Huber loss and clipped gradients: 700, 2 seeds; lunarlander" in text
     assert "(cartpole 3, lunarlander 1)" in text
-    whole = (tmp_path / "runs" / "cartpole.csv").read_text()
+    whole = (tmp_path / "runs" / "cartpole-huber.csv").read_text()
     for damaged in ("a,b\n1,2\n", whole.rstrip()[:-9] + "\n", whole.replace("700", "some"), ""):
-        (tmp_path / "cartpole.csv").write_text(damaged)
+        (tmp_path / "cartpole-huber.csv").write_text(damaged)
         with pytest.raises(UserError, match="not a table of 'rn-rl reproduce'"):
             readme_block(tmp_path)
-    (tmp_path / "cartpole.csv").unlink()
-    with pytest.raises(UserError, match=r"no cartpole\.csv or lunarlander\.csv or redbl"):
+    (tmp_path / "cartpole-huber.csv").unlink()
+    with pytest.raises(
+        UserError, match=r"no cartpole-huber\.csv or lunarlander-huber\.csv or redbl"
+    ):
         readme_block(tmp_path)

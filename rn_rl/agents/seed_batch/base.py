@@ -130,14 +130,15 @@ class SeedBatch(ABC, Generic[Model]):
     def learn(
         self,
         total_timesteps: int,
-        on_rollout_start: Callable[[], None] = lambda: None,
+        on_rollout_start: Callable[[], bool | None] = lambda: None,
         on_step: Callable[[], None] = lambda: None,
     ) -> None:
         """Train every seed up to so many timesteps, counted from its beginning.
 
         Args:
             total_timesteps: of each seed; schedules end there.
-            on_rollout_start: called before each rollout, right after the normalizers' commit.
+            on_rollout_start: called before each rollout, right after the normalizers' commit; training
+                ends where it returns True.
             on_step: called after each step of all environments.
         """
         self.total_timesteps = total_timesteps
@@ -146,7 +147,8 @@ class SeedBatch(ABC, Generic[Model]):
         with without_subnormals():
             while self.num_timesteps < total_timesteps:
                 self.stack.set_training_mode(False)
-                on_rollout_start()
+                if on_rollout_start():
+                    break
                 for t in range(self.rollout_length):
                     self.step(t)
                     on_step()

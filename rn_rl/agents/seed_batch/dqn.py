@@ -15,8 +15,8 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
-from torch.nn import functional as F  # noqa: N812
 
+from rn_rl.agents.sb3 import LOSSES
 from rn_rl.agents.seed_batch.base import SeedBatch
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs, Step
@@ -129,7 +129,10 @@ class SeedBatchDQN(SeedBatch[DQN]):
         self.memory = SeedReplay(self.size, model.buffer_size, model.observation_space, self.device)
         self.exploration = Streams(self.seeds, "exploration", (2,))
         self.replay = Streams(self.seeds, "replay", (model.batch_size,))
-        self.exploration_rate = model.exploration_rate
+        self.exploration_rates = np.full(self.size, float(model.exploration_rate))
+        """Epsilon of each seed: the same for all, unless it falls at the end of each episode."""
+        self.exploration_decay: float | None = getattr(model, "exploration_decay", None)
+        self.loss = LOSSES[getattr(model, "loss", "huber")]
         own = len(self.stack.tensors)
         self._q_values = Program(self._compute_q_values, constant=own, values=True)
         self._acting_q_values: Program | None = None
@@ -187,7 +190,7 @@ class SeedBatchDQN(SeedBatch[DQN]):
         leaves = [t.detach().requires_grad_() for t in online[:count]]
         online[:count] = leaves
         q = self.stack.over_seeds(lambda net, x: net(x), online, observations, training=True)
-        error = F.smooth_l1_loss(q.gather(2, actions), wanted, reduction="none")
+        error = self.loss(q.gather(2, actions), wanted, reduction="none")
         losses = error.mean((1, 2))
         parts = torch.autograd.grad(losses.sum(), leaves)
         gradients = torch.cat([part.flatten(1) for part in parts], 1)
@@ -228,8 +231,8 @@ class SeedBatchDQN(SeedBatch[DQN]):
         chance, choice = self.exploration.draw().T[:, :, None]
         assert isinstance(self.model.action_space, spaces.Discrete)
         random = (choice * self.model.action_space.n).astype(np.int64)
-        rate = self.exploration_rate
-        if self.num_timesteps < self.model.learning_starts or rate >= 1:
+        rate = self.exploration_rates[:, None]
+        if self.num_timesteps < self.model.learning_starts or rate.min() >= 1:
             return random
         if self._acting_q_values is None:
             return np.where(chance < rate, random, self.predict(observations))
@@ -253,7 +256,15 @@ class SeedBatchDQN(SeedBatch[DQN]):
         self.count_step()
         if self.num_timesteps % max(self.model.target_update_interval, 1) == 0:
             self.update_targets()
-        self.exploration_rate = self.model.exploration_schedule(self.progress_remaining)
+        self._set_exploration_rates(step.dones[:, 0])
+
+    def _set_exploration_rates(self, dones: np.ndarray) -> None:
+        """Epsilon by SB3's schedule, or by a factor for each seed whose episode ended."""
+        if self.exploration_decay is None:
+            self.exploration_rates[:] = self.model.exploration_schedule(self.progress_remaining)
+        elif dones.any():
+            fallen = np.where(dones, self.exploration_decay, 1.0) * self.exploration_rates
+            self.exploration_rates = np.maximum(self.model.exploration_final_eps, fallen)
 
     def train(self) -> None:
         if self.num_timesteps <= self.model.learning_starts:
@@ -276,14 +287,16 @@ class SeedBatchDQN(SeedBatch[DQN]):
         for name, tensor in self.memory.tensors.items():
             arrays[f"memory/{name}"] = tensor[seed, : len(self.memory)].cpu().numpy()
         memory = [self.memory.position, self.memory.full]
-        return arrays, {**plain, "memory": memory, "exploration_rate": self.exploration_rate}
+        rate = float(self.exploration_rates[seed])
+        return arrays, {**plain, "memory": memory, "exploration_rate": rate}
 
     @torch.no_grad()
     def restore(self, stored: Sequence[tuple[Mapping[str, np.ndarray], dict[str, Any]]]) -> None:
         super().restore(stored)
         plain = stored[0][1]
         self.memory.position, self.memory.full = plain["memory"]
-        self.exploration_rate = plain["exploration_rate"]
+        rates = [each["exploration_rate"] for _, each in stored]
+        self.exploration_rates = np.array(rates, dtype=float)
         for seed, (arrays, _) in enumerate(stored):
             for name, tensor in self.target.of_seed(seed).items():
                 tensor.copy_(torch.from_numpy(arrays[f"target/{name}"]))
@@ -294,7 +307,7 @@ class SeedBatchDQN(SeedBatch[DQN]):
     def write_back(self, seed: int) -> DQN:
         model = super().write_back(seed)
         self.target.load_into(seed, model.q_net_target)
-        model.exploration_rate = self.exploration_rate
+        model.exploration_rate = float(self.exploration_rates[seed])
         model._n_calls = self.num_timesteps
         return model
 

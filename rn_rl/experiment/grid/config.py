@@ -35,6 +35,8 @@ class CompareConfig:
     """Compile the updates of seed batches."""
     timesteps: Annotated[int | None, shown_as("N")] = None
     """Of each training; default: the tuned value for the environment."""
+    episodes: Annotated[int | None, shown_as("N")] = None
+    """End each training after so many episodes, if that is before its timesteps."""
     final_episodes: int = 20
     """Episodes in which each last policy is evaluated after its training."""
     out: Path = Path("runs")

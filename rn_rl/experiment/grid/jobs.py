@@ -158,7 +158,9 @@ class Found:
     @property
     def trained(self) -> bool:
         """Whether nothing is left to train."""
-        return self.timesteps >= self.spec.timesteps
+        return self.timesteps >= self.spec.timesteps or (
+            self.timesteps >= 0 and checkpoint.has_episodes(self.run.checkpoint, self.spec.episodes)
+        )
 
 
 def run_folders(root: Path, spec: RunSpec) -> list[Path]:

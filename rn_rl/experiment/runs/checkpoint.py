@@ -33,6 +33,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_nor
 
 from rn_rl.agents import NormalizerLogger
 from rn_rl.errors import UserError
+from rn_rl.experiment.runs.folder import load_vecnormalize_state, vecnormalize_state
 from rn_rl.experiment.runs.io import write_npz
 from rn_rl.experiment.runs.rng_state import (
     exploration,
@@ -40,7 +41,6 @@ from rn_rl.experiment.runs.rng_state import (
     set_exploration,
     set_generators,
 )
-from rn_rl.experiment.runs.folder import load_vecnormalize_state, vecnormalize_state
 
 COUNTERS = (
     "num_timesteps",
@@ -83,7 +83,7 @@ def save(
         folder: where.
         model, evaluation, log: agent and callbacks, which stand between two phases.
         rollout_began: whether SB3 has drawn the noise of the next rollout already.
-        random: states of generators, see :func:`rn_rl.experiment.runs.rng_state.generators`; default: now.
+        random: states of generators, see :mod:`rn_rl.experiment.runs.rng_state`; default: now.
     """
     arrays: dict[str, Any] = {}
     optimizers = put_trained(arrays, model)
@@ -306,6 +306,15 @@ def read(folder: Path) -> Iterator[Any]:
 def timesteps(folder: Path) -> int:
     """Timesteps that a checkpoint has behind it."""
     return int(read_plain(folder)["counters"]["num_timesteps"])
+
+
+def has_episodes(folder: Path, episodes: int | None) -> bool:
+    """Return True if the training ended so many episodes before the checkpoint; None: never."""
+    if episodes is None:
+        return False
+    header = 2  # lines of SB3's monitor files
+    rows = read_plain(folder)["monitor_rows"]
+    return sum(max(count - header, 0) for count in rows.values()) >= episodes
 
 
 def trim_monitor(folder: Path) -> None:

@@ -27,9 +27,9 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 
 import rn_rl
 from rn_rl.errors import UserError, first_line
-from rn_rl.experiment.settings.algorithms import algorithm, check_action_space
 from rn_rl.experiment.envs.make import make_env
 from rn_rl.experiment.runs.io import read_yaml, whole, write_json, write_yaml
+from rn_rl.experiment.settings.algorithms import algorithm, check_action_space
 from rn_rl.experiment.settings.hyperparameters import to_algorithm_arguments
 
 
@@ -69,6 +69,8 @@ class RunSpec:
     hyperparameters: dict[str, Any]
     command: str = ""
     started_from: str | None = None
+    episodes: int | None = None
+    """Training episodes after which the run ends, if that is before its timesteps."""
     together: list[str] = field(default_factory=list)
     """Folders, beside this one, of the seeds that were trained in one batch; empty for a single run."""
     vector_env: str = "gymnasium"
@@ -78,6 +80,8 @@ class RunSpec:
         """What it shares with runs that differ from it by normalizer or seed alone."""
         names = ("algo", "env", "timesteps", "n_envs", "hyperparameters", "started_from")
         found = {name: getattr(self, name) for name in names}
+        if self.episodes is not None:
+            found["episodes"] = self.episodes
         given = {k: v for k, v in self.hyperparameters.items() if v is not None and v != {}}
         return {**found, "hyperparameters": given}
 
@@ -260,6 +264,8 @@ def check_types(spec: RunSpec) -> None:
             value = getattr(spec, name)
             if not isinstance(value, kind):
                 raise TypeError(f"{name}: expected {kind.__name__}, not {value!r}")
+    if not isinstance(spec.episodes, int | None):
+        raise TypeError(f"episodes: expected int, not {spec.episodes!r}")
 
 
 def light(spec: RunSpec) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from rn_rl.errors import UserError
-from rn_rl.experiment.settings.algorithms import algorithm
 from rn_rl.experiment.runs.folder import RunSpec, adopt_policy, find_run, load_policy
+from rn_rl.experiment.settings.algorithms import algorithm
 
 
 def load_weights(path: Path, spec: RunSpec, model: BaseAlgorithm, *, trust: bool) -> None:

@@ -54,7 +54,9 @@ def load_config_file(name: str, config_set: str = "zoo") -> dict[str, Any]:
 
 def tuned(algo: AlgorithmSpec, env_id: str, config_set: str = "zoo") -> dict[str, Any]:
     """The hyperparameters for an algorithm on an environment, or the algorithm's defaults."""
-    table = load_config_file(algo.zoo_file, config_set)
+    own = files("rn_rl") / "zoo_configs" / "paper" / f"{algo.name}.yml"
+    named = algo.name if config_set == "paper" and own.is_file() else algo.zoo_file
+    table = load_config_file(named, config_set)
     if env_id in table:
         return dict(table[env_id])
     if config_set == "paper":

@@ -33,6 +33,8 @@ class TrainConfig:
     """Memory that a seed batch may take; default: half of what is free. More seeds go in chunks."""
     timesteps: Annotated[int | None, shown_as("N")] = None
     """Environment steps; default: the tuned value for the environment."""
+    episodes: Annotated[int | None, shown_as("N")] = None
+    """End a run after so many training episodes, if that is before its timesteps."""
     out: Path = Path("runs")
     """Folder that holds the runs: OUT/NORM/ALGO/ENV_K."""
     resume: Annotated[Path | None, shown_as("RUN")] = None

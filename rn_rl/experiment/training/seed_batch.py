@@ -40,6 +40,7 @@ from rn_rl.normalization import RegularityNorm
 
 BATCHES: dict[str, type[SeedBatchDQN] | type[SeedBatchPPO]] = {
     "dqn": SeedBatchDQN,
+    "rndqn": SeedBatchDQN,
     "ppo": SeedBatchPPO,
     "rnppo": SeedBatchPPO,
     "ppo_lstm": SeedBatchRecurrentPPO,
@@ -116,6 +117,10 @@ class BatchTraining:
         self.best = np.full(len(specs), -np.inf)
         self.recent: list[list[float]] = [[] for _ in specs]
         self.rollouts = 0
+        self.ended = np.zeros(len(specs), int)
+        """Training episodes that each seed has ended."""
+        self.finished = np.zeros(len(specs), bool)
+        """Seeds that have all of their episodes: they are saved, and nothing of them is recorded now."""
         self._next_checkpoint = 0
         if begun is not None:
             self._restore(begun)
@@ -184,8 +189,8 @@ class BatchTraining:
             finally:
                 self.display.close(batch.num_timesteps, self.status)
                 self.write_monitors()
-                for seed in range(len(self.runs)):
-                    self.save(seed)
+                for seed in np.flatnonzero(~self.finished):
+                    self.save(int(seed))
 
     @property
     def _every(self) -> int:
@@ -204,8 +209,12 @@ class BatchTraining:
             parts.append(f"gain {self.gains.array[-1].mean():.2f}")
         return " · ".join(parts)
 
-    def on_rollout_start(self) -> None:
-        """After the commit: gains, the size of the commit, checkpoints, Ctrl-C."""
+    def on_rollout_start(self) -> bool:
+        """After the commit: gains, the size of the commit, checkpoints, Ctrl-C.
+
+        Returns:
+            Whether every seed has all of its episodes.
+        """
         batch = self.batch
         now = batch.num_timesteps
         if self.layers and not (self.phases and self.phases[-1] == now):
@@ -225,10 +234,23 @@ class BatchTraining:
                 f"{len(self.runs)} seeds stopped at timestep {now:,}; continue with: rn-rl train "
                 f"--resume {shlex.quote(str(self.runs[0].folder))}"
             )
+        return self._finish_seeds()
+
+    def _finish_seeds(self) -> bool:
+        """Save the policies of seeds that have just ended their last episode; see :attr:`finished`."""
+        if self.spec.episodes is None:
+            return False
+        for seed in np.flatnonzero((self.ended >= self.spec.episodes) & ~self.finished):
+            self.save(int(seed))
+            self.finished[seed] = True
+        return bool(self.finished.all())
 
     def on_step(self) -> None:
         """After each step of all environments: episodes, evaluations, progress."""
         for episode in self.envs.finished:
+            self.ended[episode.seed] += 1
+            if self.spec.episodes is not None and self.ended[episode.seed] > self.spec.episodes:
+                continue
             self.recent[episode.seed].append(episode.reward)
             if self.fast:
                 row = {
@@ -257,6 +279,8 @@ class BatchTraining:
         self.evaluations.append((now, returns, lengths))
         means = returns.mean(1)
         for seed, run in enumerate(self.runs):
+            if self.finished[seed]:
+                continue
             if means[seed] > self.best[seed]:
                 self.best[seed] = means[seed]
                 with whole(run.best_model_file) as temporary:
@@ -356,6 +380,9 @@ class BatchTraining:
         self.best = np.array([plain["best"] for plain in begun])
         self.recent = [list(plain["recent"]) for plain in begun]
         self.rollouts = begun[0]["rollouts"]
+        self.ended = np.array([sum(n - 2 for n in p["monitor_rows"].values()) for p in begun])
+        if self.spec.episodes is not None:
+            self.finished = self.ended >= self.spec.episodes
 
         def rows(name: str) -> np.ndarray:
             key = f"records/{name}"

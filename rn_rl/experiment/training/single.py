@@ -76,11 +76,19 @@ def resolve(config: TrainConfig) -> RunSpec:
         ("n-envs", n_envs, 1),
         ("eval-freq", eval_freq, 0),
         ("eval-episodes", config.eval_episodes, 1),
+        ("episodes", 1 if config.episodes is None else config.episodes, 1),
         ("seed", config.seed, 0),
         ("threads", config.threads, 1),
     ):
         if value < least:
             raise UserError(f"--{name} {value}: expected at least {least}")
+    if config.episodes is not None and (n_envs != 1 or not algo.replay):
+        raise UserError(
+            f"--episodes {config.episodes}: counts the episodes of one environment that a replay memory "
+            f"learns from, and {algo.name} has {n_envs}; use --timesteps"
+            if algo.replay
+            else f"--episodes {config.episodes}: {algo.name} learns from rollouts; use --timesteps"
+        )
     return RunSpec(
         algo=algo.name,
         env=config.env,
@@ -96,6 +104,7 @@ def resolve(config: TrainConfig) -> RunSpec:
         hyperparameters=hyperparameters,
         command=command_line(),
         started_from=str(config.from_agent) if config.from_agent else None,
+        episodes=config.episodes,
     )
 
 
@@ -185,6 +194,8 @@ def continued(config: TrainConfig) -> tuple[RunSpec, Run]:
             f"run {run.folder} has {done:,} of {spec.timesteps:,} timesteps; to go further give "
             "more with --timesteps"
         )
+    if checkpoint.has_episodes(run.checkpoint, spec.episodes):
+        raise UserError(f"run {run.folder} has all of its {spec.episodes:,} episodes")
     check_resumable(spec, run)
     checkpoint.trim_monitor(run.checkpoint)
     run.write_spec(spec)
@@ -258,10 +269,13 @@ class BoundaryCallback(BaseCallback):
         self.resuming = resuming
         self._every = max(spec.timesteps // 10, 1)
         self._next = 0
+        self._episodes = 0
         self._random: dict[str, np.ndarray] | None = None
 
     def _on_training_start(self) -> None:
         self._next = self.model.num_timesteps + self._every
+        # SB3 counts an episode after this callback has seen its end
+        self._episodes = int(getattr(self.model, "_episode_num", 0))
         self._on_rollout_end()
 
     def _on_rollout_end(self) -> None:
@@ -292,7 +306,10 @@ class BoundaryCallback(BaseCallback):
             )
 
     def _on_step(self) -> bool:
-        return True
+        if self.spec.episodes is None:
+            return True
+        self._episodes += int(np.sum(self.locals["dones"]))
+        return self._episodes < self.spec.episodes
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import copy
 import json
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -18,27 +17,20 @@ from stable_baselines3.common.distributions import (
     DiagGaussianDistribution,
 )
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rn_rl.agents import SeedBatchDQN, SeedBatchPPO
 from rn_rl.agents.seed_batch.actor_critic import sample
 from rn_rl.agents.seed_batch.introspection import answers_by_row
 from rn_rl.agents.seed_batch.rng import Streams
-from rn_rl.agents.seed_batch.vector_envs import VecSeedEnvs
 from rn_rl.engine.dedup.rows import STEP, number_rows
 from rn_rl.engine.host import without_subnormals
 from rn_rl.errors import UserError
 from rn_rl.normalization import REGISTRY
 from rn_rl.policies import NormActorCriticPolicy, NormDQNPolicy
+from tests.factories import envs_of, networks_agree, to_double, transitions
 
 SPECS = [*REGISTRY, "ln+rn", "rn(half_life=5)"]
 SEEDS = (3, 5, 8)
-
-
-def to_double(policy: Any) -> None:
-    """Compute in float64; SB3 makes observations float32."""
-    policy.double()
-    policy.features_extractor.register_forward_pre_hook(lambda _, given: (given[0].double(),))
 
 
 def dqn(norm: str, seed: int | None, env: str = "CartPole-v1", **kwargs: Any) -> DQN:
@@ -69,34 +61,6 @@ def ppo(norm: str, seed: int, env: Any = "CartPole-v1", **kwargs: Any) -> PPO:
         **kwargs,
     }
     return PPO(NormActorCriticPolicy, env, seed=seed, device="cpu", **options)
-
-
-def envs_of(models: list[Any], env_id: str = "CartPole-v1", num_envs: int = 1) -> VecSeedEnvs:
-    made = []
-    for model in models:
-        env = DummyVecEnv([lambda: gym.make(env_id) for _ in range(num_envs)])
-        env.seed(model.seed)
-        made.append(env)
-    return VecSeedEnvs(made)
-
-
-def transitions(rng: np.random.Generator, shape: tuple[int, ...], size: int) -> list[torch.Tensor]:
-    """Minibatches of DQN, one for each seed."""
-    return [
-        torch.from_numpy(rng.normal(size=(*shape, size)).astype(np.float32)),
-        torch.from_numpy(rng.normal(size=(*shape, size)).astype(np.float32)),
-        torch.from_numpy(rng.integers(0, 2, (*shape, 1))),
-        torch.from_numpy(3 * rng.normal(size=(*shape, 1)).astype(np.float32)),
-        torch.from_numpy(rng.integers(0, 2, (*shape, 1)).astype(np.float32)),
-    ]
-
-
-def networks_agree(batch: Any, models: list[Any], network: Any, atol: float) -> None:
-    for i, model in enumerate(models):
-        mine = batch.write_back(i)
-        theirs = network(model).state_dict()
-        for name, value in network(mine).state_dict().items():
-            torch.testing.assert_close(value, theirs[name], rtol=0, atol=atol, msg=name)
 
 
 @pytest.mark.parametrize("spec", SPECS, indirect=True)
@@ -260,11 +224,11 @@ def test_schedules_and_targets_are_those_of_sb3():
 
     def watch() -> None:
         rate = batch.optimizer.param_groups[0]["lr"]
-        own.append((batch.num_timesteps, batch.exploration_rate, rate, batch.num_updates))
+        own.append((batch.num_timesteps, batch.exploration_rates[0], rate, batch.num_updates))
 
     batch.learn(400, on_rollout_start=watch)
     np.testing.assert_allclose(own, seen, rtol=1e-12)
-    assert batch.exploration_rate == theirs.exploration_rate
+    assert batch.exploration_rates[0] == theirs.exploration_rate
     assert len({row[1] for row in own}) > 10 and own[-1][3] > 50
 
 
@@ -358,7 +322,7 @@ def test_published_agents_of_a_batch_observe_their_acting_as_single_ones_do(spec
         to_double(model.q_net)
         model.exploration_rate = 0.0
     batch = SeedBatchDQN(mine, envs_of(mine))
-    batch.exploration_rate = 0.0
+    batch.exploration_rates[:] = 0.0
     observations = np.random.default_rng(0).normal(size=(6, len(SEEDS), 1, 4)).astype(np.float32)
     for step, seen in enumerate(observations):
         if step % 2:
@@ -375,7 +339,7 @@ def test_published_agents_of_a_batch_observe_nothing_where_they_explore():
     kwargs = {"norm": "ln+rn-paper", "net_arch": [8], "acting_observes": True}
     models = [dqn("ln+rn-paper", seed, policy_kwargs=kwargs, learning_starts=0) for seed in SEEDS]
     batch = SeedBatchDQN(models, envs_of(models))
-    batch.exploration_rate = 0.5
+    batch.exploration_rates[:] = 0.5
     asked = np.zeros(len(SEEDS), int)
     chances = Streams(SEEDS, "exploration", (2,))  # what the batch will draw
     for seen in np.random.default_rng(0).normal(size=(40, len(SEEDS), 1, 4)).astype(np.float32):

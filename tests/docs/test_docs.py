@@ -1,0 +1,114 @@
+"""The documentation: it builds without a warning, examples run, commands parse, links resolve."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rn_rl import cli
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+SKIP = "<!-- not run: "
+"""A comment before a code block that takes long, followed by the reason."""
+
+
+def name(page):
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page, language):
+    """The fenced blocks of a page, without those that a comment excepts."""
+    text = re.sub(
+        rf"{re.escape(SKIP)}[^>]+-->\n+```.*?\n```", "", page.read_text(), flags=re.DOTALL
+    )
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def commands(page):
+    lines = [line for block in blocks(page, "") for line in block.splitlines()]
+    return [line for line in lines if line.startswith("rn-rl ")]
+
+
+WITH_PYTHON = [page for page in PAGES if blocks(page, "python") and page.name != "README.md"]
+LINES = [(name(page), line) for page in PAGES for line in commands(page)]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The built site; a warning of MkDocs fails the build."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_there_are_examples_to_check():
+    assert len(WITH_PYTHON) >= 7 and len(LINES) >= 30
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=name)
+def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some examples save a file
+    names: dict = {"__name__": "docs_example"}
+    for block in blocks(page, "python"):
+        exec(block.replace("100_000", "64"), names)
+
+
+@pytest.mark.parametrize(("page", "line"), LINES, ids=[f"{page}: {line}" for page, line in LINES])
+def test_a_command_parses(page, line):
+    assert cli.parse(cli.Command, shlex.split(line)[1:], "rn-rl", None) is not None
+
+
+def test_a_mistyped_flag_would_be_found():
+    with pytest.raises(cli.UserError):
+        cli.parse(cli.Command, ["train", "--allgo", "ppo"], "rn-rl", None)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_resolve_in_the_repository(page):
+    for link in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+        if "://" not in link:
+            assert (page.parent / link).exists(), link
+
+
+def test_every_page_is_in_the_navigation():
+    text = (ROOT / "mkdocs.yml").read_text()
+    for page in DOCS.rglob("*.md"):
+        assert page.relative_to(DOCS).as_posix() in text
+
+
+def test_the_site_requests_nothing_from_other_hosts(site):
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) > 40
+    for page in pages:
+        for tag in re.findall(
+            r"<(?:script|link|img|iframe|source|video)\b[^>]*>", page.read_text()
+        ):
+            assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", tag), f"{page}: {tag}"
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"url\(\s*[\"']?(?:https?:)?//|@import", sheet.read_text()), sheet
+
+
+def test_links_of_the_site_resolve(site):
+    found = 0
+    for page in site.rglob("*.html"):
+        if page.name == "404.html" or page.parent.name == "reports":
+            continue  # the former has absolute links; the latter are reports, one file each
+        for link in re.findall(r'(?:href|src)="([^"#?]+)', page.read_text()):
+            if not re.match(r"[a-z]+:", link):
+                assert (page.parent / link).exists(), f"{page.relative_to(site)}: {link}"
+                found += 1
+    assert found > 1000
+
+
+def test_formulas_are_mathml(site):
+    text = (site / "concepts/regularity.html").read_text()
+    assert text.count("<math") > 10 and "arithmatex" not in text

@@ -24,8 +24,8 @@ from rn_rl.experiment.runs.io import (
     around_block,
     markdown_table,
     replace_block,
+    write_json,
     write_npz,
-    write_yaml,
 )
 from rn_rl.normalization import REGISTRY, make_normalizers, parse_spec
 from rn_rl.normalization.controls import RECORDING
@@ -211,7 +211,7 @@ def record(lines: list[dict[str, Any]], norms: list[str]) -> None:
     """Keep the ratios beside the normalizers, with how they were made."""
     ratios = {n: round(line["ratio"], 2) for n, line in zip(norms, lines, strict=True)}
     command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
-    write_yaml(
+    write_json(
         RECORD_FILE,
         {
             "what": "time of a training forward and backward as a ratio to LayerNorm's; CPU, one "

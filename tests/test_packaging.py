@@ -46,7 +46,8 @@ def test_the_wheel_holds_everything(tmp_path):
     wanted = {
         str(p.relative_to(ROOT))
         for p in package.rglob("*")
-        if p.suffix in (".py", ".yml", ".jinja", ".typed") and "__pycache__" not in p.parts
+        if p.suffix in (".py", ".yml", ".json", ".jinja", ".css", ".typed")
+        and "__pycache__" not in p.parts
     }
     assert wanted <= packed
     assert {name.split("/")[0] for name in packed} == {

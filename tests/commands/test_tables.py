@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from benchmarks import layer_cost
 from benchmarks.__main__ import main as benchmark
@@ -46,9 +45,9 @@ def test_the_table_says_where_the_phase_rule_holds():
 
 
 def test_the_table_shows_what_was_measured_and_a_dash_for_what_was_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(costs, "RECORD_FILE", tmp_path / "costs.yml")
+    monkeypatch.setattr(costs, "RECORD_FILE", tmp_path / "costs.json")
     assert {row["cost"] for row in table().values()} == {"-"}
-    (tmp_path / "costs.yml").write_text("ratios: {rn: 1.234, ln: 1.0}\n")
+    (tmp_path / "costs.json").write_text('{"ratios": {"rn": 1.234, "ln": 1.0}}')
     assert table()["rn"]["cost"] == "1.23" and table()["rln"]["cost"] == "-"
 
 
@@ -93,13 +92,13 @@ def test_a_reparametrization_is_measured_as_what_it_adds_to_its_layer(monkeypatc
 
 
 def test_a_record_holds_the_whole_registry_and_its_command(tmp_path, monkeypatch, capsys):
-    record = tmp_path / "costs.yml"
+    record = tmp_path / "costs.json"
     for module in (layer_cost, costs):
         monkeypatch.setattr(module, "RECORD_FILE", record)
     monkeypatch.setattr("sys.argv", ["somewhere/benchmark.py", "layer", "--record"])
     run_layer_cost(LayerCostConfig(record=True, json=True, **QUICK))
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    stored = yaml.safe_load(record.read_text())
+    stored = json.loads(record.read_text())
     assert stored["command"] == "python -m benchmarks layer --record"
     assert list(stored["ratios"].values()) == [round(line["ratio"], 2) for line in lines]
     assert costs.recorded() == stored["ratios"]

@@ -2,8 +2,8 @@
 
 import subprocess
 import sys
-from pathlib import Path
 import warnings
+from pathlib import Path
 
 import pytest
 

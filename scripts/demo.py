@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 from rich.console import Console
-from rn_rl.experiment.runs.console import say
 
 from rn_rl.cli import run_command
 from rn_rl.commands.compare import run_compare
 from rn_rl.experiment.evaluation.video import VideoConfig, video
 from rn_rl.experiment.grid.config import CompareConfig
+from rn_rl.experiment.runs.console import say
 from rn_rl.experiment.runs.records import find_runs, read_records
 from rn_rl.experiment.settings.options import shown_as
 

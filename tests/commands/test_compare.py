@@ -15,7 +15,6 @@ import pytest
 from gymnasium.envs.classic_control import CartPoleEnv
 from ray.cluster_utils import Cluster
 from rich.console import Console
-from rn_rl.experiment.runs.console import Watch
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 
 from rn_rl.cli import main
@@ -24,6 +23,7 @@ from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.grid.grid import listed
 from rn_rl.experiment.grid.jobs import find, make_cell, make_jobs, run_job, side_by_side
 from rn_rl.experiment.runs import checkpoint
+from rn_rl.experiment.runs.console import Watch
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.launch import train_together

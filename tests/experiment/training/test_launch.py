@@ -183,7 +183,7 @@ def test_what_cannot_be_trained_together_goes_one_by_one_and_says_so(tmp_path, c
     options = {"algo": "a2c", "set": (), "n_envs": 2, "timesteps": 100, "eval_freq": 0, "seeds": 2}
     runs = several(tmp_path, console, engine="auto", **options)
     assert [run.read_spec().seed for run in runs] == [4, 5]
-    assert "a2c is not one of dqn, ppo, rnppo, ppo_lstm" in " ".join(
+    assert "a2c is not one of dqn, rndqn, ppo, rnppo, ppo_lstm" in " ".join(
         capsys.readouterr().out.split()
     )
     with pytest.raises(UserError, match="--engine batch: a2c is not one of"):

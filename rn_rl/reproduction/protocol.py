@@ -169,8 +169,10 @@ def paper_and_controls(protocol: Protocol) -> Study:
         equal_scale = (("gain(2.236)", "ln+gain(5)"), ("gain(5)", "ln+gain(25)"))
         # equal output scale of two layers: gain(5) has 25 = ln+gain(25), gain(2.236) has 5 = ln+gain(5)
         later += ("gain(2.236)", "ln+gain(25)", f"ln+ramp(25, {protocol.ramp})")
+    # DQN as SB3 has it differs in its loss and its clipping; RNDQN and PPO are set as the paper's
+    protocol_name = "SB3's DQN" if protocol.algo == "dqn" else "the paper's protocol"
     return Study(
-        "the paper's protocol, with controls",
+        f"{protocol_name}, with controls",
         plain(*PUBLISHED, *ours, *controls, *later),
         (
             *((arm, "none") for arm in (*PUBLISHED[1:], *ours, *controls, *later)),

@@ -112,3 +112,22 @@ def test_links_of_the_site_resolve(site):
 def test_formulas_are_mathml(site):
     text = (site / "concepts/regularity.html").read_text()
     assert text.count("<math") > 10 and "arithmatex" not in text
+
+
+EXAMPLES = {"clip.py", "seeds.py", "corridor.py", "dqn.py", "homeostatic.py"}
+"""Files that a worked example has the reader write, or names without a folder."""
+
+
+def test_files_named_in_pages_exist():
+    """A path in code font is one of the repository, from its root or from a folder of the library."""
+    bases = [ROOT, *(ROOT / "rn_rl" / room for room in ("", "experiment", "agents", "engine"))]
+    pages = [ROOT / "CONTRIBUTING.md", ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    named = 0
+    for page in pages:
+        for path in re.findall(
+            r"`((?:[\w.-]+/)+[\w-]+\.(?:py|yml|json|jinja|css))`", page.read_text()
+        ):
+            if path.rpartition("/")[2] not in EXAMPLES:
+                named += 1
+                assert any((base / path).exists() for base in bases), f"{page.name}: {path}"
+    assert named > 10

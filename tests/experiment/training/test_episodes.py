@@ -1,0 +1,96 @@
+"""Runs that end after a number of training episodes, alone and in a batch of seeds."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from rn_rl.cli import main
+from rn_rl.experiment.runs import checkpoint
+from rn_rl.experiment.runs.folder import Run
+
+PAPER = ["--algo", "rndqn", "--env", "CartPole-v1", "--config", "paper", "--norm", "rn"]
+
+
+def trained(out, *more, episodes=6):
+    shape = ["--episodes", str(episodes), "--eval-freq", "0", "--quiet", "--out", str(out)]
+    assert main(["train", *PAPER, *shape, *more]) == 0
+    folders = sorted((out / "rn" / "rndqn").iterdir())
+    return {Run(folder).read_spec().seed: Run(folder) for folder in folders}
+
+
+def rows(run):
+    return (run.folder / "0.monitor.csv").read_text().splitlines()[2:]
+
+
+def test_a_run_ends_with_its_last_episode(tmp_path, capsys):
+    (run,) = trained(tmp_path).values()
+    assert len(rows(run)) == 6
+    lengths = [int(row.split(",")[1]) for row in rows(run)]
+    assert checkpoint.timesteps(run.checkpoint) == sum(lengths)
+    assert checkpoint.has_episodes(run.checkpoint, 6)
+    assert not checkpoint.has_episodes(run.checkpoint, 7)
+    assert main(["train", "--resume", str(run.folder), "--quiet"]) == 2
+    assert "has all of its 6 episodes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("vector_env", ["gymnasium", "envpool"])
+def test_each_seed_of_a_batch_ends_with_its_own_last_episode(tmp_path, vector_env):
+    """A seed that has its episodes keeps the policy that it had then, whatever the others still do."""
+    how = ["--engine", "batch", "--vector-env", vector_env]
+    together = trained(tmp_path / "together", "--seeds", "3", *how)
+    ends = {}
+    for seed, run in together.items():
+        ends[seed] = sum(int(row.split(",")[1]) for row in rows(run)[:6])
+        assert len(rows(run)) >= 6
+        assert checkpoint.has_episodes(run.checkpoint, 6)
+    first = min(ends, key=ends.__getitem__)
+    assert ends[first] + 8 < max(ends.values())  # or this test could not fail
+    (alone,) = trained(tmp_path / "alone", "--seed", str(first), *how).values()
+    assert rows(alone)[:6] and ends[first] == sum(int(r.split(",")[1]) for r in rows(alone)[:6])
+    mine, theirs = (load_file(run.policy_file) for run in (together[first], alone))
+    for name, value in theirs.items():
+        np.testing.assert_allclose(mine[name], value, rtol=0, atol=1e-5, err_msg=name)
+
+
+def test_a_grid_trains_no_run_twice_that_has_its_episodes(tmp_path, capsys):
+    words = ["compare", *PAPER[:-2], "--norms", "none", "--seeds", "2", "--episodes", "4"]
+    words += [
+        "--eval-freq",
+        "400000",
+        "--final-episodes",
+        "1",
+        "--jobs",
+        "1",
+        "--out",
+        str(tmp_path),
+    ]
+    assert main(words) == 0
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("policy.safetensors")}
+    assert len(before) == 2
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "2 trainings, 2 of them done" in capsys.readouterr().out
+    assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("policy.safetensors")}
+    finals = [json.loads(p.read_text()) for p in tmp_path.rglob("final.json")]
+    assert all(final["episodes"] == 1 for final in finals)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--algo", "ppo", "--episodes", "5"], "--episodes 5: ppo learns from rollouts"),
+        (
+            ["--algo", "dqn", "--episodes", "5", "--n-envs", "2"],
+            "--episodes 5: counts the episodes of",
+        ),
+        (["--algo", "dqn", "--episodes", "0"], "--episodes 0: expected at least 1"),
+    ],
+)
+def test_bad_input_is_one_line(words, said, tmp_path, capsys):
+    assert main(["train", "--env", "CartPole-v1", *words, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1

@@ -82,7 +82,7 @@ class Protocol:
                 f"--huber: {self.env} is trained by {self.algo}; expected cartpole or lunarlander"
             )
         timesteps, quick = self.huber
-        about = f"{self.about}, SB3's Huber loss and clipped gradients"
+        about = f"{self.about}, SB3's Huber loss, clipped gradients and linear epsilon"
         return replace(
             self,
             algo="dqn",

@@ -324,7 +324,10 @@ def test_a_readme_is_written_from_the_tables(tmp_path):
     assert cells["| logt"][2:] == ["", ""]  # it was run on one of the two
     assert cells["| rn than logt"][0] and not cells["| rn than logt"][1]
     assert all("p = " in cell for cell in cells["| rn than none"])
-    assert "cartpole, SB3's Huber loss and clipped gradients: 700, 2 seeds; lunarlander" in text
+    assert (
+        "cartpole, SB3's Huber loss, clipped gradients and linear epsilon: 700, 2 seeds; lunarlander"
+        in text
+    )
     assert "(cartpole 3, lunarlander 1)" in text
     whole = (tmp_path / "runs" / "cartpole-huber.csv").read_text()
     for damaged in ("a,b\n1,2\n", whole.rstrip()[:-9] + "\n", whole.replace("700", "some"), ""):

@@ -180,8 +180,8 @@ def write(found: Reproduction, stem: Path, console: Console) -> None:
     comparisons = compare_arms(protocol, study, results)
     rows = table_rows(found.what, results)
     length = length_of(protocol)
-    otherwise = "otherwise " if protocol.algo == "dqn" else ""
-    about = f"{protocol.algo} on {protocol.env}{protocol.about}, {otherwise}the paper's configuration, {length}"
+    paper = "otherwise the paper's" if protocol.algo == "dqn" else "the paper's"
+    about = f"{protocol.algo} on {protocol.env}{protocol.about}, {paper} configuration, {length}"
     rough = f"Rough: --quick, runs of {length}, few seeds; ramps and half-lives are those of a whole run."
     notes = [costs(protocol, results), rough if found.rough else ""]
     answers = [each.sentence(len(comparisons)) for each in comparisons]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-class Captured:
+class CudaGraphed:
     """A program that a GPU is given as a whole once it has been run the ordinary way.
 
     Starting an operation takes the CPU longer than networks of this size take the GPU. The first call

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.utils import parameters_to_vector
 
-from rn_rl.engine.cuda_graph import Captured
+from rn_rl.engine.cuda_graph import CudaGraphed
 from rn_rl.engine.ops.conv import StackedConvolutions
 from rn_rl.engine.ops.group_norm import StackedGroupNorms
 from rn_rl.normalization import PhaseNorm, phase_norms
 
 
-class SeedStack:
+class ModuleStack:
     """The weights and normalizer states of S networks, which were built one by one and alike.
 
     ===============  =================================================================
@@ -63,7 +63,7 @@ class SeedStack:
         self.committed = False
         """Whether :meth:`before_commit` is known: not until the first commit here."""
         captured = bool(self.norms) and self.weights.is_cuda
-        self._commit = Captured(self._commit_all, 0) if captured else self._commit_all
+        self._commit = CudaGraphed(self._commit_all, 0) if captured else self._commit_all
 
     def _groups(self) -> list[list[str]]:
         groups: dict[Any, list[str]] = {}

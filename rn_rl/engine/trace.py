@@ -13,19 +13,19 @@ from torch.distributions import Distribution
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from rn_rl.engine.cuda_graph import Captured
+from rn_rl.engine.cuda_graph import CudaGraphed
 from rn_rl.errors import first_line
 
 aten = torch.ops.aten
 
 
-class Program:
+class TracedFunction:
     """A function of tensors, recorded once for each set of shapes and from then on replayed.
 
     What is replayed is a flat list of operations on stacked tensors, backward pass included: no
     ``vmap``, no autograd and no Python of the network, which for networks of this size take most of
     the time. In-place changes of the inputs are part of it. On a GPU the list is launched as a whole,
-    see :class:`~rn_rl.engine.cuda_graph.Captured`; there results last until the next call.
+    see :class:`~rn_rl.engine.cuda_graph.CudaGraphed`; there results last until the next call.
 
     Args:
         function: from tensors to a tuple of tensors; its Python runs while it is recorded alone.
@@ -67,10 +67,14 @@ class Program:
             graph = tidy(trace(*tensors))
         if tensors[0].is_cuda:
             lean = compiled(graph, *tensors) if self.compile else reuse_memory(graph)
-            return Captured(lean, self.constant)
+            return CudaGraphed(lean, self.constant)
         if self.compile:
             return compiled(graph, *tensors)
-        return Split(graph, self.constant, self.values) if self.constant else reuse_memory(graph)
+        return (
+            PartialEvaluation(graph, self.constant, self.values)
+            if self.constant
+            else reuse_memory(graph)
+        )
 
 
 @contextlib.contextmanager
@@ -106,11 +110,11 @@ def twin(tensor: Tensor) -> Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), **options).copy_(tensor)  # type: ignore[arg-type]
 
 
-class Split:
+class PartialEvaluation:
     """A recorded program in two: what follows from constant inputs, kept, and the rest.
 
     Args:
-        whole, constant, values: see :class:`Program`.
+        whole, constant, values: see :class:`TracedFunction`.
     """
 
     def __init__(self, whole: GraphModule, constant: int, values: bool) -> None:

@@ -27,7 +27,7 @@ def main(algo: str, recording: str) -> None:
     from torch._subclasses import FakeTensorMode
     from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-    from rn_rl.engine.trace import Program, unchecked
+    from rn_rl.engine.trace import TracedFunction, unchecked
 
     torch.set_num_threads(1)
     _setup_privateuseone_for_python_backend("elsewhere")
@@ -49,7 +49,7 @@ def main(algo: str, recording: str) -> None:
             warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
             return function(*tensors)
 
-    Program._record = checked
+    TracedFunction._record = checked
     images = "MiniGrid-RedBlueDoors-6x6-v0"
     cases = [(spec, "CartPole-v1") for spec in SPECS] + [("none", images), ("ln+rn", images)]
     for spec, env_id in cases:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rn_rl.engine.ensemble import SeedStack
-from rn_rl.engine.trace import Program
+from rn_rl.engine.ensemble import ModuleStack
+from rn_rl.engine.trace import TracedFunction
 from rn_rl.normalization import REGISTRY, make_normalizers
 
 
@@ -22,13 +22,15 @@ def network(norm: str, seed: int) -> nn.Sequential:
 @pytest.mark.parametrize("spec", REGISTRY, indirect=True)
 def test_a_stack_observes_commits_and_answers_as_each_alone(spec: str):
     alone = [network(spec, seed).double() for seed in range(4)]
-    stack = SeedStack(copy.deepcopy(alone))
-    ask = Program(
+    stack = ModuleStack(copy.deepcopy(alone))
+    ask = TracedFunction(
         lambda *t: stack.over_seeds(lambda m, x: m(x), t[:-1], t[-1]),
         constant=len(stack.tensors),
         values=True,
     )
-    learn = Program(lambda *t: stack.over_seeds(lambda m, x: m(x), t[:-1], t[-1], training=True))
+    learn = TracedFunction(
+        lambda *t: stack.over_seeds(lambda m, x: m(x), t[:-1], t[-1], training=True)
+    )
     for phase in range(4):
         for _ in range(2):
             x = 2**phase * torch.randn(4, 16, 5, dtype=torch.float64)
@@ -54,7 +56,7 @@ def test_what_is_kept_of_constant_tensors_is_made_anew_when_one_changes():
     def function(weight: Tensor, x: Tensor) -> Tensor:
         return x * (weight * 2).exp()
 
-    program = Program(function, constant=1, values=True)
+    program = TracedFunction(function, constant=1, values=True)
     weight, x = torch.zeros(3), torch.ones(3)
     assert torch.equal(program(weight, x), x)
     program.function = None  # type: ignore[assignment]  # it is not asked again
@@ -70,7 +72,7 @@ def test_recording_changes_nothing_and_a_replay_changes_its_inputs():
         state.add_(x.detach().sum())
         return x * state
 
-    program = Program(function)
+    program = TracedFunction(function)
     state, x = torch.zeros(()), torch.ones(4)
     assert torch.equal(program(state, x), 4 * x) and state == 4
     assert torch.equal(program(state, x), 8 * x) and state == 8
@@ -84,7 +86,7 @@ def test_without_a_compiler_a_program_goes_on_as_it_is(monkeypatch):
         return program
 
     monkeypatch.setattr(torch, "compile", fails)
-    program = Program(lambda x: x * 2, compile=True)
+    program = TracedFunction(lambda x: x * 2, compile=True)
     with pytest.warns(UserWarning, match="no C\\+\\+ compiler here.*going on without it"):
         assert torch.equal(program(torch.ones(3)), torch.full((3,), 2.0))
     assert torch.equal(program(torch.zeros(3)), torch.zeros(3))
@@ -102,7 +104,7 @@ def test_gradients_of_stacked_convolutions_are_those_of_each_alone(training: boo
         return nn.Sequential(*layers, nn.Tanh(), nn.Flatten(), nn.Linear(24, 2)).double()
 
     alone = [build(seed) for seed in range(3)]
-    stack = SeedStack(alone)
+    stack = ModuleStack(alone)
     count = len(stack.tensors)
 
     def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -111,7 +113,7 @@ def test_gradients_of_stacked_convolutions_are_those_of_each_alone(training: boo
         return torch.autograd.grad(y.square().sum(), leaves)
 
     x = torch.randn(3, 5, 3, 4, 4, dtype=torch.float64)
-    program = Program(gradients, constant=count)
+    program = TracedFunction(gradients, constant=count)
     for scale in (1, 2):
         mine = program(*stack.tensors, scale * x)
         for i, module in enumerate(alone):
@@ -128,7 +130,7 @@ def test_numbers_are_reshaped_before_they_are_converted():
         other = state.float()
         return x * narrow.view(3, 1), other.view(1, 3) + x, other * 2, x * state.float().view(3, 1)
 
-    program = Program(function, constant=1)
+    program = TracedFunction(function, constant=1)
     state, x = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64), torch.randn(3, 3)
     for scale in (1, 3):
         state *= scale
@@ -150,7 +152,7 @@ def test_operations_write_over_nothing_that_is_still_looked_at():
         f = torch.relu(e - 1)
         return b.clone(), view * 1.5, c, d, e.exp(), f, x * f
 
-    program = Program(function, constant=1, values=True)
+    program = TracedFunction(function, constant=1, values=True)
     kept, x = torch.randn(4), torch.randn(4)
     expected = [t.clone() for t in function(kept, x)]
     copies = kept.clone(), x.clone()
@@ -175,7 +177,7 @@ def test_what_commits_alike_commits_as_one(spec, groups):
         ).double()
         for _ in "ab"
     ]
-    stack = SeedStack(alone)
+    stack = ModuleStack(alone)
     assert len(stack.committing) == groups
     x = torch.randn(2, 9, 5).double()
     for _ in range(4):

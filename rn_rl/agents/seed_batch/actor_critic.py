@@ -11,7 +11,7 @@ from stable_baselines3.common.distributions import CategoricalDistribution, Dist
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
-from rn_rl.engine.ops.gather import rows
+from rn_rl.engine.ops.gather import gather_rows
 
 
 def sample(distribution: Distribution, uniform: Tensor) -> Tensor:
@@ -46,11 +46,11 @@ def values_and_distribution(
     values = policy.value_net(latent_vf)
     discrete = isinstance(policy.action_dist, CategoricalDistribution)
     if where is not None and not discrete:
-        latent_pi = rows(latent_pi, where)
+        latent_pi = gather_rows(latent_pi, where)
     distribution = policy._get_action_dist_from_latent(latent_pi)
     if where is None:
         return values, distribution
     if discrete:  # a few logits are looked up faster than what they are made from
         categorical: Any = distribution.distribution
-        distribution = distribution.proba_distribution(rows(categorical.logits, where))
-    return rows(values, where), distribution
+        distribution = distribution.proba_distribution(gather_rows(categorical.logits, where))
+    return gather_rows(values, where), distribution

@@ -16,9 +16,9 @@ from torch.distributions import Distribution
 
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
-from rn_rl.engine.ensemble import SeedStack
+from rn_rl.engine.ensemble import ModuleStack
 from rn_rl.engine.host import keep_freed_memory, without_subnormals
-from rn_rl.engine.trace import Program
+from rn_rl.engine.trace import TracedFunction
 from rn_rl.errors import UserError
 from rn_rl.normalization import phase_norms
 from rn_rl.policies.divergence import kl
@@ -37,7 +37,7 @@ class SeedBatch(ABC, Generic[Model]):
     """S agents that differ in their seed, trained together in one process.
 
     The agents are given as SB3 made them, with their own weights. Their networks are stacked, see
-    :class:`~rn_rl.engine.ensemble.SeedStack`; whatever SB3 does in ``learn()`` is then done to all of
+    :class:`~rn_rl.engine.ensemble.ModuleStack`; whatever SB3 does in ``learn()`` is then done to all of
     them at once: the same algorithm, not the same random numbers. Those belong to a seed and a
     purpose (:class:`~rn_rl.agents.seed_batch.rng.Streams`), so a seed's run does
     not depend on the others.
@@ -71,12 +71,12 @@ class SeedBatch(ABC, Generic[Model]):
         self.num_updates = 0
         self.progress_remaining = 1.0
         self.total_timesteps = 0
-        self.stack = SeedStack([self.network(model) for model in self.models])
+        self.stack = ModuleStack([self.network(model) for model in self.models])
         self.optimizer = self._make_optimizer()
         self.last_observations: np.ndarray | None = None
         self.losses: dict[str, Tensor] = {}
         """Of the last minibatch, ``(seeds,)`` each, by the names that SB3 logs."""
-        self._gains = Program(self._mean_gains, constant=len(self.stack.tensors))
+        self._gains = TracedFunction(self._mean_gains, constant=len(self.stack.tensors))
 
     @staticmethod
     @abstractmethod
@@ -107,7 +107,7 @@ class SeedBatch(ABC, Generic[Model]):
     def step_optimizer(self) -> None:
         """Move the weights by their gradients, and have it known: a fused optimizer does not tell.
 
-        What a :class:`~rn_rl.engine.trace.Program` keeps goes by the tensors' versions.
+        What a :class:`~rn_rl.engine.trace.TracedFunction` keeps goes by the tensors' versions.
         """
         self.optimizer.step()
         torch.autograd.graph.increment_version(self.stack.weights)

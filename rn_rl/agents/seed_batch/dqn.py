@@ -20,8 +20,8 @@ from rn_rl.agents.sb3 import LOSSES
 from rn_rl.agents.seed_batch.base import SeedBatch
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs, Step
-from rn_rl.engine.ensemble import SeedStack, clip_gradients
-from rn_rl.engine.trace import Program
+from rn_rl.engine.ensemble import ModuleStack, clip_gradients
+from rn_rl.engine.trace import TracedFunction
 from rn_rl.normalization import observed_acting
 from rn_rl.policies.divergence import evenly_spaced
 
@@ -124,7 +124,7 @@ class SeedBatchDQN(SeedBatch[DQN]):
     def __init__(self, models: Sequence[DQN], envs: SeedEnvs, compile: bool = False) -> None:
         super().__init__(models, envs)
         model = self.model
-        self.target = SeedStack([m.q_net_target for m in models])
+        self.target = ModuleStack([m.q_net_target for m in models])
         assert isinstance(model.observation_space, spaces.Box)
         self.memory = SeedReplay(self.size, model.buffer_size, model.observation_space, self.device)
         self.exploration = Streams(self.seeds, "exploration", (2,))
@@ -134,12 +134,12 @@ class SeedBatchDQN(SeedBatch[DQN]):
         self.exploration_decay: float | None = getattr(model, "exploration_decay", None)
         self.loss = LOSSES[getattr(model, "loss", "huber")]
         own = len(self.stack.tensors)
-        self._q_values = Program(self._compute_q_values, constant=own, values=True)
-        self._acting_q_values: Program | None = None
+        self._q_values = TracedFunction(self._compute_q_values, constant=own, values=True)
+        self._acting_q_values: TracedFunction | None = None
         # acting that is observed changes the state in place
         if getattr(model.policy, "acting_observes", False):
-            self._acting_q_values = Program(self._compute_acting_q_values, constant=own)
-        self._gradients = Program(self._compute_gradients, compile, constant=2 * own)
+            self._acting_q_values = TracedFunction(self._compute_acting_q_values, constant=own)
+        self._gradients = TracedFunction(self._compute_gradients, compile, constant=2 * own)
 
     @staticmethod
     def network(model: DQN) -> nn.Module:

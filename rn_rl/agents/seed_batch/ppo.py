@@ -21,12 +21,12 @@ from rn_rl.agents.seed_batch.base import SeedBatch
 from rn_rl.agents.seed_batch.introspection import answers_by_row, convolutions, first_weights
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
-from rn_rl.engine.dedup.cache import Memo
+from rn_rl.engine.dedup.cache import InferenceCache
 from rn_rl.engine.dedup.patches import Patches
-from rn_rl.engine.dedup.plan import Asking
+from rn_rl.engine.dedup.plan import DedupPlan
 from rn_rl.engine.dedup.rows import counted
 from rn_rl.engine.ensemble import clip_gradients
-from rn_rl.engine.trace import Program
+from rn_rl.engine.trace import TracedFunction
 from rn_rl.policies.divergence import evenly_spaced
 
 LOSSES = (
@@ -70,19 +70,19 @@ class SeedBatchPPO(SeedBatch[PPO]):
         self.starts = np.ones((self.size, per_seed), np.float32)
         by_row, readers = self.by_row(model.policy), self.readers(model.policy)
         first = convolutions(self.stack.module)
-        self.asking = Asking(
+        self.asking = DedupPlan(
             self.stack, observation.shape, model.batch_size, by_row, readers, first
         )
         # of each step, of episodes that end, and after the last step
         most = (2 * length + 1) * per_seed
-        self.memo = Memo(self._ask, self.size, most) if self._repeats() else None
+        self.memo = InferenceCache(self._ask, self.size, most) if self._repeats() else None
         own = len(self.stack.tensors)
-        self._act = Program(self._compute_act, constant=own, values=True)
-        self._answers = Program(self._compute_answers, constant=own, values=True)
-        self._predict = Program(self._compute_predict, constant=own, values=True)
-        self._values = Program(self._compute_values, constant=own, values=True)
-        self._parameters = Program(self._compute_parameters, constant=own, values=True)
-        self._gradients = Program(self._compute_gradients, compile, constant=own)
+        self._act = TracedFunction(self._compute_act, constant=own, values=True)
+        self._answers = TracedFunction(self._compute_answers, constant=own, values=True)
+        self._predict = TracedFunction(self._compute_predict, constant=own, values=True)
+        self._values = TracedFunction(self._compute_values, constant=own, values=True)
+        self._parameters = TracedFunction(self._compute_parameters, constant=own, values=True)
+        self._gradients = TracedFunction(self._compute_gradients, compile, constant=own)
 
     @staticmethod
     def network(model: PPO) -> nn.Module:
@@ -115,11 +115,11 @@ class SeedBatchPPO(SeedBatch[PPO]):
         return self.stack.over_seeds(act, own, observations, uniform)
 
     def by_row(self, policy: Any) -> bool:
-        """See :class:`~rn_rl.engine.dedup.plan.Asking`."""
+        """See :class:`~rn_rl.engine.dedup.plan.DedupPlan`."""
         return answers_by_row(policy)
 
     def readers(self, policy: Any) -> list[str]:
-        """See :class:`~rn_rl.engine.dedup.plan.Asking`."""
+        """See :class:`~rn_rl.engine.dedup.plan.DedupPlan`."""
         return first_weights(policy)
 
     def _repeats(self) -> bool:
@@ -213,7 +213,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
         Args:
             own: what the networks are made of.
             actions: of the minibatches.
-            given: what :class:`~rn_rl.engine.dedup.plan.Asking` gave.
+            given: what :class:`~rn_rl.engine.dedup.plan.DedupPlan` gave.
         """
 
         def evaluate(policy: ActorCriticPolicy, a: Tensor, x: Tensor, *others: Tensor) -> Any:

@@ -18,9 +18,9 @@ from rn_rl.agents.seed_batch.introspection import looks_at_all_rows
 from rn_rl.agents.seed_batch.ppo import SeedBatchPPO
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
-from rn_rl.engine.ops.gather import rows
+from rn_rl.engine.ops.gather import gather_rows
 from rn_rl.engine.ops.lstm import along
-from rn_rl.engine.trace import Program
+from rn_rl.engine.trace import TracedFunction
 from rn_rl.normalization import observation_weights, phase_norms
 
 
@@ -98,8 +98,8 @@ class SeedBatchRecurrentPPO(SeedBatchPPO):
         self.shuffling = Streams(self.seeds, "sequences", (1,))
         self.number_inputs = 2 - policy.shared_lstm
         """See :func:`inputs_of`."""
-        self._inputs = Program(self._compute_inputs, constant=own, values=True)
-        self._modes = Program(self._compute_modes, constant=own, values=True)
+        self._inputs = TracedFunction(self._compute_inputs, constant=own, values=True)
+        self._modes = TracedFunction(self._compute_modes, constant=own, values=True)
 
     @classmethod
     def cannot(cls, model: BaseAlgorithm) -> str | None:
@@ -137,7 +137,7 @@ class SeedBatchRecurrentPPO(SeedBatchPPO):
         real, *_ = given  # 1 for each row of minibatches() that is not padding
         return (x * real).sum(1) / real.sum(1)
 
-    def rows(self, x: Tensor, given: Sequence[Tensor]) -> Any:
+    def gather_rows(self, x: Tensor, given: Sequence[Tensor]) -> Any:
         return given[0].sum(1)
 
     def evaluate(self, own: Sequence[Tensor], actions: Tensor, *given: Tensor) -> Any:
@@ -149,7 +149,7 @@ class SeedBatchRecurrentPPO(SeedBatchPPO):
             with observation_weights(policy, real):
                 with patches:
                     inputs = inputs_of(policy, x)
-                inputs = [rows(each, *repeated[:1]) if repeated else each for each in inputs]
+                inputs = [gather_rows(each, *repeated[:1]) if repeated else each for each in inputs]
                 pi, vf, _ = latents(policy, inputs, state, keep)
             distribution = policy._get_action_dist_from_latent(pi)
             log_prob, entropy = distribution.log_prob(a), distribution.entropy()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 
-class Memo:
+class InferenceCache:
     """The networks of all seeds, asked once about each observation until :meth:`forget`.
 
     In a rollout of RedBlueDoors-6x6 each seed meets some 220 images in 2,048 observations.

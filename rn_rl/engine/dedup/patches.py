@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from rn_rl.engine.dedup.positions import Places, by_place, products
-from rn_rl.engine.ops.gather import rows
+from rn_rl.engine.dedup.positions import PositionContent, by_place, products
+from rn_rl.engine.ops.gather import gather_rows
 
 MOST_SHARE = 0.5
 """Of the rows that may be images of their own, and of the contents in a minibatch's worth of images that
@@ -58,7 +58,7 @@ class PatchNumbering:
         self.batch = batch
         self.device = device
         self.sizes = [0] * len(layers)
-        """Places for the contents of each convolution. They grow and never shrink, and seldom: an
+        """Room for the contents of each convolution. They grow and never shrink, and seldom: an
         update is recorded anew for each."""
 
     def __call__(self, observations: np.ndarray, numbers: np.ndarray) -> Patches | None:
@@ -133,7 +133,7 @@ class OverPatches(TorchFunctionMode):
         windows: Sequence[Tensor],
         images: Tensor,
         weights: Sequence[Tensor] = (),
-        where: Places | None = None,
+        where: PositionContent | None = None,
     ) -> None:
         self.windows = list(windows)
         self.images = images
@@ -148,7 +148,7 @@ class OverPatches(TorchFunctionMode):
         if func is torch.conv2d:
             x, weight, bias = args[:3]
             if x.dim() == 2:  # after the first convolution: answers to contents
-                x = rows(x, self.windows.pop(0))
+                x = gather_rows(x, self.windows.pop(0))
                 weight = weight.permute(0, 2, 3, 1)
             return nn.functional.linear(x.flatten(1), weight.flatten(1), bias)
         if func is Tensor.flatten and args[0].dim() == 2 and self.features is None:
@@ -168,5 +168,5 @@ class OverPatches(TorchFunctionMode):
             found = products(x, torch.cat(list(self.weights)), self.where)
             parts = found.split([len(weight) for weight in self.weights], 1)
             self.answers = dict(zip(map(id, self.weights), parts, strict=True))
-        self.features = rows(x, self.images).transpose(1, 2).flatten(1)
+        self.features = gather_rows(x, self.images).transpose(1, 2).flatten(1)
         return self.features

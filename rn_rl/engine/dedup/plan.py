@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from rn_rl.engine.dedup.patches import OverPatches, Patches, PatchNumbering
-from rn_rl.engine.dedup.positions import Places, by_place, places
+from rn_rl.engine.dedup.positions import PositionContent, by_place, places
 from rn_rl.engine.dedup.rows import distinct, number_rows
-from rn_rl.engine.ensemble import SeedStack
+from rn_rl.engine.ensemble import ModuleStack
 
 
-class Asking:
+class DedupPlan:
     """Finds what repeats in the observations of a rollout and its minibatches.
 
     Rows that are equal are asked about once (:mod:`~rn_rl.engine.dedup.rows`), patches of images that are
@@ -36,7 +36,7 @@ class Asking:
 
     def __init__(
         self,
-        stack: SeedStack,
+        stack: ModuleStack,
         shape: tuple[int, ...],
         batch: int,
         by_row: bool,
@@ -117,9 +117,11 @@ class Asking:
         others = others[len(self.convolutions) :]
         if not self.readers:
             return OverPatches(windows, images), others
-        count = len(Places._fields)
+        count = len(PositionContent._fields)
         weights = [attrgetter(name)(policy) for name in self.readers]
-        return OverPatches(windows, images, weights, Places(*others[:count])), others[count:]
+        return OverPatches(windows, images, weights, PositionContent(*others[:count])), others[
+            count:
+        ]
 
     @contextlib.contextmanager
     def columns_by_place(

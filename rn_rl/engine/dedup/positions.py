@@ -19,7 +19,7 @@ STEP = 256
 computed of what is added."""
 
 
-class Places(NamedTuple):
+class PositionContent(NamedTuple):
     """The pairs of place and content in R images of each seed, sorted by place."""
 
     contents: Any
@@ -34,7 +34,7 @@ class Places(NamedTuple):
     """``(S, pairs)``: where those of a pair begin."""
 
 
-def places(images: np.ndarray, contents: int) -> Places:
+def places(images: np.ndarray, contents: int) -> PositionContent:
     """As arrays.
 
     Args:
@@ -63,10 +63,10 @@ def places(images: np.ndarray, contents: int) -> Places:
     firsts = np.zeros((seeds, size), np.int64)
     for mine, first in zip(flat, firsts, strict=True):
         first[1:] = np.bincount(mine, minlength=size).cumsum()[:-1]
-    return Places(of_pairs, ends, pairs, small.argsort(1, kind="stable") // count, firsts)
+    return PositionContent(of_pairs, ends, pairs, small.argsort(1, kind="stable") // count, firsts)
 
 
-def products(x: Tensor, weight: Tensor, where: Places) -> Tensor:
+def products(x: Tensor, weight: Tensor, where: PositionContent) -> Tensor:
     """What a layer without a bias makes of images, for one seed.
 
     Args:

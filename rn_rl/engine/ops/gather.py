@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def rows(table: Tensor, where: Tensor) -> Tensor:
+def gather_rows(table: Tensor, where: Tensor) -> Tensor:
     """``table[where]`` for a table ``(n, channels)``, with any number of axes in ``where``."""
     found: Tensor = _Rows.apply(table, where)
     return found

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from rn_rl.agents import SeedBatchDQN, SeedBatchPPO, SeedBatchRecurrentPPO
 from rn_rl.agents.seed_batch.vector_envs import VecSeedEnvs
-from rn_rl.engine.cuda_graph import Captured
-from rn_rl.engine.ensemble import SeedStack
+from rn_rl.engine.cuda_graph import CudaGraphed
+from rn_rl.engine.ensemble import ModuleStack
 from rn_rl.normalization import REGISTRY
 from rn_rl.policies import (
     NormActorCriticPolicy,
@@ -152,7 +152,7 @@ def test_what_lies_elsewhere_is_launched_one_by_one():
         state.add_(x)
         return state * 2
 
-    captured = Captured(run, 1)
+    captured = CudaGraphed(run, 1)
     for i in range(1, 4):
         assert torch.equal(captured(table, table.new_ones(4)), 2 * (torch.arange(4.0).cuda() + i))
     other = torch.zeros(4, device="cuda")
@@ -163,7 +163,7 @@ def test_what_lies_elsewhere_is_launched_one_by_one():
 @pytest.mark.parametrize(("kernel", "stride"), [(2, 1), ((3, 2), (2, 1))])
 def test_convolutions_on_a_gpu_have_the_gradients_of_convolutions(kernel: Any, stride: Any):
     alone = [nn.Conv2d(3, 5, kernel, stride).cuda().double() for _ in SEEDS]
-    stack = SeedStack(alone)
+    stack = ModuleStack(alone)
     x = torch.randn(len(SEEDS), 6, 3, 7, 8, device="cuda", dtype=torch.float64)
     leaves = [t.detach().requires_grad_() for t in stack.tensors]
     y = stack.over_seeds(lambda module, x: module(x), leaves, x, training=True)

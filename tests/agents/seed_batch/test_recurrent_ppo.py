@@ -18,9 +18,9 @@ from rn_rl.agents import SeedBatchRecurrentPPO
 from rn_rl.agents.seed_batch.recurrent_ppo import sequences
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.vector_envs import VecSeedEnvs
-from rn_rl.engine.ensemble import SeedStack
+from rn_rl.engine.ensemble import ModuleStack
 from rn_rl.engine.ops.lstm import along
-from rn_rl.engine.trace import Program
+from rn_rl.engine.trace import TracedFunction
 from rn_rl.policies import NormRecurrentActorCriticPolicy
 
 SEEDS = (3, 5, 8)
@@ -212,7 +212,7 @@ def test_lstms_along_sequences_are_torchs_step_by_step():
             self.lstms = nn.ModuleList([nn.LSTM(5, 7), nn.LSTM(5, 7)])
 
     alone = [Both().double() for _ in SEEDS]
-    stack = SeedStack(alone)
+    stack = ModuleStack(alone)
     x, h, c = (torch.randn(3, *rest).double() for rest in ((4, 6, 5), (2, 4, 7), (2, 4, 7)))
     keep = (torch.rand(3, 4, 6) > 0.3).double()
     count = len(stack.tensors)
@@ -229,7 +229,7 @@ def test_lstms_along_sequences_are_torchs_step_by_step():
         states, last = stack.over_seeds(one, leaves, *tensors[count:], training=True)
         return states.detach(), last.detach(), *torch.autograd.grad((states**2).sum(), leaves)
 
-    for program in (run, Program(run, constant=count)):
+    for program in (run, TracedFunction(run, constant=count)):
         states, last, *gradients = program(*stack.tensors, x, h, c, keep)
         for i, module in enumerate(alone):
             expected = []

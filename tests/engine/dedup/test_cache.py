@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rn_rl.engine.dedup.cache import Memo
+from rn_rl.engine.dedup.cache import InferenceCache
 
 
 def test_each_observation_is_asked_about_once_until_the_networks_change():
@@ -14,7 +14,7 @@ def test_each_observation_is_asked_about_once_until_the_networks_change():
         return factor * x.sum(2), x
 
     factor = 1
-    memo = Memo(ask, seeds=3, capacity=100)
+    memo = InferenceCache(ask, seeds=3, capacity=100)
     rng = np.random.default_rng(0)
     for _ in range(30):
         x = rng.integers(0, 3, (3, 5, 2)).astype(np.uint8)
@@ -31,7 +31,9 @@ def test_each_observation_is_asked_about_once_until_the_networks_change():
 
 
 def test_seeds_do_not_answer_for_each_other():
-    memo = Memo(lambda x: (np.broadcast_to([[0], [1]], x.shape[:2]),), seeds=2, capacity=10)
+    memo = InferenceCache(
+        lambda x: (np.broadcast_to([[0], [1]], x.shape[:2]),), seeds=2, capacity=10
+    )
     same = np.zeros((2, 4, 1), np.uint8)
     assert np.array_equal(memo(same)[0], [[0] * 4, [1] * 4])
     other = np.stack([same[0], same[1] + 1])  # new to one alone

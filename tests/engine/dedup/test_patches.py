@@ -20,8 +20,8 @@ from rn_rl.agents.seed_batch.introspection import convolutions
 from rn_rl.agents.seed_batch.vector_envs import VecSeedEnvs
 from rn_rl.engine.dedup.patches import OverPatches, PatchNumbering
 from rn_rl.engine.dedup.rows import number_rows
-from rn_rl.engine.ensemble import SeedStack
-from rn_rl.engine.trace import Program
+from rn_rl.engine.ensemble import ModuleStack
+from rn_rl.engine.trace import TracedFunction
 from rn_rl.policies import NormActorCriticPolicy
 from rn_rl.policies.extractors import NormExtractor
 
@@ -59,7 +59,7 @@ SHAPES = {
 def test_convolutions_of_contents_give_answers_and_gradients_of_images(layers: Any):
     alone = [trunk(seed, *layers) for seed in range(3)]
     convs = [part for part in alone[0] if isinstance(part, nn.Conv2d)]
-    stack = SeedStack(alone)
+    stack = ModuleStack(alone)
     rng = np.random.default_rng(0)
     images = np.stack([rooms(rng, 400) for _ in alone])
     images[2, :] = images[2, 0]  # one seed sees one thing
@@ -83,7 +83,7 @@ def test_convolutions_of_contents_give_answers_and_gradients_of_images(layers: A
         return y.detach(), *torch.autograd.grad(y.square().sum(), leaves)
 
     given = patches.contents, *patches.windows, seen
-    answers, *mine = Program(gradients)(*stack.tensors, *given)
+    answers, *mine = TracedFunction(gradients)(*stack.tensors, *given)
     for i, module in enumerate(alone):
         y = module(x[i].double())
         torch.testing.assert_close(answers[i], y.detach(), rtol=1e-12, atol=1e-12)

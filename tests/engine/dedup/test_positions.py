@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rn_rl.engine.dedup.positions import STEP, Places, by_place, places, products
-from rn_rl.engine.ensemble import SeedStack
-from rn_rl.engine.trace import Program
+from rn_rl.engine.dedup.positions import STEP, PositionContent, by_place, places, products
+from rn_rl.engine.ensemble import ModuleStack
+from rn_rl.engine.trace import TracedFunction
 
 SEEDS, ROWS, COUNT, CONTENTS, CHANNELS = 3, 20, 6, 12, 5
 
@@ -54,19 +54,19 @@ def test_products_are_those_of_images(recorded: bool):
     """Answers and gradients, to rounding."""
     torch.manual_seed(0)
     alone = [nn.Linear(CHANNELS * COUNT, 4).double() for _ in range(SEEDS)]
-    stack = SeedStack(alone)
+    stack = ModuleStack(alone)
     x = torch.randn(SEEDS, CONTENTS, CHANNELS, dtype=torch.float64)
     where = places(images(), CONTENTS)
 
     def answer(layer: nn.Linear, x: Tensor, *given: Tensor) -> Tensor:
-        return products(x, by_place(layer.weight, COUNT), Places(*given)) + layer.bias
+        return products(x, by_place(layer.weight, COUNT), PositionContent(*given)) + layer.bias
 
     def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
         leaves = [t.detach().requires_grad_() for t in tensors[:3]]
         y = stack.over_seeds(answer, leaves[:2], leaves[2], *tensors[3:], training=True)
         return y.detach(), *torch.autograd.grad(y.square().sum(), leaves)
 
-    function: Any = Program(gradients) if recorded else gradients
+    function: Any = TracedFunction(gradients) if recorded else gradients
     found = function(*stack.tensors, x, *map(torch.from_numpy, where))
     for seed, layer in enumerate(alone):
         mine = x[seed].clone().requires_grad_()

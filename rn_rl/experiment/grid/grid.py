@@ -13,7 +13,7 @@ from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.grid.jobs import Cell, make_cell
 from rn_rl.experiment.grid.scheduler import Grid
 from rn_rl.experiment.runs.console import say
-from rn_rl.experiment.training.config import TrainConfig
+from rn_rl.experiment.training.config import SharedOptions, TrainConfig
 from rn_rl.normalization import split_outside
 
 ENGINES = ("auto", "process", "batch", "ray")
@@ -62,9 +62,8 @@ def listed(text: str | None) -> list[str]:
 
 def make_cells(config: CompareConfig, console: Console) -> list[Cell]:
     """Every (algorithm, environment, normalizer), checked before anything is trained."""
-    shared = {f.name for f in fields(TrainConfig)} & {f.name for f in fields(CompareConfig)}
-    common: dict[str, Any] = {name: getattr(config, name) for name in shared}
-    common |= {"out": config.out.absolute(), "seeds": 1, "quiet": True, "engine": "auto"}
+    common: dict[str, Any] = {f.name: getattr(config, f.name) for f in fields(SharedOptions)}
+    common |= {"out": config.out.absolute(), "quiet": True, "engine": "auto"}
     seeds = [config.seed + i for i in range(config.seeds)]
     cells: list[Cell] = []
     for algo in listed(config.algo):

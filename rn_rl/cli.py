@@ -22,7 +22,7 @@ from rn_rl.experiment.evaluation.evaluate import EvaluateConfig, run_evaluate
 from rn_rl.experiment.evaluation.video import VideoConfig, run_video
 from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.training.config import TrainConfig
-from rn_rl.experiment.training.single import TrainingStopped
+from rn_rl.experiment.training.interrupts import TrainingStopped
 from rn_rl.reproduction.run import ReproduceConfig, run_reproduce
 
 Command = (

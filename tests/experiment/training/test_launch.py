@@ -22,8 +22,10 @@ from rn_rl.experiment.evaluation.evaluate import EvaluateConfig, evaluate
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.envpool import no_envpool
-from rn_rl.experiment.training.launch import bytes_of_seed, train_seeds
-from rn_rl.experiment.training.single import TrainingStopped, resolve
+from rn_rl.experiment.training.interrupts import TrainingStopped
+from rn_rl.experiment.training.launch import train_seeds
+from rn_rl.experiment.training.memory import bytes_of_seed
+from rn_rl.experiment.training.resolve import resolve
 
 DQN_SETTINGS = ("learning_starts=100", "train_freq=8", "gradient_steps=2", "batch_size=16")
 PPO_SETTINGS = ("n_steps=32", "batch_size=64", "n_epochs=2")

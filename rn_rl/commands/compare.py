@@ -15,7 +15,7 @@ from rn_rl.analysis.report import (
     print_summary,
     write_report,
 )
-from rn_rl.errors import UserError
+from rn_rl.errors import TrainingStopped, UserError
 from rn_rl.experiment.grid.cells import Cell
 from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.grid.disk import find_runs, is_readable, run_folders
@@ -24,7 +24,6 @@ from rn_rl.experiment.grid.jobs import failures
 from rn_rl.experiment.grid.scheduler import run_grid
 from rn_rl.experiment.runs.folder import command_line
 from rn_rl.experiment.runs.records import read_records
-from rn_rl.experiment.training.interrupts import TrainingStopped
 
 
 def run_compare(config: CompareConfig) -> None:

@@ -18,6 +18,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 
 from rn_rl.cli import main
+from rn_rl.errors import TrainingStopped
 from rn_rl.experiment.grid import leases
 from rn_rl.experiment.grid.cells import make_cell
 from rn_rl.experiment.grid.config import CompareConfig
@@ -28,7 +29,6 @@ from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.console import Watch
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.training.config import TrainConfig
-from rn_rl.experiment.training.interrupts import TrainingStopped
 from rn_rl.experiment.training.launch import train_together
 
 TINY = ["--algo", "dqn", "--env", "CartPole-v1", "--config", "paper", "--timesteps", "400"]
@@ -332,7 +332,7 @@ def test_a_run_that_went_on_for_longer_is_not_done(tmp_path):
     assert compare(tmp_path, norms="none", seeds=1) == 0
     run = Run(next(iter(policies(tmp_path))).parent)
     run.write_spec(replace(run.read_spec(), timesteps=50_000))
-    found = find(tmp_path, run.read_spec())
+    found = find_runs(tmp_path, run.read_spec())
     assert not next(iter(found.values())).trained
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rn_rl.experiment.evaluation.evaluate import EvaluateConfig, evaluate
+from rn_rl.errors import TrainingStopped
+from rn_rl.experiment.evaluation.config import EvaluateConfig
+from rn_rl.experiment.evaluation.evaluate import evaluate
 from rn_rl.experiment.grid.cells import Cell, key_of
 from rn_rl.experiment.grid.disk import FoundRun, find_runs
 from rn_rl.experiment.grid.leases import Leases
@@ -20,7 +22,6 @@ from rn_rl.experiment.runs.console import Watch
 from rn_rl.experiment.runs.folder import RunSpec
 from rn_rl.experiment.runs.io import write_json
 from rn_rl.experiment.training.config import TrainConfig
-from rn_rl.experiment.training.interrupts import TrainingStopped
 from rn_rl.experiment.training.launch import resume_batch, train_together
 from rn_rl.experiment.training.single import train
 

@@ -11,11 +11,12 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
 from rn_rl.agents import NormalizerLogger
+from rn_rl.errors import TrainingStopped
 from rn_rl.experiment.evaluation.masking import evaluation_callback
 from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.folder import Run, RunSpec
 from rn_rl.experiment.runs.rng_state import generators
-from rn_rl.experiment.training.interrupts import Stoppable, TrainingStopped
+from rn_rl.experiment.training.interrupts import Stoppable
 
 
 def has_phases(model: BaseAlgorithm) -> bool:

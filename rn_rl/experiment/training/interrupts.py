@@ -1,8 +1,4 @@
-"""Ctrl-C during a training: a request to stop at the next point where a checkpoint is exact.
-
-Nothing here imports torch or Stable-Baselines3, since the command line handles
-:class:`TrainingStopped` before it has loaded them.
-"""
+"""Ctrl-C during a training: a request to stop at the next point where a checkpoint is exact."""
 
 from __future__ import annotations
 
@@ -15,10 +11,6 @@ from typing import Protocol
 from rich.console import Console
 
 from rn_rl.experiment.runs.console import say
-
-
-class TrainingStopped(Exception):
-    """A training ended early on request, after it wrote its checkpoint."""
 
 
 class Stoppable(Protocol):

@@ -63,7 +63,7 @@ def count_activations(policy: Any, shape: tuple[int, ...]) -> int:
     lstm = getattr(policy, "lstm_actor", None)
     if lstm is not None:
         state = (torch.zeros(lstm.num_layers, 1, lstm.hidden_size, device=policy.device),) * 2
-        inputs += [RNNStates(state, state), torch.zeros(1, device=policy.device)]  # type: ignore[arg-type]
+        inputs += [RNNStates(state, state), torch.zeros(1, device=policy.device)]
     with torch.no_grad():
         policy(*inputs)
     for hook in hooks:

@@ -16,13 +16,14 @@ from stable_baselines3.common.vec_env import VecEnv
 from rn_rl.agents import SeedBatch, SeedBatchDQN, SeedBatchPPO, SeedBatchRecurrentPPO
 from rn_rl.agents.seed_batch.actor_critic import components
 from rn_rl.agents.seed_batch.rng import Streams
+from rn_rl.errors import TrainingStopped
 from rn_rl.experiment.evaluation.seed_batch import play
 from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.console import Watch, say
 from rn_rl.experiment.runs.folder import Run, RunSpec
 from rn_rl.experiment.runs.io import whole
 from rn_rl.experiment.settings.algorithms import algorithm
-from rn_rl.experiment.training.interrupts import TrainingStopped, stop_on_interrupt
+from rn_rl.experiment.training.interrupts import stop_on_interrupt
 from rn_rl.experiment.training.progress import StatusLines, TrainingProgress
 from rn_rl.experiment.training.seed_batch_envs import (
     BatchEnvs,

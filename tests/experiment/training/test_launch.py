@@ -17,12 +17,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rn_rl.agents import RNPPO
 from rn_rl.cli import main
-from rn_rl.errors import UserError
-from rn_rl.experiment.evaluation.evaluate import EvaluateConfig, evaluate
+from rn_rl.errors import TrainingStopped, UserError
+from rn_rl.experiment.evaluation.config import EvaluateConfig
+from rn_rl.experiment.evaluation.evaluate import evaluate
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.envpool import no_envpool
-from rn_rl.experiment.training.interrupts import TrainingStopped
 from rn_rl.experiment.training.launch import train_seeds
 from rn_rl.experiment.training.memory import bytes_of_seed
 from rn_rl.experiment.training.resolve import resolve

@@ -1,4 +1,4 @@
-"""Records that take one block of memory, however many there are."""
+"""Growing arrays, and a training that leaves no tensor behind at a phase."""
 
 import gc
 
@@ -12,7 +12,7 @@ from rn_rl.experiment.training.seed_batch import SeedBatchRun
 
 
 @pytest.mark.parametrize("begun", [0, 1, 64, 65])
-def test_rows_are_what_was_appended(begun):
+def test_the_array_has_the_rows_that_were_appended(begun):
     every = np.random.default_rng(begun).normal(size=(300, 3, 2))
     rows = GrowingArray(list(every[:begun]))
     for count in range(begun, 300):
@@ -22,7 +22,7 @@ def test_rows_are_what_was_appended(begun):
     assert np.array_equal(rows.array, every)
 
 
-def test_a_row_is_a_copy_and_no_rows_are_none():
+def test_a_row_is_copied_and_an_array_may_be_empty():
     row, rows = np.ones(2, np.float32), GrowingArray()
     assert len(rows) == len(rows.array) == 0
     rows.append(row)
@@ -32,12 +32,12 @@ def test_a_row_is_a_copy_and_no_rows_are_none():
 
 @pytest.mark.parametrize("algo", ["dqn", "ppo"])
 def test_no_phase_leaves_a_tensor_behind(algo, tmp_path, monkeypatch):
-    """Nor the array that shares its memory: small blocks among those of updates fragment it."""
+    """Nor a small array that shares its memory: among the large blocks of updates it fragments memory."""
     alive, on_rollout_start = [], SeedBatchRun.on_rollout_start
 
     def counted(self):
         on_rollout_start(self)
-        if len(self.records.phases) in (60, 100):  # when all programs have been recorded
+        if len(self.records.phases) in (60, 100):  # after all functions have been traced
             gc.collect()
             found = [o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)]
             alive.append(len(found))

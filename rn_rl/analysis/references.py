@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,10 @@ from rn_rl.errors import UserError
 from rn_rl.experiment.envs.make import check_env_id
 from rn_rl.experiment.evaluation.evaluate import EvaluateConfig, evaluate
 from rn_rl.experiment.evaluation.masking import play
-from rn_rl.experiment.runs.folder import RunSpec, file_name, find_run, light, load_policy
+from rn_rl.experiment.runs.folder import find_run
 from rn_rl.experiment.runs.io import shipped
-from rn_rl.experiment.runs.weights import load_trusted
+from rn_rl.experiment.runs.spec import RunSpec, file_name
+from rn_rl.experiment.runs.weights import load_policy, load_trusted
 from rn_rl.experiment.settings.algorithms import ALGORITHMS, algorithm
 from rn_rl.experiment.settings.hyperparameters import tuned
 from rn_rl.statistics import bootstrap_interval
@@ -190,9 +190,7 @@ def load_foreign(path: Path, spec: RunSpec, env: VecEnv, *, trust: bool) -> Base
                     f"{getattr(env, space)}; give an agent of {spec.env}"
                 )
         return trusted
-    with warnings.catch_warnings():  # about training, which this agent will not do
-        warnings.simplefilter("ignore")
-        model = spec.make_model(env, **light(spec))
+    model = spec.make_model(env, training=False)
     try:
         load_policy(model, path)
     except UserError as error:

@@ -33,7 +33,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_nor
 
 from rn_rl.agents import NormalizerLogger
 from rn_rl.errors import UserError
-from rn_rl.experiment.runs.folder import load_vecnormalize_state, vecnormalize_state
 from rn_rl.experiment.runs.io import write_npz
 from rn_rl.experiment.runs.rng_state import (
     exploration,
@@ -41,6 +40,7 @@ from rn_rl.experiment.runs.rng_state import (
     set_exploration,
     set_generators,
 )
+from rn_rl.experiment.runs.weights import load_vecnormalize_state, vecnormalize_state
 
 COUNTERS = (
     "num_timesteps",

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from rn_rl.errors import UserError
-from rn_rl.experiment.runs.folder import Run, RunSpec
+from rn_rl.experiment.runs.folder import Run
+from rn_rl.experiment.runs.spec import RunSpec
 
 CURVE_POINTS = 100
 """Of a gain over time; a run records one at each rollout, which may be many thousands."""

@@ -7,6 +7,7 @@ import shlex
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,10 @@ from rn_rl.agents.seed_batch.vector_envs import SeedEnvs, VecSeedEnvs
 from rn_rl.experiment.evaluation.seed_batch import play
 from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.console import Watch
-from rn_rl.experiment.runs.folder import Run, RunSpec, load_vecnormalize_state, vecnormalize_state
+from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.io import whole, write_npz
+from rn_rl.experiment.runs.spec import RunSpec
+from rn_rl.experiment.runs.weights import load_vecnormalize_state, vecnormalize_state
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.envpool import env_seeds, fast_envs
 from rn_rl.experiment.training.growing_array import Rows
@@ -82,13 +85,13 @@ class BatchTraining:
         watch: Watch | None = None,
     ) -> None:
         self.watch = watch
+        specs = [replace(spec, together=[run.folder.name for run in runs]) for spec in specs]
         self.specs, self.runs, self.console = specs, runs, console
         self.spec = specs[0]
         self.seeds = [spec.seed for spec in specs]
         torch.set_num_threads(self.spec.threads)
         self.fast = self.spec.vector_env == "envpool"
         for spec, run in zip(specs, runs, strict=True):
-            spec.together = [run.folder.name for run in runs]
             run.write_spec(spec)
         begun = [checkpoint.read_plain(run.checkpoint) for run in runs] if resuming else None
         if begun is not None:

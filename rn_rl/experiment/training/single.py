@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 import shutil
 import signal
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,10 +28,10 @@ from rn_rl.experiment.envs.make import check_env_id
 from rn_rl.experiment.evaluation.masking import evaluation_callback, masked
 from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.console import Watch
-from rn_rl.experiment.runs.folder import Run, RunSpec, command_line, light, new_run
+from rn_rl.experiment.runs.folder import Run, load_weights, new_run
 from rn_rl.experiment.runs.io import write_npz
 from rn_rl.experiment.runs.rng_state import generators
-from rn_rl.experiment.runs.weights import load_weights
+from rn_rl.experiment.runs.spec import RunSpec, command_line
 from rn_rl.experiment.settings.algorithms import ALGORITHMS, algorithm
 from rn_rl.experiment.settings.hyperparameters import check_given, merge, parse_assignments, tuned
 from rn_rl.experiment.training.config import TrainConfig
@@ -170,9 +170,7 @@ def started(config: TrainConfig) -> tuple[RunSpec, Run]:
     """A new run folder, made only after everything that can be refused has been tried."""
     spec = resolve(config)
     trial_env = spec.make_env(n_envs=1)
-    with warnings.catch_warnings():  # the same will be said of the real ones
-        warnings.simplefilter("ignore")
-        model = spec.make_model(trial_env, **light(spec))
+    model = spec.make_model(trial_env, training=False)
     if config.from_agent is not None:
         load_weights(config.from_agent, spec, model, trust=config.trust)
     trial_env.close()
@@ -188,7 +186,7 @@ def continued(config: TrainConfig) -> tuple[RunSpec, Run]:
     spec = run.read_spec()
     done = checkpoint.timesteps(run.checkpoint)
     if config.timesteps is not None:
-        spec.timesteps = config.timesteps
+        spec = replace(spec, timesteps=config.timesteps)
     if done >= spec.timesteps:
         raise UserError(
             f"run {run.folder} has {done:,} of {spec.timesteps:,} timesteps; to go further give "

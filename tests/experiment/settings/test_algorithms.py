@@ -17,7 +17,8 @@ from sb3_contrib import ARS, RecurrentPPO
 from stable_baselines3 import SAC
 
 from rn_rl.cli import main
-from rn_rl.experiment.runs.folder import Run, load_policy
+from rn_rl.experiment.runs.folder import Run
+from rn_rl.experiment.runs.weights import load_policy
 from rn_rl.experiment.settings.algorithms import ALGORITHMS, algorithm
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.single import phases, resolve

@@ -14,8 +14,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.envs.make import check_env_id
+from rn_rl.experiment.evaluation.episodes import play_agent
 from rn_rl.experiment.evaluation.evaluate import EvaluateConfig, evaluate
-from rn_rl.experiment.evaluation.masking import play
 from rn_rl.experiment.runs.folder import find_run
 from rn_rl.experiment.runs.io import shipped
 from rn_rl.experiment.runs.spec import RunSpec, file_name
@@ -116,7 +116,7 @@ def evaluate_agent(
     try:
         model = load_foreign(zip_file, spec, env, trust=trust)
         deterministic = spec.deterministic_evaluation
-        returns, _ = play(model, env, episodes, deterministic=deterministic)
+        returns, _ = play_agent(model, env, episodes, deterministic=deterministic)
     finally:
         env.close()
     return reference(path, spec, np.array(returns), "an agent from elsewhere")

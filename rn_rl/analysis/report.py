@@ -24,9 +24,10 @@ from rn_rl.analysis import plots
 from rn_rl.analysis.comparison import Summary, Task, last_policy, summarize
 from rn_rl.analysis.metrics import METRICS, Estimate
 from rn_rl.analysis.references import evaluate_agent
+from rn_rl.analysis.tables import markdown_table
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.console import say
-from rn_rl.experiment.runs.io import markdown_table, replace_block, whole
+from rn_rl.experiment.runs.io import atomic_write, replace_block
 from rn_rl.experiment.runs.records import find_runs, read_records
 from rn_rl.experiment.settings.options import shown_as
 from rn_rl.normalization import canonical_spec
@@ -156,9 +157,9 @@ def write_report(
     }
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with whole(out) as temporary:
+        with atomic_write(out) as temporary:
             write_text(temporary, template("report.html.jinja", escape=True).render(content))
-        with whole(out.with_suffix(".md")) as temporary:
+        with atomic_write(out.with_suffix(".md")) as temporary:
             write_text(temporary, template("report.md.jinja", escape=False).render(content))
         write_figures(summary, csv_file(out, "figures"))
         write_runs(summary, csv_file(out, "runs"))
@@ -320,7 +321,7 @@ def csv_file(out: Path, name: str) -> Path:
 def write_rows(path: Path, columns: list[str], rows: Iterable[list[Any]]) -> None:
     """A CSV file."""
     with (
-        whole(path) as temporary,
+        atomic_write(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
     ):
         writer = csv.writer(stream)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rn_rl.errors import UserError
-from rn_rl.experiment.evaluation.masking import play
+from rn_rl.experiment.evaluation.episodes import play_agent
 from rn_rl.experiment.runs.folder import find_run
 from rn_rl.experiment.settings.options import shown_as
 from rn_rl.statistics import bootstrap_interval
@@ -72,7 +72,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     spec = run.read_spec()
     n_envs = min(config.n_envs, config.episodes)
     model, env = run.load_agent(weights=weights, n_envs=n_envs, seed=config.seed)
-    returns, lengths = play(model, env, config.episodes, deterministic=not config.stochastic)
+    returns, lengths = play_agent(model, env, config.episodes, deterministic=not config.stochastic)
     env.close()
     values = np.asarray(returns)
     low, high = bootstrap_interval(values)

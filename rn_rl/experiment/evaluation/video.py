@@ -13,9 +13,9 @@ from moviepy.video.io.ImageSequenceClip import ImageSequenceClip
 from rich.console import Console
 
 from rn_rl.errors import UserError
-from rn_rl.experiment.evaluation.masking import masks
+from rn_rl.experiment.evaluation.episodes import mask_arguments
 from rn_rl.experiment.runs.folder import find_run
-from rn_rl.experiment.runs.io import whole
+from rn_rl.experiment.runs.io import atomic_write
 from rn_rl.experiment.settings.options import shown_as
 
 
@@ -73,14 +73,14 @@ def video(config: VideoConfig) -> Path:
             state,
             starts,
             deterministic=not stochastic,
-            **masks(model, env),
+            **mask_arguments(model, env),
         )
         observation, _, starts, _ = env.step(action)
         episodes += int(starts[0])
     fps = env.metadata.get("render_fps") or 30
     env.close()
     try:
-        with whole(out) as temporary:
+        with atomic_write(out) as temporary:
             clip = ImageSequenceClip(frames, fps=fps)
             if out.suffix == ".gif":
                 clip.write_gif(str(temporary), fps=min(fps, 30), logger=None)

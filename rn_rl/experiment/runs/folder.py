@@ -10,7 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from rn_rl.errors import UserError
-from rn_rl.experiment.runs.io import read_yaml, whole, write_json, write_yaml
+from rn_rl.experiment.runs.io import atomic_write, read_yaml, write_json, write_yaml
 from rn_rl.experiment.runs.spec import RunSpec, check_types, file_name
 from rn_rl.experiment.runs.weights import (
     adopt_policy,
@@ -116,14 +116,14 @@ class Run:
             model: its agent.
             normalizer: VecNormalize whose statistics are saved; default: that of the agent's environment.
         """
-        with whole(self.policy_file) as temporary:
+        with atomic_write(self.policy_file) as temporary:
             save_policy(model, temporary)
-        with whole(self.zip_file(spec.env)) as temporary:
+        with atomic_write(self.zip_file(spec.env)) as temporary:
             model.save(temporary)
         normalizer = normalizer or model.get_vec_normalize_env()
         if normalizer is not None:
             write_json(self.vecnormalize_file, vecnormalize_state(normalizer))
-            with whole(self.zoo_folder(spec.env) / "vecnormalize.pkl") as temporary:
+            with atomic_write(self.zoo_folder(spec.env) / "vecnormalize.pkl") as temporary:
                 normalizer.save(str(temporary))  # for the RL Zoo's tools; rn-rl never reads it
 
     def load_agent(

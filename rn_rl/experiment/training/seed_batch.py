@@ -27,11 +27,11 @@ from rn_rl.agents import SeedBatch, SeedBatchDQN, SeedBatchPPO, SeedBatchRecurre
 from rn_rl.agents.seed_batch.actor_critic import components
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs, VecSeedEnvs
-from rn_rl.experiment.evaluation.seed_batch import play
+from rn_rl.experiment.evaluation.episodes import play_seed_batch
 from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.console import Watch
 from rn_rl.experiment.runs.folder import Run
-from rn_rl.experiment.runs.io import whole, write_npz
+from rn_rl.experiment.runs.io import atomic_write, write_npz
 from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.experiment.runs.weights import load_vecnormalize_state, vecnormalize_state
 from rn_rl.experiment.training.config import TrainConfig
@@ -273,7 +273,7 @@ class BatchTraining:
         if isinstance(self.envs, VecSeedEnvs) and isinstance(self.eval_envs, VecSeedEnvs):
             for training, held_out in zip(self.envs.envs, self.eval_envs.envs, strict=True):
                 sync_envs_normalization(training, held_out)
-        returns, lengths = play(
+        returns, lengths = play_seed_batch(
             self.batch,
             self.eval_envs,
             None if self.spec.deterministic_evaluation else self.eval_noise,
@@ -286,7 +286,7 @@ class BatchTraining:
                 continue
             if means[seed] > self.best[seed]:
                 self.best[seed] = means[seed]
-                with whole(run.best_model_file) as temporary:
+                with atomic_write(run.best_model_file) as temporary:
                     self.batch.write_back(seed).save(temporary)
             self.write_evaluations(seed)
         row = {"eval/mean_reward": means, "eval/mean_ep_length": lengths.mean(1)}

@@ -25,7 +25,7 @@ from rn_rl.agents import NormalizerLogger
 from rn_rl.agents.callbacks import online_norms
 from rn_rl.errors import UserError
 from rn_rl.experiment.envs.make import check_env_id
-from rn_rl.experiment.evaluation.masking import evaluation_callback, masked
+from rn_rl.experiment.evaluation.episodes import evaluation_callback, uses_masks
 from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.console import Watch
 from rn_rl.experiment.runs.folder import Run, load_weights, new_run
@@ -147,7 +147,7 @@ def train(config: TrainConfig, console: Console | None = None, watch: Watch | No
         try:
             masking: dict[str, Any] = {}
             if isinstance(model, MaskablePPO):
-                masking = {"use_masking": masked(model, env)}
+                masking = {"use_masking": uses_masks(model, env)}
             model.learn(
                 spec.timesteps - model.num_timesteps,
                 callback=CallbackList(callbacks),
@@ -342,7 +342,7 @@ def describe(spec: RunSpec, run: Run, model: BaseAlgorithm, console: Console) ->
     """What is about to run; with a half-life, how many phases there will be."""
     console.print(f"run folder: {run.folder}", soft_wrap=True, highlight=False)
     assert model.env is not None
-    if isinstance(model, MaskablePPO) and not masked(model, model.env):
+    if isinstance(model, MaskablePPO) and not uses_masks(model, model.env):
         console.print(f"{spec.env} has no action_masks(): trained without masks, as PPO would")
     norms = online_norms(model.policy)
     if isinstance(model, ARS):

@@ -1,4 +1,4 @@
-"""Show the gain of every layer of a run while it learned: for rn and its kin, the code length."""
+"""Show the gain of each layer of a run over time; for regularity normalizers, the code length."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rn_rl.experiment.runs.folder import find_run
 from rn_rl.experiment.runs.records import Gains, read_gains
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Of a training, at which a gain is told."""
+"""Fractions of the training at which gains are printed."""
 
 BARS = "▁▂▃▄▅▆▇█"
 BAR_COUNT = 12
@@ -25,19 +25,19 @@ BAR_COUNT = 12
 
 @dataclass
 class ProbeConfig:
-    """Show the gain of every layer of a run while it learned: for rn and its kin, the code length."""
+    """Show the gain of each layer of a run over time; for regularity normalizers, the code length."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Run folder, or a zip inside one."""
     json: bool = False
-    """Print one JSON object a layer, with all that was recorded (thinned to 100 points)."""
+    """Print one JSON object for each layer, with at most 100 evenly spaced points of the record."""
 
 
 def run_probe(config: ProbeConfig) -> None:
-    """Read what the run recorded and print it.
+    """Print the gains that a run recorded.
 
     Raises:
-        UserError: no such run, or one that recorded no gains, or a damaged record.
+        UserError: there is no such run, it recorded no gains, or the record is damaged.
     """
     run, _ = find_run(config.run)
     spec = run.read_spec()
@@ -61,12 +61,12 @@ def run_probe(config: ProbeConfig) -> None:
 
 
 def as_table(found: Gains, about: str) -> Table:
-    """A row a layer: the gain at parts of the training, and its course."""
+    """Make a table with a row for each layer: gains at :data:`SHARES` of the training, and bars."""
     last = found.timesteps[-1]
     table = Table(
         title=f"{about}: gain of each layer, by timestep",
-        caption=f"of rn and its kin: the code length in nats; bars from {found.values.min():.3g} to "
-        f"{found.values.max():.3g}",
+        caption="for regularity normalizers, the code length in nats; bars from "
+        f"{found.values.min():.3g} to {found.values.max():.3g}",
     )
     table.add_column("layer")
     for share in SHARES:
@@ -81,6 +81,6 @@ def as_table(found: Gains, about: str) -> Table:
 
 
 def bars(values: np.ndarray, low: float, high: float) -> str:
-    """One bar a value, on a scale that all rows share."""
+    """Draw each value as a block character, on a scale from ``low`` to ``high``."""
     heights = (values - low) / max(high - low, 1e-12) * (len(BARS) - 1)
     return "".join(BARS[round(height)] for height in heights)

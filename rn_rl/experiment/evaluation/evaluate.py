@@ -1,4 +1,4 @@
-"""Evaluate a trained run: returns with an interval, episode lengths, success rate."""
+"""Evaluate a trained run: returns with a confidence interval, episode lengths, success rate."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ class EvaluateConfig:
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Run folder, or a zip inside one, such as RUN/best_model.zip."""
     episodes: int = 100
-    """Episodes to play."""
+    """Number of episodes."""
     stochastic: bool = False
     """Sample actions (PPO, SAC, ...) or explore at the final rate (DQN) instead of acting greedily."""
     json: bool = False
-    """Print one JSON object and nothing else."""
+    """Print one JSON object instead of a table."""
     seed: Annotated[int | None, shown_as("SEED")] = None
     """Seed of the episodes; default: the run's plus 1000."""
     n_envs: int = 8
-    """Environments stepped together."""
+    """Number of environments that are stepped together."""
 
 
 @dataclass
 class Evaluation:
-    """Figures over the episodes of one evaluation; the interval is a 95% bootstrap of the mean."""
+    """Results of one evaluation; ``ci_low`` and ``ci_high`` are a 95% bootstrap interval of the mean."""
 
     run: str
     algo: str
@@ -60,10 +60,10 @@ class Evaluation:
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:
-    """Play the episodes; nothing is unpickled and nothing of the run changes.
+    """Play episodes with a trained agent; nothing is unpickled, and no file of the run changes.
 
     Raises:
-        UserError: no such run, a damaged file, or fewer than one episode.
+        UserError: there is no such run, a file is damaged, or a number is less than 1.
     """
     for name, value in (("episodes", config.episodes), ("n-envs", config.n_envs)):
         if value < 1:
@@ -97,7 +97,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
 
 
 def run_evaluate(config: EvaluateConfig) -> None:
-    """Evaluate and print."""
+    """Evaluate a run and print the results."""
     result = evaluate(config)
     if config.json:
         print(json.dumps(asdict(result)))

@@ -1,4 +1,4 @@
-"""Film a trained run."""
+"""Record a video of a trained run."""
 
 from __future__ import annotations
 
@@ -21,28 +21,31 @@ from rn_rl.experiment.settings.options import shown_as
 
 @dataclass
 class VideoConfig:
-    """Film a trained run: mp4 or gif."""
+    """Record a video of a trained run: mp4 or gif."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Run folder, or a zip inside one, such as RUN/best_model.zip."""
     out: Annotated[Path | None, shown_as("FILE")] = None
-    """clip.mp4 or clip.gif; default: video.mp4 in the run folder."""
+    """Video file, such as clip.mp4 or clip.gif; default: video.mp4 in the run folder."""
     episodes: int = 3
-    """Episodes to film, one after the other."""
+    """Number of episodes, one after the other."""
     stochastic: bool | None = None
-    """Act stochastically; default: as in training evaluations (MiniGrid yes, others no)."""
+    """Act stochastically; default: as evaluations during training do (MiniGrid yes, others no)."""
     max_steps: int = 2000
-    """Frames at most."""
+    """Maximum number of frames."""
     seed: Annotated[int | None, shown_as("SEED")] = None
     """Seed of the episodes; default: the run's plus 1000."""
 
 
 def video(config: VideoConfig) -> Path:
-    """Play episodes and write what the environment renders.
+    """Play episodes and write the rendered frames.
+
+    Returns:
+        Path of the video.
 
     Raises:
-        UserError: no such run, an environment without ``rgb_array`` rendering, or a suffix other than
-            mp4 and gif.
+        UserError: there is no such run, the environment does not render ``rgb_array``, or the file name
+            does not end in .mp4 or .gif.
     """
     run, weights = find_run(config.run)
     spec = run.read_spec()
@@ -52,10 +55,10 @@ def video(config: VideoConfig) -> Path:
     for name, value in (("episodes", config.episodes), ("max-steps", config.max_steps)):
         if value < 1:
             raise UserError(f"--{name} {value}: expected at least 1")
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws into memory: no screen needed
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame renders without a screen
     model, env = run.load_agent(weights=weights, n_envs=1, seed=config.seed)
     if env.render_mode != "rgb_array":
-        raise UserError(f"environment {spec.env} cannot be filmed: it does not render rgb_array")
+        raise UserError(f"environment {spec.env} cannot be recorded: it does not render rgb_array")
     stochastic = config.stochastic
     if stochastic is None:
         stochastic = not spec.deterministic_evaluation
@@ -65,8 +68,8 @@ def video(config: VideoConfig) -> Path:
     while episodes < config.episodes and len(frames) < config.max_steps:
         frame = env.render()
         if frame is None:
-            raise UserError(f"environment {spec.env} cannot be filmed: it renders nothing")
-        # libx264 needs even sides
+            raise UserError(f"environment {spec.env} cannot be recorded: it renders nothing")
+        # libx264 needs an even width and height
         frames.append(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2])
         action, state = model.predict(
             observation,  # type: ignore[arg-type]
@@ -95,5 +98,5 @@ def video(config: VideoConfig) -> Path:
 
 
 def run_video(config: VideoConfig) -> None:
-    """Film and say where the film is."""
+    """Record a video and print its path."""
     Console().print(f"{video(config)}", soft_wrap=True, highlight=False)

@@ -189,7 +189,7 @@ def find(root: Path, spec: RunSpec) -> dict[str, Found]:
             steps = its.timesteps
         else:
             try:
-                steps = checkpoint.timesteps(run.checkpoint)
+                steps = checkpoint.timesteps_done(run.checkpoint)
             except (UserError, OSError, KeyError, ValueError):  # none, or half of one
                 steps = -1
         key = key_of(its)

@@ -1,15 +1,15 @@
-"""Exact resume: the one place where everything random or carried over is gathered.
+"""Checkpoints for exact resume: all random state, and all state that a training carries between phases.
 
-A checkpoint stands between two phases, when a rollout begins or after the last one. It is a single
-``.npz`` of plain arrays and one JSON text, so it appears whole or not at all, and nothing in it is a
-pickle. What is trained (networks, optimizers, SAC's entropy coefficient) is found as SB3 itself finds
-it when it saves an agent.
+A checkpoint is taken between two phases: when a rollout begins, or after the last one. It is a single
+``.npz`` of arrays and one JSON text, renamed into place when complete, without pickle. Networks,
+optimizers and other trained tensors (such as SAC's entropy coefficient) are found as SB3 finds them
+when it saves an agent.
 
-SB3 calls back when a rollout begins after drawing the noise of state-dependent exploration, and resets
-action noise in ``learn()``. So a resumed run gets its random state twice: before ``learn()``, and again
-(:func:`restore_rollout`) when its first rollout begins. ARS calls back after drawing its candidates and
-keeps them to itself; its checkpoint has the random state of before that, and the resumed run draws the
-same ones.
+Random state is restored twice: before ``learn()``, and again when the first rollout begins
+(:func:`restore_rollout`). For ``learn()`` resets action noise, and SB3 calls ``on_rollout_start`` only
+after it has drawn the noise of state-dependent exploration. ARS calls it after drawing its candidates,
+which it does not expose; its checkpoint holds the random state before that, so that the resumed run
+draws the same candidates.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_nor
 
 from rn_rl.agents import NormalizerLogger
 from rn_rl.errors import UserError
-from rn_rl.experiment.runs.io import write_npz
+from rn_rl.experiment.runs.io import atomic_write, replace_file, write_npz
 from rn_rl.experiment.runs.rng_state import (
-    exploration,
-    generators,
-    set_exploration,
-    set_generators,
+    exploration_noise,
+    generator_states,
+    set_exploration_noise,
+    set_generator_states,
 )
 from rn_rl.experiment.runs.weights import load_vecnormalize_state, vecnormalize_state
 
@@ -54,21 +54,21 @@ COUNTERS = (
 """Numbers that an SB3 agent carries from one phase to the next."""
 
 LAST = ("_last_obs", "_last_original_obs", "_last_episode_starts")
-"""Arrays that it carries."""
+"""Arrays that an SB3 agent carries from one phase to the next."""
 
 MEMORY = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 """Arrays of a replay buffer."""
 
 EVALUATIONS = ("timesteps", "results", "length", "successes")
-"""What an evaluation callback has collected."""
+"""Lists that SB3's evaluation callback collects."""
 
 
-def file(folder: Path) -> Path:
-    """Where the checkpoint of a run is."""
+def state_file(folder: Path) -> Path:
+    """Return the path of a run's checkpoint."""
     return folder / "state.npz"
 
 
-def save(
+def save_training(
     folder: Path,
     model: BaseAlgorithm,
     evaluation: EvalCallback,
@@ -77,13 +77,16 @@ def save(
     rollout_began: bool = False,
     random: dict[str, np.ndarray] | None = None,
 ) -> None:
-    """Write a checkpoint of a training.
+    """Write a checkpoint of a training that is between two phases.
 
     Args:
-        folder: where.
-        model, evaluation, log: agent and callbacks, which stand between two phases.
-        rollout_began: whether SB3 has drawn the noise of the next rollout already.
-        random: states of generators, see :mod:`rn_rl.experiment.runs.rng_state`; default: now.
+        folder: checkpoint folder of the run.
+        model: the agent.
+        evaluation: callback of the evaluations during training.
+        log: callback that records gains.
+        rollout_began: True if SB3 has drawn the noise of the next rollout already.
+        random: states of the random generators, see :mod:`rn_rl.experiment.runs.rng_state`; default:
+            their present states.
     """
     arrays: dict[str, Any] = {}
     optimizers = put_trained(arrays, model)
@@ -98,8 +101,8 @@ def save(
         for name in MEMORY:
             filled = getattr(memory, name, None)
             put(arrays, f"memory/{name}", head(filled, memory.size()))
-    put(arrays, "random", random or generators(model))
-    put(arrays, "exploration", exploration(model))
+    put(arrays, "random", random or generator_states(model))
+    put(arrays, "exploration", exploration_noise(model))
     for name in EVALUATIONS:
         arrays[f"evaluations/{name}"] = np.array(getattr(evaluation, f"evaluations_{name}"))
     arrays["history/timesteps"] = np.array([t for t, _ in log.history])
@@ -125,42 +128,46 @@ def save(
         "rollouts": log.rollouts,
         "monitor_rows": monitor_rows(folder.parent),
     }
-    write(folder, arrays, plain)
+    write_state(folder, arrays, plain)
 
 
-def write(folder: Path, arrays: dict[str, Any], plain: dict[str, Any]) -> None:
-    """Arrays and plain data as the checkpoint of a run."""
-    write_npz(file(folder), **arrays, plain=np.array(json.dumps(plain)))
+def write_state(folder: Path, arrays: dict[str, Any], plain: dict[str, Any]) -> None:
+    """Write arrays and JSON data as the checkpoint of a run."""
+    write_npz(state_file(folder), **arrays, plain=np.array(json.dumps(plain)))
 
 
-def prepare(folder: Path, arrays: dict[str, Any], plain: dict[str, Any]) -> None:
-    """Write a checkpoint that :func:`adopt` makes the one of the run, or a resume does."""
-    write_npz(coming(folder), **arrays, plain=np.array(json.dumps(plain)))
+def write_pending(folder: Path, arrays: dict[str, Any], plain: dict[str, Any]) -> None:
+    """Write a checkpoint that becomes the run's by :func:`adopt_pending`, now or when it is resumed."""
+    write_npz(pending_file(folder), **arrays, plain=np.array(json.dumps(plain)))
 
 
-def coming(folder: Path) -> Path:
-    """Where a checkpoint waits until those of all runs of a batch are written."""
+def pending_file(folder: Path) -> Path:
+    """Return the path of a checkpoint that waits for those of the other runs of its seed batch."""
     return folder / "next.npz"
 
 
-def adopt(folders: Sequence[Path]) -> None:
-    """Make the checkpoints that wait those of their runs, if every run has one or has adopted it.
+def adopt_pending(folders: Sequence[Path]) -> None:
+    """Make the pending checkpoints of a seed batch the current ones, all of them or none.
 
-    So a batch that was killed while its checkpoints were written stands at one timestep.
+    If the process was killed while it wrote them, some runs lack one, and the others are deleted; if it
+    was killed while it renamed them, the rest are renamed. So all runs resume at one timestep.
+
+    Args:
+        folders: checkpoint folders of all runs of the batch.
     """
-    waiting = [folder for folder in folders if coming(folder).is_file()]
-    newest = [steps_of(coming(folder)) for folder in waiting]
-    others = [steps_of(file(folder)) for folder in folders if folder not in waiting]
-    whole_batch = len({*newest, *others}) == 1
-    for folder in waiting:
-        if whole_batch:
-            coming(folder).replace(file(folder))
+    pending = [folder for folder in folders if pending_file(folder).is_file()]
+    newest = [timesteps_in(pending_file(folder)) for folder in pending]
+    others = [timesteps_in(state_file(folder)) for folder in folders if folder not in pending]
+    complete = len({*newest, *others}) == 1
+    for folder in pending:
+        if complete:
+            replace_file(pending_file(folder), state_file(folder))
         else:
-            coming(folder).unlink()
+            pending_file(folder).unlink()
 
 
-def steps_of(path: Path) -> int:
-    """Timesteps behind a checkpoint; -1 without one."""
+def timesteps_in(path: Path) -> int:
+    """Return the number of timesteps trained before a checkpoint file; -1 if it cannot be read."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             return int(json.loads(str(arrays["plain"]))["counters"]["num_timesteps"])
@@ -169,20 +176,24 @@ def steps_of(path: Path) -> int:
 
 
 def read_plain(folder: Path) -> dict[str, Any]:
-    """The plain data of a checkpoint."""
-    with read(folder) as arrays:
+    """Return the JSON data of a checkpoint.
+
+    Raises:
+        UserError: there is no checkpoint, or it is damaged.
+    """
+    with open_state(folder) as arrays:
         return dict(json.loads(str(arrays["plain"])))
 
 
-def restore(
+def restore_training(
     folder: Path, model: BaseAlgorithm, evaluation: EvalCallback, log: NormalizerLogger
 ) -> None:
-    """Put a fresh agent, its environments and callbacks where a checkpoint stands.
+    """Restore an untrained agent, its environments and its callbacks from a checkpoint, in place.
 
     Raises:
-        UserError: no checkpoint, a damaged one, or an environment that does not replay.
+        UserError: there is no checkpoint, or it is damaged.
     """
-    with read(folder) as arrays:
+    with open_state(folder) as arrays:
         plain = json.loads(str(arrays["plain"]))
         take_trained(arrays, model, plain["optimizers"])
         for name, value in plain["counters"].items():
@@ -221,19 +232,19 @@ def restore(
         log.commit_kls = arrays["history/commit_kls"].tolist()
         log.commit_actions = arrays["history/commit_actions"].tolist()
         log.rollouts = plain["rollouts"]
-        set_generators(model, take(arrays, "random"))
+        set_generator_states(model, take(arrays, "random"))
 
 
 def restore_rollout(folder: Path, model: BaseAlgorithm) -> None:
-    """When the first rollout of a resumed run begins: undo what was drawn and reset on the way."""
-    with read(folder) as arrays:
-        set_exploration(model, take(arrays, "exploration") or {})
+    """Restore random state and exploration noise again when a resumed run begins its first rollout."""
+    with open_state(folder) as arrays:
+        set_exploration_noise(model, take(arrays, "exploration") or {})
         if json.loads(str(arrays["plain"]))["rollout_began"]:
-            set_generators(model, take(arrays, "random"))
+            set_generator_states(model, take(arrays, "random"))
 
 
-def trained(model: BaseAlgorithm) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """What SB3 saves of an agent: networks and optimizers by name, and single tensors by name."""
+def trained_parts(model: BaseAlgorithm) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Return the parts of an agent that SB3 saves: networks and optimizers, and tensors, by name."""
     with_state, tensors = model._get_torch_save_params()
     tensors = [*tensors, "weights"] if isinstance(model, ARS) else tensors
     return (
@@ -243,9 +254,9 @@ def trained(model: BaseAlgorithm) -> tuple[dict[str, Any], dict[str, torch.Tenso
 
 
 def put_trained(arrays: dict[str, Any], model: BaseAlgorithm) -> dict[str, list[dict[str, Any]]]:
-    """Store networks, optimizers and tensors; returns the parameter groups of the optimizers."""
+    """Store networks, optimizers and tensors in ``arrays``; return the optimizers' parameter groups."""
     groups = {}
-    parts, tensors = trained(model)
+    parts, tensors = trained_parts(model)
     for part, holder in parts.items():
         state = holder.state_dict()
         if isinstance(holder, torch.optim.Optimizer):
@@ -265,8 +276,8 @@ def put_trained(arrays: dict[str, Any], model: BaseAlgorithm) -> dict[str, list[
 def take_trained(
     arrays: Any, model: BaseAlgorithm, groups: dict[str, list[dict[str, Any]]]
 ) -> None:
-    """Inverse of :func:`put_trained`, in place."""
-    parts, tensors = trained(model)
+    """Restore what :func:`put_trained` stored, in place."""
+    parts, tensors = trained_parts(model)
     for part, holder in parts.items():
         stored = {
             name.removeprefix(f"{part}/"): torch.from_numpy(arrays[name])
@@ -286,15 +297,19 @@ def take_trained(
 
 
 @contextmanager
-def read(folder: Path) -> Iterator[Any]:
-    """The arrays of a checkpoint."""
-    path = file(folder)
+def open_state(folder: Path) -> Iterator[Any]:
+    """Open a checkpoint and yield its arrays, which are read from disk when they are used.
+
+    Raises:
+        UserError: there is no checkpoint, or it is damaged.
+    """
+    path = state_file(folder)
     if not path.is_file():
         raise UserError(
             f"run {folder.parent}: no checkpoint to continue from; start another run, with "
             f"--from {folder.parent} to begin with its weights"
         )
-    with path.open("rb") as stream:  # np.load leaves a file open that it opened and cannot read
+    with path.open("rb") as stream:  # np.load would leave a damaged file open
         try:
             arrays = np.load(stream, allow_pickle=False)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -303,55 +318,63 @@ def read(folder: Path) -> Iterator[Any]:
             yield arrays
 
 
-def timesteps(folder: Path) -> int:
-    """Timesteps that a checkpoint has behind it."""
+def timesteps_done(folder: Path) -> int:
+    """Return the number of timesteps trained before the checkpoint of a run.
+
+    Raises:
+        UserError: there is no checkpoint, or it is damaged.
+    """
     return int(read_plain(folder)["counters"]["num_timesteps"])
 
 
 def has_episodes(folder: Path, episodes: int | None) -> bool:
-    """Return True if the training ended so many episodes before the checkpoint; None: never."""
+    """Return True if at least ``episodes`` training episodes ended before the checkpoint.
+
+    False for None, which means that the run is limited by timesteps alone.
+    """
     if episodes is None:
         return False
-    header = 2  # lines of SB3's monitor files
+    header = 2  # lines of a monitor file of SB3
     rows = read_plain(folder)["monitor_rows"]
     return sum(max(count - header, 0) for count in rows.values()) >= episodes
 
 
-def trim_monitor(folder: Path) -> None:
-    """Drop what the monitor files hold beyond the checkpoint: the resumed run writes it again."""
+def trim_monitors(folder: Path) -> None:
+    """Cut the monitor files back to the checkpoint; the resumed run writes later episodes again."""
     rows = read_plain(folder)["monitor_rows"]
     for name, count in rows.items():
         path = folder.parent / name
-        lines = path.read_text().splitlines(keepends=True)
-        path.write_text("".join(lines[:count]))
+        lines = path.read_bytes().splitlines(keepends=True)
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(b"".join(lines[:count]))
 
 
 def monitor_rows(run_folder: Path) -> dict[str, int]:
-    """Lines in each monitor file of a run."""
+    """Return the number of lines in each monitor file of a run, by file name."""
     return {
-        path.name: len(path.read_text().splitlines())
+        path.name: len(path.read_bytes().splitlines())
         for path in sorted(run_folder.glob("*.monitor.csv"))
     }
 
 
 def snapshots(env: VecEnv) -> list[dict[str, Any]]:
-    """Of every environment; see :class:`rn_rl.experiment.envs.replayable.ReplayableEnv`."""
+    """Return a snapshot of each environment, by :meth:`.ReplayableEnv.snapshot`."""
     inner = env.unwrapped
     assert isinstance(inner, DummyVecEnv)
     return [e.snapshot() for e in inner.envs]  # type: ignore[attr-defined]
 
 
 def restore_environments(env: VecEnv, stored: list[dict[str, Any]]) -> None:
-    """Replay every environment; a vector environment then must not be reset."""
+    """Restore each environment by replaying its episode; ``env`` must not be reset after that."""
     inner = env.unwrapped
     assert isinstance(inner, DummyVecEnv)
     for one, snapshot in zip(inner.envs, stored, strict=True):
         if one.restore(snapshot):  # type: ignore[attr-defined]
-            inner._reset_seeds()  # or the next reset would start the first episode again
+            inner._reset_seeds()  # else the next reset would start the first episode again
 
 
 def put(arrays: dict[str, Any], name: str, value: Any) -> None:
-    """Store an array, or a dict of them; None stores nothing."""
+    """Store an array, or each array of a dict, under ``name``; store nothing for None."""
     if isinstance(value, dict):
         for key, part in value.items():
             arrays[f"{name}:{key}"] = part
@@ -360,7 +383,7 @@ def put(arrays: dict[str, Any], name: str, value: Any) -> None:
 
 
 def take(arrays: Any, name: str) -> Any:
-    """Inverse of :func:`put`."""
+    """Return what :func:`put` stored under ``name``: an array, a dict of arrays, or None."""
     if name in arrays.files:
         return arrays[name]
     parts = {n.split(":", 1)[1]: arrays[n] for n in arrays.files if n.startswith(f"{name}:")}
@@ -368,14 +391,14 @@ def take(arrays: Any, name: str) -> Any:
 
 
 def head(value: Any, rows: int) -> Any:
-    """The first rows of an array or a dict of arrays."""
+    """Return the first rows of an array, or of each array of a dict."""
     if isinstance(value, dict):
         return {key: head(part, rows) for key, part in value.items()}
     return None if value is None else value[:rows]
 
 
 def fill(target: Any, value: Any) -> None:
-    """Write rows into the beginning of an array or a dict of arrays, in place."""
+    """Copy ``value`` over the first rows of an array, or of each array of a dict, in place."""
     if isinstance(target, dict):
         for key, part in target.items():
             fill(part, value[key])

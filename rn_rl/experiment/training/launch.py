@@ -213,8 +213,8 @@ def resume_batch(config: TrainConfig, console: Console, watch: Watch | None = No
     first = Run(config.resume).read_spec()
     runs = [Run(config.resume.parent / name) for name in first.together]
     specs = [run.read_spec() for run in runs]
-    checkpoint.adopt([run.checkpoint for run in runs])
-    done = {checkpoint.timesteps(run.checkpoint) for run in runs}
+    checkpoint.adopt_pending([run.checkpoint for run in runs])
+    done = {checkpoint.timesteps_done(run.checkpoint) for run in runs}
     if len(done) != 1:
         raise UserError(
             f"run {config.resume}: the checkpoints of its batch stand at timesteps "

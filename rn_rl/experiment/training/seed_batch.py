@@ -96,7 +96,7 @@ class BatchTraining:
         begun = [checkpoint.read_plain(run.checkpoint) for run in runs] if resuming else None
         if begun is not None:
             for run in runs:
-                checkpoint.trim_monitor(run.checkpoint)
+                checkpoint.trim_monitors(run.checkpoint)
         self.begin = time.time()
         self.episodes: dict[Path, list[dict[str, float]]] = {}
         if self.fast and not resuming:
@@ -358,8 +358,8 @@ class BatchTraining:
                 plain["evaluation_environments"] = checkpoint.snapshots(self.eval_envs.envs[seed])
                 normalizer = self.normalizer(seed)
                 plain["vecnormalize"] = normalizer and vecnormalize_state(normalizer)
-            checkpoint.prepare(run.checkpoint, arrays, plain)
-        checkpoint.adopt([run.checkpoint for run in self.runs])
+            checkpoint.write_pending(run.checkpoint, arrays, plain)
+        checkpoint.adopt_pending([run.checkpoint for run in self.runs])
 
     def _records(self) -> dict[str, np.ndarray]:
         """What was recorded so far, seeds first but for the timesteps."""
@@ -376,7 +376,9 @@ class BatchTraining:
 
     def _restore(self, begun: list[dict[str, Any]]) -> None:
         with contextlib.ExitStack() as stack:
-            files = [stack.enter_context(checkpoint.read(run.checkpoint)) for run in self.runs]
+            files = [
+                stack.enter_context(checkpoint.open_state(run.checkpoint)) for run in self.runs
+            ]
             stored = [{name: file[name] for name in file.files} for file in files]
         self.batch.restore(list(zip(stored, begun, strict=True)))
         self.eval_noise.restore([plain["evaluation_noise"] for plain in begun])

@@ -30,7 +30,7 @@ from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.console import Watch
 from rn_rl.experiment.runs.folder import Run, load_weights, new_run
 from rn_rl.experiment.runs.io import write_npz
-from rn_rl.experiment.runs.rng_state import generators
+from rn_rl.experiment.runs.rng_state import generator_states
 from rn_rl.experiment.runs.spec import RunSpec, command_line
 from rn_rl.experiment.settings.algorithms import ALGORITHMS, algorithm
 from rn_rl.experiment.settings.hyperparameters import check_given, merge, parse_assignments, tuned
@@ -133,7 +133,7 @@ def train(config: TrainConfig, console: Console | None = None, watch: Watch | No
     evaluation = make_evaluation(spec, run, model)
     log = NormalizerLogger()
     if resuming:
-        checkpoint.restore(run.checkpoint, model, evaluation, log)
+        checkpoint.restore_training(run.checkpoint, model, evaluation, log)
     elif config.from_agent is not None:
         load_weights(config.from_agent, spec, model, trust=config.trust)
     describe(spec, run, model, console)
@@ -154,7 +154,7 @@ def train(config: TrainConfig, console: Console | None = None, watch: Watch | No
                 reset_num_timesteps=not resuming,
                 **masking,
             )
-            checkpoint.save(run.checkpoint, model, evaluation, log)
+            checkpoint.save_training(run.checkpoint, model, evaluation, log)
         finally:
             progress.close()
             run.save_agent(spec, model)
@@ -184,7 +184,7 @@ def continued(config: TrainConfig) -> tuple[RunSpec, Run]:
     assert config.resume is not None
     run = Run(config.resume)
     spec = run.read_spec()
-    done = checkpoint.timesteps(run.checkpoint)
+    done = checkpoint.timesteps_done(run.checkpoint)
     if config.timesteps is not None:
         spec = replace(spec, timesteps=config.timesteps)
     if done >= spec.timesteps:
@@ -195,7 +195,7 @@ def continued(config: TrainConfig) -> tuple[RunSpec, Run]:
     if checkpoint.has_episodes(run.checkpoint, spec.episodes):
         raise UserError(f"run {run.folder} has all of its {spec.episodes:,} episodes")
     check_resumable(spec, run)
-    checkpoint.trim_monitor(run.checkpoint)
+    checkpoint.trim_monitors(run.checkpoint)
     run.write_spec(spec)
     return spec, run
 
@@ -278,7 +278,7 @@ class BoundaryCallback(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         if isinstance(self.model, ARS):  # draws before it says that a rollout begins
-            self._random = generators(self.model)
+            self._random = generator_states(self.model)
 
     def _on_rollout_start(self) -> None:
         if self.resuming:
@@ -286,7 +286,7 @@ class BoundaryCallback(BaseCallback):
             self.resuming = False
         due = self.model.num_timesteps >= self._next
         if due or self.interrupt.stop:
-            checkpoint.save(
+            checkpoint.save_training(
                 self.run.checkpoint,
                 self.model,
                 self.evaluation,

@@ -10,7 +10,7 @@ import tyro
 
 from benchmarks.docs_reproduction import write_readme
 from rn_rl.analysis.tables import markdown_table
-from rn_rl.commands.tables import NORM_COLUMNS, norm_rows
+from rn_rl.commands.norms import NORM_COLUMNS, norm_rows
 from rn_rl.experiment.runs.io import replace_block
 
 

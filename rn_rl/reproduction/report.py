@@ -20,7 +20,8 @@ from rn_rl.analysis.report import write_rows, write_text
 from rn_rl.analysis.tables import markdown_table
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.console import say
-from rn_rl.experiment.runs.io import atomic_write, shipped
+from rn_rl.experiment.runs.io import atomic_write
+from rn_rl.experiment.settings.shipped import shipped
 from rn_rl.reproduction.protocol import Arm, Protocol, Study
 
 LAST_EPISODES = 50

@@ -8,8 +8,6 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
-from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +50,6 @@ def replace_file(source: Path, target: Path) -> None:
                 raise
             time.sleep(0.05)
     os.replace(source, target)
-
-
-@lru_cache
-def shipped(name: str) -> Any:
-    """Read a table of ``zoo_configs``, such as ``"scores.yml"``."""
-    return yaml.safe_load((files("rn_rl") / "zoo_configs" / name).read_text(encoding="utf-8"))
 
 
 def write_yaml(path: Path, data: Any) -> None:

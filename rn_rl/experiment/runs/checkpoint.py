@@ -42,7 +42,7 @@ from rn_rl.experiment.runs.rng_state import (
 )
 from rn_rl.experiment.runs.weights import load_vecnormalize_state, vecnormalize_state
 
-COUNTERS = (
+AGENT_COUNTERS = (
     "num_timesteps",
     "_episode_num",
     "_n_calls",
@@ -53,13 +53,13 @@ COUNTERS = (
 )
 """Numbers that an SB3 agent carries from one phase to the next."""
 
-LAST = ("_last_obs", "_last_original_obs", "_last_episode_starts")
+AGENT_ARRAYS = ("_last_obs", "_last_original_obs", "_last_episode_starts")
 """Arrays that an SB3 agent carries from one phase to the next."""
 
-MEMORY = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+REPLAY_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 """Arrays of a replay buffer."""
 
-EVALUATIONS = ("timesteps", "results", "length", "successes")
+EVALUATION_LISTS = ("timesteps", "results", "length", "successes")
 """Lists that SB3's evaluation callback collects."""
 
 
@@ -90,20 +90,20 @@ def save_training(
     """
     arrays: dict[str, Any] = {}
     optimizers = put_trained(arrays, model)
-    for name in LAST:
-        put(arrays, f"last/{name}", getattr(model, name, None))
+    for name in AGENT_ARRAYS:
+        put_array(arrays, f"last/{name}", getattr(model, name, None))
     states = getattr(model, "_last_lstm_states", None)
     if states is not None:
         for i, tensor in enumerate((*states.pi, *states.vf)):
             arrays[f"lstm/{i}"] = tensor.cpu().numpy()
     memory = getattr(model, "replay_buffer", None)
     if memory is not None:
-        for name in MEMORY:
+        for name in REPLAY_ARRAYS:
             filled = getattr(memory, name, None)
-            put(arrays, f"memory/{name}", head(filled, memory.size()))
-    put(arrays, "random", random or generator_states(model))
-    put(arrays, "exploration", exploration_noise(model))
-    for name in EVALUATIONS:
+            put_array(arrays, f"memory/{name}", first_rows(filled, memory.size()))
+    put_array(arrays, "random", random or generator_states(model))
+    put_array(arrays, "exploration", exploration_noise(model))
+    for name in EVALUATION_LISTS:
         arrays[f"evaluations/{name}"] = np.array(getattr(evaluation, f"evaluations_{name}"))
     arrays["history/timesteps"] = np.array([t for t, _ in log.history])
     arrays["history/gains"] = np.array([g for _, g in log.history])
@@ -114,7 +114,7 @@ def save_training(
     assert model.ep_success_buffer is not None
     normalizer = model.get_vec_normalize_env()
     plain = {
-        "counters": {n: getattr(model, n) for n in COUNTERS if hasattr(model, n)},
+        "counters": {n: getattr(model, n) for n in AGENT_COUNTERS if hasattr(model, n)},
         "optimizers": optimizers,
         "memory": None if memory is None else {"pos": memory.pos, "full": bool(memory.full)},
         "rollout_began": rollout_began,
@@ -198,8 +198,8 @@ def restore_training(
         take_trained(arrays, model, plain["optimizers"])
         for name, value in plain["counters"].items():
             setattr(model, name, value)
-        for name in LAST:
-            value = take(arrays, f"last/{name}")
+        for name in AGENT_ARRAYS:
+            value = take_array(arrays, f"last/{name}")
             if value is not None:
                 setattr(model, name, value)
         if "lstm/0" in arrays.files:
@@ -207,8 +207,8 @@ def restore_training(
             model._last_lstm_states = RNNStates((*states[:2],), (*states[2:],))  # type: ignore[attr-defined]
         if plain["memory"] is not None:
             memory: Any = model.replay_buffer  # type: ignore[attr-defined]
-            for name in MEMORY:
-                fill(getattr(memory, name, None), take(arrays, f"memory/{name}"))
+            for name in REPLAY_ARRAYS:
+                copy_rows(getattr(memory, name, None), take_array(arrays, f"memory/{name}"))
             memory.pos, memory.full = plain["memory"]["pos"], plain["memory"]["full"]
         assert model.env is not None
         restore_environments(model.env, plain["environments"])
@@ -223,7 +223,7 @@ def restore_training(
         model.ep_success_buffer = deque(plain["successes"], maxlen=model._stats_window_size)
         evaluation.n_calls = plain["evaluation_calls"]
         evaluation.best_mean_reward = plain["best_mean_reward"]
-        for name in EVALUATIONS:
+        for name in EVALUATION_LISTS:
             stored = arrays[f"evaluations/{name}"]
             setattr(evaluation, f"evaluations_{name}", stored.tolist())
         gains = arrays["history/gains"].tolist()
@@ -232,15 +232,15 @@ def restore_training(
         log.commit_kls = arrays["history/commit_kls"].tolist()
         log.commit_actions = arrays["history/commit_actions"].tolist()
         log.rollouts = plain["rollouts"]
-        set_generator_states(model, take(arrays, "random"))
+        set_generator_states(model, take_array(arrays, "random"))
 
 
 def restore_rollout(folder: Path, model: BaseAlgorithm) -> None:
     """Restore random state and exploration noise again when a resumed run begins its first rollout."""
     with open_state(folder) as arrays:
-        set_exploration_noise(model, take(arrays, "exploration") or {})
+        set_exploration_noise(model, take_array(arrays, "exploration") or {})
         if json.loads(str(arrays["plain"]))["rollout_began"]:
-            set_generator_states(model, take(arrays, "random"))
+            set_generator_states(model, take_array(arrays, "random"))
 
 
 def trained_parts(model: BaseAlgorithm) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -373,7 +373,7 @@ def restore_environments(env: VecEnv, stored: list[dict[str, Any]]) -> None:
             inner._reset_seeds()  # else the next reset would start the first episode again
 
 
-def put(arrays: dict[str, Any], name: str, value: Any) -> None:
+def put_array(arrays: dict[str, Any], name: str, value: Any) -> None:
     """Store an array, or each array of a dict, under ``name``; store nothing for None."""
     if isinstance(value, dict):
         for key, part in value.items():
@@ -382,25 +382,25 @@ def put(arrays: dict[str, Any], name: str, value: Any) -> None:
         arrays[name] = np.asarray(value)
 
 
-def take(arrays: Any, name: str) -> Any:
-    """Return what :func:`put` stored under ``name``: an array, a dict of arrays, or None."""
+def take_array(arrays: Any, name: str) -> Any:
+    """Return what :func:`put_array` stored under ``name``: an array, a dict of arrays, or None."""
     if name in arrays.files:
         return arrays[name]
     parts = {n.split(":", 1)[1]: arrays[n] for n in arrays.files if n.startswith(f"{name}:")}
     return parts or None
 
 
-def head(value: Any, rows: int) -> Any:
+def first_rows(value: Any, rows: int) -> Any:
     """Return the first rows of an array, or of each array of a dict."""
     if isinstance(value, dict):
-        return {key: head(part, rows) for key, part in value.items()}
+        return {key: first_rows(part, rows) for key, part in value.items()}
     return None if value is None else value[:rows]
 
 
-def fill(target: Any, value: Any) -> None:
+def copy_rows(target: Any, value: Any) -> None:
     """Copy ``value`` over the first rows of an array, or of each array of a dict, in place."""
     if isinstance(target, dict):
         for key, part in target.items():
-            fill(part, value[key])
+            copy_rows(part, value[key])
     elif target is not None and value is not None:
         target[: len(value)] = value

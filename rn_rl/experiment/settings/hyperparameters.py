@@ -106,12 +106,12 @@ def parse_value(text: str, context: str) -> Any:
     return value
 
 
-def merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
+def merge_nested(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
     """Return a copy of ``base`` with the values of ``update``; nested mappings are merged too."""
     merged = dict(base)
     for key, value in update.items():
         if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            value = merge(merged[key], value)
+            value = merge_nested(merged[key], value)
         merged[key] = value
     return merged
 

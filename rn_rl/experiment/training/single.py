@@ -23,7 +23,7 @@ from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 
 from rn_rl.agents import NormalizerLogger
 from rn_rl.agents.callbacks import online_norms
-from rn_rl.errors import UserError
+from rn_rl.errors import TrainingStopped, UserError
 from rn_rl.experiment.envs.make import check_env_id
 from rn_rl.experiment.evaluation.episodes import evaluation_callback, uses_masks
 from rn_rl.experiment.runs import checkpoint
@@ -33,14 +33,15 @@ from rn_rl.experiment.runs.io import write_npz
 from rn_rl.experiment.runs.rng_state import generator_states
 from rn_rl.experiment.runs.spec import RunSpec, command_line
 from rn_rl.experiment.settings.algorithms import ALGORITHMS, algorithm
-from rn_rl.experiment.settings.hyperparameters import check_given, merge, parse_assignments, tuned
+from rn_rl.experiment.settings.hyperparameters import (
+    check_given,
+    merge_nested,
+    parse_assignments,
+    tuned,
+)
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.progress import ProgressCallback
 from rn_rl.normalization import canonical_spec, check_recordings
-
-
-class TrainingStopped(Exception):
-    """Ctrl-C, at the next point where a checkpoint is exact."""
 
 
 def resolve(config: TrainConfig) -> RunSpec:
@@ -57,9 +58,9 @@ def resolve(config: TrainConfig) -> RunSpec:
     given = parse_assignments(config.set, "--set")
     env_kwargs = parse_assignments(config.env_kwargs, "--env-kwargs")
     if env_kwargs:
-        given = merge(given, {"env_kwargs": env_kwargs})
+        given = merge_nested(given, {"env_kwargs": env_kwargs})
     check_given(algo, given)
-    hyperparameters = merge(hyperparameters, given)
+    hyperparameters = merge_nested(hyperparameters, given)
     policy_kwargs = hyperparameters.get("policy_kwargs") or {}
     if not isinstance(policy_kwargs, dict):
         raise UserError(f"--set policy_kwargs={policy_kwargs}: expected names and values")

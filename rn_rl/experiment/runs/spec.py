@@ -28,7 +28,7 @@ from rn_rl.experiment.settings.hyperparameters import to_algorithm_arguments
 
 def command_line() -> str:
     """Return the command that the user typed, to be recorded with a run."""
-    program = Path(sys.argv[0]).name
+    program = Path(sys.argv[0]).name.removesuffix(".exe")  # as scripts are named on Windows
     return shlex.join(["rn-rl" if program == "__main__.py" else program, *sys.argv[1:]])
 
 

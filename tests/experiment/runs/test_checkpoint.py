@@ -9,6 +9,7 @@ import pytest
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs import checkpoint
+from rn_rl.experiment.runs.arrays import put_array, take_array
 
 
 def state(timesteps: int, **plain: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -48,11 +49,11 @@ def test_a_checkpoint_that_is_missing_or_damaged_is_one_line(tmp_path):
 
 def test_arrays_and_dicts_of_arrays_come_back(tmp_path):
     arrays: dict[str, Any] = {}
-    checkpoint.put_array(arrays, "one", [1, 2])
-    checkpoint.put_array(arrays, "many", {"a": np.ones(2), "b:c": np.zeros(1)})
-    checkpoint.put_array(arrays, "none", None)
+    put_array(arrays, "one", [1, 2])
+    put_array(arrays, "many", {"a": np.ones(2), "b:c": np.zeros(1)})
+    put_array(arrays, "none", None)
     checkpoint.write_state(tmp_path, arrays, state(0)[1])
     with checkpoint.open_state(tmp_path) as stored:
-        assert checkpoint.take_array(stored, "one").tolist() == [1, 2]
-        assert checkpoint.take_array(stored, "many").keys() == {"a", "b:c"}
-        assert checkpoint.take_array(stored, "none") is None
+        assert take_array(stored, "one").tolist() == [1, 2]
+        assert take_array(stored, "many").keys() == {"a", "b:c"}
+        assert take_array(stored, "none") is None

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rn_rl.experiment.runs.folder import find_run, new_run, parent_folder
-from rn_rl.experiment.runs.spec import RunSpec, file_name
+from rn_rl.experiment.runs.spec import RunSpec, command_line, file_name
 
 
 def spec(**options: Any) -> RunSpec:
@@ -69,3 +69,17 @@ def test_runs_of_a_norm_with_a_windows_path_lie_at_the_usual_depth(tmp_path) -> 
         assert run.folder.parent == parent_folder(tmp_path, one)
         assert run.folder.relative_to(tmp_path).parts[:2] == ("yoked(C--runs-rn.npz)", "dqn")
     assert find_run(runs[0].folder) == (runs[0], None)
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [
+        ("rn-rl", "rn-rl"),
+        ("rn-rl.exe", "rn-rl"),
+        ("__main__.py", "rn-rl"),
+        ("train.py", "train.py"),
+    ],
+)
+def test_the_recorded_command_names_the_program(monkeypatch, program, expected) -> None:
+    monkeypatch.setattr("sys.argv", [program, "train", "--out", "a b"])
+    assert command_line() == f"{expected} train --out 'a b'"

@@ -266,7 +266,10 @@ def open_state(folder: Path) -> Iterator[Any]:
         try:
             arrays = np.load(stream, allow_pickle=False)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} is damaged ({' '.join(str(error).split())})") from None
+            raise UserError(
+                f"{path} is damaged ({' '.join(str(error).split())}); start another run, with --from "
+                f"{folder.parent} to begin with its weights"
+            ) from None
         with arrays:
             yield arrays
 

@@ -135,9 +135,9 @@ def read_record(run: Run) -> RunRecord:
         )
         raise UserError(f"not finished: {why}")
     if finished and not len(timesteps) and not notes:
-        notes.append("no evaluation while training was recorded")
+        notes.append("no evaluation during training was recorded")
     if not len(timesteps):
-        notes.append("it is in no curve, area or steps to threshold")
+        notes.append("it is missing from curves, areas and steps to threshold")
     elif reached <= spec.timesteps - every:
         notes.append(f"its evaluations end at timestep {reached:,} of {spec.timesteps:,}")
     last = final.mean_return if finished and final is not None else float(returns[-1])

@@ -126,7 +126,10 @@ def load_vecnormalize(path: Path, env: VecEnv) -> None:
     if normalizer is None:
         return
     if not path.is_file():
-        raise UserError(f"{path}: no such file, and this agent saw normalized observations")
+        raise UserError(
+            f"{path}: no such file; the agent was trained on normalized observations and needs their "
+            "statistics: put the file back, or train again"
+        )
     load_vecnormalize_state(json.loads(path.read_text(encoding="utf-8")), normalizer)
 
 

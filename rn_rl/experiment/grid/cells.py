@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from dataclasses import dataclass, replace
 
 from stable_baselines3.common.vec_env import VecEnv
 
 from rn_rl.errors import UserError
-from rn_rl.experiment.runs.folder import RunSpec, file_name, light
+from rn_rl.experiment.runs.spec import RunSpec, file_name
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.launch import no_batch
 from rn_rl.experiment.training.resolve import resolve
@@ -71,9 +70,7 @@ def make_cell(config: TrainConfig, seeds: list[int], engine: str) -> Cell:
     specs = [replace(spec, seed=seed) for seed in seeds]
     trial = spec.make_env(n_envs=1)
     try:
-        with warnings.catch_warnings():  # the agents that are trained warn of the same
-            warnings.simplefilter("ignore")
-            spec.make_model(trial, **light(spec))
+        spec.make_model(trial, training=False)
         reason = None if engine == "process" else why_not_together(spec, trial)
     finally:
         trial.close()

@@ -8,8 +8,9 @@ from pathlib import Path
 from rn_rl.errors import UserError
 from rn_rl.experiment.grid.cells import key_of
 from rn_rl.experiment.runs import checkpoint
-from rn_rl.experiment.runs.folder import Run, RunSpec, file_name
+from rn_rl.experiment.runs.folder import Run, parent_folder
 from rn_rl.experiment.runs.records import Final, read_final
+from rn_rl.experiment.runs.spec import RunSpec, file_name
 
 
 @dataclass
@@ -41,8 +42,7 @@ class FoundRun:
 
 def run_folders(root: Path, spec: RunSpec) -> list[Path]:
     """Return the run folders of a cell in ``root``, whatever their state."""
-    parent = root / spec.norm.replace("/", "-") / spec.algo
-    return sorted(parent.glob(f"{file_name(spec.env)}_*"))
+    return sorted(parent_folder(root, spec).glob(f"{file_name(spec.env)}_*"))
 
 
 def is_readable(folder: Path) -> bool:
@@ -73,7 +73,7 @@ def find_runs(root: Path, spec: RunSpec) -> dict[str, FoundRun]:
             steps = its.timesteps
         else:
             try:
-                steps = checkpoint.timesteps(run.checkpoint)
+                steps = checkpoint.timesteps_done(run.checkpoint)
             except (UserError, OSError, KeyError, ValueError):  # no checkpoint, or a damaged one
                 steps = -1
         key = key_of(its)

@@ -19,8 +19,8 @@ from rn_rl.experiment.grid.cells import Cell, key_of
 from rn_rl.experiment.grid.disk import FoundRun, find_runs
 from rn_rl.experiment.grid.leases import Leases
 from rn_rl.experiment.runs.console import Watch
-from rn_rl.experiment.runs.folder import RunSpec
 from rn_rl.experiment.runs.io import write_json
+from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.launch import resume_batch, train_together
 from rn_rl.experiment.training.single import train

@@ -12,10 +12,12 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
 from rn_rl.agents import NormalizerLogger
 from rn_rl.errors import TrainingStopped
-from rn_rl.experiment.evaluation.masking import evaluation_callback
+from rn_rl.experiment.evaluation.episodes import evaluation_callback
 from rn_rl.experiment.runs import checkpoint
-from rn_rl.experiment.runs.folder import Run, RunSpec
-from rn_rl.experiment.runs.rng_state import generators
+from rn_rl.experiment.runs.folder import Run
+from rn_rl.experiment.runs.io import replace_file
+from rn_rl.experiment.runs.rng_state import generator_states
+from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.experiment.training.interrupts import Stoppable
 
 
@@ -63,7 +65,7 @@ class MoveCallback(BaseCallback):
         self.source, self.target = source, target
 
     def _on_step(self) -> bool:
-        self.source.replace(self.target)
+        replace_file(self.source, self.target)
         return True
 
 
@@ -110,7 +112,7 @@ class PhaseCallback(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         if not has_phases(self.model):
-            self._random = generators(self.model)
+            self._random = generator_states(self.model)
 
     def _on_rollout_start(self) -> None:
         if self.resuming:
@@ -118,7 +120,7 @@ class PhaseCallback(BaseCallback):
             self.resuming = False
         due = self.model.num_timesteps >= self._next
         if due or self.watch.stop:
-            checkpoint.save(
+            checkpoint.save_training(
                 self.run.checkpoint,
                 self.model,
                 self.evaluation,

@@ -13,7 +13,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.console import Watch, say
-from rn_rl.experiment.runs.folder import Run, RunSpec, new_run
+from rn_rl.experiment.runs.folder import Run, new_run
+from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.envpool import no_envpool
 from rn_rl.experiment.training.memory import largest_batch
@@ -186,8 +187,8 @@ def resume_batch(config: TrainConfig, console: Console, watch: Watch | None = No
     first = Run(config.resume).read_spec()
     torch.set_num_threads(first.threads)
     runs = [Run(config.resume.parent / name) for name in first.together]
-    checkpoint.adopt([run.checkpoint for run in runs])
-    done = {checkpoint.timesteps(run.checkpoint) for run in runs}
+    checkpoint.adopt_pending([run.checkpoint for run in runs])
+    done = {checkpoint.timesteps_done(run.checkpoint) for run in runs}
     if len(done) != 1:
         raise UserError(
             f"run {config.resume}: the checkpoints of its batch stand at timesteps "

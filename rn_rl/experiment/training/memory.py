@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.console import say
-from rn_rl.experiment.runs.folder import RunSpec
+from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.experiment.settings.algorithms import algorithm
 from rn_rl.experiment.training.seed_batch import make_model_silently
 

@@ -6,9 +6,14 @@ import torch
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.envs.make import check_env_id
-from rn_rl.experiment.runs.folder import RunSpec, command_line
+from rn_rl.experiment.runs.spec import RunSpec, command_line
 from rn_rl.experiment.settings.algorithms import ALGORITHMS, algorithm
-from rn_rl.experiment.settings.hyperparameters import check_given, merge, parse_assignments, tuned
+from rn_rl.experiment.settings.hyperparameters import (
+    check_given,
+    merge_nested,
+    parse_assignments,
+    tuned,
+)
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.normalization import canonical_spec, check_recordings
 
@@ -40,9 +45,9 @@ def resolve(config: TrainConfig) -> RunSpec:
     given = parse_assignments(config.set, "--set")
     env_kwargs = parse_assignments(config.env_kwargs, "--env-kwargs")
     if env_kwargs:
-        given = merge(given, {"env_kwargs": env_kwargs})
+        given = merge_nested(given, {"env_kwargs": env_kwargs})
     check_given(algo, given)
-    hyperparameters = merge(hyperparameters, given)
+    hyperparameters = merge_nested(hyperparameters, given)
     policy_kwargs = hyperparameters.get("policy_kwargs") or {}
     if not isinstance(policy_kwargs, dict):
         raise UserError(f"--set policy_kwargs={policy_kwargs}: expected names and values")

@@ -17,11 +17,12 @@ from rn_rl.agents import SeedBatch, SeedBatchDQN, SeedBatchPPO, SeedBatchRecurre
 from rn_rl.agents.seed_batch.actor_critic import components
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.errors import TrainingStopped
-from rn_rl.experiment.evaluation.seed_batch import play
+from rn_rl.experiment.evaluation.episodes import play_seed_batch
 from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.console import Watch, say
-from rn_rl.experiment.runs.folder import Run, RunSpec
-from rn_rl.experiment.runs.io import whole
+from rn_rl.experiment.runs.folder import Run
+from rn_rl.experiment.runs.io import atomic_write
+from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.experiment.settings.algorithms import algorithm
 from rn_rl.experiment.training.interrupts import stop_on_interrupt
 from rn_rl.experiment.training.progress import StatusLines, TrainingProgress
@@ -90,7 +91,7 @@ def train_batch(
         stored = [checkpoint.read_plain(run.checkpoint) for run in runs] if resuming else None
         if stored is not None:
             for run in runs:
-                checkpoint.trim_monitor(run.checkpoint)
+                checkpoint.trim_monitors(run.checkpoint)
         envs: BatchEnvs
         if specs[0].vector_env == "envpool":
             done = stored[0]["counters"]["num_timesteps"] if stored else 0
@@ -235,7 +236,7 @@ class SeedBatchRun:
         """Play ``eval_episodes`` episodes of every seed, side by side, and keep its best policy."""
         self.envs.synchronize()
         noise = None if self.spec.deterministic_evaluation else self.noise
-        returns, lengths = play(self.batch, self.envs.evaluation, noise)
+        returns, lengths = play_seed_batch(self.batch, self.envs.evaluation, noise)
         now = self.batch.num_timesteps
         self.records.evaluations.append((now, returns, lengths))
         means = returns.mean(1)
@@ -244,7 +245,7 @@ class SeedBatchRun:
                 continue
             if means[seed] > self.best[seed]:
                 self.best[seed] = means[seed]
-                with whole(run.best_model_file) as temporary:
+                with atomic_write(run.best_model_file) as temporary:
                     self.batch.write_back(seed).save(temporary)
             self.records.write_evaluations(run, seed)
         self.records.scalars.append((now, self._scalars(means, lengths.mean(1))))
@@ -286,8 +287,8 @@ class SeedBatchRun:
             plain["evaluation_noise"] = self.noise.state(seed)
             plain["monitor_rows"] = checkpoint.monitor_rows(run.folder)
             plain.update(self.envs.state(seed))
-            checkpoint.prepare(run.checkpoint, arrays, plain)
-        checkpoint.adopt([run.checkpoint for run in self.runs])
+            checkpoint.write_pending(run.checkpoint, arrays, plain)
+        checkpoint.adopt_pending([run.checkpoint for run in self.runs])
 
     def restore(self, plain: Sequence[dict[str, Any]]) -> None:
         """Continue from the checkpoints.
@@ -296,7 +297,9 @@ class SeedBatchRun:
             plain: The plain data of each seed's checkpoint; arrays are read from the runs.
         """
         with contextlib.ExitStack() as stack:
-            files = [stack.enter_context(checkpoint.read(run.checkpoint)) for run in self.runs]
+            files = [
+                stack.enter_context(checkpoint.open_state(run.checkpoint)) for run in self.runs
+            ]
             arrays = [{name: file[name] for name in file.files} for file in files]
         self.batch.restore(list(zip(arrays, plain, strict=True)))
         self.records.restore(arrays)

@@ -18,7 +18,9 @@ from stable_baselines3.common.vec_env import (
 
 from rn_rl.agents.seed_batch.vector_envs import Episode, SeedEnvs, VecSeedEnvs
 from rn_rl.experiment.runs import checkpoint
-from rn_rl.experiment.runs.folder import Run, RunSpec, load_vecnormalize_state, vecnormalize_state
+from rn_rl.experiment.runs.folder import Run
+from rn_rl.experiment.runs.spec import RunSpec
+from rn_rl.experiment.runs.weights import load_vecnormalize_state, vecnormalize_state
 from rn_rl.experiment.training.envpool import env_seeds, fast_envs
 
 TRAINING, EVALUATION = range(2)

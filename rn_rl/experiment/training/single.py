@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -20,12 +19,12 @@ from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from rn_rl.agents import NormalizerLogger
 from rn_rl.agents.callbacks import online_norms
 from rn_rl.errors import UserError
-from rn_rl.experiment.evaluation.masking import masked
+from rn_rl.experiment.evaluation.episodes import uses_masks
 from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.console import Watch, say
-from rn_rl.experiment.runs.folder import Run, RunSpec, light, new_run
+from rn_rl.experiment.runs.folder import Run, load_weights, new_run
 from rn_rl.experiment.runs.io import write_npz
-from rn_rl.experiment.runs.weights import load_weights
+from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.experiment.training.callbacks import (
     PhaseCallback,
     evaluation_folder,
@@ -70,7 +69,7 @@ def train(config: TrainConfig, console: Console | None = None, watch: Watch | No
         evaluation = make_evaluation(spec, run, model)
         log = NormalizerLogger()
         if resuming:
-            checkpoint.restore(run.checkpoint, model, evaluation, log)
+            checkpoint.restore_training(run.checkpoint, model, evaluation, log)
         elif config.from_agent is not None:
             load_weights(config.from_agent, spec, model, trust=config.trust)
         describe(spec, run, model, console)
@@ -84,7 +83,7 @@ def train(config: TrainConfig, console: Console | None = None, watch: Watch | No
                 callbacks.insert(2, evaluation)
             masking: dict[str, Any] = {}
             if isinstance(model, MaskablePPO):
-                masking = {"use_masking": masked(model, env)}
+                masking = {"use_masking": uses_masks(model, env)}
             try:
                 model.learn(
                     spec.timesteps - model.num_timesteps,
@@ -92,7 +91,7 @@ def train(config: TrainConfig, console: Console | None = None, watch: Watch | No
                     reset_num_timesteps=not resuming,
                     **masking,
                 )
-                checkpoint.save(run.checkpoint, model, evaluation, log)
+                checkpoint.save_training(run.checkpoint, model, evaluation, log)
             finally:
                 progress.close()
                 run.save_agent(spec, model)
@@ -112,9 +111,7 @@ def start_run(config: TrainConfig) -> tuple[RunSpec, Run]:
     """
     spec = resolve(config)
     trial_env = spec.make_env(n_envs=1)
-    with warnings.catch_warnings():  # the agent that is trained warns of the same
-        warnings.simplefilter("ignore")
-        model = spec.make_model(trial_env, **light(spec))
+    model = spec.make_model(trial_env, training=False)
     if config.from_agent is not None:
         load_weights(config.from_agent, spec, model, trust=config.trust)
     trial_env.close()
@@ -132,7 +129,7 @@ def continue_run(config: TrainConfig) -> tuple[RunSpec, Run]:
     assert config.resume is not None
     run = Run(config.resume)
     spec = run.read_spec()
-    done = checkpoint.timesteps(run.checkpoint)
+    done = checkpoint.timesteps_done(run.checkpoint)
     if config.timesteps is not None:
         spec = replace(spec, timesteps=config.timesteps)
     if done >= spec.timesteps:
@@ -143,7 +140,7 @@ def continue_run(config: TrainConfig) -> tuple[RunSpec, Run]:
     if checkpoint.has_episodes(run.checkpoint, spec.episodes):
         raise UserError(f"run {run.folder} has all of its {spec.episodes:,} episodes")
     check_resumable(spec, run)
-    checkpoint.trim_monitor(run.checkpoint)
+    checkpoint.trim_monitors(run.checkpoint)
     run.write_spec(spec)
     return spec, run
 
@@ -166,7 +163,7 @@ def describe(spec: RunSpec, run: Run, model: BaseAlgorithm, console: Console) ->
     """Print the run folder and, beside each half-life in phases, the number of phases to come."""
     say(console, f"run folder: {run.folder}")
     assert model.env is not None
-    if isinstance(model, MaskablePPO) and not masked(model, model.env):
+    if isinstance(model, MaskablePPO) and not uses_masks(model, model.env):
         say(console, f"{spec.env} has no action_masks(): trained without masks, as PPO would")
     norms = online_norms(model.policy)
     if not has_phases(model):

@@ -1,4 +1,4 @@
-"""Grids of trainings: nothing twice, nothing lost, one bad seed costs nobody else anything."""
+"""``rn-rl compare``: no training is repeated or lost, and a seed that fails does not affect others."""
 
 import json
 import os
@@ -27,17 +27,17 @@ TINY += ["--set", "learning_starts=100"]
 
 
 def compare(out, *arguments, seeds=2, norms="none,rn"):
-    """In this process, one job after the other."""
+    """Run the command in this process, one job after the other."""
     shape = ["--seeds", str(seeds), "--norms", norms, "--jobs", "1"]
     return main(["compare", *TINY, *shape, "--out", str(out), *arguments])
 
 
 def policies(out):
-    """When each policy was written."""
+    """Times at which the policies were written."""
     return {p: p.stat().st_mtime_ns for p in sorted(out.glob("*/*/*/policy.safetensors"))}
 
 
-def test_what_is_done_is_not_done_again(tmp_path):
+def test_a_complete_training_is_not_repeated(tmp_path):
     assert compare(tmp_path) == 0
     first = policies(tmp_path)
     assert len(first) == 4
@@ -45,7 +45,7 @@ def test_what_is_done_is_not_done_again(tmp_path):
     assert "4 runs" in page and "2 episodes after the training" in page
     assert compare(tmp_path) == 0
     assert policies(tmp_path) == first
-    assert compare(tmp_path, seeds=3) == 0  # more seeds: the new ones alone
+    assert compare(tmp_path, seeds=3) == 0  # with more seeds only the new ones are trained
     later = policies(tmp_path)
     assert len(later) == 6 and first.items() <= later.items()
     seeds = [Run(p.parent).read_spec().seed for p in later]
@@ -54,12 +54,12 @@ def test_what_is_done_is_not_done_again(tmp_path):
     assert len(policies(tmp_path)) == 8
     assert list(leases.leases_folder(tmp_path).iterdir()) == []
     command = Run(next(iter(later)).parent).read_spec().command
-    assert command  # recorded, so that a report can tell it
+    assert command  # for the report
 
 
 @pytest.mark.parametrize("engine", ["batch", "process"])
 def test_tensorboard_shows_a_grid_with_sensible_names(tmp_path, engine):
-    """Runs by the names of their folders, and the same figures whichever way they were trained."""
+    """Runs have the names of their folders, and the same figures however they were trained."""
     assert (
         compare(tmp_path, "--engine", engine, "--timesteps", "2000", seeds=1, norms="none,rn") == 0
     )
@@ -71,7 +71,7 @@ def test_tensorboard_shows_a_grid_with_sensible_names(tmp_path, engine):
     assert expected <= logged
 
 
-def test_an_evaluation_that_is_missing_is_all_that_is_made_up_for(tmp_path):
+def test_a_missing_evaluation_is_made_without_training_again(tmp_path):
     assert compare(tmp_path, norms="none") == 0
     before = policies(tmp_path)
     finals = sorted(tmp_path.glob("*/*/*/final.json"))
@@ -115,7 +115,7 @@ def frail():
 
 
 @pytest.mark.parametrize("engine", ["auto", "process"])
-def test_a_failed_seed_is_tried_again_named_and_stops_nobody(tmp_path, engine, capsys):
+def test_a_failed_seed_is_tried_again_then_named_and_stops_no_other(tmp_path, engine, capsys):
     shape = ["--env", "Frail-v0", "--config", "zoo", "--env-kwargs", "seed=2", "--engine", engine]
     shape += ["--set", "learning_starts=100", "buffer_size=1000"]
     assert compare(tmp_path, *shape, seeds=4, norms="none") == 2
@@ -131,7 +131,7 @@ def test_a_failed_seed_is_tried_again_named_and_stops_nobody(tmp_path, engine, c
 
 
 def start(out, *arguments, **options):
-    """The command in a process group of its own, as a terminal has it."""
+    """Start the command in a process group of its own, as a terminal does."""
     command = [sys.executable, "-m", "rn_rl", "compare", *TINY, "--out", str(out), *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, start_new_session=True, **pipes, **options)
@@ -149,7 +149,7 @@ def wait_for(condition, seconds=120):
     [("auto", 10_000), pytest.param("process", 5_000, marks=pytest.mark.slow)],
 )
 def test_ctrl_c_then_the_same_command(tmp_path, engine, timesteps):
-    """All runs end at a checkpoint, and go on from there."""
+    """All runs end at a checkpoint, and continue from it."""
     shape = ["--seeds", "2", "--norms", "rn", "--engine", engine, "--timesteps", str(timesteps)]
     shape += ["--eval-freq", str(timesteps // 2)]
     process = start(tmp_path, *shape)
@@ -169,11 +169,11 @@ def test_ctrl_c_then_the_same_command(tmp_path, engine, timesteps):
     for folder in folders:
         monitor = (folder / "0.monitor.csv").read_text().splitlines()
         lengths = sum(int(line.split(",")[1]) for line in monitor[2:])
-        assert timesteps - 500 < lengths <= timesteps  # one training, in two sittings
+        assert timesteps - 500 < lengths <= timesteps  # one training in two parts
 
 
 def test_two_commands_share_a_folder(tmp_path):
-    """As two machines would: nothing is trained twice, and both report everything."""
+    """As on two machines: no run is trained twice, and both commands report all runs."""
     shape = ["--seeds", "3", "--norms", "none,rn", "--engine", "process", "--jobs", "1"]
     both = [start(tmp_path, *shape, "--report", str(tmp_path / f"{i}.html")) for i in range(2)]
     for i, process in enumerate(both):
@@ -184,8 +184,8 @@ def test_two_commands_share_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize("once", [pytest.param(True, marks=pytest.mark.slow), False])
-def test_a_process_that_is_killed_costs_others_nothing(tmp_path, once):
-    """Killed once, it is tried again; killed again, by itself, it alone has failed."""
+def test_a_killed_process_does_not_affect_other_trainings(tmp_path, once):
+    """A training killed once is tried again; one killed again, when it runs alone, has failed."""
     module = tmp_path / "frail_env.py"
     source = Path(__file__).read_text()
     frail = source[source.index("class Frail") : source.index("@pytest.fixture(autouse=True)")]
@@ -225,7 +225,7 @@ def test_ray_on_two_nodes(tmp_path):
     assert len(policies(tmp_path)) == 4
 
 
-def test_a_run_that_went_on_for_longer_is_not_done(tmp_path):
+def test_an_evaluation_of_a_shorter_training_does_not_count(tmp_path):
     """``final.json`` of the shorter training says nothing about the longer one."""
     assert compare(tmp_path, norms="none", seeds=1) == 0
     run = Run(next(iter(policies(tmp_path))).parent)
@@ -235,7 +235,7 @@ def test_a_run_that_went_on_for_longer_is_not_done(tmp_path):
 
 
 @pytest.mark.parametrize("bad", ["algo: [", "- 1", "algo: dqn", "timesteps: 50k"])
-def test_what_cannot_be_read_stops_no_grid(tmp_path, bad, capsys):
+def test_a_damaged_run_does_not_stop_a_grid(tmp_path, bad, capsys):
     assert compare(tmp_path, norms="none", seeds=1) == 0
     first = next(iter(policies(tmp_path))).parent
     (first / "run.yaml").write_text(bad)
@@ -249,7 +249,7 @@ def test_what_cannot_be_read_stops_no_grid(tmp_path, bad, capsys):
     assert len(policies(tmp_path)) == 3
 
 
-def test_one_thing_by_two_names_is_trained_once(tmp_path):
+def test_a_normalizer_by_two_names_is_trained_once(tmp_path):
     assert compare(tmp_path, norms="gain(2),gain(c=2), none", seeds=1) == 0
     assert len(policies(tmp_path)) == 2
 

@@ -19,12 +19,12 @@ from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.launch import train_together
 
 
-def test_a_begun_batch_goes_on_as_a_whole_or_not_at_all(tmp_path):
+def test_an_interrupted_batch_continues_as_a_whole_or_not_at_all(tmp_path):
     config = TrainConfig(algo="dqn", env="CartPole-v1", config="paper", out=tmp_path)
     config = replace(config, timesteps=2000, eval_freq=1000, eval_episodes=1, quiet=True)
     cell = make_cell(config, [0, 1], "auto")
     stop = tmp_path / "stop"
-    watch = Watch(stop=True)  # at the first boundary
+    watch = Watch(stop=True)  # between the first two phases
     trial = cell.specs[0].make_env()
     with pytest.raises(TrainingStopped):
         train_together(config, cell.specs, trial, Console(quiet=True), watch)
@@ -38,7 +38,7 @@ def test_a_begun_batch_goes_on_as_a_whole_or_not_at_all(tmp_path):
     assert len(list(tmp_path.glob("*/*/*/policy.safetensors"))) == 2
 
 
-def test_a_batch_that_is_killed_between_its_checkpoints_stands_at_one_timestep(tmp_path):
+def test_checkpoints_of_a_batch_killed_while_writing_them_have_one_timestep(tmp_path):
     def state(steps):
         return {"x": np.zeros(1)}, {"counters": {"num_timesteps": steps}}
 
@@ -59,7 +59,7 @@ def test_a_batch_that_is_killed_between_its_checkpoints_stands_at_one_timestep(t
     assert not any(checkpoint.pending_file(folder).exists() for folder in folders)
 
 
-def test_a_batch_is_parted_among_processes_but_not_below_four_seeds(tmp_path):
+def test_a_batch_is_divided_among_processes_of_four_seeds_or_more(tmp_path):
     config = TrainConfig(algo="dqn", env="CartPole-v1", config="paper", out=tmp_path)
     for seeds, parts in ((10, 2), (7, 1), (20, 4)):
         cell = make_cell(config, list(range(seeds)), "auto")
@@ -69,7 +69,7 @@ def test_a_batch_is_parted_among_processes_but_not_below_four_seeds(tmp_path):
     assert find_runs(tmp_path, cell.specs[0]) == {}
 
 
-def test_every_core_has_a_training_and_a_gpu_has_one():
+def test_there_is_a_training_for_each_core_and_one_on_a_gpu():
     assert side_by_side(1, "cpu", 8) == 8 and side_by_side(3, "cpu", 8) == 2
     assert (
         side_by_side(9, "cpu", 8) == side_by_side(1, "cuda", 8) == side_by_side(1, "cuda:1", 8) == 1

@@ -75,15 +75,15 @@ def test_a_lease_of_the_dead_is_taken_over(tmp_path):
     assert leases.timesteps_in_work(tmp_path) == {}
     with leases.Leases(tmp_path, ["key"]) as mine:
         assert mine.held == ["key"]
-    far = json.dumps({"host": "elsewhere", "pid": gone.pid})  # a number that means nothing here
+    far = json.dumps({"host": "elsewhere", "pid": gone.pid})  # a process number of another machine
     key.write_text(far)
-    assert not leases.take(key, leases.holder())  # alive as far as we know
+    assert not leases.take(key, leases.holder())  # its holder may be alive
     old = time.time() - leases.STALE - 1
     os.utime(key, (old, old))
     assert leases.take(key, leases.holder())
 
 
-def test_one_at_a_time_writes_a_file(tmp_path):
+def test_one_process_at_a_time_is_in_an_exclusive_block(tmp_path):
     path = tmp_path / "count"
     path.write_text("0")
     code = (
@@ -99,12 +99,12 @@ def test_one_at_a_time_writes_a_file(tmp_path):
     assert path.read_text() == "15" and list(tmp_path.iterdir()) == [path]
 
 
-def test_who_slept_for_too_long_stops_and_leaves_the_lease_to_its_new_holder(tmp_path, monkeypatch):
+def test_a_process_that_was_silent_for_too_long_stops_and_leaves_its_lease(tmp_path, monkeypatch):
     monkeypatch.setattr(leases, "BEAT", 0.05)
-    with leases.Leases(tmp_path, ["key"]) as sleeper:
+    with leases.Leases(tmp_path, ["key"]) as silent:
         theirs = json.dumps({"host": "elsewhere", "pid": 1, "id": "theirs"})
         key = leases.leases_folder(tmp_path) / "key"
         key.write_text(theirs)
-        wait_for(lambda: sleeper.watch.stop, 10)
-        assert sleeper.held == []
+        wait_for(lambda: silent.watch.stop, 10)
+        assert silent.held == []
     assert key.read_text() == theirs

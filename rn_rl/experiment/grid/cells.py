@@ -55,12 +55,12 @@ def make_cell(config: TrainConfig, seeds: list[int], engine: str) -> Cell:
     """Check the options of a cell and decide if its seeds are trained together.
 
     Args:
-        config: Options of the training; ``seed`` is not read.
-        seeds: The seeds.
+        config: options of the training; ``seed`` is not read.
+        seeds: the seeds.
         engine: ``--engine`` of the grid.
 
     Raises:
-        UserError: An option cannot be used.
+        UserError: an option cannot be used.
     """
     spec = resolve(replace(config, seed=seeds[0]))
     if spec.eval_freq > spec.timesteps:
@@ -83,8 +83,8 @@ def why_not_together(spec: RunSpec, trial: VecEnv) -> str | None:
     """Return :func:`~rn_rl.experiment.training.launch.no_batch` with the run's number of environments.
 
     Args:
-        spec: Description of a run.
-        trial: One of its environments, used if the run has only one.
+        spec: description of a run.
+        trial: one of its environments, used if the run has only one.
     """
     if spec.n_envs == trial.num_envs:
         return no_batch(spec, trial)

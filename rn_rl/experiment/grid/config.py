@@ -30,7 +30,7 @@ class ComparedAgents:
 class CompareConfig(SharedOptions, ComparedAgents):
     """Train every algorithm with every normalizer on every environment, then write a report.
 
-    What OUT already has is not trained again.
+    Trainings that OUT already has are not repeated.
     """
 
     final_episodes: int = 20

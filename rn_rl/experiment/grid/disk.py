@@ -58,8 +58,8 @@ def find_runs(root: Path, spec: RunSpec) -> dict[str, FoundRun]:
     """Return the readable runs of a cell by key; of several with one key, the one with most timesteps.
 
     Args:
-        root: Folder of runs.
-        spec: Description of a run of the cell.
+        root: folder of runs.
+        spec: description of a run of the cell.
     """
     found: dict[str, FoundRun] = {}
     for folder in run_folders(root, spec):

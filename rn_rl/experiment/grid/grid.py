@@ -24,11 +24,11 @@ def new_grid(config: CompareConfig, console: Console) -> Grid:
     """Make the grid of a comparison; nothing is trained or written yet.
 
     Args:
-        config: Options of the comparison.
-        console: Where progress is printed.
+        config: options of the comparison.
+        console: where progress is printed.
 
     Raises:
-        UserError: An option cannot be used.
+        UserError: an option cannot be used.
     """
     check_options(config)
     return grid_of(config, make_cells(config, console), console)
@@ -69,7 +69,7 @@ def make_cells(config: CompareConfig, console: Console) -> list[Cell]:
     """Make and check the cell of every algorithm, environment and normalizer.
 
     Raises:
-        UserError: An option cannot be used.
+        UserError: an option cannot be used.
     """
     common: dict[str, Any] = {f.name: getattr(config, f.name) for f in fields(SharedOptions)}
     common |= {"out": config.out.absolute(), "quiet": True, "engine": "auto"}

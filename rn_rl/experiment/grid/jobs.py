@@ -76,11 +76,11 @@ def make_jobs(root: Path, cell: Cell, episodes: int, parts: int, stop_file: Path
     """Return the jobs that are left of a cell.
 
     Args:
-        root: Folder of runs.
-        cell: The cell.
-        episodes: Episodes of the evaluation after each training.
-        parts: Most jobs into which a seed batch is divided.
-        stop_file: When this file exists, the jobs stop.
+        root: folder of runs.
+        cell: the cell.
+        episodes: episodes of the evaluation after each training.
+        parts: most jobs into which a seed batch is divided.
+        stop_file: when this file exists, the jobs stop.
 
     Returns:
         A job for each interrupted seed batch, which continues as a whole, and jobs for the other
@@ -177,9 +177,9 @@ def train_missing(job: Job, watch: Watch, *, afresh: bool) -> None:
     """Train what is missing of a job, then evaluate the last policies.
 
     Args:
-        job: The job, whose leases are held.
-        watch: Progress, and the request to stop.
-        afresh: Train interrupted runs from the beginning rather than from their checkpoints.
+        job: the job, whose leases are held.
+        watch: progress, and the request to stop.
+        afresh: train interrupted runs from the beginning rather than from their checkpoints.
     """
     console = Console(quiet=True)
     found = find_runs(job.config.out, job.specs[0])
@@ -219,8 +219,8 @@ def side_by_side(threads: int, device: str, cores: int) -> int:
     """Return the number of processes to run at once.
 
     Args:
-        threads: Threads of each.
-        device: Device of the networks. On a GPU one process is best, since several take turns.
-        cores: Cores of the machine or cluster.
+        threads: threads of each.
+        device: device of the networks. On a GPU one process is best, since several take turns.
+        cores: cores of the machine or cluster.
     """
     return 1 if device.startswith("cuda") else max(cores // threads, 1)

@@ -44,13 +44,13 @@ class Leases:
     """The leases of one job, held while the block runs.
 
     Args:
-        root: Folder of runs.
-        keys: Keys of the trainings that the job wants.
-        stop_file: When this file exists, ``watch.stop`` is set.
+        root: folder of runs.
+        keys: keys of the trainings that the job wants.
+        stop_file: when this file exists, ``watch.stop`` is set.
 
     Attributes:
-        held: Keys whose lease was free; the others belong to another process.
-        watch: Its ``timesteps`` are written to the leases. Its ``stop`` is set on request, and when a
+        held: keys whose lease was free; the others belong to another process.
+        watch: its ``timesteps`` are written to the leases. Its ``stop`` is set on request, and when a
             lease was lost because this process was silent for too long.
     """
 
@@ -145,11 +145,11 @@ def is_abandoned(path: Path, now: float | None = None) -> bool:
     """Return True if the holder of a lease has died or was silent for :data:`STALE` seconds.
 
     Args:
-        path: The lease.
-        now: Time by the clock of the lease's file system; default: :func:`time_at`.
+        path: the lease.
+        now: time by the clock of the lease's file system; default: :func:`time_at`.
 
     Raises:
-        FileNotFoundError: There is no such lease.
+        FileNotFoundError: there is no such lease.
     """
     now = time_at(path.parent) if now is None else now
     if now - path.stat().st_mtime > STALE:

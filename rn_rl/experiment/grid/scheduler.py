@@ -40,7 +40,7 @@ def run_grid(grid: Grid) -> bool:
         True if it was stopped.
 
     Raises:
-        UserError: The folder of runs cannot be written, or there is no such Ray cluster.
+        UserError: the folder of runs cannot be written, or there is no such Ray cluster.
     """
     config = grid.config
     try:
@@ -76,9 +76,9 @@ def run_jobs(grid: Grid, todo: list[Job], jobs: int) -> None:
     """Run jobs side by side; when a process is killed, find out which job it was.
 
     Args:
-        grid: Its state is updated with every outcome.
-        todo: The jobs.
-        jobs: Most processes at once.
+        grid: its state is updated with every outcome.
+        todo: the jobs.
+        jobs: most processes at once.
     """
     config = grid.config
     share = psutil.virtual_memory().available / 2 / max(min(jobs, len(todo)), 1)
@@ -120,8 +120,8 @@ def plan_jobs(grid: Grid, jobs: int) -> list[Job]:
     """Return the jobs that are left, without trainings that have failed.
 
     Args:
-        grid: The grid.
-        jobs: Processes among which seed batches are divided.
+        grid: the grid.
+        jobs: processes among which seed batches are divided.
     """
     config = grid.config
     batches = sum(cell.together for cell in grid.cells) or 1

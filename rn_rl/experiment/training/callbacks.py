@@ -56,8 +56,8 @@ class MoveCallback(BaseCallback):
     """Move a finished file to its place.
 
     Args:
-        source: The file.
-        target: Its new path, on the same file system.
+        source: the file.
+        target: its new path, on the same file system.
     """
 
     def __init__(self, source: Path, target: Path) -> None:
@@ -75,14 +75,14 @@ class PhaseCallback(BaseCallback):
     A checkpoint is written ten times in a run, and before a stop.
 
     Args:
-        run, spec: The run and its description.
-        evaluation, log: Callbacks whose records a checkpoint contains.
-        watch: Its ``stop`` is the request to stop.
-        resuming: Restore the random state of the checkpoint once more when the first rollout
+        run, spec: the run and its description.
+        evaluation, log: callbacks whose records a checkpoint contains.
+        watch: its ``stop`` is the request to stop.
+        resuming: restore the random state of the checkpoint once more when the first rollout
             begins; see :mod:`rn_rl.experiment.runs.checkpoint`.
 
     Raises:
-        TrainingStopped: After a request to stop, once the checkpoint is written.
+        TrainingStopped: after a request to stop, once the checkpoint is written.
     """
 
     def __init__(

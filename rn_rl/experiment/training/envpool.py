@@ -25,8 +25,8 @@ def no_envpool(spec: RunSpec, env: VecEnv) -> str | None:
     """Return the reason why envpool cannot step the environment of a run; None if it can.
 
     Args:
-        spec: Description of the run.
-        env: Its environment as gymnasium makes it. envpool's must have the same spaces.
+        spec: description of the run.
+        env: its environment as gymnasium makes it. envpool's must have the same spaces.
     """
     if importlib.util.find_spec("envpool") is None:
         return "envpool is not installed: pip install 'rn-rl[fast]'"
@@ -57,9 +57,9 @@ def fast_envs(spec: RunSpec, seeds: Sequence[Sequence[int]], env: VecEnv) -> Env
     """Make envpool's environments of a run; see :class:`~rn_rl.agents.EnvpoolSeedEnvs`.
 
     Args:
-        spec: Description of the run.
-        seeds: Seeds of the environments of every training seed.
-        env: The run's environment as gymnasium makes it, for its observation space.
+        spec: description of the run.
+        seeds: seeds of the environments of every training seed.
+        env: the run's environment as gymnasium makes it, for its observation space.
     """
     kwargs = spec.hyperparameters.get("env_kwargs") or {}
     view = image_view if spec.hyperparameters.get("env_wrapper") == IMAGE_WRAPPER else None
@@ -70,9 +70,9 @@ def env_seeds(seeds: Sequence[int], n_envs: int, purpose: int) -> list[list[int]
     """Derive the seeds of environments, such that no two training seeds or purposes share any.
 
     Args:
-        seeds: Training seeds.
-        n_envs: Environments of each.
-        purpose: Number of the purpose, such as training or evaluation.
+        seeds: training seeds.
+        n_envs: environments of each.
+        purpose: number of the purpose, such as training or evaluation.
 
     Returns:
         For each training seed, ``n_envs`` environment seeds below 2**31.

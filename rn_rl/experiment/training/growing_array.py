@@ -15,7 +15,7 @@ class GrowingArray:
     gaps between them less and less. A long training lost gigabytes so.
 
     Args:
-        rows: First rows, ``(n, ...)``.
+        rows: first rows, ``(n, ...)``.
     """
 
     def __init__(self, rows: np.ndarray | Sequence[np.ndarray] = ()) -> None:

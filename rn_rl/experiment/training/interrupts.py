@@ -26,8 +26,8 @@ def stop_on_interrupt(console: Console, work: Stoppable) -> Iterator[None]:
     Outside of the main thread, where Python allows no signal handlers, the block runs unchanged.
 
     Args:
-        console: Where the first Ctrl-C is acknowledged.
-        work: What is asked to stop.
+        console: where the first Ctrl-C is acknowledged.
+        work: the training or grid that is to stop.
     """
 
     def handle(number: int, frame: FrameType | None) -> None:

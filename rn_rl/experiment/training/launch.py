@@ -52,16 +52,16 @@ def train_seeds(config: TrainConfig, console: Console | None = None) -> list[Run
     """Train ``config.seeds`` agents, or continue the seed batch of ``config.resume``.
 
     Args:
-        config: Options of the training.
-        console: Where progress is printed; default: standard output, unless ``config.quiet``.
+        config: options of the training.
+        console: where progress is printed; default: standard output, unless ``config.quiet``.
 
     Returns:
         The runs in the order of their seeds.
 
     Raises:
-        UserError: An option cannot be used, or ``--engine batch`` where seeds cannot be trained
+        UserError: an option cannot be used, or ``--engine batch`` where seeds cannot be trained
             together.
-        TrainingStopped: After Ctrl-C, once the checkpoints are written.
+        TrainingStopped: after Ctrl-C, once the checkpoints are written.
     """
     console = console or Console(quiet=config.quiet)
     if config.resume is not None:
@@ -91,18 +91,18 @@ def train_together(
     """Train seeds in this process, in as few batches as memory allows.
 
     Args:
-        config: Options of the training.
-        specs: Description of every seed's run.
-        trial: An environment of a single run. It is closed.
-        console: Where progress is printed.
-        watch: Progress and stop request shared with a caller that handles Ctrl-C.
+        config: options of the training.
+        specs: description of every seed's run.
+        trial: an environment of a single run. It is closed.
+        console: where progress is printed.
+        watch: progress and stop request shared with a caller that handles Ctrl-C.
 
     Returns:
         The runs in the order of ``specs``.
 
     Raises:
-        UserError: A seed does not fit into memory, or envpool cannot step the environment.
-        TrainingStopped: After Ctrl-C or ``watch.stop``, once the checkpoints are written.
+        UserError: a seed does not fit into memory, or envpool cannot step the environment.
+        TrainingStopped: after Ctrl-C or ``watch.stop``, once the checkpoints are written.
     """
     torch.set_num_threads(specs[0].threads)
     with StatusLines(console, "setting up"):
@@ -139,8 +139,8 @@ def no_batch(spec: RunSpec, env: VecEnv) -> str | None:
     """Return the reason why the seeds of a run cannot be trained together; None if they can.
 
     Args:
-        spec: Description of the run.
-        env: Its environment.
+        spec: description of the run.
+        env: its environment.
     """
     batch = BATCHES.get(spec.algo)
     if batch is None:
@@ -172,16 +172,16 @@ def resume_batch(config: TrainConfig, console: Console, watch: Watch | None = No
     """Continue the seed batch that the run ``config.resume`` belongs to.
 
     Args:
-        config: Options of the training; ``timesteps`` may extend it.
-        console: Where progress is printed.
-        watch: Progress and stop request shared with a caller that handles Ctrl-C.
+        config: options of the training; ``timesteps`` may extend it.
+        console: where progress is printed.
+        watch: progress and stop request shared with a caller that handles Ctrl-C.
 
     Returns:
         The runs of the batch.
 
     Raises:
-        UserError: The batch is complete, or its checkpoints differ in their timesteps.
-        TrainingStopped: After Ctrl-C or ``watch.stop``, once the checkpoints are written.
+        UserError: the batch is complete, or its checkpoints differ in their timesteps.
+        TrainingStopped: after Ctrl-C or ``watch.stop``, once the checkpoints are written.
     """
     assert config.resume is not None
     first = Run(config.resume).read_spec()

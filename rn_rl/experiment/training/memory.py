@@ -32,8 +32,8 @@ def bytes_of_seed(spec: RunSpec, env: VecEnv) -> int:
     - three times the activations of a minibatch: forward, backward, observed by the normalizers.
 
     Args:
-        spec: Description of the run.
-        env: Its environment.
+        spec: description of the run.
+        env: its environment.
     """
     model = make_model_silently(spec, env)
     row = int(np.prod(env.observation_space.shape)) * env.observation_space.dtype.itemsize  # type: ignore
@@ -86,13 +86,13 @@ def largest_batch(
     """Return the number of seeds that fit into memory together, and print what they will take.
 
     Args:
-        specs: Description of every seed's run.
-        env: Environment of one of them.
-        console: Where the line is printed.
-        gigabytes: Memory for the batch in GB; default: half of what is free.
+        specs: description of every seed's run.
+        env: environment of one of them.
+        console: where the line is printed.
+        gigabytes: memory for the batch in GB; default: half of what is free.
 
     Raises:
-        UserError: Not even one seed fits.
+        UserError: not even one seed fits.
     """
     each = bytes_of_seed(specs[0], env)
     free = free_memory(specs[0].device)

@@ -26,12 +26,12 @@ class StatusLines:
     terminal, where a live display is shown instead, and on a quiet console there is no thread.
 
     Args:
-        console: Where lines are printed.
-        status: Text of the thread's lines, or a function that returns it. It runs in the thread,
+        console: where lines are printed.
+        status: text of the thread's lines, or a function that returns it. It runs in the thread,
             so it may read plain numbers only.
 
     Attributes:
-        status: May be set to another text or function while the block runs.
+        status: may be set to another text or function while the block runs.
     """
 
     def __init__(self, console: Console, status: str | Callable[[], str]) -> None:
@@ -84,10 +84,10 @@ class TrainingProgress:
     passed without one.
 
     Args:
-        total: Timesteps of the whole run.
-        title: Name of the training.
-        lines: Prints the lines; its console has the bar.
-        watch: Its ``timesteps`` is kept up to date.
+        total: timesteps of the whole run.
+        title: name of the training.
+        lines: prints the lines; its console has the bar.
+        watch: its ``timesteps`` is kept up to date.
     """
 
     def __init__(
@@ -158,11 +158,11 @@ class ProgressCallback(BaseCallback):
     """Show timesteps, speed, training return, last evaluation and mean gain of a single run.
 
     Args:
-        total: Timesteps of the whole run.
-        evaluation: Callback whose last result is shown.
-        title: Name of the training.
-        lines: Prints the lines; its console has the bar.
-        watch: Its ``timesteps`` is kept up to date.
+        total: timesteps of the whole run.
+        evaluation: callback whose last result is shown.
+        title: name of the training.
+        lines: prints the lines; its console has the bar.
+        watch: its ``timesteps`` is kept up to date.
     """
 
     def __init__(

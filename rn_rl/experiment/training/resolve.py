@@ -24,14 +24,14 @@ def resolve(config: TrainConfig) -> RunSpec:
     Nothing is written and no environment is made.
 
     Args:
-        config: Options of one seed's training; ``resume`` and ``seeds`` are not read.
+        config: options of one seed's training; ``resume`` and ``seeds`` are not read.
 
     Returns:
         The description of the run, whose hyperparameters are the tuned ones with those of ``--set``
         and ``--env-kwargs`` in their place.
 
     Raises:
-        UserError: An option has a value that cannot be used.
+        UserError: an option has a value that cannot be used.
     """
     if config.algo is None:
         raise UserError(f"--algo is missing: one of {', '.join(ALGORITHMS)}")

@@ -72,16 +72,16 @@ def train_batch(
     Whatever ends the training, every run then holds what was trained and can be loaded.
 
     Args:
-        specs, runs: Description and folder of every seed's run.
-        trial: An environment of a single run, with which agents are made.
-        console: Where progress is printed.
-        compile: Compile the updates with ``torch.compile``.
-        resuming: Continue from the runs' checkpoints.
-        watch: Progress and stop request shared with a caller that handles Ctrl-C; default: Ctrl-C
+        specs, runs: description and folder of every seed's run.
+        trial: an environment of a single run, with which agents are made.
+        console: where progress is printed.
+        compile: compile the updates with ``torch.compile``.
+        resuming: continue from the runs' checkpoints.
+        watch: progress and stop request shared with a caller that handles Ctrl-C; default: Ctrl-C
             is handled here.
 
     Raises:
-        TrainingStopped: After Ctrl-C or ``watch.stop``, once the checkpoints are written.
+        TrainingStopped: after Ctrl-C or ``watch.stop``, once the checkpoints are written.
     """
     together = [run.folder.name for run in runs]
     specs = [replace(spec, together=together) for spec in specs]
@@ -118,18 +118,18 @@ class SeedBatchRun:
     """A seed batch in training, with its records, evaluations and checkpoints.
 
     Args:
-        specs, runs: Description and folder of every seed's run.
-        batch: The seeds' networks and their algorithm.
-        envs: Their environments.
-        noise: Random numbers of stochastic evaluations.
-        lines: Prints the progress.
-        watch: Progress, and the request to stop.
+        specs, runs: description and folder of every seed's run.
+        batch: the seeds' networks and their algorithm.
+        envs: their environments.
+        noise: random numbers of stochastic evaluations.
+        lines: prints the progress.
+        watch: progress, and the request to stop.
 
     Attributes:
-        best: Highest mean return of an evaluation, for each seed.
-        recent: Training returns of each seed.
-        ended: Number of training episodes that each seed has ended.
-        finished: Seeds that have all of their episodes, ``(seeds,)``. Their last policies are
+        best: highest mean return of an evaluation, for each seed.
+        recent: training returns of each seed.
+        ended: number of training episodes that each seed has ended.
+        finished: seeds that have all of their episodes, ``(seeds,)``. Their last policies are
             saved; they stay in the batch, and nothing of them is recorded any more.
     """
 
@@ -188,7 +188,7 @@ class SeedBatchRun:
             True if every seed has all of its episodes, which ends the training.
 
         Raises:
-            TrainingStopped: On request, once the checkpoints are written.
+            TrainingStopped: on request, once the checkpoints are written.
         """
         now, records = self.batch.num_timesteps, self.records
         if records.layers and not (records.phases and records.phases[-1] == now):
@@ -294,7 +294,7 @@ class SeedBatchRun:
         """Continue from the checkpoints.
 
         Args:
-            plain: The plain data of each seed's checkpoint; arrays are read from the runs.
+            plain: the plain data of each seed's checkpoint; arrays are read from the runs.
         """
         with contextlib.ExitStack() as stack:
             files = [

@@ -31,8 +31,8 @@ class BatchEnvs(ABC):
     """Training and evaluation environments of a seed batch.
 
     Attributes:
-        training: The environments that seeds learn in, ``n_envs`` for each.
-        evaluation: Those of evaluations, ``eval_episodes`` for each seed.
+        training: the environments that seeds learn in, ``n_envs`` for each.
+        evaluation: those of evaluations, ``eval_episodes`` for each seed.
     """
 
     training: SeedEnvs
@@ -80,8 +80,8 @@ class GymnasiumBatchEnvs(BatchEnvs):
     """SB3 vector environments, one of each kind for every seed. SB3's Monitor writes their episodes.
 
     Args:
-        specs, runs: Description and folder of every seed's run.
-        resuming: Append to the monitor files rather than begin them.
+        specs, runs: description and folder of every seed's run.
+        resuming: append to the monitor files rather than begin them.
     """
 
     def __init__(self, specs: Sequence[RunSpec], runs: Sequence[Run], *, resuming: bool) -> None:
@@ -136,9 +136,9 @@ class EnvpoolBatchEnvs(BatchEnvs):
     """envpool's environments, which step in C++. They cannot be saved, and write no monitor files.
 
     Args:
-        specs, runs: Description and folder of every seed's run.
-        trial: An environment of a single run as gymnasium makes it, whose spaces these have.
-        done: Timesteps behind each seed. The environments' seeds depend on it, so that a resumed
+        specs, runs: description and folder of every seed's run.
+        trial: an environment of a single run as gymnasium makes it, whose spaces these have.
+        done: timesteps behind each seed. The environments' seeds depend on it, so that a resumed
             batch does not repeat its first episodes.
     """
 

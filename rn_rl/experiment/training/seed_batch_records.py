@@ -16,15 +16,15 @@ class SeedBatchRecords:
     """Gains, sizes of commits, evaluations and logged scalars of all seeds of a batch.
 
     Args:
-        layers: Names of the normalizers, in the order of the gains.
+        layers: names of the normalizers, in the order of the gains.
 
     Attributes:
-        phases: Timesteps at which each phase ended.
-        gains: Mean gain of each normalizer after each phase, ``(phases, seeds, layers)``.
+        phases: timesteps at which each phase ended.
+        gains: mean gain of each normalizer after each phase, ``(phases, seeds, layers)``.
         commit_kls: KL in nats of each commit that was measured, ``(commits, seeds)``.
-        evaluations: Timesteps, returns and episode lengths of each evaluation; the last two are
+        evaluations: timesteps, returns and episode lengths of each evaluation; the last two are
             ``(seeds, episodes)``.
-        scalars: Timesteps, and by TensorBoard tag one value for each seed.
+        scalars: timesteps, and by TensorBoard tag one value for each seed.
     """
 
     def __init__(self, layers: Sequence[str]) -> None:

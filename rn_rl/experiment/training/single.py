@@ -44,17 +44,17 @@ def train(config: TrainConfig, console: Console | None = None, watch: Watch | No
     trained and can be loaded.
 
     Args:
-        config: Options of the training.
-        console: Where progress is printed; default: standard output, unless ``config.quiet``.
-        watch: Progress and stop request shared with a caller that handles Ctrl-C; default: Ctrl-C
+        config: options of the training.
+        console: where progress is printed; default: standard output, unless ``config.quiet``.
+        watch: progress and stop request shared with a caller that handles Ctrl-C; default: Ctrl-C
             is handled here.
 
     Returns:
         The run.
 
     Raises:
-        UserError: An option, or the run to continue, cannot be used.
-        TrainingStopped: After Ctrl-C or ``watch.stop``, once the checkpoint is written.
+        UserError: an option, or the run to continue, cannot be used.
+        TrainingStopped: after Ctrl-C or ``watch.stop``, once the checkpoint is written.
     """
     console = console or Console(quiet=config.quiet)
     own_interrupts = watch is None
@@ -107,7 +107,7 @@ def start_run(config: TrainConfig) -> tuple[RunSpec, Run]:
     """Make a new run folder, after everything that can be refused has been tried.
 
     Raises:
-        UserError: An option cannot be used.
+        UserError: an option cannot be used.
     """
     spec = resolve(config)
     trial_env = spec.make_env(n_envs=1)
@@ -124,7 +124,7 @@ def continue_run(config: TrainConfig) -> tuple[RunSpec, Run]:
     """Open the run of ``config.resume``, and cut its monitor files back to its checkpoint.
 
     Raises:
-        UserError: The run has no checkpoint, is complete, or cannot be continued exactly.
+        UserError: the run has no checkpoint, is complete, or cannot be continued exactly.
     """
     assert config.resume is not None
     run = Run(config.resume)

@@ -52,7 +52,7 @@ class ReproduceConfig:
     jobs: Annotated[int | None, shown_as("N")] = None
     """Trainings side by side; default: one for each core, on a GPU one."""
     compile: bool = False
-    """Compile the updates of seed batches: slower to start, then faster."""
+    """Compile a seed batch's updates: starts later, then 5% slower to 10% faster where measured."""
     address: Annotated[str | None, shown_as("HOST:PORT")] = None
     """Ray cluster."""
     device: str = "cpu"

@@ -20,7 +20,7 @@ def test_each_observation_is_asked_about_once_until_the_networks_change():
         x = rng.integers(0, 3, (3, 5, 2)).astype(np.uint8)
         first, second = memo(x)
         assert np.array_equal(first, x.sum(2)) and np.array_equal(second, x)
-    assert sum(map(len, memo.numbers)) == 27
+    assert sum(map(len, memo.slots)) == 27
     assert {each.shape[1] for each in asked} <= {1, 2, 4, 8}
     many = len(asked)
     memo(x)

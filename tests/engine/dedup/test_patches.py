@@ -103,14 +103,17 @@ def test_images_of_noise_are_not_parted():
 
 def test_places_for_contents_never_shrink():
     """For each number of them an update is recorded anew."""
-    number = PatchDeduplicator(convolutions(policy()), 256, CPU)
+    deduplicator = PatchDeduplicator(convolutions(policy()), 256, CPU)
     many = rooms(np.random.default_rng(0), 150, places=7)[None].repeat(4, 1)
     sizes = []
     for images in (np.zeros_like(many), many, many[:, :1].repeat(600, 1)):
-        patches = number(images, row_ids(images))
+        patches = deduplicator(images, row_ids(images))
         assert patches is not None
-        assert [patches.contents.shape[1], *(w.shape[1] for w in patches.windows)] == number.sizes
-        sizes.append(list(number.sizes))
+        assert [
+            patches.contents.shape[1],
+            *(w.shape[1] for w in patches.windows),
+        ] == deduplicator.sizes
+        sizes.append(list(deduplicator.sizes))
     assert sizes[0] == [64, 64, 64] and sizes[1] == sizes[2]
     assert sizes[1][2] > 64
 

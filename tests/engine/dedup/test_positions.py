@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from rn_rl.engine.dedup.positions import (
     SIZE_MULTIPLE,
     PositionContent,
-    places,
+    position_content,
+    position_linear,
     position_major,
-    products,
 )
 from rn_rl.engine.ensemble import ModuleStack
 from rn_rl.engine.trace import TracedFunction
@@ -33,7 +33,7 @@ def images() -> np.ndarray:
 
 def test_pairs_of_place_and_content():
     given = images()
-    found = places(given, CONTENTS)
+    found = position_content(given, CONTENTS)
     for seed, mine in enumerate(given):
         expected = sorted({(p, c) for image in mine for p, c in enumerate(image)})
         contents, ends, pairs, by_pair, firsts = (part[seed] for part in found)
@@ -45,13 +45,13 @@ def test_pairs_of_place_and_content():
         of_pairs = np.split(by_pair, firsts[1 : len(expected)])
         for (p, c), these in zip(expected, of_pairs, strict=True):
             assert these.tolist() == np.flatnonzero(mine[:, p] == c).tolist()
-    assert found.contents.shape == found.firsts.shape == (SEEDS, SIZE_MULTIPLE)
+    assert found.contents.shape == found.offsets.shape == (SEEDS, SIZE_MULTIPLE)
 
 
 def test_many_pairs_are_sorted_too():
     """More than 16 bits can number."""
     given = np.arange(70_000).reshape(1, -1, 2)
-    found = places(given, 70_000)
+    found = position_content(given, 70_000)
     assert found.images.tolist() == [[*range(35_000)] * 2]
 
 
@@ -62,11 +62,12 @@ def test_products_are_those_of_images(recorded: bool):
     alone = [nn.Linear(CHANNELS * COUNT, 4).double() for _ in range(SEEDS)]
     stack = ModuleStack(alone)
     x = torch.randn(SEEDS, CONTENTS, CHANNELS, dtype=torch.float64)
-    where = places(images(), CONTENTS)
+    where = position_content(images(), CONTENTS)
 
     def answer(layer: nn.Linear, x: Tensor, *given: Tensor) -> Tensor:
         return (
-            products(x, position_major(layer.weight, COUNT), PositionContent(*given)) + layer.bias
+            position_linear(x, position_major(layer.weight, COUNT), PositionContent(*given))
+            + layer.bias
         )
 
     def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -83,10 +83,10 @@ class DedupPlan:
             patches: patches of the rollout, or None.
 
         Returns:
-            Tensors with a leading axis of seeds, to be passed to :meth:`patch_context` under ``vmap``: the
-            observations or contents; if there are patches, windows, images and the fields of
-            :class:`~rn_rl.engine.dedup.positions.PositionContent`; and if rows are deduplicated,
-            ``inverse``, ``counts`` and ``subsample_counts`` of
+            Tensors with a leading axis of seeds, for :meth:`patch_context` under ``vmap``: observations
+            or contents; if there are patches, their windows, the images, and the fields of
+            :class:`~rn_rl.engine.dedup.positions.PositionContent` if there are ``dense_weights``; if rows
+            are deduplicated, ``inverse``, ``counts`` and ``subsample_counts`` of
             :class:`~rn_rl.engine.dedup.rows.UniqueRows`.
         """
         if ids is None:

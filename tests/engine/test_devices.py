@@ -1,4 +1,4 @@
-"""What is recorded for a GPU has all its tensors there; no GPU is needed to see that."""
+"""Traces for a GPU use tensors on the GPU only. A fake device shows it, without a GPU."""
 
 import subprocess
 import sys
@@ -11,16 +11,16 @@ from rn_rl.normalization import REGISTRY
 
 
 @pytest.mark.parametrize("algo", ["dqn", "ppo", "ppo_lstm"])
-def test_programs_stay_on_the_device_of_their_tensors(algo: str, recording):
-    """In a process of its own, since PyTorch cannot forget a device."""
+def test_traced_functions_create_tensors_on_the_device_of_their_inputs(algo: str, recording):
+    """In a process of its own, since a device of PyTorch cannot be unregistered."""
     command = [sys.executable, __file__, algo, str(recording)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 3 * len(REGISTRY)  # programs
+    assert int(done.stdout) > 3 * len(REGISTRY)  # traces
 
 
 def main(algo: str, recording: str) -> None:
-    """Train with each normalizer, and run every program of that elsewhere first."""
+    """Train with each normalizer; run each function that is traced on a fake device first."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "agents" / "seed_batch"))
     import torch
     from test_cuda import SPECS, batch_of

@@ -1,4 +1,4 @@
-"""What lies at the places of images, and layers that read all of them."""
+"""Pairs of position and content in images, and the dense layer that is computed by pairs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SEEDS, ROWS, COUNT, CONTENTS, CHANNELS = 3, 20, 6, 12, 5
 
 
 def images() -> np.ndarray:
-    """Which content lies where; one seed sees one image."""
+    """Index of the content at each position; one seed has a single image."""
     rng = np.random.default_rng(0)
     found = rng.integers(0, CONTENTS, (SEEDS, 7, COUNT)) * rng.integers(0, 2, (SEEDS, 7, COUNT))
     found = found[:, rng.integers(0, 7, ROWS)]
@@ -31,7 +31,7 @@ def images() -> np.ndarray:
     return found
 
 
-def test_pairs_of_place_and_content():
+def test_pairs_of_position_and_content():
     given = images()
     found = position_content(given, CONTENTS)
     for seed, mine in enumerate(given):
@@ -48,23 +48,22 @@ def test_pairs_of_place_and_content():
     assert found.contents.shape == found.offsets.shape == (SEEDS, SIZE_MULTIPLE)
 
 
-def test_many_pairs_are_sorted_too():
-    """More than 16 bits can number."""
+def test_more_pairs_than_16_bits_can_count():
     given = np.arange(70_000).reshape(1, -1, 2)
     found = position_content(given, 70_000)
     assert found.images.tolist() == [[*range(35_000)] * 2]
 
 
-@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "eager"])
-def test_products_are_those_of_images(recorded: bool):
-    """Answers and gradients, to rounding."""
+@pytest.mark.parametrize("traced", [True, False], ids=["traced", "eager"])
+def test_a_dense_layer_by_pairs_equals_that_of_images(traced: bool):
+    """Outputs and gradients, up to rounding."""
     torch.manual_seed(0)
     alone = [nn.Linear(CHANNELS * COUNT, 4).double() for _ in range(SEEDS)]
     stack = ModuleStack(alone)
     x = torch.randn(SEEDS, CONTENTS, CHANNELS, dtype=torch.float64)
     where = position_content(images(), CONTENTS)
 
-    def answer(layer: nn.Linear, x: Tensor, *given: Tensor) -> Tensor:
+    def forward(layer: nn.Linear, x: Tensor, *given: Tensor) -> Tensor:
         return (
             position_linear(x, position_major(layer.weight, COUNT), PositionContent(*given))
             + layer.bias
@@ -72,10 +71,10 @@ def test_products_are_those_of_images(recorded: bool):
 
     def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
         leaves = [t.detach().requires_grad_() for t in tensors[:3]]
-        y = stack.vmap_modules(answer, leaves[:2], leaves[2], *tensors[3:], training=True)
+        y = stack.vmap_modules(forward, leaves[:2], leaves[2], *tensors[3:], training=True)
         return y.detach(), *torch.autograd.grad(y.square().sum(), leaves)
 
-    function: Any = TracedFunction(gradients) if recorded else gradients
+    function: Any = TracedFunction(gradients) if traced else gradients
     found = function(*stack.tensors, x, *map(torch.from_numpy, where))
     for seed, layer in enumerate(alone):
         mine = x[seed].clone().requires_grad_()
@@ -85,7 +84,7 @@ def test_products_are_those_of_images(recorded: bool):
             torch.testing.assert_close(ours[seed], theirs.detach(), rtol=1e-12, atol=1e-12)
 
 
-def test_columns_by_place_and_back():
+def test_position_major_is_inverted_by_the_number_of_channels():
     weight = torch.arange(2 * 12.0).view(2, 12)
     features = torch.arange(12.0).view(3, 4)  # channels, places
     moved = position_major(weight, 4)

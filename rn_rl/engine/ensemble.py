@@ -171,8 +171,8 @@ class ModuleStack:
         call = _Call(self.module, function)
         names = [f"module.{name}" for name in self.names]
 
-        def call_one(slices: list[Tensor], *given: Tensor) -> Any:
-            return functional_call(call, dict(zip(names, slices, strict=True)), given)
+        def call_one(slices: list[Tensor], *args: Tensor) -> Any:
+            return functional_call(call, dict(zip(names, slices, strict=True)), args)
 
         # batches are large while learning and small while acting
         with StackedConvolutions(large_batch=training), StackedGroupNorms():

@@ -33,15 +33,15 @@ def main(algo: str, recording: str) -> None:
     _setup_privateuseone_for_python_backend("elsewhere")
     count = 0
 
-    def checked(self, *tensors):
+    def trace_on_fake_device_first(self, *tensors):
         nonlocal count
         count += 1
         with FakeTensorMode():  # no values, and no operation takes tensors of two devices
-            given = [
+            inputs = [
                 torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="elsewhere")
                 for t in tensors
             ]
-            run(*given, function=self.function)
+            run(*inputs, function=self.function)
         return lambda *tensors: run(*tensors, function=self.function)
 
     def run(*tensors, function):
@@ -49,7 +49,7 @@ def main(algo: str, recording: str) -> None:
             warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
             return function(*tensors)
 
-    TracedFunction._trace = checked
+    TracedFunction._trace = trace_on_fake_device_first
     images = "MiniGrid-RedBlueDoors-6x6-v0"
     cases = [(spec, "CartPole-v1") for spec in SPECS] + [("none", images), ("ln+rn", images)]
     for spec, env_id in cases:

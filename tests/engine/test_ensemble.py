@@ -21,8 +21,8 @@ def network(norm: str, seed: int) -> nn.Sequential:
 
 @pytest.mark.parametrize("spec", REGISTRY, indirect=True)
 def test_a_stack_observes_commits_and_predicts_as_single_networks(spec: str):
-    alone = [network(spec, seed).double() for seed in range(4)]
-    stack = ModuleStack(copy.deepcopy(alone))
+    single = [network(spec, seed).double() for seed in range(4)]
+    stack = ModuleStack(copy.deepcopy(single))
     predict = TracedFunction(
         lambda *t: stack.vmap_modules(lambda m, x: m(x), t[:-1], t[-1]),
         num_static=len(stack.tensors),
@@ -35,17 +35,19 @@ def test_a_stack_observes_commits_and_predicts_as_single_networks(spec: str):
         for _ in range(2):
             x = 2**phase * torch.randn(4, 16, 5, dtype=torch.float64)
             stack.set_training_mode(True)
-            mine = learn(*stack.tensors, x)
-            theirs = torch.stack([m.train()(row) for m, row in zip(alone, x, strict=True)])
-            torch.testing.assert_close(mine, theirs.detach(), rtol=1e-11, atol=1e-11)
+            actual = learn(*stack.tensors, x)
+            reference = torch.stack([m.train()(row) for m, row in zip(single, x, strict=True)])
+            torch.testing.assert_close(actual, reference.detach(), rtol=1e-11, atol=1e-11)
         stack.set_training_mode(False)
-        for module in alone:
+        for module in single:
             module.eval()
         x = torch.randn(4, 3, 5, dtype=torch.float64)
-        theirs = torch.stack([m(row) for m, row in zip(alone, x, strict=True)]).detach()
+        reference = torch.stack([m(row) for m, row in zip(single, x, strict=True)]).detach()
         for _ in range(2):
-            torch.testing.assert_close(predict(*stack.tensors, x), theirs, rtol=1e-11, atol=1e-11)
-    for seed, module in enumerate(alone):
+            torch.testing.assert_close(
+                predict(*stack.tensors, x), reference, rtol=1e-11, atol=1e-11
+            )
+    for seed, module in enumerate(single):
         fresh = network(spec, 99).double()
         stack.load_into(seed, fresh)
         for name, value in module.state_dict().items():
@@ -103,8 +105,8 @@ def test_gradients_of_stacked_convolutions_equal_those_of_single_networks(traini
         ]
         return nn.Sequential(*layers, nn.Tanh(), nn.Flatten(), nn.Linear(24, 2)).double()
 
-    alone = [build(seed) for seed in range(3)]
-    stack = ModuleStack(alone)
+    single = [build(seed) for seed in range(3)]
+    stack = ModuleStack(single)
     count = len(stack.tensors)
 
     def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -115,11 +117,13 @@ def test_gradients_of_stacked_convolutions_equal_those_of_single_networks(traini
     x = torch.randn(3, 5, 3, 4, 4, dtype=torch.float64)
     traced = TracedFunction(gradients, num_static=count)
     for scale in (1, 2):
-        mine = traced(*stack.tensors, scale * x)
-        for i, module in enumerate(alone):
-            theirs = torch.autograd.grad(module(scale * x[i]).square().sum(), module.parameters())
-            for ours, their in zip(mine, theirs, strict=True):
-                torch.testing.assert_close(ours[i], their, rtol=1e-11, atol=1e-11)
+        actual = traced(*stack.tensors, scale * x)
+        for i, module in enumerate(single):
+            reference = torch.autograd.grad(
+                module(scale * x[i]).square().sum(), module.parameters()
+            )
+            for gradient, reference_gradient in zip(actual, reference, strict=True):
+                torch.testing.assert_close(gradient[i], reference_gradient, rtol=1e-11, atol=1e-11)
 
 
 def test_views_are_hoisted_before_casts():
@@ -134,8 +138,8 @@ def test_views_are_hoisted_before_casts():
     state, x = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64), torch.randn(3, 3)
     for scale in (1, 3):
         state *= scale
-        for mine, theirs in zip(traced(state, x), function(state, x), strict=True):
-            assert torch.equal(mine, theirs)
+        for actual, reference in zip(traced(state, x), function(state, x), strict=True):
+            assert torch.equal(actual, reference)
     [trace] = traced._traces.values()
     views = trace.rest.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default)
     assert len(views) == 1
@@ -157,8 +161,8 @@ def test_in_place_operations_overwrite_nothing_that_is_used_later():
     expected = [t.clone() for t in function(kept, x)]
     copies = kept.clone(), x.clone()
     for _ in range(3):
-        for mine, theirs in zip(traced(kept, x), expected, strict=True):
-            assert torch.equal(mine, theirs)
+        for actual, reference in zip(traced(kept, x), expected, strict=True):
+            assert torch.equal(actual, reference)
         assert torch.equal(kept, copies[0]) and torch.equal(x, copies[1])
     [trace] = traced._traces.values()
     targets = {str(node.target) for node in trace.rest.graph.nodes}
@@ -171,13 +175,13 @@ def test_in_place_operations_overwrite_nothing_that_is_used_later():
 )
 def test_normalizers_that_commit_alike_commit_together(spec, groups):
     """Every state equals that of a normalizer in a single network."""
-    alone = [
+    single = [
         nn.Sequential(
             *(m for _ in range(3) for m in (nn.Linear(5, 5), *make_normalizers(spec, 5)))
         ).double()
         for _ in "ab"
     ]
-    stack = ModuleStack(alone)
+    stack = ModuleStack(single)
     assert len(stack.commit_groups) == groups
     x = torch.randn(2, 9, 5).double()
     for _ in range(4):
@@ -189,9 +193,9 @@ def test_normalizers_that_commit_alike_commit_together(spec, groups):
         named = dict(zip(stack.names, stack.tensors_before_commit(), strict=True))
         kept = [named[name] for name in stack.names if "running_" in name]
         assert all(torch.equal(a, b) for a, b in zip(kept, before, strict=True))
-        for seed, module in enumerate(alone):
+        for seed, module in enumerate(single):
             module.train()(x[seed])
             module.eval()
-            mine, theirs = stack.unstack(seed), module.state_dict()
-            for name, value in theirs.items():
-                torch.testing.assert_close(mine[name], value, rtol=1e-10, atol=1e-10)
+            actual, reference = stack.unstack(seed), module.state_dict()
+            for name, value in reference.items():
+                torch.testing.assert_close(actual[name], value, rtol=1e-10, atol=1e-10)

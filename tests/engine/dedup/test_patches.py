@@ -70,7 +70,9 @@ def test_convolutions_of_patches_have_outputs_and_gradients_of_images(layers: An
     rows = rng.integers(0, 400, (3, 20))
     x = torch.from_numpy(np.take_along_axis(images, rows[:, :, None, None, None], 1))
     row_ids_of_batch = np.take_along_axis(ids, rows, 1)
-    seen = torch.from_numpy(np.take_along_axis(patches.images, row_ids_of_batch[..., None], 1))
+    images_of_batch = torch.from_numpy(
+        np.take_along_axis(patches.images, row_ids_of_batch[..., None], 1)
+    )
 
     def contents(module: nn.Module, x: Tensor, *where: Tensor) -> Tensor:
         with PatchMode(where[:-1], where[-1]):
@@ -82,14 +84,14 @@ def test_convolutions_of_patches_have_outputs_and_gradients_of_images(layers: An
         y = stack.vmap_modules(contents, leaves, *tensors[len(leaves) :], training=True)
         return y.detach(), *torch.autograd.grad(y.square().sum(), leaves)
 
-    given = patches.contents, *patches.windows, seen
-    outputs, *mine = TracedFunction(gradients)(*stack.tensors, *given)
+    inputs = patches.contents, *patches.windows, images_of_batch
+    outputs, *gradients_of_patches = TracedFunction(gradients)(*stack.tensors, *inputs)
     for i, module in enumerate(alone):
         y = module(x[i].double())
         torch.testing.assert_close(outputs[i], y.detach(), rtol=1e-12, atol=1e-12)
-        theirs = torch.autograd.grad(y.square().sum(), module.parameters())
-        for ours, their in zip(mine, theirs, strict=True):
-            torch.testing.assert_close(ours[i], their, rtol=1e-11, atol=1e-9)
+        expected = torch.autograd.grad(y.square().sum(), module.parameters())
+        for gradient, reference in zip(gradients_of_patches, expected, strict=True):
+            torch.testing.assert_close(gradient[i], reference, rtol=1e-11, atol=1e-9)
 
 
 def test_images_of_noise_are_not_deduplicated():
@@ -177,9 +179,9 @@ def assert_acts_as_its_agents(batch: SeedBatchPPO) -> None:
         actions, values, log_probs = batch.act(batch.last_observations, 0)
         for seed in range(batch.size):
             policy = batch.write_back(seed).policy
-            given = [torch.from_numpy(x[seed]) for x in (batch.last_observations, actions)]
+            inputs = [torch.from_numpy(x[seed]) for x in (batch.last_observations, actions)]
             with torch.no_grad():
-                value, log_prob, _ = policy.evaluate_actions(*given)
+                value, log_prob, _ = policy.evaluate_actions(*inputs)
                 of_seen = policy.predict_values(torch.from_numpy(seen[seed]))
             np.testing.assert_allclose(values[seed], value[:, 0], atol=1e-9)
             np.testing.assert_allclose(log_probs[seed], log_prob, atol=1e-9)
@@ -216,16 +218,16 @@ CASES: dict[str, Any] = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_training_on_patches_equals_one_on_images(case: Any, monkeypatch):
     """Also without deduplication of rows, and without a cache while acting."""
-    mine, shapes = trained(**case)
+    deduplicated, shapes = trained(**case)
     norm = case["norm"]
     assert shapes == {(3, 2, 2)}
-    assert (mine.memo is None) == (norm == "rn-paper")
+    assert (deduplicated.memo is None) == (norm == "rn-paper")
     monkeypatch.setattr("rn_rl.agents.seed_batch.ppo.convolutions", lambda _: [])
     monkeypatch.setattr(SeedBatchPPO, "_repeats", lambda _: False)
-    theirs, shapes = trained(**case)
-    assert shapes == {(3, 7, 7)} and theirs.memo is None
-    for batch in (mine, theirs):
+    plain, shapes = trained(**case)
+    assert shapes == {(3, 7, 7)} and plain.memo is None
+    for batch in (deduplicated, plain):
         assert_acts_as_its_agents(batch)
     for name in ("actions", "rewards"):
-        assert np.array_equal(mine.rollout[name], theirs.rollout[name])
-    np.testing.assert_allclose(mine.stack.weights, theirs.stack.weights, rtol=0, atol=1e-8)
+        assert np.array_equal(deduplicated.rollout[name], plain.rollout[name])
+    np.testing.assert_allclose(deduplicated.stack.weights, plain.stack.weights, rtol=0, atol=1e-8)

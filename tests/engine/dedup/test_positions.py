@@ -32,25 +32,25 @@ def images() -> np.ndarray:
 
 
 def test_pairs_of_position_and_content():
-    given = images()
-    found = position_content(given, CONTENTS)
-    for seed, mine in enumerate(given):
-        expected = sorted({(p, c) for image in mine for p, c in enumerate(image)})
+    indices = images()
+    found = position_content(indices, CONTENTS)
+    for seed, image_rows in enumerate(indices):
+        expected = sorted({(p, c) for image in image_rows for p, c in enumerate(image)})
         contents, ends, pairs, by_pair, firsts = (part[seed] for part in found)
         assert [c for _, c in expected] == contents[: len(expected)].tolist()
         assert [sum(p <= q for p, _ in expected) for q in range(COUNT)] == ends.tolist()
-        assert [[expected.index((p, c)) for p, c in enumerate(image)] for image in mine] == (
+        assert [[expected.index((p, c)) for p, c in enumerate(image)] for image in image_rows] == (
             pairs.tolist()
         )
         of_pairs = np.split(by_pair, firsts[1 : len(expected)])
-        for (p, c), these in zip(expected, of_pairs, strict=True):
-            assert these.tolist() == np.flatnonzero(mine[:, p] == c).tolist()
+        for (p, c), rows in zip(expected, of_pairs, strict=True):
+            assert rows.tolist() == np.flatnonzero(image_rows[:, p] == c).tolist()
     assert found.contents.shape == found.offsets.shape == (SEEDS, SIZE_MULTIPLE)
 
 
 def test_more_pairs_than_16_bits_can_count():
-    given = np.arange(70_000).reshape(1, -1, 2)
-    found = position_content(given, 70_000)
+    indices = np.arange(70_000).reshape(1, -1, 2)
+    found = position_content(indices, 70_000)
     assert found.images.tolist() == [[*range(35_000)] * 2]
 
 
@@ -63,9 +63,9 @@ def test_a_dense_layer_by_pairs_equals_that_of_images(traced: bool):
     x = torch.randn(SEEDS, CONTENTS, CHANNELS, dtype=torch.float64)
     where = position_content(images(), CONTENTS)
 
-    def forward(layer: nn.Linear, x: Tensor, *given: Tensor) -> Tensor:
+    def forward(layer: nn.Linear, x: Tensor, *where: Tensor) -> Tensor:
         return (
-            position_linear(x, position_major(layer.weight, COUNT), PositionContent(*given))
+            position_linear(x, position_major(layer.weight, COUNT), PositionContent(*where))
             + layer.bias
         )
 
@@ -77,11 +77,11 @@ def test_a_dense_layer_by_pairs_equals_that_of_images(traced: bool):
     function: Any = TracedFunction(gradients) if traced else gradients
     found = function(*stack.tensors, x, *map(torch.from_numpy, where))
     for seed, layer in enumerate(alone):
-        mine = x[seed].clone().requires_grad_()
-        y = layer(mine[images()[seed]].transpose(1, 2).flatten(1))
-        expected = y, *torch.autograd.grad(y.square().sum(), [*layer.parameters(), mine])
-        for ours, theirs in zip(found, expected, strict=True):
-            torch.testing.assert_close(ours[seed], theirs.detach(), rtol=1e-12, atol=1e-12)
+        x_of_seed = x[seed].clone().requires_grad_()
+        y = layer(x_of_seed[images()[seed]].transpose(1, 2).flatten(1))
+        expected = y, *torch.autograd.grad(y.square().sum(), [*layer.parameters(), x_of_seed])
+        for actual, reference in zip(found, expected, strict=True):
+            torch.testing.assert_close(actual[seed], reference.detach(), rtol=1e-12, atol=1e-12)
 
 
 def test_position_major_is_inverted_by_the_number_of_channels():

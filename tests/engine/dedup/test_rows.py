@@ -60,8 +60,8 @@ def test_networks_that_mix_rows_are_not_deduplicated(norm: str, by_row: bool):
     x, gradient = torch.randn(16, 6, requires_grad=True), torch.randn(8, 6)
     network.train()
     results = []
-    for given in (x, x[:8]):
-        y = network(given)[:8]
+    for batch in (x, x[:8]):
+        y = network(batch)[:8]
         results.append(torch.cat([y.detach(), torch.autograd.grad(y, x, gradient)[0][:8]]))
     assert torch.allclose(*results, atol=1e-6) == by_row
 
@@ -121,7 +121,7 @@ def trained(monkeypatch, deduplicate: bool) -> tuple[np.ndarray, list[int]]:
 
 
 def test_a_training_is_the_same_with_and_without_deduplication(monkeypatch):
-    mine, sizes = trained(monkeypatch, deduplicate=True)
-    theirs, _ = trained(monkeypatch, deduplicate=False)
+    deduplicated, sizes = trained(monkeypatch, deduplicate=True)
+    plain, _ = trained(monkeypatch, deduplicate=False)
     assert sizes == [SIZE_MULTIPLE] * 8
-    np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(deduplicated, plain, rtol=0, atol=1e-9)

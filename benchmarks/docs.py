@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 import tyro
 
 from benchmarks.docs_reproduction import write_readme
+from rn_rl.analysis.tables import markdown_table
 from rn_rl.commands.norms import NORM_COLUMNS, norm_rows
-from rn_rl.experiment.runs.io import markdown_table, replace_block
+from rn_rl.experiment.runs.io import replace_block
 
 
 @dataclass

@@ -12,9 +12,10 @@ from rich.console import Console
 from scipy import stats
 
 from benchmarks.learning import Case
+from rn_rl.analysis.tables import markdown_table
 from rn_rl.errors import UserError, unknown
 from rn_rl.experiment.runs.folder import Run
-from rn_rl.experiment.runs.io import markdown_table, replace_block
+from rn_rl.experiment.runs.io import replace_block
 from rn_rl.experiment.runs.records import read_episodes
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.launch import train_seeds

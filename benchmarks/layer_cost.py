@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from rn_rl.analysis.tables import markdown_table
 from rn_rl.errors import UserError, first_line
 from rn_rl.experiment.runs.io import (
     around_block,
-    markdown_table,
     replace_block,
     write_json,
     write_npz,

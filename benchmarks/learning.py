@@ -12,10 +12,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from rn_rl.analysis.tables import markdown_table
 from rn_rl.errors import UserError, unknown
 from rn_rl.experiment.evaluation.config import EvaluateConfig
 from rn_rl.experiment.evaluation.evaluate import evaluate
-from rn_rl.experiment.runs.io import markdown_table, replace_block
+from rn_rl.experiment.runs.io import replace_block
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.single import train
 from rn_rl.statistics import bootstrap_interval

@@ -15,8 +15,9 @@ import numpy as np
 from rich.console import Console
 
 from rn_rl.errors import UserError
-from rn_rl.experiment.runs.folder import Run, RunSpec, new_run
+from rn_rl.experiment.runs.folder import Run, new_run
 from rn_rl.experiment.runs.io import write_npz, write_yaml
+from rn_rl.experiment.runs.spec import RunSpec
 
 
 @dataclass

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from benchmarks.seed_batch_speed_table import read_lines, show
 from rn_rl.agents import SeedBatch, SeedBatchDQN
 from rn_rl.errors import UserError, unknown
-from rn_rl.experiment.runs.folder import RunSpec
+from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.experiment.settings.hyperparameters import import_name
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.envpool import env_seeds, fast_envs, no_envpool
@@ -135,12 +135,11 @@ def build(
     seeds = all_seeds(case, config) if seeds is None else seeds
     models = []
     for seed in seeds:
-        spec.seed = seed
-        models.append(make_model(spec, trial))
+        models.append(make_model(replace(spec, seed=seed), trial))
     envs = fast_envs(spec, env_seeds(seeds, spec.n_envs, 0), trial)
     batch = BATCHES[spec.algo](models, envs, compile=config.compile)
-    spec.device = "cpu"
-    return batch, make_model(spec, stock_env(spec))
+    stock = replace(spec, seed=seeds[-1], device="cpu")
+    return batch, make_model(stock, stock_env(stock))
 
 
 def stock_env(spec: RunSpec) -> VecEnv:

@@ -9,8 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from rn_rl.analysis.tables import markdown_table
 from rn_rl.errors import UserError
-from rn_rl.experiment.runs.io import markdown_table, replace_block
+from rn_rl.experiment.runs.io import replace_block
 
 COLUMNS = ["case", "seeds", "steps/s", "to SB3, one seed", "to none"]
 

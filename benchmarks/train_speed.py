@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from rn_rl.analysis.tables import markdown_table
 from rn_rl.errors import UserError
-from rn_rl.experiment.runs.io import markdown_table, replace_block
+from rn_rl.experiment.runs.io import replace_block
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.single import resolve
 

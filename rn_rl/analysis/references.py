@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,11 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 from rn_rl.errors import UserError
 from rn_rl.experiment.envs.make import check_env_id
 from rn_rl.experiment.evaluation.config import EvaluateConfig
+from rn_rl.experiment.evaluation.episodes import play_agent
 from rn_rl.experiment.evaluation.evaluate import evaluate
-from rn_rl.experiment.evaluation.masking import play
-from rn_rl.experiment.runs.folder import RunSpec, file_name, find_run, light, load_policy
-from rn_rl.experiment.runs.weights import load_trusted
+from rn_rl.experiment.runs.folder import find_run
+from rn_rl.experiment.runs.spec import RunSpec, file_name
+from rn_rl.experiment.runs.weights import load_policy, load_trusted
 from rn_rl.experiment.settings.algorithms import ALGORITHMS, algorithm
 from rn_rl.experiment.settings.hyperparameters import tuned
 from rn_rl.experiment.settings.shipped import shipped
@@ -117,7 +117,7 @@ def evaluate_agent(
     try:
         model = load_foreign(zip_file, spec, env, trust=trust)
         deterministic = spec.deterministic_evaluation
-        returns, _ = play(model, env, episodes, deterministic=deterministic)
+        returns, _ = play_agent(model, env, episodes, deterministic=deterministic)
     finally:
         env.close()
     return reference(path, spec, np.array(returns), "an agent from elsewhere")
@@ -191,9 +191,7 @@ def load_foreign(path: Path, spec: RunSpec, env: VecEnv, *, trust: bool) -> Base
                     f"{getattr(env, space)}; give an agent of {spec.env}"
                 )
         return trusted
-    with warnings.catch_warnings():  # about training, which this agent will not do
-        warnings.simplefilter("ignore")
-        model = spec.make_model(env, **light(spec))
+    model = spec.make_model(env, training=False)
     try:
         load_policy(model, path)
     except UserError as error:

@@ -22,9 +22,10 @@ from rn_rl import statistics
 from rn_rl.analysis import plots
 from rn_rl.analysis.comparison import Summary, Task, last_policy
 from rn_rl.analysis.metrics import METRICS, Estimate
+from rn_rl.analysis.tables import markdown_table
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.console import say
-from rn_rl.experiment.runs.io import markdown_table, whole
+from rn_rl.experiment.runs.io import atomic_write
 from rn_rl.normalization import canonical_spec
 
 
@@ -96,9 +97,9 @@ def write_report(
     }
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with whole(out) as temporary:
+        with atomic_write(out) as temporary:
             write_text(temporary, template("report.html.jinja", escape=True).render(content))
-        with whole(out.with_suffix(".md")) as temporary:
+        with atomic_write(out.with_suffix(".md")) as temporary:
             write_text(temporary, template("report.md.jinja", escape=False).render(content))
         write_figures(summary, csv_file(out, "figures"))
         write_runs(summary, csv_file(out, "runs"))
@@ -260,7 +261,7 @@ def csv_file(out: Path, name: str) -> Path:
 def write_rows(path: Path, columns: list[str], rows: Iterable[list[Any]]) -> None:
     """A CSV file."""
     with (
-        whole(path) as temporary,
+        atomic_write(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
     ):
         writer = csv.writer(stream)

@@ -20,8 +20,8 @@ from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.grid.grid import listed, new_grid
 from rn_rl.experiment.grid.jobs import Cell, failures, find, is_readable, run_folders
 from rn_rl.experiment.grid.scheduler import run_grid
-from rn_rl.experiment.runs.folder import command_line
 from rn_rl.experiment.runs.records import read_records
+from rn_rl.experiment.runs.spec import command_line
 
 
 def run_compare(config: CompareConfig) -> None:

@@ -1,4 +1,4 @@
-"""``rn-rl probe``: print the gain of every layer of a run while it learned."""
+"""``rn-rl probe``: print the gain of each layer of a run over its training."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from rn_rl.experiment.runs.folder import find_run
 from rn_rl.experiment.runs.records import Gains, read_gains
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Of a training, at which a gain is told."""
+"""Fractions of the training at which gains are printed."""
 
 BARS = "▁▂▃▄▅▆▇█"
 BAR_COUNT = 12
 
 
 def run_probe(config: ProbeConfig) -> None:
-    """Read what the run recorded and print it.
+    """Print the gains that a run recorded.
 
     Raises:
-        UserError: no such run, or one that recorded no gains, or a damaged record.
+        UserError: there is no such run, it recorded no gains, or the record is damaged.
     """
     run, _ = find_run(config.run)
     spec = run.read_spec()
@@ -48,12 +48,12 @@ def run_probe(config: ProbeConfig) -> None:
 
 
 def as_table(found: Gains, about: str) -> Table:
-    """A row a layer: the gain at parts of the training, and its course."""
+    """Make a table with a row for each layer: gains at :data:`SHARES` of the training, and bars."""
     last = found.timesteps[-1]
     table = Table(
         title=f"{about}: gain of each layer, by timestep",
-        caption=f"of rn and its kin: the code length in nats; bars from {found.values.min():.3g} to "
-        f"{found.values.max():.3g}",
+        caption="for regularity normalizers, the code length in nats; bars from "
+        f"{found.values.min():.3g} to {found.values.max():.3g}",
     )
     table.add_column("layer")
     for share in SHARES:
@@ -68,6 +68,6 @@ def as_table(found: Gains, about: str) -> Table:
 
 
 def bars(values: np.ndarray, low: float, high: float) -> str:
-    """One bar a value, on a scale that all rows share."""
+    """Draw each value as a block character, on a scale from ``low`` to ``high``."""
     heights = (values - low) / max(high - low, 1e-12) * (len(BARS) - 1)
     return "".join(BARS[round(height)] for height in heights)

@@ -17,9 +17,10 @@ from rn_rl.analysis import plots
 from rn_rl.analysis.comparison import Comparison, compare, correct
 from rn_rl.analysis.metrics import Estimate, decimals
 from rn_rl.analysis.report import write_rows, write_text
+from rn_rl.analysis.tables import markdown_table
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.console import say
-from rn_rl.experiment.runs.io import markdown_table, whole
+from rn_rl.experiment.runs.io import atomic_write
 from rn_rl.experiment.settings.shipped import shipped
 from rn_rl.reproduction.protocol import Arm, Protocol, Study
 
@@ -199,7 +200,7 @@ def write(found: Reproduction, stem: Path, console: Console) -> None:
         notes[0],
         f"Made by\n\n```\n{commands}\n```",
     ]
-    with whole(Path(f"{stem}.md")) as temporary:
+    with atomic_write(Path(f"{stem}.md")) as temporary:
         write_text(temporary, "\n\n".join(line for line in lines if line) + "\n")
     write_rows(
         Path(f"{stem}.csv"),
@@ -234,7 +235,7 @@ def draw(path: Path, found: Reproduction) -> None:
         found.study.title,
         "timesteps" if found.protocol.episodes is None else "training episodes",
     )
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         write_text(temporary, text)
 
 

@@ -28,8 +28,9 @@ from benchmarks.learning import (
 )
 from benchmarks.seed_batch_speed import SeedSpeedConfig, run_seed_speed
 from benchmarks.train_speed import SpeedConfig, run_speed
+from rn_rl.analysis.tables import markdown_table
 from rn_rl.errors import UserError
-from rn_rl.experiment.runs.io import markdown_table, replace_block
+from rn_rl.experiment.runs.io import replace_block
 
 ROOT = Path(__file__).parents[2]
 

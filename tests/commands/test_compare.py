@@ -312,17 +312,18 @@ def test_a_batch_that_is_killed_between_its_checkpoints_stands_at_one_timestep(t
 
     folders = [tmp_path / f"{i}" / "checkpoint" for i in range(3)]
     for folder in folders:
-        checkpoint.write(folder, *state(100))
+        checkpoint.write_state(folder, *state(100))
     for folder in folders[:2]:  # killed before the third was written: back to 100
-        checkpoint.prepare(folder, *state(200))
-    checkpoint.adopt(folders)
-    assert [checkpoint.timesteps(folder) for folder in folders] == [100] * 3
+        checkpoint.write_pending(folder, *state(200))
+    checkpoint.adopt_pending(folders)
+    assert [checkpoint.timesteps_done(folder) for folder in folders] == [100] * 3
     for folder in folders:
-        checkpoint.prepare(folder, *state(200))
-    checkpoint.coming(folders[0]).replace(checkpoint.file(folders[0]))  # killed while renaming
-    checkpoint.adopt(folders)
-    assert [checkpoint.timesteps(folder) for folder in folders] == [200] * 3
-    assert not any(checkpoint.coming(folder).exists() for folder in folders)
+        checkpoint.write_pending(folder, *state(200))
+    # killed while renaming
+    checkpoint.pending_file(folders[0]).replace(checkpoint.state_file(folders[0]))
+    checkpoint.adopt_pending(folders)
+    assert [checkpoint.timesteps_done(folder) for folder in folders] == [200] * 3
+    assert not any(checkpoint.pending_file(folder).exists() for folder in folders)
 
 
 def test_a_run_that_went_on_for_longer_is_not_done(tmp_path):

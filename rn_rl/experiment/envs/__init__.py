@@ -1,1 +1,1 @@
-"""Environments, as trainings and evaluations use them."""
+"""Environments of trainings and evaluations."""

@@ -1,4 +1,4 @@
-"""Environments as a run describes them: wrappers, checks, VecNormalize."""
+"""Make the vector environment of a run: wrappers, checks, VecNormalize."""
 
 from __future__ import annotations
 
@@ -34,12 +34,13 @@ SUPPORTED = (
     spaces.MultiBinary,
     spaces.Dict,
 )
+"""Kinds of observation spaces that SB3 supports."""
 
 
 class CheckObservations(VecEnvWrapper):
-    """Stops at the step where an observation or a reward is not finite, and names it.
+    """Raise :class:`UserError` at the first observation or reward that is not finite.
 
-    SB3's ``VecCheckNan`` does the same without the step, which is what one needs to find the cause.
+    Unlike SB3's ``VecCheckNan``, the message gives the timestep, which helps to find the cause.
     """
 
     def __init__(self, venv: VecEnv) -> None:
@@ -75,9 +76,9 @@ class CheckObservations(VecEnvWrapper):
 
 
 def check_env_id(env_id: str) -> None:
-    """Raise a :class:`UserError` with near names unless gymnasium knows this environment.
+    """Raise :class:`UserError`, with the nearest names, unless Gymnasium has the environment.
 
-    As everywhere in gymnasium, ``module:Name-v0`` imports the module that registers it first.
+    As in Gymnasium, ``module:Name-v0`` first imports the module, which registers the environment.
     """
     module, colon, name = env_id.rpartition(":")
     if colon:
@@ -102,9 +103,15 @@ def check_env_id(env_id: str) -> None:
 
 
 def wrapper_function(names: Any) -> Callable[[gym.Env], gym.Env]:
-    """The zoo's ``env_wrapper``: a dotted name, ``{name: kwargs}``, or a list of these.
+    """Return a function that puts the wrappers of a config on an environment.
 
-    Innermost comes MiniGrid's faster view, outermost what exact resume needs.
+    The faster view of MiniGrid is innermost; :class:`.ReplayableEnv`, for exact resume, is outermost.
+
+    Args:
+        names: the RL Zoo's ``env_wrapper``: a dotted name, ``{name: kwargs}``, a list of these, or None.
+
+    Raises:
+        UserError: there is no such wrapper.
     """
     entries = names if isinstance(names, list) else [names] if names else []
     steps: list[tuple[Any, dict[str, Any]]] = []
@@ -131,20 +138,21 @@ def make_env(
     append_monitor: bool = False,
     evaluation: bool = False,
 ) -> VecEnv:
-    """The vector environment of a run, for training or for evaluation.
+    """Make the vector environment of a run, for training or for evaluation.
 
     Args:
         env_id: registered name.
-        hyperparameters: resolved; read are ``env_wrapper``, ``env_kwargs``, ``normalize``, ``gamma``.
-        n_envs: environments stepped together.
-        seed: of the first environment; the others follow.
-        monitor_dir: where ``0.monitor.csv`` and its siblings go.
-        append_monitor: go on with the files that are there.
-        evaluation: statistics of VecNormalize frozen, rewards as they are.
+        hyperparameters: resolved hyperparameters, of which ``env_wrapper``, ``env_kwargs``,
+            ``normalize`` and ``gamma`` are used.
+        n_envs: number of environments that are stepped together.
+        seed: seed of the first environment; environment ``i`` gets ``seed + i``.
+        monitor_dir: folder of the monitor files (``0.monitor.csv``, ...); default: none are written.
+        append_monitor: append to the monitor files that exist instead of replacing them.
+        evaluation: do not update the statistics of VecNormalize, and do not normalize rewards.
 
     Raises:
-        UserError: an environment that does not exist, lacks a package, or has spaces that SB3
-            cannot take.
+        UserError: the environment does not exist, needs a package that is not installed, or has
+            observations that SB3 does not support.
     """
     check_env_id(env_id)
     try:

@@ -1,7 +1,7 @@
-"""MiniGrid's view of the agent, bit for bit, in a tenth of its time.
+"""Compute MiniGrid's observations ten times as fast, with equal results.
 
-MiniGrid builds up to five grids of Python objects for every observation, which is most of the time of
-a training. The same cells, rays and codes are found here by index; a test compares the two.
+MiniGrid builds up to five grids of Python objects for each observation, which takes most of the time of
+a training. Here the same cells, visibility and codes are looked up by index; a test compares the two.
 """
 
 from __future__ import annotations
@@ -22,7 +22,15 @@ WALL = Wall()
 
 @lru_cache
 def window(size: int, turns: int) -> list[tuple[int, int]]:
-    """Where each cell of the view, ``x * size + y``, lies in the window before it is turned."""
+    """Return, for each cell of the agent's view, its place in the unrotated window of the grid.
+
+    Args:
+        size: side of the square view.
+        turns: number of quarter turns between the grid and the view.
+
+    Returns:
+        ``(dx, dy)`` of cell ``(x, y)`` at index ``x * size + y``.
+    """
     cells = np.arange(size * size).reshape(size, size)
     for _ in range(turns):
         cells = cells.T[:, ::-1]
@@ -30,10 +38,17 @@ def window(size: int, turns: int) -> list[tuple[int, int]]:
 
 
 def visible(opaque: list[bool], size: int) -> list[bool]:
-    """Which cells of the view the agent sees, itself at the middle of the last row.
+    """Compute which cells of the view the agent sees; it stands at the middle of the last row.
 
-    Sight spreads from seen cells that are not opaque: along a row, left to right and back, and from
-    there one row forward.
+    Visibility spreads from visible cells that are not opaque: along a row, from left to right and back,
+    and from there one row forward.
+
+    Args:
+        opaque: for each cell, True if it cannot be seen through; index ``x * size + y``.
+        size: side of the square view.
+
+    Returns:
+        For each cell, True if it is visible.
     """
     seen = [False] * (size * size)
     seen[(size // 2) * size + size - 1] = True
@@ -50,7 +65,7 @@ def visible(opaque: list[bool], size: int) -> list[bool]:
 
 
 def observation(env: MiniGridEnv) -> dict[str, Any]:
-    """What ``env.gen_obs()`` returns."""
+    """Compute the observation that ``env.gen_obs()`` of MiniGrid returns."""
     size = env.agent_view_size
     left, top, _, _ = env.get_view_exts()
     left, top = int(left), int(top)
@@ -74,7 +89,13 @@ def observation(env: MiniGridEnv) -> dict[str, Any]:
 
 
 def with_fast_view(env: gym.Env) -> gym.Env:
-    """The same environment; if it is a MiniGrid one that observes as MiniGrid does, faster."""
+    """Replace ``gen_obs`` of a MiniGrid environment by :func:`observation`, in place.
+
+    Environments that are not of MiniGrid, or compute observations of their own, are left unchanged.
+
+    Returns:
+        ``env``.
+    """
     inner = env.unwrapped
     kind = type(inner)
     if (

@@ -1,4 +1,4 @@
-"""An environment that can be put back where it stood, also one that cannot be pickled (Box2D)."""
+"""Environments whose state can be saved and restored, also those that cannot be pickled (Box2D)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 
 
 class ReplayableEnv(gym.Wrapper):
-    """Remembers how its episode began and every action since: replaying them restores it.
+    """Record the seed or random state at the last reset and all actions since, to replay the episode.
 
-    Right for any environment that draws all its random numbers from ``np_random``, which is
-    gymnasium's convention.
+    Replaying is exact for environments that draw all their random numbers from ``np_random``, as
+    Gymnasium's convention is.
     """
 
     def __init__(self, env: gym.Env) -> None:
@@ -33,7 +33,7 @@ class ReplayableEnv(gym.Wrapper):
         return dict(self.unwrapped.np_random.bit_generator.state)
 
     def snapshot(self) -> dict[str, Any]:
-        """Plain data from which :meth:`restore` brings the environment back."""
+        """Return plain data from which :meth:`restore` restores the environment."""
         actions = np.asarray(self._actions)
         return {
             "begin": self._begin,
@@ -43,7 +43,7 @@ class ReplayableEnv(gym.Wrapper):
         }
 
     def restore(self, snapshot: dict[str, Any]) -> bool:
-        """Replay the episode of a snapshot; returns whether it had one (False before any reset)."""
+        """Replay the episode of a snapshot; return False if it was taken before the first reset."""
         begin = snapshot["begin"]
         if begin["seed"] is None and begin["rng"] is None:
             return False

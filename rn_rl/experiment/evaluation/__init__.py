@@ -1,1 +1,1 @@
-"""Evaluation, films and code lengths of trained agents."""
+"""Evaluations, videos and code lengths of trained agents."""

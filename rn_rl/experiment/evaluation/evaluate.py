@@ -1,4 +1,4 @@
-"""Evaluate a trained run: returns with an interval, episode lengths, success rate."""
+"""Evaluate a trained run: returns with a confidence interval, episode lengths, success rate."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.evaluation.config import EvaluateConfig
-from rn_rl.experiment.evaluation.masking import play
+from rn_rl.experiment.evaluation.episodes import play_agent
 from rn_rl.experiment.runs.folder import find_run
 from rn_rl.statistics import bootstrap_interval
 
 
 @dataclass
 class Evaluation:
-    """Figures over the episodes of one evaluation; the interval is a 95% bootstrap of the mean."""
+    """Results of one evaluation; ``ci_low`` and ``ci_high`` are a 95% bootstrap interval of the mean."""
 
     run: str
     algo: str
@@ -36,10 +36,10 @@ class Evaluation:
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:
-    """Play the episodes; nothing is unpickled and nothing of the run changes.
+    """Play episodes with a trained agent; nothing is unpickled, and no file of the run changes.
 
     Raises:
-        UserError: no such run, a damaged file, or fewer than one episode.
+        UserError: there is no such run, a file is damaged, or a number is less than 1.
     """
     for name, value in (("episodes", config.episodes), ("n-envs", config.n_envs)):
         if value < 1:
@@ -48,7 +48,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     spec = run.read_spec()
     n_envs = min(config.n_envs, config.episodes)
     model, env = run.load_agent(weights=weights, n_envs=n_envs, seed=config.seed)
-    returns, lengths = play(model, env, config.episodes, deterministic=not config.stochastic)
+    returns, lengths = play_agent(model, env, config.episodes, deterministic=not config.stochastic)
     env.close()
     values = np.asarray(returns)
     low, high = bootstrap_interval(values)

@@ -1,4 +1,4 @@
-"""Film a trained run."""
+"""Record a video of a trained run."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from moviepy.video.io.ImageSequenceClip import ImageSequenceClip
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.evaluation.config import VideoConfig
-from rn_rl.experiment.evaluation.masking import masks
+from rn_rl.experiment.evaluation.episodes import mask_arguments
 from rn_rl.experiment.runs.folder import find_run
-from rn_rl.experiment.runs.io import whole
+from rn_rl.experiment.runs.io import atomic_write
 
 
 def video(config: VideoConfig) -> Path:
-    """Play episodes and write what the environment renders.
+    """Play episodes and write the rendered frames.
+
+    Returns:
+        Path of the video.
 
     Raises:
-        UserError: no such run, an environment without ``rgb_array`` rendering, or a suffix other than
-            mp4 and gif.
+        UserError: there is no such run, the environment does not render ``rgb_array``, or the file name
+            does not end in .mp4 or .gif.
     """
     run, weights = find_run(config.run)
     spec = run.read_spec()
@@ -30,10 +33,10 @@ def video(config: VideoConfig) -> Path:
     for name, value in (("episodes", config.episodes), ("max-steps", config.max_steps)):
         if value < 1:
             raise UserError(f"--{name} {value}: expected at least 1")
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws into memory: no screen needed
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame renders without a screen
     model, env = run.load_agent(weights=weights, n_envs=1, seed=config.seed)
     if env.render_mode != "rgb_array":
-        raise UserError(f"environment {spec.env} cannot be filmed: it does not render rgb_array")
+        raise UserError(f"environment {spec.env} cannot be recorded: it does not render rgb_array")
     stochastic = config.stochastic
     if stochastic is None:
         stochastic = not spec.deterministic_evaluation
@@ -43,22 +46,22 @@ def video(config: VideoConfig) -> Path:
     while episodes < config.episodes and len(frames) < config.max_steps:
         frame = env.render()
         if frame is None:
-            raise UserError(f"environment {spec.env} cannot be filmed: it renders nothing")
-        # libx264 needs even sides
+            raise UserError(f"environment {spec.env} cannot be recorded: it renders nothing")
+        # libx264 needs an even width and height
         frames.append(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2])
         action, state = model.predict(
             observation,  # type: ignore[arg-type]
             state,
             starts,
             deterministic=not stochastic,
-            **masks(model, env),
+            **mask_arguments(model, env),
         )
         observation, _, starts, _ = env.step(action)
         episodes += int(starts[0])
     fps = env.metadata.get("render_fps") or 30
     env.close()
     try:
-        with whole(out) as temporary:
+        with atomic_write(out) as temporary:
             clip = ImageSequenceClip(frames, fps=fps)
             if out.suffix == ".gif":
                 clip.write_gif(str(temporary), fps=min(fps, 30), logger=None)

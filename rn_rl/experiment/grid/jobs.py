@@ -8,7 +8,6 @@ import json
 import os
 import sys
 import traceback
-import warnings
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -21,9 +20,10 @@ from rn_rl.experiment.evaluation.evaluate import evaluate
 from rn_rl.experiment.grid.leases import Claims
 from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.console import Watch
-from rn_rl.experiment.runs.folder import Run, RunSpec, file_name, light
+from rn_rl.experiment.runs.folder import Run, parent_folder
 from rn_rl.experiment.runs.io import write_json
 from rn_rl.experiment.runs.records import Final, read_final
+from rn_rl.experiment.runs.spec import RunSpec, file_name
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.launch import no_batch, resume_batch, train_together
 from rn_rl.experiment.training.single import resolve, train
@@ -123,9 +123,7 @@ def make_cell(config: TrainConfig, seeds: list[int], engine: str) -> Cell:
     specs = [replace(spec, seed=seed) for seed in seeds]
     trial = spec.make_env(n_envs=1)
     try:
-        with warnings.catch_warnings():  # the same will be said of the real ones
-            warnings.simplefilter("ignore")
-            spec.make_model(trial, **light(spec))
+        spec.make_model(trial, training=False)
         reason = None if engine == "process" else why_not_together(spec, trial)
     finally:
         trial.close()
@@ -166,8 +164,7 @@ class Found:
 
 def run_folders(root: Path, spec: RunSpec) -> list[Path]:
     """Where runs of a cell are, or were begun."""
-    parent = root / spec.norm.replace("/", "-") / spec.algo
-    return sorted(parent.glob(f"{file_name(spec.env)}_*"))
+    return sorted(parent_folder(root, spec).glob(f"{file_name(spec.env)}_*"))
 
 
 def is_readable(folder: Path) -> bool:
@@ -193,7 +190,7 @@ def find(root: Path, spec: RunSpec) -> dict[str, Found]:
             steps = its.timesteps
         else:
             try:
-                steps = checkpoint.timesteps(run.checkpoint)
+                steps = checkpoint.timesteps_done(run.checkpoint)
             except (UserError, OSError, KeyError, ValueError):  # none, or half of one
                 steps = -1
         key = key_of(its)

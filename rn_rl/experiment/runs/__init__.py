@@ -1,1 +1,1 @@
-"""Run folders: what is in them, and how it is written and read."""
+"""Run folders: their files, and how they are written and read."""

@@ -1,15 +1,15 @@
-"""Exact resume: the one place where everything random or carried over is gathered.
+"""Checkpoints for exact resume: all random state, and all state that a training carries between phases.
 
-A checkpoint stands between two phases, when a rollout begins or after the last one. It is a single
-``.npz`` of plain arrays and one JSON text, so it appears whole or not at all, and nothing in it is a
-pickle. What is trained (networks, optimizers, SAC's entropy coefficient) is found as SB3 itself finds
-it when it saves an agent.
+A checkpoint is taken between two phases: when a rollout begins, or after the last one. It is a single
+``.npz`` of arrays and one JSON text, renamed into place when complete, without pickle. Networks,
+optimizers and other trained tensors (such as SAC's entropy coefficient) are found as SB3 finds them
+when it saves an agent.
 
-SB3 calls back when a rollout begins after drawing the noise of state-dependent exploration, and resets
-action noise in ``learn()``. So a resumed run gets its random state twice: before ``learn()``, and again
-(:func:`restore_rollout`) when its first rollout begins. ARS calls back after drawing its candidates and
-keeps them to itself; its checkpoint has the random state of before that, and the resumed run draws the
-same ones.
+Random state is restored twice: before ``learn()``, and again when the first rollout begins
+(:func:`restore_rollout`). For ``learn()`` resets action noise, and SB3 calls ``on_rollout_start`` only
+after it has drawn the noise of state-dependent exploration. ARS calls it after drawing its candidates,
+which it does not expose; its checkpoint holds the random state before that, so that the resumed run
+draws the same candidates.
 """
 
 from __future__ import annotations
@@ -24,25 +24,31 @@ from typing import Any
 
 import numpy as np
 import torch
-from sb3_contrib import ARS
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EvalCallback
-from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 
 from rn_rl.agents import NormalizerLogger
 from rn_rl.errors import UserError
-from rn_rl.experiment.runs.folder import load_vecnormalize_state, vecnormalize_state
-from rn_rl.experiment.runs.io import write_npz
-from rn_rl.experiment.runs.rng_state import (
-    exploration,
-    generators,
-    set_exploration,
-    set_generators,
+from rn_rl.experiment.runs.arrays import (
+    copy_rows,
+    first_rows,
+    put_array,
+    put_trained,
+    take_array,
+    take_trained,
 )
+from rn_rl.experiment.runs.io import atomic_write, replace_file, write_npz
+from rn_rl.experiment.runs.rng_state import (
+    exploration_noise,
+    generator_states,
+    set_exploration_noise,
+    set_generator_states,
+)
+from rn_rl.experiment.runs.weights import load_vecnormalize_state, vecnormalize_state
 
-COUNTERS = (
+AGENT_COUNTERS = (
     "num_timesteps",
     "_episode_num",
     "_n_calls",
@@ -53,22 +59,22 @@ COUNTERS = (
 )
 """Numbers that an SB3 agent carries from one phase to the next."""
 
-LAST = ("_last_obs", "_last_original_obs", "_last_episode_starts")
-"""Arrays that it carries."""
+AGENT_ARRAYS = ("_last_obs", "_last_original_obs", "_last_episode_starts")
+"""Arrays that an SB3 agent carries from one phase to the next."""
 
-MEMORY = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+REPLAY_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 """Arrays of a replay buffer."""
 
-EVALUATIONS = ("timesteps", "results", "length", "successes")
-"""What an evaluation callback has collected."""
+EVALUATION_LISTS = ("timesteps", "results", "length", "successes")
+"""Lists that SB3's evaluation callback collects."""
 
 
-def file(folder: Path) -> Path:
-    """Where the checkpoint of a run is."""
+def state_file(folder: Path) -> Path:
+    """Return the path of a run's checkpoint."""
     return folder / "state.npz"
 
 
-def save(
+def save_training(
     folder: Path,
     model: BaseAlgorithm,
     evaluation: EvalCallback,
@@ -77,30 +83,33 @@ def save(
     rollout_began: bool = False,
     random: dict[str, np.ndarray] | None = None,
 ) -> None:
-    """Write a checkpoint of a training.
+    """Write a checkpoint of a training that is between two phases.
 
     Args:
-        folder: where.
-        model, evaluation, log: agent and callbacks, which stand between two phases.
-        rollout_began: whether SB3 has drawn the noise of the next rollout already.
-        random: states of generators, see :mod:`rn_rl.experiment.runs.rng_state`; default: now.
+        folder: checkpoint folder of the run.
+        model: the agent.
+        evaluation: callback of the evaluations during training.
+        log: callback that records gains.
+        rollout_began: True if SB3 has drawn the noise of the next rollout already.
+        random: states of the random generators, see :mod:`rn_rl.experiment.runs.rng_state`; default:
+            their present states.
     """
     arrays: dict[str, Any] = {}
     optimizers = put_trained(arrays, model)
-    for name in LAST:
-        put(arrays, f"last/{name}", getattr(model, name, None))
+    for name in AGENT_ARRAYS:
+        put_array(arrays, f"last/{name}", getattr(model, name, None))
     states = getattr(model, "_last_lstm_states", None)
     if states is not None:
         for i, tensor in enumerate((*states.pi, *states.vf)):
             arrays[f"lstm/{i}"] = tensor.cpu().numpy()
     memory = getattr(model, "replay_buffer", None)
     if memory is not None:
-        for name in MEMORY:
+        for name in REPLAY_ARRAYS:
             filled = getattr(memory, name, None)
-            put(arrays, f"memory/{name}", head(filled, memory.size()))
-    put(arrays, "random", random or generators(model))
-    put(arrays, "exploration", exploration(model))
-    for name in EVALUATIONS:
+            put_array(arrays, f"memory/{name}", first_rows(filled, memory.size()))
+    put_array(arrays, "random", random or generator_states(model))
+    put_array(arrays, "exploration", exploration_noise(model))
+    for name in EVALUATION_LISTS:
         arrays[f"evaluations/{name}"] = np.array(getattr(evaluation, f"evaluations_{name}"))
     arrays["history/timesteps"] = np.array([t for t, _ in log.history])
     arrays["history/gains"] = np.array([g for _, g in log.history])
@@ -111,7 +120,7 @@ def save(
     assert model.ep_success_buffer is not None
     normalizer = model.get_vec_normalize_env()
     plain = {
-        "counters": {n: getattr(model, n) for n in COUNTERS if hasattr(model, n)},
+        "counters": {n: getattr(model, n) for n in AGENT_COUNTERS if hasattr(model, n)},
         "optimizers": optimizers,
         "memory": None if memory is None else {"pos": memory.pos, "full": bool(memory.full)},
         "rollout_began": rollout_began,
@@ -125,42 +134,46 @@ def save(
         "rollouts": log.rollouts,
         "monitor_rows": monitor_rows(folder.parent),
     }
-    write(folder, arrays, plain)
+    write_state(folder, arrays, plain)
 
 
-def write(folder: Path, arrays: dict[str, Any], plain: dict[str, Any]) -> None:
-    """Arrays and plain data as the checkpoint of a run."""
-    write_npz(file(folder), **arrays, plain=np.array(json.dumps(plain)))
+def write_state(folder: Path, arrays: dict[str, Any], plain: dict[str, Any]) -> None:
+    """Write arrays and JSON data as the checkpoint of a run."""
+    write_npz(state_file(folder), **arrays, plain=np.array(json.dumps(plain)))
 
 
-def prepare(folder: Path, arrays: dict[str, Any], plain: dict[str, Any]) -> None:
-    """Write a checkpoint that :func:`adopt` makes the one of the run, or a resume does."""
-    write_npz(coming(folder), **arrays, plain=np.array(json.dumps(plain)))
+def write_pending(folder: Path, arrays: dict[str, Any], plain: dict[str, Any]) -> None:
+    """Write a checkpoint that becomes the run's by :func:`adopt_pending`, now or when it is resumed."""
+    write_npz(pending_file(folder), **arrays, plain=np.array(json.dumps(plain)))
 
 
-def coming(folder: Path) -> Path:
-    """Where a checkpoint waits until those of all runs of a batch are written."""
+def pending_file(folder: Path) -> Path:
+    """Return the path of a checkpoint that waits for those of the other runs of its seed batch."""
     return folder / "next.npz"
 
 
-def adopt(folders: Sequence[Path]) -> None:
-    """Make the checkpoints that wait those of their runs, if every run has one or has adopted it.
+def adopt_pending(folders: Sequence[Path]) -> None:
+    """Make the pending checkpoints of a seed batch the current ones, all of them or none.
 
-    So a batch that was killed while its checkpoints were written stands at one timestep.
+    If the process was killed while it wrote them, some runs lack one, and the others are deleted; if it
+    was killed while it renamed them, the rest are renamed. So all runs resume at one timestep.
+
+    Args:
+        folders: checkpoint folders of all runs of the batch.
     """
-    waiting = [folder for folder in folders if coming(folder).is_file()]
-    newest = [steps_of(coming(folder)) for folder in waiting]
-    others = [steps_of(file(folder)) for folder in folders if folder not in waiting]
-    whole_batch = len({*newest, *others}) == 1
-    for folder in waiting:
-        if whole_batch:
-            coming(folder).replace(file(folder))
+    pending = [folder for folder in folders if pending_file(folder).is_file()]
+    newest = [timesteps_in(pending_file(folder)) for folder in pending]
+    others = [timesteps_in(state_file(folder)) for folder in folders if folder not in pending]
+    complete = len({*newest, *others}) == 1
+    for folder in pending:
+        if complete:
+            replace_file(pending_file(folder), state_file(folder))
         else:
-            coming(folder).unlink()
+            pending_file(folder).unlink()
 
 
-def steps_of(path: Path) -> int:
-    """Timesteps behind a checkpoint; -1 without one."""
+def timesteps_in(path: Path) -> int:
+    """Return the number of timesteps trained before a checkpoint file; -1 if it cannot be read."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             return int(json.loads(str(arrays["plain"]))["counters"]["num_timesteps"])
@@ -169,26 +182,30 @@ def steps_of(path: Path) -> int:
 
 
 def read_plain(folder: Path) -> dict[str, Any]:
-    """The plain data of a checkpoint."""
-    with read(folder) as arrays:
+    """Return the JSON data of a checkpoint.
+
+    Raises:
+        UserError: there is no checkpoint, or it is damaged.
+    """
+    with open_state(folder) as arrays:
         return dict(json.loads(str(arrays["plain"])))
 
 
-def restore(
+def restore_training(
     folder: Path, model: BaseAlgorithm, evaluation: EvalCallback, log: NormalizerLogger
 ) -> None:
-    """Put a fresh agent, its environments and callbacks where a checkpoint stands.
+    """Restore an untrained agent, its environments and its callbacks from a checkpoint, in place.
 
     Raises:
-        UserError: no checkpoint, a damaged one, or an environment that does not replay.
+        UserError: there is no checkpoint, or it is damaged.
     """
-    with read(folder) as arrays:
+    with open_state(folder) as arrays:
         plain = json.loads(str(arrays["plain"]))
         take_trained(arrays, model, plain["optimizers"])
         for name, value in plain["counters"].items():
             setattr(model, name, value)
-        for name in LAST:
-            value = take(arrays, f"last/{name}")
+        for name in AGENT_ARRAYS:
+            value = take_array(arrays, f"last/{name}")
             if value is not None:
                 setattr(model, name, value)
         if "lstm/0" in arrays.files:
@@ -196,8 +213,8 @@ def restore(
             model._last_lstm_states = RNNStates((*states[:2],), (*states[2:],))  # type: ignore[attr-defined]
         if plain["memory"] is not None:
             memory: Any = model.replay_buffer  # type: ignore[attr-defined]
-            for name in MEMORY:
-                fill(getattr(memory, name, None), take(arrays, f"memory/{name}"))
+            for name in REPLAY_ARRAYS:
+                copy_rows(getattr(memory, name, None), take_array(arrays, f"memory/{name}"))
             memory.pos, memory.full = plain["memory"]["pos"], plain["memory"]["full"]
         assert model.env is not None
         restore_environments(model.env, plain["environments"])
@@ -212,7 +229,7 @@ def restore(
         model.ep_success_buffer = deque(plain["successes"], maxlen=model._stats_window_size)
         evaluation.n_calls = plain["evaluation_calls"]
         evaluation.best_mean_reward = plain["best_mean_reward"]
-        for name in EVALUATIONS:
+        for name in EVALUATION_LISTS:
             stored = arrays[f"evaluations/{name}"]
             setattr(evaluation, f"evaluations_{name}", stored.tolist())
         gains = arrays["history/gains"].tolist()
@@ -221,163 +238,92 @@ def restore(
         log.commit_kls = arrays["history/commit_kls"].tolist()
         log.commit_actions = arrays["history/commit_actions"].tolist()
         log.rollouts = plain["rollouts"]
-        set_generators(model, take(arrays, "random"))
+        set_generator_states(model, take_array(arrays, "random"))
 
 
 def restore_rollout(folder: Path, model: BaseAlgorithm) -> None:
-    """When the first rollout of a resumed run begins: undo what was drawn and reset on the way."""
-    with read(folder) as arrays:
-        set_exploration(model, take(arrays, "exploration") or {})
+    """Restore random state and exploration noise again when a resumed run begins its first rollout."""
+    with open_state(folder) as arrays:
+        set_exploration_noise(model, take_array(arrays, "exploration") or {})
         if json.loads(str(arrays["plain"]))["rollout_began"]:
-            set_generators(model, take(arrays, "random"))
-
-
-def trained(model: BaseAlgorithm) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """What SB3 saves of an agent: networks and optimizers by name, and single tensors by name."""
-    with_state, tensors = model._get_torch_save_params()
-    tensors = [*tensors, "weights"] if isinstance(model, ARS) else tensors
-    return (
-        {name: recursive_getattr(model, name) for name in with_state},
-        {name: recursive_getattr(model, name) for name in tensors},
-    )
-
-
-def put_trained(arrays: dict[str, Any], model: BaseAlgorithm) -> dict[str, list[dict[str, Any]]]:
-    """Store networks, optimizers and tensors; returns the parameter groups of the optimizers."""
-    groups = {}
-    parts, tensors = trained(model)
-    for part, holder in parts.items():
-        state = holder.state_dict()
-        if isinstance(holder, torch.optim.Optimizer):
-            groups[part] = state["param_groups"]
-            for index, entry in state["state"].items():
-                for name, value in entry.items():
-                    arrays[f"{part}/{index}/{name}"] = torch.as_tensor(value).cpu().numpy()
-        else:
-            for name, value in state.items():
-                arrays[f"{part}/{name}"] = value.cpu().numpy()
-    for name, tensor in tensors.items():
-        arrays[f"tensor/{name}"] = tensor.detach().cpu().numpy()
-    return groups
-
-
-@torch.no_grad()
-def take_trained(
-    arrays: Any, model: BaseAlgorithm, groups: dict[str, list[dict[str, Any]]]
-) -> None:
-    """Inverse of :func:`put_trained`, in place."""
-    parts, tensors = trained(model)
-    for part, holder in parts.items():
-        stored = {
-            name.removeprefix(f"{part}/"): torch.from_numpy(arrays[name])
-            for name in arrays.files
-            if name.startswith(f"{part}/")
-        }
-        if isinstance(holder, torch.optim.Optimizer):
-            moments: dict[int, dict[str, torch.Tensor]] = {}
-            for name, value in stored.items():
-                index, key = name.split("/")
-                moments.setdefault(int(index), {})[key] = value
-            holder.load_state_dict({"state": moments, "param_groups": groups[part]})
-        else:
-            holder.load_state_dict(stored)
-    for name, tensor in tensors.items():
-        tensor.copy_(torch.from_numpy(arrays[f"tensor/{name}"]))
+            set_generator_states(model, take_array(arrays, "random"))
 
 
 @contextmanager
-def read(folder: Path) -> Iterator[Any]:
-    """The arrays of a checkpoint."""
-    path = file(folder)
+def open_state(folder: Path) -> Iterator[Any]:
+    """Open a checkpoint and yield its arrays, which are read from disk when they are used.
+
+    Raises:
+        UserError: there is no checkpoint, or it is damaged.
+    """
+    path = state_file(folder)
     if not path.is_file():
         raise UserError(
             f"run {folder.parent}: no checkpoint to continue from; start another run, with "
             f"--from {folder.parent} to begin with its weights"
         )
-    with path.open("rb") as stream:  # np.load leaves a file open that it opened and cannot read
+    with path.open("rb") as stream:  # np.load would leave a damaged file open
         try:
             arrays = np.load(stream, allow_pickle=False)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} is damaged ({' '.join(str(error).split())})") from None
+            raise UserError(
+                f"{path} is damaged ({' '.join(str(error).split())}); start another run, with --from "
+                f"{folder.parent} to begin with its weights"
+            ) from None
         with arrays:
             yield arrays
 
 
-def timesteps(folder: Path) -> int:
-    """Timesteps that a checkpoint has behind it."""
+def timesteps_done(folder: Path) -> int:
+    """Return the number of timesteps trained before the checkpoint of a run.
+
+    Raises:
+        UserError: there is no checkpoint, or it is damaged.
+    """
     return int(read_plain(folder)["counters"]["num_timesteps"])
 
 
 def has_episodes(folder: Path, episodes: int | None) -> bool:
-    """Return True if the training ended so many episodes before the checkpoint; None: never."""
+    """Return True if at least ``episodes`` training episodes ended before the checkpoint.
+
+    False for None, which means that the run is limited by timesteps alone.
+    """
     if episodes is None:
         return False
-    header = 2  # lines of SB3's monitor files
+    header = 2  # lines of a monitor file of SB3
     rows = read_plain(folder)["monitor_rows"]
     return sum(max(count - header, 0) for count in rows.values()) >= episodes
 
 
-def trim_monitor(folder: Path) -> None:
-    """Drop what the monitor files hold beyond the checkpoint: the resumed run writes it again."""
+def trim_monitors(folder: Path) -> None:
+    """Cut the monitor files back to the checkpoint; the resumed run writes later episodes again."""
     rows = read_plain(folder)["monitor_rows"]
     for name, count in rows.items():
         path = folder.parent / name
-        lines = path.read_text().splitlines(keepends=True)
-        path.write_text("".join(lines[:count]))
+        lines = path.read_bytes().splitlines(keepends=True)
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(b"".join(lines[:count]))
 
 
 def monitor_rows(run_folder: Path) -> dict[str, int]:
-    """Lines in each monitor file of a run."""
+    """Return the number of lines in each monitor file of a run, by file name."""
     return {
-        path.name: len(path.read_text().splitlines())
+        path.name: len(path.read_bytes().splitlines())
         for path in sorted(run_folder.glob("*.monitor.csv"))
     }
 
 
 def snapshots(env: VecEnv) -> list[dict[str, Any]]:
-    """Of every environment; see :class:`rn_rl.experiment.envs.replayable.ReplayableEnv`."""
+    """Return a snapshot of each environment, by :meth:`.ReplayableEnv.snapshot`."""
     inner = env.unwrapped
     assert isinstance(inner, DummyVecEnv)
     return [e.snapshot() for e in inner.envs]  # type: ignore[attr-defined]
 
 
 def restore_environments(env: VecEnv, stored: list[dict[str, Any]]) -> None:
-    """Replay every environment; a vector environment then must not be reset."""
+    """Restore each environment by replaying its episode; ``env`` must not be reset after that."""
     inner = env.unwrapped
     assert isinstance(inner, DummyVecEnv)
     for one, snapshot in zip(inner.envs, stored, strict=True):
         if one.restore(snapshot):  # type: ignore[attr-defined]
-            inner._reset_seeds()  # or the next reset would start the first episode again
-
-
-def put(arrays: dict[str, Any], name: str, value: Any) -> None:
-    """Store an array, or a dict of them; None stores nothing."""
-    if isinstance(value, dict):
-        for key, part in value.items():
-            arrays[f"{name}:{key}"] = part
-    elif value is not None:
-        arrays[name] = np.asarray(value)
-
-
-def take(arrays: Any, name: str) -> Any:
-    """Inverse of :func:`put`."""
-    if name in arrays.files:
-        return arrays[name]
-    parts = {n.split(":", 1)[1]: arrays[n] for n in arrays.files if n.startswith(f"{name}:")}
-    return parts or None
-
-
-def head(value: Any, rows: int) -> Any:
-    """The first rows of an array or a dict of arrays."""
-    if isinstance(value, dict):
-        return {key: head(part, rows) for key, part in value.items()}
-    return None if value is None else value[:rows]
-
-
-def fill(target: Any, value: Any) -> None:
-    """Write rows into the beginning of an array or a dict of arrays, in place."""
-    if isinstance(target, dict):
-        for key, part in target.items():
-            fill(part, value[key])
-    elif target is not None and value is not None:
-        target[: len(value)] = value
+            inner._reset_seeds()  # else the next reset would start the first episode again

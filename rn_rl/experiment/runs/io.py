@@ -1,11 +1,12 @@
-"""Files that appear whole or not at all, written under a temporary name."""
+"""Read and write files; each is written under a temporary name and renamed, so none is half-written."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import re
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,52 +16,72 @@ import yaml
 
 from rn_rl.errors import UserError
 
+WINDOWS = os.name == "nt"
+
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``, renamed to it if the block ends without an error.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` and rename it to ``path`` if the block raises nothing.
 
-    It keeps the suffix, since many writers choose the format by it.
+    The temporary name is unique among all processes on all machines that share the folder, and keeps
+    the suffix, by which many writers choose the format. The folder is made if it does not exist.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
     try:
         yield temporary
-        os.replace(temporary, path)
+        replace_file(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def replace_file(source: Path, target: Path) -> None:
+    """Rename a file over another one.
+
+    Windows refuses that while a process has the target open, such as another worker that reads it, so
+    it is tried again there for up to two seconds.
+    """
+    for _ in range(40):
+        try:
+            os.replace(source, target)
+            return
+        except PermissionError:
+            if not WINDOWS:
+                raise
+            time.sleep(0.05)
+    os.replace(source, target)
+
+
 def write_yaml(path: Path, data: Any) -> None:
-    """Plain data as YAML."""
-    with whole(path) as temporary:
+    """Write plain data as YAML."""
+    with atomic_write(path) as temporary:
         temporary.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
 
 
 def read_yaml(path: Path) -> Any:
-    """Plain data from YAML, by libyaml where PyYAML has it: ten times as fast."""
+    """Read plain data from YAML, with libyaml where PyYAML has it: ten times as fast."""
     return yaml.load(
         path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     )
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Plain data as JSON; floats keep every bit."""
-    with whole(path) as temporary:
+    """Write plain data as JSON; floats are stored exactly."""
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(data), encoding="utf-8")
 
 
 def write_npz(path: Path, **arrays: Any) -> None:
-    """Plain arrays (no objects, so nothing in it is a pickle)."""
-    with whole(path) as temporary:
+    """Write arrays of numbers or strings as an npz; no object arrays, which would be pickled."""
+    with atomic_write(path) as temporary:
         np.savez(temporary, **arrays)
 
 
 def around_block(path: Path, name: str) -> tuple[str, str]:
-    """What stands before and after a generated text of a document, its marks included.
+    """Return the text before and after a generated block of a document, its two marks included.
 
     Raises:
-        UserError: it cannot be read, or has no ``<!-- name -->`` and ``<!-- /name -->``.
+        UserError: the document cannot be read, or has no ``<!-- name -->`` and ``<!-- /name -->``.
     """
     begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
     try:
@@ -75,16 +96,7 @@ def around_block(path: Path, name: str) -> tuple[str, str]:
 
 
 def replace_block(path: Path, name: str, text: str) -> None:
-    """Put a generated text between ``<!-- name -->`` and ``<!-- /name -->`` of a document."""
+    """Write a generated text between ``<!-- name -->`` and ``<!-- /name -->`` of a document."""
     before, after = around_block(path, name)
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(f"{before}{text.strip()}\n{after}", encoding="utf-8")
-
-
-def markdown_table(columns: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; columns of numbers to the right, words to the left."""
-    cells = list(zip(*rows, strict=True)) or [()] * len(columns)
-    numbers = [sum(bool(re.match(r"[+-]?\d", text)) for text in column) for column in cells]
-    marks = ["---:" if 2 * count > len(rows) else "---" for count in numbers]
-    lines = [columns, marks, *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""What runs left on disk, read back: returns over time, last policies, gains, and what is wrong."""
+"""Results of runs, read from their folders: returns over time, last policies, gains, and problems."""
 
 from __future__ import annotations
 
@@ -14,75 +14,86 @@ from typing import Any
 import numpy as np
 
 from rn_rl.errors import UserError
-from rn_rl.experiment.runs.folder import Run, RunSpec
+from rn_rl.experiment.runs.folder import Run
+from rn_rl.experiment.runs.spec import RunSpec
 
 CURVE_POINTS = 100
-"""Of a gain over time; a run records one at each rollout, which may be many thousands."""
+"""Maximum number of points of a gain over time; a run records one at each rollout, often thousands."""
 
 
 @dataclass
 class Gains:
-    """Gain of each layer over time, which for rn and its kin is the code length in nats."""
+    """Gain of each layer over time; for regularity normalizers it is the code length in nats."""
 
     layers: list[str]
     timesteps: np.ndarray
     values: np.ndarray
-    """(timesteps, layers)"""
+    """Gains, of shape ``(timesteps, layers)``."""
 
 
 @dataclass
 class RunRecord:
-    """One finished run."""
+    """Results of one finished run."""
 
     run: Run
     spec: RunSpec
     timesteps: np.ndarray
-    """Of each evaluation."""
+    """Timestep of each evaluation."""
     returns: np.ndarray
     """Mean return of each evaluation."""
     last_return: float
-    """Of the last policy."""
+    """Mean return of the last policy."""
     episodes: int
-    """Behind ``last_return``."""
+    """Number of episodes that ``last_return`` is the mean of."""
     held_out: bool
-    """Whether ``last_return`` is of ``final.json``, and not of the last evaluation while training."""
+    """True if ``last_return`` is from ``final.json``; False if from the last evaluation in training."""
     seconds: float | None
-    """Wall time of the training; of a batch of seeds, this one's share."""
+    """Wall-clock seconds of the training; for a seed batch, divided by its number of seeds."""
     gains: Gains | None
     notes: list[str] = field(default_factory=list)
 
 
 @dataclass
 class Problem:
-    """Something that a report must not pass over in silence."""
+    """A defect of a run that a report has to mention."""
 
     run: str
     what: str
     counted: bool
-    """Whether the run is in the figures all the same."""
+    """True if the run is part of the results all the same."""
 
 
 def find_runs(root: Path) -> list[Path]:
-    """Folders of runs below a folder: those with a ``run.yaml``, and what looks like one without."""
+    """Find run folders below ``root``, in natural order: those that hold a file that runs have.
+
+    A folder without ``run.yaml`` is included, so that the report can name it as a problem.
+
+    Raises:
+        UserError: there is no such folder.
+    """
     if not root.is_dir():
         raise UserError(f"runs {root}: no such folder; 'rn-rl train' or 'rn-rl compare' makes one")
     known = {"run.yaml", "evaluations.npz", "policy.safetensors", "0.monitor.csv"}
     found = []
     for folder, inside, names in os.walk(root):
-        inside[:] = [name for name in inside if not name.startswith(".")]  # of a running training
+        inside[:] = [name for name in inside if not name.startswith(".")]  # temporary ones
         if known.intersection(names):
             found.append(Path(folder))
-    return sorted(found, key=natural)
+    return sorted(found, key=natural_key)
 
 
-def natural(path: Path) -> tuple[str, int, str]:
-    """Sorts ``CartPole-v1_2`` before ``CartPole-v1_10``."""
+def natural_key(path: Path) -> tuple[str, int, str]:
+    """Return a sort key by which ``CartPole-v1_2`` comes before ``CartPole-v1_10``."""
     stem, _, number = path.name.rpartition("_")
     return str(path.parent / stem), int(number) if number.isdigit() else 0, path.name
 
 
 def read_records(folders: Iterable[Path]) -> tuple[list[RunRecord], list[Problem]]:
-    """All runs that can be counted, and everything that is wrong with any."""
+    """Read runs and deduplicate those of the same settings, normalizer and seed.
+
+    Returns:
+        The runs whose results can be used, and the problems of all runs.
+    """
     records: list[RunRecord] = []
     problems: list[Problem] = []
     seen: dict[str, Path] = {}
@@ -104,10 +115,10 @@ def read_records(folders: Iterable[Path]) -> tuple[list[RunRecord], list[Problem
 
 
 def read_record(run: Run) -> RunRecord:
-    """One run.
+    """Read the results of one run.
 
     Raises:
-        UserError: it cannot be counted, and why.
+        UserError: the run is not finished, or ``run.yaml`` cannot be read.
     """
     spec = run.read_spec()
     notes: list[str] = []
@@ -124,9 +135,9 @@ def read_record(run: Run) -> RunRecord:
         )
         raise UserError(f"not finished: {why}")
     if finished and not len(timesteps) and not notes:
-        notes.append("no evaluation while training was recorded")
+        notes.append("no evaluation during training was recorded")
     if not len(timesteps):
-        notes.append("it is in no curve, area or steps to threshold")
+        notes.append("it is missing from curves, areas and steps to threshold")
     elif reached <= spec.timesteps - every:
         notes.append(f"its evaluations end at timestep {reached:,} of {spec.timesteps:,}")
     last = final.mean_return if finished and final is not None else float(returns[-1])
@@ -153,7 +164,16 @@ def read_record(run: Run) -> RunRecord:
 
 
 def read_evaluations(run: Run, notes: list[str]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Timesteps, mean returns, and episodes of each evaluation; nothing where there was none."""
+    """Read ``evaluations.npz``.
+
+    Args:
+        run: the run.
+        notes: list to which a defect of the file is appended.
+
+    Returns:
+        Timesteps of the evaluations, their mean returns, and the number of episodes of each; empty
+        arrays and 0 without a readable file.
+    """
     nothing = np.empty(0), np.empty(0), 0
     if not run.evaluations_file.is_file():
         return nothing
@@ -169,7 +189,15 @@ def read_evaluations(run: Run, notes: list[str]) -> tuple[np.ndarray, np.ndarray
 
 
 def read_gains(run: Run, notes: list[str]) -> Gains | None:
-    """Thinned out evenly."""
+    """Read ``code_length.npz``, at most :data:`CURVE_POINTS` of its timesteps, evenly spaced.
+
+    Args:
+        run: the run.
+        notes: list to which a defect of the file is appended.
+
+    Returns:
+        The gains; None without a readable file.
+    """
     if not run.code_length_file.is_file():
         return None
     stored = read_arrays(run.code_length_file, notes, "timesteps", "gains", names="layers")
@@ -184,25 +212,32 @@ def read_gains(run: Run, notes: list[str]) -> Gains | None:
 
 
 def is_rising(steps: np.ndarray) -> bool:
-    """Whether these can be the timesteps of something that was recorded."""
+    """Return True for a non-empty, strictly increasing, one-dimensional array."""
     return bool(steps.ndim == 1 and len(steps) and (np.diff(steps) > 0).all())
 
 
 def read_arrays(path: Path, notes: list[str], *numbers: str, names: str = "") -> dict[str, Any]:
-    """Arrays of numbers (and one of names) of an npz; of a damaged one none, and a note."""
+    """Read arrays of an npz; a damaged file gives an empty dict and a note.
+
+    Args:
+        path: the file.
+        notes: list to which the defect is appended.
+        numbers: names of arrays of numbers.
+        names: name of one array of strings; empty for none.
+    """
     try:
-        # opened here, since np.load leaves a damaged file open
+        # np.load would leave a damaged file open
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             found: dict[str, Any] = {name: np.asarray(stored[name], float) for name in numbers}
             return {**found, names: stored[names]} if names else found
-    except Exception as error:  # whatever bytes a file has, zipfile and NumPy say much about them
+    except Exception as error:  # damaged bytes make zipfile and NumPy raise many kinds of errors
         notes.append(f"{path.name} is damaged ({' '.join(str(error).split())})")
         return {}
 
 
 @dataclass
 class Final:
-    """What ``final.json`` says of the evaluation of the last policy."""
+    """Evaluation of the last policy, as in ``final.json``."""
 
     timesteps: int
     mean_return: float
@@ -210,11 +245,11 @@ class Final:
 
 
 def read_final(run: Run, notes: list[str]) -> Final | None:
-    """The evaluation of the last policy, if the run has one."""
+    """Read ``final.json``; None if there is none, or, with a note, if it is damaged."""
     if not run.final_file.is_file():
         return None
     try:
-        found = json.loads(run.final_file.read_text())
+        found = json.loads(run.final_file.read_text(encoding="utf-8"))
         return Final(int(found["timesteps"]), float(found["mean_return"]), int(found["episodes"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         notes.append(f"final.json is damaged ({' '.join(str(error).split())})")
@@ -222,14 +257,15 @@ def read_final(run: Run, notes: list[str]) -> Final | None:
 
 
 def read_episodes(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    """Training episodes as they ended, from SB3's monitor files: ``(timesteps, returns)``.
+    """Read training episodes from SB3's monitor files, in the order in which they ended.
 
-    Of several environments stepped together, each episode stands at the timesteps of all of them.
+    Returns:
+        Timesteps at the end of each episode, counted over all environments of the run, and returns.
     """
     files = sorted(run.folder.glob("*.monitor.csv"))
     steps, returns = [np.empty(0)], [np.empty(0)]
     for file in files:
-        if file.read_text().count("\n") < 3:  # a header and no episode
+        if file.read_bytes().count(b"\n") < 3:  # two header lines, no episode
             continue
         rows = np.loadtxt(file, delimiter=",", skiprows=2, usecols=(0, 1), ndmin=2)
         steps.append(rows[:, 1].cumsum() * len(files))
@@ -239,7 +275,14 @@ def read_episodes(run: Run) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_seconds(run: Run, shared_by: int) -> float | None:
-    """Wall time up to the last episode, from SB3's monitor file, whose clock begins anew at a resume."""
+    """Return the wall-clock seconds until the last training episode ended, from SB3's monitor file.
+
+    The clock of the file restarts when a run is resumed; the parts are added.
+
+    Args:
+        run: the run.
+        shared_by: number of seeds that were trained together, by which the time is divided.
+    """
     try:
         lines = (run.folder / "0.monitor.csv").read_bytes().splitlines()[2:]
         times = [float(line.split(b",")[2]) for line in lines]

@@ -1,4 +1,4 @@
-"""Everything random in a training: generators of random numbers, and noise already drawn."""
+"""Random state of a training: states of random generators, and exploration noise already drawn."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from stable_baselines3.common.distributions import StateDependentNoiseDistributi
 from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise, VectorizedActionNoise
 
 SDE = ("exploration_mat", "exploration_matrices")
-"""Noise of state-dependent exploration, drawn when a rollout begins and used all through it."""
+"""Attributes with the noise of state-dependent exploration (gSDE), drawn once for each rollout."""
 
 
-def generators(model: BaseAlgorithm) -> dict[str, np.ndarray]:
-    """States of all generators, of Python, NumPy, torch, and the action space; as arrays."""
+def generator_states(model: BaseAlgorithm) -> dict[str, np.ndarray]:
+    """Return the states of Python's, NumPy's, torch's and the action space's generators as arrays."""
     kind, keys, *rest = np.random.get_state()
     plain = {
         "python": random.getstate(),
@@ -30,8 +30,8 @@ def generators(model: BaseAlgorithm) -> dict[str, np.ndarray]:
     return {**arrays, "plain": np.array(json.dumps(plain))}
 
 
-def set_generators(model: BaseAlgorithm, arrays: dict[str, np.ndarray]) -> None:
-    """Inverse of :func:`generators`."""
+def set_generator_states(model: BaseAlgorithm, arrays: dict[str, np.ndarray]) -> None:
+    """Restore the generators to states that :func:`generator_states` returned."""
     plain = json.loads(str(arrays["plain"]))
     version, internal, gauss = plain["python"]
     random.setstate((version, tuple(internal), gauss))
@@ -44,8 +44,8 @@ def set_generators(model: BaseAlgorithm, arrays: dict[str, np.ndarray]) -> None:
     torch.set_rng_state(torch.from_numpy(arrays["torch"]))
 
 
-def exploration(model: BaseAlgorithm) -> dict[str, np.ndarray]:
-    """Exploration noise that an agent carries: of state-dependent exploration, Ornstein-Uhlenbeck's."""
+def exploration_noise(model: BaseAlgorithm) -> dict[str, np.ndarray]:
+    """Return the exploration noise that an agent holds, from gSDE or Ornstein-Uhlenbeck processes."""
     arrays = {}
     noise = state_dependent_noise(model)
     if noise is not None:
@@ -56,8 +56,8 @@ def exploration(model: BaseAlgorithm) -> dict[str, np.ndarray]:
     return arrays
 
 
-def set_exploration(model: BaseAlgorithm, arrays: dict[str, np.ndarray]) -> None:
-    """Inverse of :func:`exploration`."""
+def set_exploration_noise(model: BaseAlgorithm, arrays: dict[str, np.ndarray]) -> None:
+    """Restore noise that :func:`exploration_noise` returned, in place."""
     noise = state_dependent_noise(model)
     if noise is not None:
         for name in SDE:
@@ -67,14 +67,14 @@ def set_exploration(model: BaseAlgorithm, arrays: dict[str, np.ndarray]) -> None
 
 
 def state_dependent_noise(model: BaseAlgorithm) -> StateDependentNoiseDistribution | None:
-    """The distribution that holds the noise of state-dependent exploration, if it is used."""
+    """Return the distribution that holds the noise of gSDE; None if the agent does not use it."""
     actor = getattr(model.policy, "actor", None) or model.policy
     distribution = getattr(actor, "action_dist", None)
     return distribution if isinstance(distribution, StateDependentNoiseDistribution) else None
 
 
 def noise_processes(model: BaseAlgorithm) -> list[OrnsteinUhlenbeckActionNoise]:
-    """Action noise with a memory, one an environment."""
+    """Return the agent's Ornstein-Uhlenbeck processes, one for each environment."""
     noise = model.action_noise
     each = noise.noises if isinstance(noise, VectorizedActionNoise) else [noise]
     return [one for one in each if isinstance(one, OrnsteinUhlenbeckActionNoise)]

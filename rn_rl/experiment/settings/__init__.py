@@ -1,1 +1,1 @@
-"""Settings: algorithms and their hyperparameters."""
+"""Algorithms, their hyperparameters, and options of commands."""

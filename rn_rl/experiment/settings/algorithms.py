@@ -1,4 +1,4 @@
-"""The algorithms that the command line trains: one table."""
+"""Table of the algorithms that ``--algo`` names."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AlgorithmSpec:
-    """One row.
+    """One algorithm.
 
     Attributes:
-        name: as given to ``--algo`` and as run folders have it: the RL Zoo's, so that its tools find
-            our runs.
+        name: value of ``--algo`` and folder name; the RL Zoo's name where it has one, so that its tools
+            find the runs.
         path: dotted name of the SB3 class.
-        zoo_file: which file of ``zoo_configs`` has its hyperparameters.
-        action_spaces: what it can act in.
-        replay: whether it learns from a replay buffer.
-        summary: one line.
-        aliases: other names for ``--algo``.
+        zoo_file: file of ``zoo_configs`` with its hyperparameters, without suffix.
+        action_spaces: kinds of action spaces that it supports.
+        replay: True if it learns from a replay buffer.
+        summary: description in one line.
+        aliases: other values of ``--algo``.
     """
 
     name: str
@@ -85,16 +85,20 @@ _BY_ANY_NAME = {**{alias: row for row in _TABLE for alias in row.aliases}, **ALG
 
 
 def algorithm(name: str) -> AlgorithmSpec:
-    """The row of that name or alias, or a :class:`UserError` with the nearest ones."""
+    """Look up an algorithm by name or alias, in any case.
+
+    Raises:
+        UserError: there is no such algorithm; the message names the nearest ones.
+    """
     if name.lower() not in _BY_ANY_NAME:
         raise unknown("algorithm", name, _BY_ANY_NAME, f"known: {', '.join(ALGORITHMS)}")
     return _BY_ANY_NAME[name.lower()]
 
 
 def check_action_space(spec: AlgorithmSpec, env_id: str, space: spaces.Space[Any]) -> None:
-    """Raise a :class:`UserError` where the algorithm cannot act in this environment.
+    """Raise :class:`UserError` if the algorithm does not support the action space.
 
-    Of those that can, the ones made for this kind of action space are named first.
+    The message names those that do; first come those that support the fewest kinds of action spaces.
     """
     if not isinstance(space, spec.action_spaces):
         able = [row for row in _TABLE if isinstance(space, row.action_spaces)]

@@ -1,4 +1,4 @@
-"""From a config file of the zoo's format and what a user set to one resolved, plain mapping."""
+"""Hyperparameters: read tuned ones in the RL Zoo's format, check the user's, make SB3 arguments."""
 
 from __future__ import annotations
 
@@ -24,20 +24,28 @@ from rn_rl.experiment.settings.algorithms import AlgorithmSpec
 from rn_rl.experiment.settings.shipped import load_config_file
 
 ENVIRONMENT_KEYS = ("n_envs", "n_timesteps", "env_wrapper", "env_kwargs", "normalize")
-"""Keys of a config that say how the environment is built; the rest go to the algorithm."""
+"""Hyperparameters that describe the environment; the others are arguments of the algorithm."""
 
 NOISE_KEYS = ("noise_type", "noise_std")
-"""The zoo's keys for SB3's ``action_noise``."""
+"""The RL Zoo's hyperparameters for SB3's ``action_noise``."""
 
 SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf", "delta_std")
-"""Keys that may change over the run, as the zoo's ``lin_0.001``."""
+"""Hyperparameters that can follow a schedule, written as in the RL Zoo: ``lin_0.001``."""
 
 IMPORTABLE = ("rn_rl.", "minigrid.", "gymnasium.", "stable_baselines3.", "sb3_contrib.")
-"""Dotted names in a config are looked up in these packages alone: a config runs nobody's code."""
+"""Packages from which dotted names are imported; no others, so that a config cannot run foreign code."""
 
 
 def tuned(algo: AlgorithmSpec, env_id: str, config_set: str = "zoo") -> dict[str, Any]:
-    """The hyperparameters for an algorithm on an environment, or the algorithm's defaults."""
+    """Return the tuned hyperparameters of an algorithm on an environment.
+
+    In the set ``paper``, ``rndqn.yml`` is the protocol of the paper's DQN, and ``dqn.yml`` is SB3's DQN
+    (Huber loss, clipped gradients, linear epsilon) with the paper's other settings. In the set ``zoo``,
+    an environment that is not listed gets the algorithm's defaults.
+
+    Raises:
+        UserError: the set ``paper`` has nothing for this algorithm and environment.
+    """
     own = files("rn_rl") / "zoo_configs" / "paper" / f"{algo.name}.yml"
     named = algo.name if config_set == "paper" and own.is_file() else algo.zoo_file
     table = load_config_file(named, config_set)
@@ -53,10 +61,15 @@ def tuned(algo: AlgorithmSpec, env_id: str, config_set: str = "zoo") -> dict[str
 
 
 def parse_assignments(assignments: Iterable[str], flag: str) -> dict[str, Any]:
-    """``("learning_rate=3e-4", "policy_kwargs.net_arch=[64,64]")`` as a nested mapping.
+    """Parse texts such as ``policy_kwargs.net_arch=[64,64]`` into one nested mapping.
 
-    Values are YAML, and numbers such as ``3e-4`` are numbers too. A bad one raises
-    :class:`UserError`.
+    Args:
+        assignments: texts of the form ``name=value``; dots in the name separate levels, and the value
+            is YAML, see :func:`parse_value`.
+        flag: option they were given to, for the message of an error.
+
+    Raises:
+        UserError: a text has another form.
     """
     parsed: dict[str, Any] = {}
     for text in assignments:
@@ -72,7 +85,15 @@ def parse_assignments(assignments: Iterable[str], flag: str) -> dict[str, Any]:
 
 
 def parse_value(text: str, context: str) -> Any:
-    """A YAML value, with ``3e-4`` a number as everywhere but in YAML 1.1."""
+    """Parse a YAML value; unlike in YAML 1.1, ``3e-4`` is a number.
+
+    Args:
+        text: the value.
+        context: first words of the message of an error.
+
+    Raises:
+        UserError: the text is not YAML.
+    """
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -85,12 +106,12 @@ def parse_value(text: str, context: str) -> Any:
     return value
 
 
-def merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
-    """``base`` with ``update`` over it, nested mappings merged; new."""
+def merge_nested(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of ``base`` with the values of ``update``; nested mappings are merged too."""
     merged = dict(base)
     for key, value in update.items():
         if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            value = merge(merged[key], value)
+            value = merge_nested(merged[key], value)
         merged[key] = value
     return merged
 
@@ -115,13 +136,14 @@ LEAST: dict[str, float] = {
     "gamma": 0,
     "tau": 0,
 }
-"""Smallest sensible values; SB3 itself goes on with a batch of 0 or a negative discount."""
+"""Smallest allowed values; SB3 itself accepts a batch of 0 or a negative discount."""
 
 
 def parameters(algo: AlgorithmSpec) -> dict[str, Any]:
-    """The hyperparameters that an algorithm takes, with their defaults.
+    """Return the hyperparameters of an algorithm and their defaults.
 
-    A class that passes ``**kwargs`` on takes those of its base, too.
+    They are the arguments of its class, and those of its base classes as far as ``**kwargs`` are passed
+    on, without those that a run sets by itself (``env``, ``seed``, ``device``, ...).
     """
     taken: dict[str, Any] = {}
     for cls in algo.cls.__mro__:
@@ -140,7 +162,12 @@ def parameters(algo: AlgorithmSpec) -> dict[str, Any]:
 
 
 def check_given(algo: AlgorithmSpec, given: dict[str, Any]) -> None:
-    """Every name must be one that the algorithm takes, numbers must be numbers, and in range."""
+    """Check the hyperparameters that a user set.
+
+    Raises:
+        UserError: the algorithm has no such hyperparameter, or a number is expected, or it is out of
+            range.
+    """
     known = parameters(algo)
     for name, value in given.items():
         if name not in known and name not in ENVIRONMENT_KEYS:
@@ -166,7 +193,7 @@ def _is_number(value: Any) -> bool:
 def to_algorithm_arguments(
     hyperparameters: dict[str, Any], action_space: spaces.Space[Any]
 ) -> dict[str, Any]:
-    """What to call the algorithm with: schedules, noise and dotted names turned into objects."""
+    """Return the arguments of the algorithm: schedules, action noise and dotted names become objects."""
     other = (*ENVIRONMENT_KEYS, *NOISE_KEYS)
     arguments = {k: v for k, v in hyperparameters.items() if k not in other}
     for key in SCHEDULES:
@@ -191,7 +218,16 @@ NOISES: dict[str, type[NormalActionNoise] | type[OrnsteinUhlenbeckActionNoise]] 
 
 
 def action_noise(kind: str, std: float, action_space: spaces.Space[Any]) -> ActionNoise:
-    """The zoo's ``noise_type`` and ``noise_std``: noise around the action, scaled to [-1, 1]."""
+    """Make SB3's action noise from the RL Zoo's ``noise_type`` and ``noise_std``.
+
+    Args:
+        kind: ``normal`` or ``ornstein-uhlenbeck``.
+        std: standard deviation, where actions are scaled to [-1, 1].
+        action_space: action space of the environment.
+
+    Raises:
+        UserError: there is no such kind of noise.
+    """
     if kind not in NOISES:
         raise unknown("noise_type", str(kind), NOISES)
     assert isinstance(action_space, spaces.Box)
@@ -199,9 +235,17 @@ def action_noise(kind: str, std: float, action_space: spaces.Space[Any]) -> Acti
 
 
 def linear_schedule(key: str, text: str) -> LinearSchedule:
-    """The zoo's ``lin_0.001``, which falls linearly from 0.001 to 0 over the run.
+    """Parse a linear schedule.
 
-    Ours beside it: ``lin_1e-4_5e-3_0.1`` goes from 1e-4 to 5e-3 over the first tenth and stays there.
+    The RL Zoo's ``lin_0.001`` falls linearly from 0.001 to 0 over the run. An extension of it,
+    ``lin_1e-4_5e-3_0.1``, goes from 1e-4 to 5e-3 over the first tenth of the run and stays there.
+
+    Args:
+        key: name of the hyperparameter, for the message of an error.
+        text: the schedule.
+
+    Raises:
+        UserError: the text is no such schedule, or has a negative or infinite number.
     """
     kind, *values = text.split("_")
     try:
@@ -216,12 +260,16 @@ def linear_schedule(key: str, text: str) -> LinearSchedule:
         return LinearSchedule(*numbers)
     raise UserError(
         f"{key}={text!r}: expected a number, lin_NUMBER for one that falls to 0 over the run, or "
-        "lin_FROM_TO_SHARE for one that gets there in so large a share of it"
+        "lin_FROM_TO_SHARE for one that gets there within the first SHARE (0 to 1) of it"
     )
 
 
 def import_name(dotted: str) -> Any:
-    """What a dotted name in a config stands for, from :data:`IMPORTABLE` packages alone."""
+    """Import the object that a dotted name stands for, from :data:`IMPORTABLE` packages alone.
+
+    Raises:
+        UserError: the name is outside of these packages, or there is no such object.
+    """
     module, _, name = dotted.rpartition(".")
     if not dotted.startswith(IMPORTABLE):
         packages = ", ".join(p.rstrip(".") for p in IMPORTABLE)

@@ -1,4 +1,4 @@
-"""Options of commands: how ``--help`` shows them."""
+"""Options of commands as ``--help`` shows them."""
 
 from __future__ import annotations
 
@@ -8,5 +8,10 @@ import tyro
 
 
 def shown_as(metavar: str, name: str | None = None) -> Any:
-    """How ``--help`` shows an option whose default is nothing, which then need not be said."""
+    """Configure how ``--help`` shows an option whose default is None or empty.
+
+    Args:
+        metavar: placeholder of the value.
+        name: name of the option; default: that of the field.
+    """
     return tyro.conf.arg(name=name, metavar=metavar, help_behavior_hint="")

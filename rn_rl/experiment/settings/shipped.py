@@ -13,12 +13,23 @@ from rn_rl.errors import UserError
 
 @lru_cache
 def shipped(name: str) -> Any:
-    """A table of ``zoo_configs``, such as ``"scores.yml"``."""
-    return yaml.safe_load((files("rn_rl") / "zoo_configs" / name).read_text())
+    """Read a table of ``zoo_configs``, such as ``"scores.yml"``; it is cached."""
+    return yaml.safe_load((files("rn_rl") / "zoo_configs" / name).read_text(encoding="utf-8"))
 
 
 def load_config_file(name: str, config_set: str = "zoo") -> dict[str, Any]:
-    """A whole file of ``zoo_configs``; ``config_set="paper"`` looks into its ``paper`` folder."""
+    """Read a file of ``zoo_configs`` (``config_set="zoo"``) or of its ``paper`` folder (``"paper"``).
+
+    Args:
+        name: file name without suffix.
+        config_set: ``zoo`` or ``paper``.
+
+    Returns:
+        Hyperparameters by environment id.
+
+    Raises:
+        UserError: there is no such set or file.
+    """
     if config_set not in ("zoo", "paper"):
         raise UserError(f"config {config_set!r}: expected 'zoo' or 'paper'")
     folder = files("rn_rl") / "zoo_configs"
@@ -30,5 +41,5 @@ def load_config_file(name: str, config_set: str = "zoo") -> dict[str, Any]:
             f"no {config_set!r} hyperparameters for {name}: there are some for "
             f"{', '.join(there)}; use --config zoo"
         )
-    loaded: dict[str, Any] = yaml.safe_load(path.read_text())
+    loaded: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return loaded

@@ -10,7 +10,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from rn_rl.agents.seed_batch.vector_envs import EnvpoolSeedEnvs
-from rn_rl.experiment.runs.folder import RunSpec
+from rn_rl.experiment.runs.spec import RunSpec
 
 IMAGE_WRAPPER = "minigrid.wrappers.ImgObsWrapper"
 """The one wrapper that is done here too: MiniGrid's image, without direction and mission."""

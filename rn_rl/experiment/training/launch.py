@@ -20,7 +20,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.console import Watch
-from rn_rl.experiment.runs.folder import Run, RunSpec, new_run
+from rn_rl.experiment.runs.folder import Run, new_run
+from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.envpool import no_envpool
 from rn_rl.experiment.training.seed_batch import BATCHES, BatchTraining, make_model
@@ -94,8 +95,7 @@ def train_together(
     spec = specs[0]
     size = largest_batch(config, specs, trial, console)
     fast = choose_envs(config, spec, trial, console)
-    for one in specs:
-        one.vector_env = "envpool" if fast else "gymnasium"
+    specs = [replace(one, vector_env="envpool" if fast else "gymnasium") for one in specs]
     runs: list[Run] = []
     for first in range(0, len(specs), size):
         chunk = specs[first : first + size]
@@ -213,15 +213,14 @@ def resume_batch(config: TrainConfig, console: Console, watch: Watch | None = No
     first = Run(config.resume).read_spec()
     runs = [Run(config.resume.parent / name) for name in first.together]
     specs = [run.read_spec() for run in runs]
-    checkpoint.adopt([run.checkpoint for run in runs])
-    done = {checkpoint.timesteps(run.checkpoint) for run in runs}
+    checkpoint.adopt_pending([run.checkpoint for run in runs])
+    done = {checkpoint.timesteps_done(run.checkpoint) for run in runs}
     if len(done) != 1:
         raise UserError(
             f"run {config.resume}: the checkpoints of its batch stand at timesteps "
             f"{', '.join(f'{t:,}' for t in sorted(done))}; expected one for all"
         )
-    for spec in specs:
-        spec.timesteps = config.timesteps or spec.timesteps
+    specs = [replace(spec, timesteps=config.timesteps or spec.timesteps) for spec in specs]
     if done.pop() >= specs[0].timesteps:
         raise UserError(
             f"run {config.resume} has all of its {specs[0].timesteps:,} timesteps; to go further give "

@@ -7,6 +7,7 @@ import shlex
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,13 @@ from rn_rl.agents.seed_batch.actor_critic import components
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs, VecSeedEnvs
 from rn_rl.errors import TrainingStopped
-from rn_rl.experiment.evaluation.seed_batch import play
+from rn_rl.experiment.evaluation.episodes import play_seed_batch
 from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.console import Watch
-from rn_rl.experiment.runs.folder import Run, RunSpec, load_vecnormalize_state, vecnormalize_state
-from rn_rl.experiment.runs.io import whole, write_npz
+from rn_rl.experiment.runs.folder import Run
+from rn_rl.experiment.runs.io import atomic_write, write_npz
+from rn_rl.experiment.runs.spec import RunSpec
+from rn_rl.experiment.runs.weights import load_vecnormalize_state, vecnormalize_state
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.envpool import env_seeds, fast_envs
 from rn_rl.experiment.training.growing_array import Rows
@@ -83,18 +86,18 @@ class BatchTraining:
         watch: Watch | None = None,
     ) -> None:
         self.watch = watch
+        specs = [replace(spec, together=[run.folder.name for run in runs]) for spec in specs]
         self.specs, self.runs, self.console = specs, runs, console
         self.spec = specs[0]
         self.seeds = [spec.seed for spec in specs]
         torch.set_num_threads(self.spec.threads)
         self.fast = self.spec.vector_env == "envpool"
         for spec, run in zip(specs, runs, strict=True):
-            spec.together = [run.folder.name for run in runs]
             run.write_spec(spec)
         begun = [checkpoint.read_plain(run.checkpoint) for run in runs] if resuming else None
         if begun is not None:
             for run in runs:
-                checkpoint.trim_monitor(run.checkpoint)
+                checkpoint.trim_monitors(run.checkpoint)
         self.begin = time.time()
         self.episodes: dict[Path, list[dict[str, float]]] = {}
         if self.fast and not resuming:
@@ -271,7 +274,7 @@ class BatchTraining:
         if isinstance(self.envs, VecSeedEnvs) and isinstance(self.eval_envs, VecSeedEnvs):
             for training, held_out in zip(self.envs.envs, self.eval_envs.envs, strict=True):
                 sync_envs_normalization(training, held_out)
-        returns, lengths = play(
+        returns, lengths = play_seed_batch(
             self.batch,
             self.eval_envs,
             None if self.spec.deterministic_evaluation else self.eval_noise,
@@ -284,7 +287,7 @@ class BatchTraining:
                 continue
             if means[seed] > self.best[seed]:
                 self.best[seed] = means[seed]
-                with whole(run.best_model_file) as temporary:
+                with atomic_write(run.best_model_file) as temporary:
                     self.batch.write_back(seed).save(temporary)
             self.write_evaluations(seed)
         row = {"eval/mean_reward": means, "eval/mean_ep_length": lengths.mean(1)}
@@ -356,8 +359,8 @@ class BatchTraining:
                 plain["evaluation_environments"] = checkpoint.snapshots(self.eval_envs.envs[seed])
                 normalizer = self.normalizer(seed)
                 plain["vecnormalize"] = normalizer and vecnormalize_state(normalizer)
-            checkpoint.prepare(run.checkpoint, arrays, plain)
-        checkpoint.adopt([run.checkpoint for run in self.runs])
+            checkpoint.write_pending(run.checkpoint, arrays, plain)
+        checkpoint.adopt_pending([run.checkpoint for run in self.runs])
 
     def _records(self) -> dict[str, np.ndarray]:
         """What was recorded so far, seeds first but for the timesteps."""
@@ -374,7 +377,9 @@ class BatchTraining:
 
     def _restore(self, begun: list[dict[str, Any]]) -> None:
         with contextlib.ExitStack() as stack:
-            files = [stack.enter_context(checkpoint.read(run.checkpoint)) for run in self.runs]
+            files = [
+                stack.enter_context(checkpoint.open_state(run.checkpoint)) for run in self.runs
+            ]
             stored = [{name: file[name] for name in file.files} for file in files]
         self.batch.restore(list(zip(stored, begun, strict=True)))
         self.eval_noise.restore([plain["evaluation_noise"] for plain in begun])

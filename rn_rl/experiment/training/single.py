@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 import shutil
 import signal
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,24 +23,25 @@ from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 
 from rn_rl.agents import NormalizerLogger
 from rn_rl.agents.callbacks import online_norms
-from rn_rl.errors import UserError
+from rn_rl.errors import TrainingStopped, UserError
 from rn_rl.experiment.envs.make import check_env_id
-from rn_rl.experiment.evaluation.masking import evaluation_callback, masked
+from rn_rl.experiment.evaluation.episodes import evaluation_callback, uses_masks
 from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.console import Watch
-from rn_rl.experiment.runs.folder import Run, RunSpec, command_line, light, new_run
+from rn_rl.experiment.runs.folder import Run, load_weights, new_run
 from rn_rl.experiment.runs.io import write_npz
-from rn_rl.experiment.runs.rng_state import generators
-from rn_rl.experiment.runs.weights import load_weights
+from rn_rl.experiment.runs.rng_state import generator_states
+from rn_rl.experiment.runs.spec import RunSpec, command_line
 from rn_rl.experiment.settings.algorithms import ALGORITHMS, algorithm
-from rn_rl.experiment.settings.hyperparameters import check_given, merge, parse_assignments, tuned
+from rn_rl.experiment.settings.hyperparameters import (
+    check_given,
+    merge_nested,
+    parse_assignments,
+    tuned,
+)
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.progress import ProgressCallback
 from rn_rl.normalization import canonical_spec, check_recordings
-
-
-class TrainingStopped(Exception):
-    """Ctrl-C, at the next point where a checkpoint is exact."""
 
 
 def resolve(config: TrainConfig) -> RunSpec:
@@ -57,9 +58,9 @@ def resolve(config: TrainConfig) -> RunSpec:
     given = parse_assignments(config.set, "--set")
     env_kwargs = parse_assignments(config.env_kwargs, "--env-kwargs")
     if env_kwargs:
-        given = merge(given, {"env_kwargs": env_kwargs})
+        given = merge_nested(given, {"env_kwargs": env_kwargs})
     check_given(algo, given)
-    hyperparameters = merge(hyperparameters, given)
+    hyperparameters = merge_nested(hyperparameters, given)
     policy_kwargs = hyperparameters.get("policy_kwargs") or {}
     if not isinstance(policy_kwargs, dict):
         raise UserError(f"--set policy_kwargs={policy_kwargs}: expected names and values")
@@ -133,7 +134,7 @@ def train(config: TrainConfig, console: Console | None = None, watch: Watch | No
     evaluation = make_evaluation(spec, run, model)
     log = NormalizerLogger()
     if resuming:
-        checkpoint.restore(run.checkpoint, model, evaluation, log)
+        checkpoint.restore_training(run.checkpoint, model, evaluation, log)
     elif config.from_agent is not None:
         load_weights(config.from_agent, spec, model, trust=config.trust)
     describe(spec, run, model, console)
@@ -147,14 +148,14 @@ def train(config: TrainConfig, console: Console | None = None, watch: Watch | No
         try:
             masking: dict[str, Any] = {}
             if isinstance(model, MaskablePPO):
-                masking = {"use_masking": masked(model, env)}
+                masking = {"use_masking": uses_masks(model, env)}
             model.learn(
                 spec.timesteps - model.num_timesteps,
                 callback=CallbackList(callbacks),
                 reset_num_timesteps=not resuming,
                 **masking,
             )
-            checkpoint.save(run.checkpoint, model, evaluation, log)
+            checkpoint.save_training(run.checkpoint, model, evaluation, log)
         finally:
             progress.close()
             run.save_agent(spec, model)
@@ -170,9 +171,7 @@ def started(config: TrainConfig) -> tuple[RunSpec, Run]:
     """A new run folder, made only after everything that can be refused has been tried."""
     spec = resolve(config)
     trial_env = spec.make_env(n_envs=1)
-    with warnings.catch_warnings():  # the same will be said of the real ones
-        warnings.simplefilter("ignore")
-        model = spec.make_model(trial_env, **light(spec))
+    model = spec.make_model(trial_env, training=False)
     if config.from_agent is not None:
         load_weights(config.from_agent, spec, model, trust=config.trust)
     trial_env.close()
@@ -186,9 +185,9 @@ def continued(config: TrainConfig) -> tuple[RunSpec, Run]:
     assert config.resume is not None
     run = Run(config.resume)
     spec = run.read_spec()
-    done = checkpoint.timesteps(run.checkpoint)
+    done = checkpoint.timesteps_done(run.checkpoint)
     if config.timesteps is not None:
-        spec.timesteps = config.timesteps
+        spec = replace(spec, timesteps=config.timesteps)
     if done >= spec.timesteps:
         raise UserError(
             f"run {run.folder} has {done:,} of {spec.timesteps:,} timesteps; to go further give "
@@ -197,7 +196,7 @@ def continued(config: TrainConfig) -> tuple[RunSpec, Run]:
     if checkpoint.has_episodes(run.checkpoint, spec.episodes):
         raise UserError(f"run {run.folder} has all of its {spec.episodes:,} episodes")
     check_resumable(spec, run)
-    checkpoint.trim_monitor(run.checkpoint)
+    checkpoint.trim_monitors(run.checkpoint)
     run.write_spec(spec)
     return spec, run
 
@@ -280,7 +279,7 @@ class BoundaryCallback(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         if isinstance(self.model, ARS):  # draws before it says that a rollout begins
-            self._random = generators(self.model)
+            self._random = generator_states(self.model)
 
     def _on_rollout_start(self) -> None:
         if self.resuming:
@@ -288,7 +287,7 @@ class BoundaryCallback(BaseCallback):
             self.resuming = False
         due = self.model.num_timesteps >= self._next
         if due or self.interrupt.stop:
-            checkpoint.save(
+            checkpoint.save_training(
                 self.run.checkpoint,
                 self.model,
                 self.evaluation,
@@ -344,7 +343,7 @@ def describe(spec: RunSpec, run: Run, model: BaseAlgorithm, console: Console) ->
     """What is about to run; with a half-life, how many phases there will be."""
     console.print(f"run folder: {run.folder}", soft_wrap=True, highlight=False)
     assert model.env is not None
-    if isinstance(model, MaskablePPO) and not masked(model, model.env):
+    if isinstance(model, MaskablePPO) and not uses_masks(model, model.env):
         console.print(f"{spec.env} has no action_masks(): trained without masks, as PPO would")
     norms = online_norms(model.policy)
     if isinstance(model, ARS):

@@ -1,4 +1,4 @@
-"""Our view of MiniGrid is MiniGrid's own, bit for bit."""
+"""The fast observations of MiniGrid equal MiniGrid's own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENVIRONMENTS = [
 
 
 @pytest.mark.parametrize("env_id", ENVIRONMENTS)
-def test_every_observation_is_the_same(env_id: str) -> None:
+def test_every_observation_equals_minigrids(env_id: str) -> None:
     env = gym.make(env_id)
     env.reset(seed=3)
     inner = env.unwrapped
@@ -38,7 +38,7 @@ def test_every_observation_is_the_same(env_id: str) -> None:
     assert carried > 0 or "Fetch" not in env_id
 
 
-def test_it_is_what_step_and_reset_return() -> None:
+def test_step_and_reset_return_equal_observations() -> None:
     plain, fast = (gym.make("MiniGrid-RedBlueDoors-6x6-v0") for _ in range(2))
     with_fast_view(fast)
     assert "gen_obs" in vars(fast.unwrapped) and "gen_obs" not in vars(plain.unwrapped)
@@ -50,6 +50,6 @@ def test_it_is_what_step_and_reset_return() -> None:
         assert one[1:] == other[1:]
 
 
-def test_an_environment_with_its_own_view_keeps_it() -> None:
+def test_an_environment_of_another_package_is_unchanged() -> None:
     cart = gym.make("CartPole-v1")
     assert with_fast_view(cart) is cart and "gen_obs" not in vars(cart.unwrapped)

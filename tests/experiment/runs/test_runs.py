@@ -1,4 +1,4 @@
-"""Runs on disk: what a training leaves, and that it comes back exactly, without pickle."""
+"""Run folders: their files, exact resume, and loading without pickle."""
 
 import json
 import os
@@ -134,7 +134,7 @@ def test_evaluation_is_seeded_and_its_interval_holds_the_mean(dqn_run):
     assert evaluate(EvaluateConfig(dqn_run.folder, episodes=10, seed=7)).returns != first.returns
 
 
-def test_evaluation_leaves_the_run_alone(dqn_run):
+def test_evaluation_changes_no_file_of_the_run(dqn_run):
     before = {p: p.read_bytes() for p in dqn_run.folder.rglob("*") if p.is_file()}
     evaluate(EvaluateConfig(dqn_run.folder, episodes=2, stochastic=True))
     assert before == {p: p.read_bytes() for p in dqn_run.folder.rglob("*") if p.is_file()}
@@ -196,7 +196,7 @@ def test_ctrl_c_then_resume_is_the_uninterrupted_run_bit_for_bit(
         quick(tmp_path / "parts", **options)
     parts = Run(next((tmp_path / "parts").glob("*/*/*")))
     stopped_at = len(parts.folder.joinpath("0.monitor.csv").read_text().splitlines())
-    evaluate(EvaluateConfig(parts.folder, episodes=1))  # what was stopped can be used
+    evaluate(EvaluateConfig(parts.folder, episodes=1))  # the stopped run can be evaluated
     train(TrainConfig(resume=parts.folder, quiet=True), QUIET)
 
     assert same_tensors(whole, parts)
@@ -221,7 +221,7 @@ def same_tensors(a: Run, b: Run) -> bool:
     return first.keys() == second.keys() and all((first[k] == second[k]).all() for k in first)
 
 
-def test_a_run_that_goes_on_is_told_of_in_tenths_of_the_whole(tmp_path):
+def test_progress_of_a_resumed_run_is_printed_at_tenths_of_the_whole(tmp_path):
     with (tmp_path / "out").open("w") as file:
         progress = TrainingProgress(1000, "run", Console(file=file))
         progress.start(130)
@@ -247,7 +247,7 @@ def test_from_starts_with_the_other_agents_weights_and_state(dqn_run, tmp_path):
         states = []
         for either in (dqn_run, run):
             model, env = either.load_agent()
-            model.policy.set_training_mode(False)  # commits what the source had pending
+            model.policy.set_training_mode(False)  # commits pending observations of the source
             states.append(model.q_net.state_dict())
             env.close()
         assert states[0].keys() == states[1].keys()
@@ -261,7 +261,7 @@ def test_from_another_architecture_is_one_line(dqn_run, tmp_path):
 
 
 @pytest.mark.parametrize("trust", [False, True])
-def test_from_takes_anybodys_zip_of_the_same_network(tmp_path, trust):
+def test_from_takes_a_foreign_zip_of_the_same_network(tmp_path, trust):
     stock = DQN("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [256, 256]}, seed=3)
     stock.save(tmp_path / "stock.zip")
     options = {"norm": "none", "timesteps": 10, "eval_freq": 0, "trust": trust}
@@ -272,7 +272,7 @@ def test_from_takes_anybodys_zip_of_the_same_network(tmp_path, trust):
 
 
 class NaNCartPole(CartPoleEnv):
-    """Gives a NaN at its 300th step."""
+    """Return a NaN observation at the 300th step."""
 
     steps = 0
 
@@ -287,7 +287,7 @@ class NaNCartPole(CartPoleEnv):
 gym.register("NaNCartPole-v1", entry_point=NaNCartPole, max_episode_steps=500)
 
 
-def test_a_nan_observation_is_named_at_its_step_and_nothing_is_lost(tmp_path):
+def test_a_nan_observation_stops_with_its_timestep_and_the_agent_is_saved(tmp_path):
     NaNCartPole.steps = 0
     with pytest.raises(UserError, match=r"observation nan at timestep 300 \(environment 0, comp"):
         quick(tmp_path, env="NaNCartPole-v1", eval_freq=0)
@@ -312,7 +312,7 @@ def test_probe_shows_the_gains_that_were_recorded(dqn_run, capsys):
     assert "▁" in shown and "█" in shown
 
 
-def test_probe_of_what_has_no_gains_is_one_line(tmp_path):
+def test_probe_of_a_run_without_gains_is_one_line(tmp_path):
     plain = quick(tmp_path, norm="ln", timesteps=150, eval_freq=0)
     with pytest.raises(UserError, match=r"has no code lengths.*it has 'ln'"):
         run_probe(ProbeConfig(plain.folder))

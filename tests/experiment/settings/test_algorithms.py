@@ -1,4 +1,4 @@
-"""Every algorithm of the table through the command line: train, stop, go on, evaluate, film."""
+"""Every algorithm of the table through the command line: train, stop, resume, evaluate, video."""
 
 import json
 import os
@@ -17,7 +17,8 @@ from sb3_contrib import ARS, RecurrentPPO
 from stable_baselines3 import SAC
 
 from rn_rl.cli import main
-from rn_rl.experiment.runs.folder import Run, load_policy
+from rn_rl.experiment.runs.folder import Run
+from rn_rl.experiment.runs.weights import load_policy
 from rn_rl.experiment.settings.algorithms import ALGORITHMS, algorithm
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.single import phases, resolve
@@ -53,7 +54,7 @@ SETTINGS = {
 
 
 class Interrupting(gym.Wrapper):
-    """Presses Ctrl-C at a step, once in the life of the process."""
+    """Send SIGINT at one step of the process."""
 
     at = 0
     steps = 0
@@ -105,7 +106,7 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize(("algo", "env", "settings"), VARIANTS)
-def test_stopped_and_resumed_is_the_run_not_stopped_bit_for_bit(
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     algo, env, settings, tmp_path, capsys
 ):
     Interrupting.at = -1
@@ -125,7 +126,7 @@ def test_stopped_and_resumed_is_the_run_not_stopped_bit_for_bit(
     first, second = load_file(whole.policy_file), load_file(parts.policy_file)
     assert first.keys() == second.keys()
     assert [key for key in first if not torch.equal(first[key], second[key])] == []
-    assert any(not torch.equal(first[key], stopped[key]) for key in first)  # it went on
+    assert any(not torch.equal(first[key], stopped[key]) for key in first)  # it trained further
     for file in ("evaluations.npz", "code_length.npz"):
         a, b = np.load(whole.folder / file), np.load(parts.folder / file)
         assert all(np.array_equal(a[key], b[key]) for key in a.files), file
@@ -158,14 +159,14 @@ def test_every_algorithm_is_tested_here():
         ("TQC", "tqc"),
     ],
 )
-def test_algorithms_have_other_names(typed, name):
+def test_algorithms_have_aliases(typed, name):
     assert algorithm(typed).name == name
     env = "CartPole-v1" if name != "tqc" else "Pendulum-v1"
     assert resolve(TrainConfig(algo=typed, env=env)).algo == name
 
 
 class Mixed(gym.Env):
-    """Any combination of spaces; what is done has no effect."""
+    """Environment with any combination of spaces; actions have no effect."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
 
@@ -256,7 +257,7 @@ def test_any_observations_and_actions(algo, seen, kind, tmp_path, capsys):
 
 
 class OneValid(Mixed):
-    """Only one action is valid at a time, and any other one is an error."""
+    """Environment where one action is valid at each step, and any other one fails."""
 
     def __init__(self, render_mode=None):
         super().__init__("vector", spaces.Discrete(5), render_mode)
@@ -290,7 +291,7 @@ def test_without_masks_maskable_ppo_says_so(tmp_path, capsys):
     assert "has no action_masks(): trained without masks" in capsys.readouterr().out
 
 
-def test_a_film_of_a_recurrent_agent_carries_its_memory(tmp_path, monkeypatch):
+def test_a_video_of_a_recurrent_agent_carries_its_state(tmp_path, monkeypatch):
     settings = SETTINGS["ppo_lstm"]
     assert main(command("ppo_lstm", tmp_path, settings, "Vector-discrete-v0")) == 0
     calls = []
@@ -309,7 +310,7 @@ def test_a_film_of_a_recurrent_agent_carries_its_memory(tmp_path, monkeypatch):
         assert all(np.array_equal(a, b) for a, b in zip(left, taken, strict=True))
 
 
-def test_ars_says_that_its_normalizers_stay_as_they_began(tmp_path, capsys):
+def test_ars_says_that_its_normalizers_keep_their_first_state(tmp_path, capsys):
     arguments = [a for a in command("ars", tmp_path, SETTINGS["ars"]) if a != "--quiet"]
     assert main(arguments) == 0
     assert "the normalizers of ln+rn keep their first state" in capsys.readouterr().out
@@ -340,7 +341,7 @@ def test_ars_starts_from_the_weights_it_is_given(tmp_path):
     env.close()
 
 
-def test_phases_to_come():
+def test_number_of_phases_of_a_run():
     def count(algo, **settings):
         env = env_of(algo).removeprefix("Interrupting/")
         given = tuple(f"{k}={v}" for k, v in settings.items())
@@ -357,7 +358,7 @@ def test_phases_to_come():
     assert count("a2c", n_steps=7) == 143
 
 
-def test_the_entropy_coefficient_goes_on_where_it_was(tmp_path):
+def test_the_checkpoint_holds_the_entropy_coefficient_and_its_optimizer(tmp_path):
     settings = SETTINGS["sac"]
     assert main(command("sac", tmp_path, settings)) == 0
     run = the_run(tmp_path)

@@ -1,4 +1,4 @@
-"""Shipped hyperparameters: the zoo takes the files, and every entry trains with every normalizer."""
+"""Shipped hyperparameters: the RL Zoo reads the files, and each entry trains with each normalizer."""
 
 import subprocess
 import sys
@@ -96,7 +96,7 @@ def test_the_zoos_own_trainer_takes_our_files(algo, env, options, tmp_path):
 
 
 class ApproxKL(BaseCallback):
-    """Collects what PPO logs of its own updates."""
+    """Collect the approximate KL divergence that PPO logs for its updates."""
 
     def __init__(self):
         super().__init__()

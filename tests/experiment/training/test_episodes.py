@@ -30,7 +30,7 @@ def test_a_run_ends_with_its_last_episode(tmp_path, capsys):
     (run,) = trained(tmp_path).values()
     assert len(rows(run)) == 6
     lengths = [int(row.split(",")[1]) for row in rows(run)]
-    assert checkpoint.timesteps(run.checkpoint) == sum(lengths)
+    assert checkpoint.timesteps_done(run.checkpoint) == sum(lengths)
     assert checkpoint.has_episodes(run.checkpoint, 6)
     assert not checkpoint.has_episodes(run.checkpoint, 7)
     assert main(["train", "--resume", str(run.folder), "--quiet"]) == 2

@@ -1,0 +1,168 @@
+"""Description of a run: every resolved setting of a training, as plain values that ``run.yaml`` holds."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shlex
+import sys
+import warnings
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import stable_baselines3
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+import rn_rl
+from rn_rl.errors import UserError, first_line
+from rn_rl.experiment.envs.make import make_env
+from rn_rl.experiment.settings.algorithms import algorithm, check_action_space
+from rn_rl.experiment.settings.hyperparameters import to_algorithm_arguments
+
+
+def command_line() -> str:
+    """Return the command that the user typed, to be recorded with a run."""
+    program = Path(sys.argv[0]).name.removesuffix(".exe")  # as scripts are named on Windows
+    return shlex.join(["rn-rl" if program == "__main__.py" else program, *sys.argv[1:]])
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that decide a run's numbers."""
+    return {
+        "rn_rl": rn_rl.__version__,
+        "stable_baselines3": stable_baselines3.__version__,
+        "gymnasium": gymnasium.__version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def file_name(name: str) -> str:
+    r"""Turn an environment id or a normalizer spec into a name of a file or folder.
+
+    Each character that Windows forbids in file names (``< > : " / \ | ? *`` and control characters)
+    becomes ``-``, on every system, so that run folders can be copied from one to another. Windows also
+    drops dots and spaces at the end of a name, so they become ``-`` too. An environment id gets the
+    name that the RL Zoo gives it (``/`` and ``:`` become ``-``).
+    """
+    name = re.sub(r'[<>:"/\\|?*\x00-\x1f]', "-", name)
+    return re.sub(r"[. ]+$", lambda end: "-" * len(end[0]), name)
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Complete, resolved description of a run, immutable; :func:`dataclasses.replace` makes variants."""
+
+    algo: str
+    env: str
+    norm: str
+    seed: int
+    timesteps: int
+    n_envs: int
+    eval_freq: int
+    """Timesteps between evaluations; 0 for none."""
+    eval_episodes: int
+    device: str
+    threads: int
+    config: str
+    """Set of tuned hyperparameters: ``zoo`` or ``paper``."""
+    hyperparameters: dict[str, Any]
+    command: str = ""
+    """Command line that started the run."""
+    started_from: str | None = None
+    """Run or agent file whose weights the training began with."""
+    episodes: int | None = None
+    """Number of training episodes after which the run ends, if that is before its timesteps."""
+    together: list[str] = field(default_factory=list)
+    """Folders, beside this one, of the seeds trained in one seed batch; empty for a single run."""
+    vector_env: str = "gymnasium"
+    """Package that steps the training environments: ``gymnasium`` or ``envpool``."""
+    versions: dict[str, str] = field(default_factory=versions)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that are equal for runs that differ in normalizer or seed alone."""
+        names = ("algo", "env", "timesteps", "n_envs", "hyperparameters", "started_from")
+        found = {name: getattr(self, name) for name in names}
+        if self.episodes is not None:
+            found["episodes"] = self.episodes
+        given = {k: v for k, v in self.hyperparameters.items() if v is not None and v != {}}
+        return {**found, "hyperparameters": given}
+
+    @property
+    def is_minigrid(self) -> bool:
+        """True for MiniGrid and BabyAI, where a positive return means success."""
+        return self.env.startswith(("MiniGrid-", "BabyAI-"))
+
+    @property
+    def deterministic_evaluation(self) -> bool:
+        """True if evaluations during training act greedily: not on MiniGrid, as in the RL Zoo."""
+        return not self.is_minigrid
+
+    def make_env(self, **options: Any) -> VecEnv:
+        """Make the run's environments; see :func:`rn_rl.experiment.envs.make.make_env` for options."""
+        options = {"n_envs": self.n_envs, "seed": self.seed, **options}
+        return make_env(self.env, self.hyperparameters, **options)
+
+    def make_model(self, env: VecEnv, *, training: bool = True, **overrides: Any) -> BaseAlgorithm:
+        """Make an untrained agent.
+
+        Args:
+            env: the environments it is for.
+            training: False for an agent that will only act: it gets a replay buffer of one transition,
+                and SB3's warnings about training settings are not shown.
+            overrides: arguments of the algorithm in place of the run's hyperparameters.
+
+        Raises:
+            UserError: the algorithm cannot act in the environment, refuses a hyperparameter, or the
+                device cannot be used.
+        """
+        spec = algorithm(self.algo)
+        check_action_space(spec, self.env, env.action_space)
+        arguments = to_algorithm_arguments(self.hyperparameters, env.action_space)
+        if self.algo in ("rndqn", "rnppo"):
+            arguments["norm"] = self.norm
+        else:
+            arguments["policy_kwargs"]["norm"] = self.norm
+        arguments.update(seed=self.seed, device=self.device)
+        if spec.replay and not training:
+            arguments["buffer_size"] = 1
+        arguments.update(overrides)
+        with ExitStack() as stack:
+            if not training:
+                stack.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+            try:
+                return spec.cls(env=env, **arguments)
+            except UserError:
+                raise
+            except (TypeError, ValueError, AssertionError) as error:
+                reason = " ".join(str(error).split())
+                raise UserError(f"{self.algo} on {self.env}: {reason}") from error
+            except RuntimeError as error:
+                if "cuda" in str(error).lower() or "device" in str(error).lower():
+                    reason = first_line(error)
+                    raise UserError(f"device {self.device!r} cannot be used: {reason}") from None
+                raise
+
+
+def check_types(spec: RunSpec) -> None:
+    """Raise :class:`TypeError` if a value read from ``run.yaml`` has the wrong type."""
+    for kind, names in (
+        (str, ("algo", "env", "norm", "device", "config", "command", "vector_env")),
+        (int, ("seed", "timesteps", "n_envs", "eval_freq", "eval_episodes", "threads")),
+        (dict, ("hyperparameters", "versions")),
+        (list, ("together",)),
+    ):
+        for name in names:
+            value = getattr(spec, name)
+            if not isinstance(value, kind):
+                raise TypeError(f"{name}: expected {kind.__name__}, not {value!r}")
+    if not isinstance(spec.episodes, int | None):
+        raise TypeError(f"episodes: expected int, not {spec.episodes!r}")

@@ -26,8 +26,8 @@ from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.experiment.settings.hyperparameters import import_name
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.envpool import env_seeds, fast_envs, no_envpool
-from rn_rl.experiment.training.seed_batch import BATCHES, make_model
-from rn_rl.experiment.training.single import resolve
+from rn_rl.experiment.training.resolve import resolve
+from rn_rl.experiment.training.seed_batch import BATCHES, make_model_silently
 
 CASES = {
     "cartpole": ("dqn", "CartPole-v1", 50),
@@ -135,11 +135,11 @@ def build(
     seeds = all_seeds(case, config) if seeds is None else seeds
     models = []
     for seed in seeds:
-        models.append(make_model(replace(spec, seed=seed), trial))
+        models.append(make_model_silently(replace(spec, seed=seed), trial))
     envs = fast_envs(spec, env_seeds(seeds, spec.n_envs, 0), trial)
     batch = BATCHES[spec.algo](models, envs, compile=config.compile)
     stock = replace(spec, seed=seeds[-1], device="cpu")
-    return batch, make_model(stock, stock_env(stock))
+    return batch, make_model_silently(stock, stock_env(stock))
 
 
 def stock_env(spec: RunSpec) -> VecEnv:

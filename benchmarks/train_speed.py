@@ -18,7 +18,7 @@ from rn_rl.analysis.tables import markdown_table
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.io import replace_block
 from rn_rl.experiment.training.config import TrainConfig
-from rn_rl.experiment.training.single import resolve
+from rn_rl.experiment.training.resolve import resolve
 
 
 @dataclass

@@ -19,11 +19,13 @@ import numpy as np
 from rich.console import Console
 
 from rn_rl.errors import TrainingStopped, UserError, unknown
+from rn_rl.experiment.grid.cells import Cell, key_of
 from rn_rl.experiment.grid.config import CompareConfig
-from rn_rl.experiment.grid.grid import check, grid_of, listed, make_cells, new_grid
-from rn_rl.experiment.grid.jobs import Cell, find, key_of
-from rn_rl.experiment.grid.leases import alone
-from rn_rl.experiment.grid.scheduler import Grid, run_grid
+from rn_rl.experiment.grid.disk import find_runs
+from rn_rl.experiment.grid.grid import check_options, grid_of, make_cells, new_grid, split_names
+from rn_rl.experiment.grid.leases import exclusive
+from rn_rl.experiment.grid.scheduler import run_grid
+from rn_rl.experiment.grid.state import Grid
 from rn_rl.experiment.runs.console import say
 from rn_rl.experiment.runs.records import read_episodes, read_seconds
 from rn_rl.reproduction.config import ReproduceConfig
@@ -81,7 +83,7 @@ def run_reproduce(config: ReproduceConfig) -> None:
         eval_freq=max(protocol.timesteps // 5, 1),
         eval_episodes=1,
     )
-    check(shared)
+    check_options(shared)
     folder = config.results or config.out
     kept = kept_runs(config, protocol, folder) if config.add else []
     here = {(run.arm, run.seed) for run in kept}
@@ -105,7 +107,7 @@ def run_reproduce(config: ReproduceConfig) -> None:
     stopped = run_grid(grid)
     trained = [run for name in names(study) for run in read_arm(grid, name, cells.get(name, []))]
     folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder / config.file_name):
+    with exclusive(folder / config.file_name):
         if config.add:  # others may have added to the tables meanwhile
             mine = {(run.arm, run.seed) for run in trained}
             kept = kept_runs(config, protocol, folder)
@@ -156,7 +158,7 @@ def study_of(config: ReproduceConfig, protocol: Protocol) -> Study:
     """What was asked for: all arms of a study, or some."""
     study = whole_study(config, protocol)
     if config.arms is not None:
-        arms = tuple(find_arm(study, each) for each in listed(config.arms))
+        arms = tuple(find_arm(study, each) for each in split_names(config.arms))
         if not arms:
             raise UserError(f"--arms {config.arms!r}: expected some, separated by commas")
         study = replace(study, arms=arms)
@@ -226,14 +228,14 @@ def recorded(shared: CompareConfig, console: Console) -> Path:
     if grid.failed:
         raise UserError(f"the run to be replayed failed: {next(iter(grid.failed.values()))}")
     spec = grid.cells[0].specs[0]
-    return find(shared.out, spec)[key_of(spec)].run.folder
+    return find_runs(shared.out, spec)[key_of(spec)].run.folder
 
 
 def read_arm(grid: Grid, name: str, cells: list[Cell]) -> list[Trained]:
     """What the runs of an arm returned while they trained."""
     runs = []
     for cell in cells:
-        found = find(grid.config.out, cell.specs[0])
+        found = find_runs(grid.config.out, cell.specs[0])
         for key in cell.keys:
             if key not in found or not found[key].trained:
                 continue

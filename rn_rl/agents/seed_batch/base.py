@@ -280,6 +280,10 @@ class SeedBatch(ABC, Generic[Model]):
         for i, stream in enumerate(self.streams()):
             stream.restore([each["random"][i] for _, each in stored])
 
+    def begin_episodes(self) -> None:
+        """Discard the last observations, so that :meth:`learn` first resets all environments."""
+        self.last_observations = None
+
     @abstractmethod
     def streams(self) -> list[Streams]:
         """All random numbers of the training."""

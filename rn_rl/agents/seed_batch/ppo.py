@@ -368,6 +368,10 @@ class SeedBatchPPO(SeedBatch[PPO]):
         super().restore(stored)
         self.starts = np.stack([arrays["starts"] for arrays, _ in stored])
 
+    def begin_episodes(self) -> None:
+        super().begin_episodes()
+        self.starts[:] = 1
+
     def advantages(self) -> tuple[np.ndarray, np.ndarray]:
         """Generalized advantages and returns of the rollout, ``(time, seeds, envs)``."""
         model = self.model

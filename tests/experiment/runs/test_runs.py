@@ -22,7 +22,7 @@ from rn_rl.experiment.evaluation.config import EvaluateConfig, ProbeConfig
 from rn_rl.experiment.evaluation.evaluate import evaluate
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.training.config import TrainConfig
-from rn_rl.experiment.training.progress import TrainingProgress
+from rn_rl.experiment.training.progress import StatusLines, TrainingProgress
 from rn_rl.experiment.training.single import train
 from rn_rl.statistics import bootstrap_interval
 
@@ -223,7 +223,7 @@ def same_tensors(a: Run, b: Run) -> bool:
 
 def test_progress_of_a_resumed_run_is_printed_at_tenths_of_the_whole(tmp_path):
     with (tmp_path / "out").open("w") as file:
-        progress = TrainingProgress(1000, "run", Console(file=file))
+        progress = TrainingProgress(1000, "run", StatusLines(Console(file=file), ""))
         progress.start(130)
         for timesteps in range(140, 1001, 10):
             progress.update(timesteps, lambda: "")

@@ -137,7 +137,7 @@ class SeedBatchRecurrentPPO(SeedBatchPPO):
         real, *_ = given  # 1 for each row of minibatches() that is not padding
         return (x * real).sum(1) / real.sum(1)
 
-    def gather_rows(self, x: Tensor, given: Sequence[Tensor]) -> Any:
+    def rows(self, x: Tensor, given: Sequence[Tensor]) -> Any:
         return given[0].sum(1)
 
     def evaluate(self, own: Sequence[Tensor], actions: Tensor, *given: Tensor) -> Any:

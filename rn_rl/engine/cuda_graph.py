@@ -18,16 +18,16 @@ class CudaGraphed:
 
     Args:
         run: from tensors on the GPU to tensors; it may change them in place, and never waits for one.
-        constant: how many of the first tensors are the same in many calls. They are read and written
+        num_static: how many of the first tensors are the same in many calls. They are read and written
             where they lie, and where they lie elsewhere than when it was recorded the operations are
             launched one by one again. The others are copied to a place of their own.
 
     Results lie in memory of the recording: the next call writes over them.
     """
 
-    def __init__(self, run: Callable[..., Any], constant: int) -> None:
+    def __init__(self, run: Callable[..., Any], num_static: int) -> None:
         self.run = run
-        self.constant = constant
+        self.num_static = num_static
         self._addresses: list[int] | None = None
         self._alive: Sequence[Tensor] = ()
         self._copies: list[Tensor] = []
@@ -35,7 +35,7 @@ class CudaGraphed:
         self._results: Any = None
 
     def __call__(self, *tensors: Tensor) -> Any:
-        given, others = tensors[: self.constant], tensors[self.constant :]
+        given, others = tensors[: self.num_static], tensors[self.num_static :]
         addresses = [t.data_ptr() for t in given]
         if addresses != self._addresses:
             if self._graph is None:

@@ -48,7 +48,7 @@ class ModuleStack:
             part.view(self.size, *p.shape)
             for part, p in zip(self.weights.split(sizes, 1), named.values(), strict=True)
         ]
-        self.parameters = len(named)
+        self.num_parameters = len(named)
         """How many of the tensors are parameters; they come first."""
         self.names = list(named)
         self.axes = [0] * len(named)
@@ -58,10 +58,10 @@ class ModuleStack:
             self.tensors.append(torch.stack([o[name] for o in others], axis))
             self.names.append(name)
             self.axes.append(axis)
-        self.committing = [self._committing(group) for group in self._groups()]
+        self.commit_groups = [self._committing(group) for group in self._groups()]
         """Normalizers that hold the states of all that commit alike, and whose states those are."""
-        self.committed = False
-        """Whether :meth:`before_commit` is known: not until the first commit here."""
+        self.has_committed = False
+        """Whether :meth:`tensors_before_commit` is known: not until the first commit here."""
         captured = bool(self.norms) and self.weights.is_cuda
         self._commit = CudaGraphed(self._commit_all, 0) if captured else self._commit_all
 
@@ -84,7 +84,7 @@ class ModuleStack:
         leader._state_before_commit = leader.running_state
         return leader, group
 
-    def part(self, rows: Tensor, name: str) -> Tensor:
+    def parameter_view(self, rows: Tensor, name: str) -> Tensor:
         """Of what lies as the weights do, ``(S, P)``, what belongs to one parameter; a view."""
         like = self.tensors[self.names.index(name)]
         first = like.storage_offset()
@@ -97,18 +97,18 @@ class ModuleStack:
         """
         if self.training and not mode:
             self._commit()
-            self.committed = True
+            self.has_committed = True
         self.training = mode
 
     def _commit_all(self) -> None:
-        for leader, _ in self.committing:
+        for leader, _ in self.commit_groups:
             leader.commit()
 
-    def before_commit(self) -> list[Tensor]:
+    def tensors_before_commit(self) -> list[Tensor]:
         """The tensors with the normalizer states of before the last commit."""
         old = {
             f"{name}.running_state": state
-            for leader, group in self.committing
+            for leader, group in self.commit_groups
             for name, state in zip(
                 group, leader._state_before_commit.split(self.size, 1), strict=True
             )
@@ -116,19 +116,19 @@ class ModuleStack:
         named = zip(self.names, self.tensors, strict=True)
         return [old.get(name, tensor) for name, tensor in named]
 
-    def running(self) -> list[Tensor]:
+    def running_state(self) -> list[Tensor]:
         """The state that SB3 copies to targets: every tensor with ``running_`` in its name."""
         named = zip(self.names, self.tensors, strict=True)
         return [tensor for name, tensor in named if "running_" in name]
 
     @torch.no_grad()
-    def put_back(self, states: Sequence[Tensor], seeds: Tensor) -> None:
-        """Give these seeds the :meth:`running` state that they had."""
+    def restore_running_state(self, states: Sequence[Tensor], seeds: Tensor) -> None:
+        """Give these seeds the :meth:`running_state` that they had."""
         axes = [a for n, a in zip(self.names, self.axes, strict=True) if "running_" in n]
-        for now, before, axis in zip(self.running(), states, axes, strict=True):
+        for now, before, axis in zip(self.running_state(), states, axes, strict=True):
             now.index_copy_(axis, seeds, before.index_select(axis, seeds))
 
-    def over_seeds(
+    def vmap_modules(
         self,
         function: Callable[..., Any],
         tensors: Sequence[Tensor],
@@ -147,7 +147,7 @@ class ModuleStack:
         with StackedConvolutions(many=training), StackedGroupNorms():
             return vmap(one, in_dims=(self.axes, *(0 for _ in inputs)))(list(tensors), *inputs)
 
-    def of_seed(self, seed: int) -> dict[str, Tensor]:
+    def unstack(self, seed: int) -> dict[str, Tensor]:
         """One seed's tensors by name, in the shapes of an ordinary network; views of the stack."""
         each = zip(self.names, self.axes, self.tensors, strict=True)
         return {name: tensor.select(axis, seed) for name, axis, tensor in each}
@@ -155,7 +155,7 @@ class ModuleStack:
     @torch.no_grad()
     def load_into(self, seed: int, module: nn.Module) -> None:
         """Copy one seed's weights and state into an ordinary network."""
-        state = self.of_seed(seed)
+        state = self.unstack(seed)
         for name, value in (*module.named_parameters(), *module.named_buffers()):
             value.copy_(state[name])
 

@@ -9,7 +9,7 @@ import torch
 
 
 @contextlib.contextmanager
-def without_subnormals() -> Iterator[None]:
+def flush_denormals() -> Iterator[None]:
     """In this context numbers too small for a full mantissa (in float32, below 1e-38) count as 0.
 
     Adam's averages of a weight that gets no gradient any more decay into them and stay there, and a
@@ -23,7 +23,7 @@ def without_subnormals() -> Iterator[None]:
         torch.set_flush_denormal(before)
 
 
-def keep_freed_memory() -> None:
+def raise_mmap_threshold() -> None:
     """Have the C library keep what an update frees for the next one.
 
     It gives large blocks back to the system, which clears them page by page for whoever asks next: 6%

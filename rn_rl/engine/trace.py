@@ -30,36 +30,37 @@ class TracedFunction:
     Args:
         function: from tensors to a tuple of tensors; its Python runs while it is recorded alone.
         compile: also compile what was recorded, with ``torch.compile``.
-        constant: how many of the first tensors are the same objects in many calls. Views of them are
+        num_static: how many of the first tensors are the same objects in many calls. Views of them are
             kept from call to call.
-        values: these tensors also keep their values for many calls, and the function changes none:
-            all that follows from them alone is kept, until the version of one of them is another.
-            Whoever changes one in a way that does not raise it (a fused optimizer, NumPy) has to.
+        cache_invariants: the static tensors also keep their values for many calls, and the function does
+            not modify them. What follows from them alone is computed once, until the version counter of
+            one of them changes; after a write that does not raise it (a fused optimizer, NumPy), call
+            ``torch.autograd.graph.increment_version``.
     """
 
     def __init__(
         self,
         function: Callable[..., Any],
         compile: bool = False,
-        constant: int = 0,
-        values: bool = False,
+        num_static: int = 0,
+        cache_invariants: bool = False,
     ) -> None:
         self.function = function
         self.compile = compile
-        self.constant = constant
-        self.values = values
-        self._recorded: dict[Any, Callable[..., Any]] = {}
+        self.num_static = num_static
+        self.cache_invariants = cache_invariants
+        self._traces: dict[Any, Callable[..., Any]] = {}
 
     @torch.no_grad()
     def __call__(self, *tensors: Tensor) -> Any:
         key = tuple(t.shape for t in tensors)
-        recorded = self._recorded.get(key)
+        recorded = self._traces.get(key)
         if recorded is None:
-            recorded = self._recorded[key] = self._record(*tensors)
+            recorded = self._traces[key] = self._trace(*tensors)
         return recorded(*tensors)
 
-    def _record(self, *tensors: Tensor) -> Callable[..., Any]:
-        with torch.enable_grad(), unchecked(), warnings.catch_warnings():
+    def _trace(self, *tensors: Tensor) -> Callable[..., Any]:
+        with torch.enable_grad(), no_distribution_validation(), warnings.catch_warnings():
             # weight_norm has no rule for vmap, which then goes through the seeds one by one
             warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
             # on fake tensors: recording computes nothing, and changes no state
@@ -67,18 +68,18 @@ class TracedFunction:
             graph = tidy(trace(*tensors))
         if tensors[0].is_cuda:
             lean = compiled(graph, *tensors) if self.compile else reuse_memory(graph)
-            return CudaGraphed(lean, self.constant)
+            return CudaGraphed(lean, self.num_static)
         if self.compile:
             return compiled(graph, *tensors)
         return (
-            PartialEvaluation(graph, self.constant, self.values)
-            if self.constant
+            PartialEvaluation(graph, self.num_static, self.cache_invariants)
+            if self.num_static
             else reuse_memory(graph)
         )
 
 
 @contextlib.contextmanager
-def unchecked() -> Iterator[None]:
+def no_distribution_validation() -> Iterator[None]:
     """Distributions do not look at their parameters, which have no values yet."""
     before = Distribution._validate_args
     Distribution.set_default_validate_args(False)
@@ -114,15 +115,17 @@ class PartialEvaluation:
     """A recorded program in two: what follows from constant inputs, kept, and the rest.
 
     Args:
-        whole, constant, values: see :class:`TracedFunction`.
+        whole, num_static, cache_invariants: see :class:`TracedFunction`.
     """
 
-    def __init__(self, whole: GraphModule, constant: int, values: bool) -> None:
-        self.constant, self.values = constant, values
+    def __init__(self, whole: GraphModule, num_static: int, cache_invariants: bool) -> None:
+        self.num_static, self.cache_invariants = num_static, cache_invariants
         inputs = whole.graph.find_nodes(op="placeholder")
-        known = set(inputs[:constant])
+        known = set(inputs[:num_static])
         for node in whole.graph.nodes:
-            keep = node.op == "call_function" and (values or node.target in _SAME_FOR_ALL_VALUES)
+            keep = node.op == "call_function" and (
+                cache_invariants or node.target in _SAME_FOR_ALL_VALUES
+            )
             if node.target in _CONSTANTS or (
                 keep and node.all_input_nodes and known.issuperset(node.all_input_nodes)
             ):
@@ -134,7 +137,7 @@ class PartialEvaluation:
             if node in known:
                 made[node] = first.node_copy(node, made.__getitem__)
         first.output(tuple(made[node] for node in edge))
-        made = {node: rest.placeholder(node.name) for node in (*edge, *inputs[constant:])}
+        made = {node: rest.placeholder(node.name) for node in (*edge, *inputs[num_static:])}
         for node in whole.graph.nodes:
             if node not in known and node.op != "placeholder":
                 made[node] = rest.node_copy(node, made.__getitem__)
@@ -143,12 +146,12 @@ class PartialEvaluation:
         self._kept: tuple[Any, ...] = ()
 
     def __call__(self, *tensors: Tensor) -> Any:
-        given = tensors[: self.constant]
-        versions = [(id(t), self.values and t._version) for t in given]
+        given = tensors[: self.num_static]
+        versions = [(id(t), self.cache_invariants and t._version) for t in given]
         if versions != self._versions:
             self._kept, self._versions = self.first(*given), versions
             self._alive = given  # so that no other tensor gets its id
-        return self.rest(*self._kept, *tensors[self.constant :])
+        return self.rest(*self._kept, *tensors[self.num_static :])
 
 
 def tidy(graph_module: GraphModule) -> GraphModule:

@@ -27,7 +27,7 @@ def main(algo: str, recording: str) -> None:
     from torch._subclasses import FakeTensorMode
     from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-    from rn_rl.engine.trace import TracedFunction, unchecked
+    from rn_rl.engine.trace import TracedFunction, no_distribution_validation
 
     torch.set_num_threads(1)
     _setup_privateuseone_for_python_backend("elsewhere")
@@ -45,11 +45,11 @@ def main(algo: str, recording: str) -> None:
         return lambda *tensors: run(*tensors, function=self.function)
 
     def run(*tensors, function):
-        with torch.enable_grad(), unchecked(), warnings.catch_warnings():
+        with torch.enable_grad(), no_distribution_validation(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
             return function(*tensors)
 
-    TracedFunction._record = checked
+    TracedFunction._trace = checked
     images = "MiniGrid-RedBlueDoors-6x6-v0"
     cases = [(spec, "CartPole-v1") for spec in SPECS] + [("none", images), ("ln+rn", images)]
     for spec, env_id in cases:

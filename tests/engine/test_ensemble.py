@@ -24,12 +24,12 @@ def test_a_stack_observes_commits_and_answers_as_each_alone(spec: str):
     alone = [network(spec, seed).double() for seed in range(4)]
     stack = ModuleStack(copy.deepcopy(alone))
     ask = TracedFunction(
-        lambda *t: stack.over_seeds(lambda m, x: m(x), t[:-1], t[-1]),
-        constant=len(stack.tensors),
-        values=True,
+        lambda *t: stack.vmap_modules(lambda m, x: m(x), t[:-1], t[-1]),
+        num_static=len(stack.tensors),
+        cache_invariants=True,
     )
     learn = TracedFunction(
-        lambda *t: stack.over_seeds(lambda m, x: m(x), t[:-1], t[-1], training=True)
+        lambda *t: stack.vmap_modules(lambda m, x: m(x), t[:-1], t[-1], training=True)
     )
     for phase in range(4):
         for _ in range(2):
@@ -56,7 +56,7 @@ def test_what_is_kept_of_constant_tensors_is_made_anew_when_one_changes():
     def function(weight: Tensor, x: Tensor) -> Tensor:
         return x * (weight * 2).exp()
 
-    program = TracedFunction(function, constant=1, values=True)
+    program = TracedFunction(function, num_static=1, cache_invariants=True)
     weight, x = torch.zeros(3), torch.ones(3)
     assert torch.equal(program(weight, x), x)
     program.function = None  # type: ignore[assignment]  # it is not asked again
@@ -109,11 +109,11 @@ def test_gradients_of_stacked_convolutions_are_those_of_each_alone(training: boo
 
     def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
         leaves = [t.detach().requires_grad_() for t in tensors[:count]]
-        y = stack.over_seeds(lambda m, x: m(x), leaves, tensors[count], training=training)
+        y = stack.vmap_modules(lambda m, x: m(x), leaves, tensors[count], training=training)
         return torch.autograd.grad(y.square().sum(), leaves)
 
     x = torch.randn(3, 5, 3, 4, 4, dtype=torch.float64)
-    program = TracedFunction(gradients, constant=count)
+    program = TracedFunction(gradients, num_static=count)
     for scale in (1, 2):
         mine = program(*stack.tensors, scale * x)
         for i, module in enumerate(alone):
@@ -130,13 +130,13 @@ def test_numbers_are_reshaped_before_they_are_converted():
         other = state.float()
         return x * narrow.view(3, 1), other.view(1, 3) + x, other * 2, x * state.float().view(3, 1)
 
-    program = TracedFunction(function, constant=1)
+    program = TracedFunction(function, num_static=1)
     state, x = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64), torch.randn(3, 3)
     for scale in (1, 3):
         state *= scale
         for mine, theirs in zip(program(state, x), function(state, x), strict=True):
             assert torch.equal(mine, theirs)
-    [recorded] = program._recorded.values()
+    [recorded] = program._traces.values()
     views = recorded.rest.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default)
     assert len(views) == 1
 
@@ -152,7 +152,7 @@ def test_operations_write_over_nothing_that_is_still_looked_at():
         f = torch.relu(e - 1)
         return b.clone(), view * 1.5, c, d, e.exp(), f, x * f
 
-    program = TracedFunction(function, constant=1, values=True)
+    program = TracedFunction(function, num_static=1, cache_invariants=True)
     kept, x = torch.randn(4), torch.randn(4)
     expected = [t.clone() for t in function(kept, x)]
     copies = kept.clone(), x.clone()
@@ -160,7 +160,7 @@ def test_operations_write_over_nothing_that_is_still_looked_at():
         for mine, theirs in zip(program(kept, x), expected, strict=True):
             assert torch.equal(mine, theirs)
         assert torch.equal(kept, copies[0]) and torch.equal(x, copies[1])
-    [recorded] = program._recorded.values()
+    [recorded] = program._traces.values()
     targets = {str(node.target) for node in recorded.rest.graph.nodes}
     assert {"aten.add_.Tensor", "aten.relu_.default"} <= targets
 
@@ -178,20 +178,20 @@ def test_what_commits_alike_commits_as_one(spec, groups):
         for _ in "ab"
     ]
     stack = ModuleStack(alone)
-    assert len(stack.committing) == groups
+    assert len(stack.commit_groups) == groups
     x = torch.randn(2, 9, 5).double()
     for _ in range(4):
         x = x + 1
-        before = [state.clone() for state in stack.running()]
+        before = [state.clone() for state in stack.running_state()]
         stack.set_training_mode(True)
-        stack.over_seeds(lambda module, x: module(x), stack.tensors, x, training=True)
+        stack.vmap_modules(lambda module, x: module(x), stack.tensors, x, training=True)
         stack.set_training_mode(False)
-        named = dict(zip(stack.names, stack.before_commit(), strict=True))
+        named = dict(zip(stack.names, stack.tensors_before_commit(), strict=True))
         kept = [named[name] for name in stack.names if "running_" in name]
         assert all(torch.equal(a, b) for a, b in zip(kept, before, strict=True))
         for seed, module in enumerate(alone):
             module.train()(x[seed])
             module.eval()
-            mine, theirs = stack.of_seed(seed), module.state_dict()
+            mine, theirs = stack.unstack(seed), module.state_dict()
             for name, value in theirs.items():
                 torch.testing.assert_close(mine[name], value, rtol=1e-10, atol=1e-10)

@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
 from rn_rl.engine.ensemble import ModuleStack
-from rn_rl.engine.host import keep_freed_memory, without_subnormals
+from rn_rl.engine.host import flush_denormals, raise_mmap_threshold
 from rn_rl.engine.trace import TracedFunction
 from rn_rl.errors import UserError
 from rn_rl.normalization import phase_norms
@@ -57,7 +57,6 @@ class SeedBatch(ABC, Generic[Model]):
         reason = self.cannot(self.model)
         if reason:
             raise UserError(f"seeds cannot be trained together: {reason}")
-        keep_freed_memory()
         self.envs = envs
         self.seeds = [-1 if model.seed is None else int(model.seed) for model in self.models]
         if len({*self.seeds, -1}) <= len(self.models):
@@ -76,7 +75,7 @@ class SeedBatch(ABC, Generic[Model]):
         self.last_observations: np.ndarray | None = None
         self.losses: dict[str, Tensor] = {}
         """Of the last minibatch, ``(seeds,)`` each, by the names that SB3 logs."""
-        self._gains = TracedFunction(self._mean_gains, constant=len(self.stack.tensors))
+        self._gains = TracedFunction(self._mean_gains, num_static=len(self.stack.tensors))
 
     @staticmethod
     @abstractmethod
@@ -144,7 +143,8 @@ class SeedBatch(ABC, Generic[Model]):
         self.total_timesteps = total_timesteps
         if self.last_observations is None:
             self.last_observations = self.envs.reset()
-        with without_subnormals():
+        raise_mmap_threshold()
+        with flush_denormals():
             while self.num_timesteps < total_timesteps:
                 self.stack.set_training_mode(False)
                 if on_rollout_start():
@@ -198,7 +198,7 @@ class SeedBatch(ABC, Generic[Model]):
         def gains(network: nn.Module) -> Tensor:
             return torch.stack([n.gain.double().mean() for n in phase_norms(network).values()])
 
-        result: Tensor = self.stack.over_seeds(gains, tensors)
+        result: Tensor = self.stack.vmap_modules(gains, tensors)
         return result
 
     def gains(self) -> np.ndarray:
@@ -222,10 +222,10 @@ class SeedBatch(ABC, Generic[Model]):
         Returns:
             None if there are none yet, or there has been no commit since this batch was made.
         """
-        observations = self.seen(rows) if self.stack.committed else None
+        observations = self.seen(rows) if self.stack.has_committed else None
         if observations is None:
             return None
-        before = self.policies(self.stack.before_commit(), observations)
+        before = self.policies(self.stack.tensors_before_commit(), observations)
         after = self.policies(self.stack.tensors, observations)
         return (
             kl(before, after)
@@ -242,7 +242,7 @@ class SeedBatch(ABC, Generic[Model]):
         The environments are not in it. Arrays may be views of what trains: write or copy them before
         it goes on.
         """
-        arrays = {f"network/{k}": v.cpu().numpy() for k, v in self.stack.of_seed(seed).items()}
+        arrays = {f"network/{k}": v.cpu().numpy() for k, v in self.stack.unstack(seed).items()}
         numbers = {}
         for name, value in self._optimizer_state().items():
             if value.dim():
@@ -259,7 +259,7 @@ class SeedBatch(ABC, Generic[Model]):
     def restore(self, stored: Sequence[tuple[Mapping[str, np.ndarray], dict[str, Any]]]) -> None:
         """Go on from one :meth:`state` for each seed; ``learn()`` then takes ``last_observations``."""
         for seed, (arrays, _) in enumerate(stored):
-            for name, tensor in self.stack.of_seed(seed).items():
+            for name, tensor in self.stack.unstack(seed).items():
                 tensor.copy_(torch.from_numpy(arrays[f"network/{name}"]))
         plain = stored[0][1]
         names = [n for n in stored[0][0] if n.startswith("optimizer/")]

@@ -134,12 +134,14 @@ class SeedBatchDQN(SeedBatch[DQN]):
         self.exploration_decay: float | None = getattr(model, "exploration_decay", None)
         self.loss = LOSSES[getattr(model, "loss", "huber")]
         own = len(self.stack.tensors)
-        self._q_values = TracedFunction(self._compute_q_values, constant=own, values=True)
+        self._q_values = TracedFunction(
+            self._compute_q_values, num_static=own, cache_invariants=True
+        )
         self._acting_q_values: TracedFunction | None = None
         # acting that is observed changes the state in place
         if getattr(model.policy, "acting_observes", False):
-            self._acting_q_values = TracedFunction(self._compute_acting_q_values, constant=own)
-        self._gradients = TracedFunction(self._compute_gradients, compile, constant=2 * own)
+            self._acting_q_values = TracedFunction(self._compute_acting_q_values, num_static=own)
+        self._gradients = TracedFunction(self._compute_gradients, compile, num_static=2 * own)
 
     @staticmethod
     def network(model: DQN) -> nn.Module:
@@ -164,7 +166,7 @@ class SeedBatchDQN(SeedBatch[DQN]):
 
     def _compute_q_values(self, *tensors: Tensor) -> Tensor:
         *own, observations = tensors
-        result: Tensor = self.stack.over_seeds(lambda q_net, x: q_net(x), own, observations)
+        result: Tensor = self.stack.vmap_modules(lambda q_net, x: q_net(x), own, observations)
         return result
 
     def _compute_acting_q_values(self, *tensors: Tensor) -> Tensor:
@@ -183,13 +185,13 @@ class SeedBatchDQN(SeedBatch[DQN]):
         online, target = list(tensors[:own]), tensors[own : 2 * own]
         observations, next_observations, actions, rewards, dones = tensors[2 * own :]
         with torch.no_grad():
-            next_q = self.target.over_seeds(lambda q_net, x: q_net(x), target, next_observations)
+            next_q = self.target.vmap_modules(lambda q_net, x: q_net(x), target, next_observations)
             future = next_q.amax(2, keepdim=True)
             wanted = rewards + (1 - dones) * self.model.gamma * future
-        count = self.stack.parameters
+        count = self.stack.num_parameters
         leaves = [t.detach().requires_grad_() for t in online[:count]]
         online[:count] = leaves
-        q = self.stack.over_seeds(lambda net, x: net(x), online, observations, training=True)
+        q = self.stack.vmap_modules(lambda net, x: net(x), online, observations, training=True)
         error = self.loss(q.gather(2, actions), wanted, reduction="none")
         losses = error.mean((1, 2))
         parts = torch.autograd.grad(losses.sum(), leaves)
@@ -208,7 +210,9 @@ class SeedBatchDQN(SeedBatch[DQN]):
     def update_targets(self) -> None:
         """Move the target networks by ``tau``, and copy the state of normalizers."""
         self.target.weights.lerp_(self.stack.weights, self.model.tau)
-        for mine, theirs in zip(self.target.running(), self.stack.running(), strict=True):
+        for mine, theirs in zip(
+            self.target.running_state(), self.stack.running_state(), strict=True
+        ):
             mine.copy_(theirs)
 
     def policies(self, tensors: Sequence[Tensor], observations: Tensor) -> Distribution:
@@ -236,11 +240,11 @@ class SeedBatchDQN(SeedBatch[DQN]):
             return random
         if self._acting_q_values is None:
             return np.where(chance < rate, random, self.predict(observations))
-        before = [state.clone() for state in self.stack.running()]
+        before = [state.clone() for state in self.stack.running_state()]
         q_values = self._acting_q_values(*self.stack.tensors, self.tensor(observations))
         # SB3 does not ask the network of an agent that explores, so nothing is observed there
         explores = torch.from_numpy((chance < rate)[:, 0].nonzero()[0]).to(self.device)
-        self.stack.put_back(before, explores)
+        self.stack.restore_running_state(before, explores)
         return np.where(chance < rate, random, q_values.argmax(-1).cpu().numpy())
 
     @property
@@ -282,7 +286,7 @@ class SeedBatchDQN(SeedBatch[DQN]):
 
     def state(self, seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         arrays, plain = super().state(seed)
-        targets = self.target.of_seed(seed)
+        targets = self.target.unstack(seed)
         arrays.update({f"target/{name}": v.cpu().numpy() for name, v in targets.items()})
         for name, tensor in self.memory.tensors.items():
             arrays[f"memory/{name}"] = tensor[seed, : len(self.memory)].cpu().numpy()
@@ -298,7 +302,7 @@ class SeedBatchDQN(SeedBatch[DQN]):
         rates = [each["exploration_rate"] for _, each in stored]
         self.exploration_rates = np.array(rates, dtype=float)
         for seed, (arrays, _) in enumerate(stored):
-            for name, tensor in self.target.of_seed(seed).items():
+            for name, tensor in self.target.unstack(seed).items():
                 tensor.copy_(torch.from_numpy(arrays[f"target/{name}"]))
             for name, memory in self.memory.tensors.items():
                 kept = torch.from_numpy(arrays[f"memory/{name}"])

@@ -24,7 +24,7 @@ from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
 from rn_rl.engine.dedup.cache import InferenceCache
 from rn_rl.engine.dedup.patches import Patches
 from rn_rl.engine.dedup.plan import DedupPlan
-from rn_rl.engine.dedup.rows import counted
+from rn_rl.engine.dedup.rows import weight_observations
 from rn_rl.engine.ensemble import clip_gradients
 from rn_rl.engine.trace import TracedFunction
 from rn_rl.policies.divergence import evenly_spaced
@@ -77,12 +77,14 @@ class SeedBatchPPO(SeedBatch[PPO]):
         most = (2 * length + 1) * per_seed
         self.memo = InferenceCache(self._ask, self.size, most) if self._repeats() else None
         own = len(self.stack.tensors)
-        self._act = TracedFunction(self._compute_act, constant=own, values=True)
-        self._answers = TracedFunction(self._compute_answers, constant=own, values=True)
-        self._predict = TracedFunction(self._compute_predict, constant=own, values=True)
-        self._values = TracedFunction(self._compute_values, constant=own, values=True)
-        self._parameters = TracedFunction(self._compute_parameters, constant=own, values=True)
-        self._gradients = TracedFunction(self._compute_gradients, compile, constant=own)
+        self._act = TracedFunction(self._compute_act, num_static=own, cache_invariants=True)
+        self._answers = TracedFunction(self._compute_answers, num_static=own, cache_invariants=True)
+        self._predict = TracedFunction(self._compute_predict, num_static=own, cache_invariants=True)
+        self._values = TracedFunction(self._compute_values, num_static=own, cache_invariants=True)
+        self._parameters = TracedFunction(
+            self._compute_parameters, num_static=own, cache_invariants=True
+        )
+        self._gradients = TracedFunction(self._compute_gradients, compile, num_static=own)
 
     @staticmethod
     def network(model: PPO) -> nn.Module:
@@ -112,7 +114,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
             actions = sample(distribution, u)
             return actions, values[:, 0], distribution.log_prob(actions)
 
-        return self.stack.over_seeds(act, own, observations, uniform)
+        return self.stack.vmap_modules(act, own, observations, uniform)
 
     def by_row(self, policy: Any) -> bool:
         """See :class:`~rn_rl.engine.dedup.plan.DedupPlan`."""
@@ -128,7 +130,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
         return (
             np.issubdtype(observation.dtype, np.integer)
             and isinstance(action, spaces.Discrete)
-            and self.asking.by_row
+            and self.asking.dedup_rows
             and not getattr(self.model.policy, "acting_observes", False)
         )
 
@@ -143,7 +145,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
             values, distribution = values_and_distribution(policy, x)
             return values[:, 0], distribution.distribution.logits  # type: ignore[union-attr]
 
-        return self.stack.over_seeds(answers, own, observations)
+        return self.stack.vmap_modules(answers, own, observations)
 
     def _compute_predict(self, *tensors: Tensor) -> Tensor:
         *own, observations = tensors
@@ -151,7 +153,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
         def mode(policy: ActorCriticPolicy, x: Tensor) -> Tensor:
             return policy.get_distribution(x).mode()
 
-        result: Tensor = self.stack.over_seeds(mode, own, observations)
+        result: Tensor = self.stack.vmap_modules(mode, own, observations)
         return result
 
     def _compute_values(self, *tensors: Tensor) -> Tensor:
@@ -160,7 +162,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
         def values(policy: ActorCriticPolicy, x: Tensor) -> Tensor:
             return policy.predict_values(x)[:, 0]
 
-        result: Tensor = self.stack.over_seeds(values, own, observations)
+        result: Tensor = self.stack.vmap_modules(values, own, observations)
         return result
 
     def _compute_gradients(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,7 +171,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
         actions, old_values, old_log_prob, advantages, returns, *given = tensors[len(own) :]
         clip, clip_value, *given = given
         model = self.model
-        leaves = [t.detach().requires_grad_() for t in own[: self.stack.parameters]]
+        leaves = [t.detach().requires_grad_() for t in own[: self.stack.num_parameters]]
         own[: len(leaves)] = leaves
         values, log_prob, entropy = self.evaluate(own, actions, *given)
         if model.normalize_advantage and advantages.shape[1] > 1:
@@ -217,13 +219,18 @@ class SeedBatchPPO(SeedBatch[PPO]):
         """
 
         def evaluate(policy: ActorCriticPolicy, a: Tensor, x: Tensor, *others: Tensor) -> Any:
-            patches, repeated = self.asking.over_patches(policy, x, others)
-            with patches, counted(policy, *repeated[1:]) if repeated else contextlib.nullcontext():
+            patches, repeated = self.asking.patch_context(policy, x, others)
+            with (
+                patches,
+                weight_observations(policy, *repeated[1:])
+                if repeated
+                else contextlib.nullcontext(),
+            ):
                 values, distribution = values_and_distribution(policy, x, *repeated[:1])
             log_prob, entropy = distribution.log_prob(a), distribution.entropy()
             return values[:, 0], log_prob, -log_prob if entropy is None else entropy
 
-        return self.stack.over_seeds(evaluate, own, actions, *given, training=True)
+        return self.stack.vmap_modules(evaluate, own, actions, *given, training=True)
 
     def update(
         self,
@@ -237,7 +244,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
         Args:
             minibatch: observations, actions, old values, old log probabilities, advantages, returns,
                 each ``(seeds, batch, ...)``.
-            numbers: of the observations, see :func:`~rn_rl.engine.dedup.rows.number_rows`; the networks
+            numbers: of the observations, see :func:`~rn_rl.engine.dedup.rows.row_ids`; the networks
                 are then asked about each distinct one once, which gives the same numbers.
             patches: what the images with these numbers are put together from; their contents then stand
                 for the observations, and convolutions compute each of them once.
@@ -255,7 +262,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
             *others,
             *(c.to(self.device) for c in clips),
             *sequences,
-            *self.asking.minibatch(observations, numbers, patches),
+            *self.asking.prepare_minibatch(observations, numbers, patches),
         )
         self.losses = dict(zip(LOSSES, losses, strict=True))
         self.step_optimizer()
@@ -275,7 +282,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
                 return (given.logits,)
             return given.mean, given.stddev
 
-        return self.stack.over_seeds(parameters, own, observations)
+        return self.stack.vmap_modules(parameters, own, observations)
 
     def seen(self, rows: int) -> Tensor | None:
         if not self.num_updates:
@@ -307,7 +314,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
             given = self.tensor(observations), self.tensor(uniform)
             return tuple(part.cpu().numpy() for part in self._act(*self.stack.tensors, *given))
         if t == 0:
-            self.memo.forget()
+            self.memo.clear()
         values, logits = self.memo(observations)
         below = np.exp(logits, dtype=np.float64).cumsum(2)[..., :-1] < uniform
         actions = below.sum(2)
@@ -389,10 +396,10 @@ class SeedBatchPPO(SeedBatch[PPO]):
             np.moveaxis(part, 1, 0).reshape(self.size, rows_of_seed, *part.shape[3:])
             for part in parts
         ]
-        numbers, patches = self.asking.rollout(by_seed[0])
+        numbers, patches = self.asking.analyze_rollout(by_seed[0])
         flat = [self.tensor(part).flatten(0, 1) for part in by_seed[patches is not None :]]
         first = np.arange(self.size)[:, None] * rows_of_seed
-        with self.asking.columns_by_place(patches, lambda: self._optimizer_state().values()):
+        with self.asking.position_major_weights(patches, lambda: self._optimizer_state().values()):
             for _ in range(model.n_epochs):
                 for chosen, sequences in self.minibatches():
                     where = self.tensor((chosen + first).reshape(-1))

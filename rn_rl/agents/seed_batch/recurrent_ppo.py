@@ -19,7 +19,7 @@ from rn_rl.agents.seed_batch.ppo import SeedBatchPPO
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
 from rn_rl.engine.ops.gather import gather_rows
-from rn_rl.engine.ops.lstm import along
+from rn_rl.engine.ops.lstm import lstm_sequences
 from rn_rl.engine.trace import TracedFunction
 from rn_rl.normalization import observation_weights, phase_norms
 
@@ -58,7 +58,7 @@ def latents(
     lstms = [m for m in (policy.lstm_actor, policy.lstm_critic) if m is not None]
     hidden, cell = state.unflatten(1, (len(lstms), 2, -1)).permute(2, 1, 0, 3).unbind()
     by_sequence = torch.stack(list(inputs[: len(lstms)])).unflatten(1, keep.shape)
-    states, cell = along(lstms, by_sequence, hidden, cell, keep)
+    states, cell = lstm_sequences(lstms, by_sequence, hidden, cell, keep)
     after = torch.stack((states[:, :, -1], cell), 1).permute(2, 0, 1, 3).flatten(1)
     latent_pi, *latent_vf = states.flatten(1, 2)
     if policy.shared_lstm:
@@ -98,8 +98,8 @@ class SeedBatchRecurrentPPO(SeedBatchPPO):
         self.shuffling = Streams(self.seeds, "sequences", (1,))
         self.number_inputs = 2 - policy.shared_lstm
         """See :func:`inputs_of`."""
-        self._inputs = TracedFunction(self._compute_inputs, constant=own, values=True)
-        self._modes = TracedFunction(self._compute_modes, constant=own, values=True)
+        self._inputs = TracedFunction(self._compute_inputs, num_static=own, cache_invariants=True)
+        self._modes = TracedFunction(self._compute_modes, num_static=own, cache_invariants=True)
 
     @classmethod
     def cannot(cls, model: BaseAlgorithm) -> str | None:
@@ -127,7 +127,9 @@ class SeedBatchRecurrentPPO(SeedBatchPPO):
         return not phase_norms(policy.pi_features_extractor)
 
     def _repeats(self) -> bool:
-        return self.asking.by_row and np.issubdtype(self.model.observation_space.dtype, np.integer)
+        return self.asking.dedup_rows and np.issubdtype(
+            self.model.observation_space.dtype, np.integer
+        )
 
     def _ask(self, observations: np.ndarray) -> tuple[np.ndarray, ...]:
         given = self._inputs(*self.stack.tensors, self.tensor(observations))
@@ -145,7 +147,7 @@ class SeedBatchRecurrentPPO(SeedBatchPPO):
             policy: Any, a: Tensor, real: Tensor, state: Tensor, keep: Tensor, *asked: Tensor
         ) -> Any:
             x, *others = asked
-            patches, repeated = self.asking.over_patches(policy, x, others)
+            patches, repeated = self.asking.patch_context(policy, x, others)
             with observation_weights(policy, real):
                 with patches:
                     inputs = inputs_of(policy, x)
@@ -156,7 +158,7 @@ class SeedBatchRecurrentPPO(SeedBatchPPO):
             values = policy.value_net(vf)[:, 0]
             return values, log_prob, -log_prob if entropy is None else entropy
 
-        return self.stack.over_seeds(evaluate, own, actions, *given, training=True)
+        return self.stack.vmap_modules(evaluate, own, actions, *given, training=True)
 
     def _one_step(self, then: Callable[..., Any], tensors: Sequence[Tensor]) -> Any:
         """``then(policy, latent_pi, latent_vf, ...)`` after one step of every environment; the state."""
@@ -167,11 +169,11 @@ class SeedBatchRecurrentPPO(SeedBatchPPO):
             pi, vf, after = latents(policy, inputs, s, k[:, None])
             return then(policy, pi, vf, *more), after
 
-        return self.stack.over_seeds(one, own, *given)
+        return self.stack.vmap_modules(one, own, *given)
 
     def _compute_inputs(self, *tensors: Tensor) -> Any:
         *own, observations = tensors
-        return self.stack.over_seeds(inputs_of, own, observations)
+        return self.stack.vmap_modules(inputs_of, own, observations)
 
     def _compute_act(self, *tensors: Tensor) -> Any:
         def act(policy: Any, pi: Tensor, vf: Tensor, uniform: Tensor) -> Any:
@@ -233,7 +235,7 @@ class SeedBatchRecurrentPPO(SeedBatchPPO):
 
     def act(self, observations: np.ndarray, t: int) -> tuple[np.ndarray, ...]:
         if t == 0 and self.memo is not None:
-            self.memo.forget()
+            self.memo.clear()
         self.states[t] = self.lstm_state
         given = self.asked_step(observations, self.lstm_state, self.starts, recall=True)
         found, after = self._act(*given, self.tensor(self.sampling.draw()))

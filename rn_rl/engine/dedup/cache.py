@@ -8,7 +8,7 @@ import numpy as np
 
 
 class InferenceCache:
-    """The networks of all seeds, asked once about each observation until :meth:`forget`.
+    """The networks of all seeds, asked once about each observation until :meth:`clear`.
 
     In a rollout of RedBlueDoors-6x6 each seed meets some 220 images in 2,048 observations.
 
@@ -29,7 +29,7 @@ class InferenceCache:
         self.answers: list[np.ndarray] = []
         """``(S, capacity + 1, ...)`` each; the last place is for what nobody asked."""
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """The networks have changed."""
         for known in self.numbers:
             known.clear()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from rn_rl.engine.dedup.positions import PositionContent, by_place, products
+from rn_rl.engine.dedup.positions import PositionContent, position_major, products
 from rn_rl.engine.ops.gather import gather_rows
 
 MOST_SHARE = 0.5
@@ -44,7 +44,7 @@ class Patches:
     """How many of those there are."""
 
 
-class PatchNumbering:
+class PatchDeduplicator:
     """Finds what images are put together from, as convolutions see them.
 
     Args:
@@ -67,7 +67,7 @@ class PatchNumbering:
         Args:
             observations: ``(seeds, rows, channels, height, width)``.
             numbers: of these rows, ``(seeds, rows)``, see
-                :func:`~rn_rl.engine.dedup.rows.number_rows`.
+                :func:`~rn_rl.engine.dedup.rows.row_ids`.
         """
         firsts = [np.unique(row, return_index=True)[1] for row in numbers]
         if max(map(len, firsts)) > MOST_SHARE * numbers.shape[1]:
@@ -117,14 +117,14 @@ def _contents(cells: np.ndarray, layer: nn.Conv2d) -> tuple[np.ndarray, np.ndarr
     return flat[first].reshape(-1, *view.shape[3:]), numbers.reshape(view.shape[:3])
 
 
-class OverPatches(TorchFunctionMode):
+class PatchMode(TorchFunctionMode):
     """Inside this context a network is given contents of patches, and answers for whole images.
 
     Args:
         windows: of :class:`Patches`, of one seed.
         images: those of its rows that are wanted.
         weights: of layers that read them, with columns as
-            :func:`~rn_rl.engine.dedup.positions.by_place` orders them.
+            :func:`~rn_rl.engine.dedup.positions.position_major` orders them.
         where: what those layers see.
     """
 
@@ -158,7 +158,7 @@ class OverPatches(TorchFunctionMode):
             if x is self.features:
                 answer = self.answers[id(weight)]
                 return answer if bias is None else answer + bias
-            weight = by_place(weight, weight.shape[1] // self.images.shape[1])
+            weight = position_major(weight, weight.shape[1] // self.images.shape[1])
             return func(x, weight, bias)
         return func(*args, **(kwargs or {}))
 

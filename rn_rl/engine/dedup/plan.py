@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rn_rl.engine.dedup.patches import OverPatches, Patches, PatchNumbering
-from rn_rl.engine.dedup.positions import PositionContent, by_place, places
-from rn_rl.engine.dedup.rows import distinct, number_rows
+from rn_rl.engine.dedup.patches import PatchDeduplicator, Patches, PatchMode
+from rn_rl.engine.dedup.positions import PositionContent, places, position_major
+from rn_rl.engine.dedup.rows import row_ids, unique_rows
 from rn_rl.engine.ensemble import ModuleStack
 
 
@@ -49,41 +49,41 @@ class DedupPlan:
         self.device = stack.weights.device
         # a GPU computes what repeats faster than it is found
         on_cpu = self.device.type == "cpu"
-        self.by_row = on_cpu and by_row
+        self.dedup_rows = on_cpu and by_row
         self.convolutions = list(convolutions) if on_cpu else []
-        self.number_patches = PatchNumbering(self.convolutions, batch, self.device)
+        self.number_patches = PatchDeduplicator(self.convolutions, batch, self.device)
 
-    def rollout(self, observations: np.ndarray) -> tuple[np.ndarray | None, Patches | None]:
+    def analyze_rollout(self, observations: np.ndarray) -> tuple[np.ndarray | None, Patches | None]:
         """Numbers of a rollout's observations, ``(seeds, rows, ...)``, and what patches they are of.
 
         None of either where it would not pay.
         """
-        if not (self.by_row or self.convolutions):
+        if not (self.dedup_rows or self.convolutions):
             return None, None
-        numbers = number_rows(observations)
+        numbers = row_ids(observations)
         if numbers is None or not self.convolutions:
             return numbers, None
         return numbers, self.number_patches(observations, numbers)
 
-    def minibatch(
+    def prepare_minibatch(
         self, observations: Tensor, numbers: np.ndarray | None, patches: Patches | None
     ) -> list[Tensor]:
         """What a program is given.
 
         Args:
             observations: ``(seeds, batch, ...)``, or contents of patches.
-            numbers: ``(seeds, batch)`` of :func:`~rn_rl.engine.dedup.rows.number_rows`, or None.
+            numbers: ``(seeds, batch)`` of :func:`~rn_rl.engine.dedup.rows.row_ids`, or None.
             patches: of the rollout, or None.
 
         Returns:
             Observations or contents; of patches, how they are put together; and where rows are asked
-            about once, what :func:`~rn_rl.engine.dedup.rows.distinct` says of them.
+            about once, what :func:`~rn_rl.engine.dedup.rows.unique_rows` says of them.
         """
         if numbers is None:
             return [observations]
         repeated: list[Tensor] = []
         seeds = torch.arange(len(numbers), device=self.device)[:, None]
-        found = distinct(numbers) if self.by_row else None
+        found = unique_rows(numbers) if self.dedup_rows else None
         if found is not None:
             first, *repeated = map(self._tensor, found)
             numbers = np.take_along_axis(numbers, found[0], 1)
@@ -98,10 +98,10 @@ class DedupPlan:
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device)
 
-    def over_patches(
+    def patch_context(
         self, policy: nn.Module, x: Tensor, others: Sequence[Tensor]
     ) -> tuple[contextlib.AbstractContextManager[Any], Sequence[Tensor]]:
-        """For one seed, a context in which a network takes what :meth:`minibatch` gave.
+        """For one seed, a context in which a network takes what :meth:`prepare_minibatch` gave.
 
         Args:
             policy: the network.
@@ -116,18 +116,16 @@ class DedupPlan:
         *windows, images = others[: len(self.convolutions)]
         others = others[len(self.convolutions) :]
         if not self.readers:
-            return OverPatches(windows, images), others
+            return PatchMode(windows, images), others
         count = len(PositionContent._fields)
         weights = [attrgetter(name)(policy) for name in self.readers]
-        return OverPatches(windows, images, weights, PositionContent(*others[:count])), others[
-            count:
-        ]
+        return PatchMode(windows, images, weights, PositionContent(*others[:count])), others[count:]
 
     @contextlib.contextmanager
-    def columns_by_place(
+    def position_major_weights(
         self, patches: Patches | None, state: Callable[[], Iterable[Tensor]]
     ) -> Iterator[None]:
-        """Inside this context weights that read images are as :class:`OverPatches` wants them.
+        """Inside this context weights that read images are as :class:`PatchMode` wants them.
 
         Args:
             patches: of the rollout; without them nothing is changed.
@@ -142,12 +140,12 @@ class DedupPlan:
         def change(inner: int) -> None:
             for rows in (weights, *(x for x in state() if x.shape == weights.shape)):
                 for name in self.readers:
-                    part = self.stack.part(rows, name)
-                    part.copy_(by_place(part, inner))
+                    part = self.stack.parameter_view(rows, name)
+                    part.copy_(position_major(part, inner))
 
         count = patches.images.shape[2]
         change(count)
         try:
             yield
         finally:
-            change(self.stack.part(weights, self.readers[0]).shape[2] // count)
+            change(self.stack.parameter_view(weights, self.readers[0]).shape[2] // count)

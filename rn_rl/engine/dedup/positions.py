@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-STEP = 256
+SIZE_MULTIPLE = 256
 """Numbers of pairs are rounded up to multiples of this, since each takes a recording; nothing is
 computed of what is added."""
 
@@ -52,7 +52,7 @@ def places(images: np.ndarray, contents: int) -> PositionContent:
     seed, inside = np.divmod(found, width)
     place = np.arange(len(found)) - (ends[:, -1].cumsum() - ends[:, -1])[seed]
     size = ends[:, -1].max()
-    size += -size % STEP
+    size += -size % SIZE_MULTIPLE
     of_pairs = np.zeros((seeds, size), np.int64)
     of_pairs[seed, place] = inside % contents
     where = np.empty(seeds * width, np.int64)
@@ -72,7 +72,7 @@ def products(x: Tensor, weight: Tensor, where: PositionContent) -> Tensor:
     Args:
         x: contents, ``(contents, channels)``.
         weight: ``(n, places * channels)``. Since ``nn.Flatten`` puts the channels first, its columns
-            are in another order, see :func:`by_place`.
+            are in another order, see :func:`position_major`.
         where: of this seed.
 
     Returns:
@@ -82,7 +82,7 @@ def products(x: Tensor, weight: Tensor, where: PositionContent) -> Tensor:
     return found
 
 
-def by_place(weight: Tensor, count: int) -> Tensor:
+def position_major(weight: Tensor, count: int) -> Tensor:
     """``(..., channels * places)`` as ``(..., places * channels)``, and back with as many channels."""
     return weight.unflatten(-1, (-1, count)).transpose(-1, -2).flatten(-2)
 

@@ -19,11 +19,11 @@ from rn_rl.normalization.phase import set_within
 MOST_SHARE = 0.75
 """Of the rows that may differ for it to pay."""
 
-STEP = 16
+SIZE_MULTIPLE = 16
 """Numbers of distinct rows are rounded up to multiples of this, since each takes a recording."""
 
 
-def number_rows(observations: np.ndarray) -> np.ndarray | None:
+def row_ids(observations: np.ndarray) -> np.ndarray | None:
     """A number for each row, ``(seeds, rows)``, the same for equal rows of a seed.
 
     None for observations, ``(seeds, rows, ...)``, that are not integers: those are hardly ever equal.
@@ -39,11 +39,11 @@ def number_rows(observations: np.ndarray) -> np.ndarray | None:
     return numbers
 
 
-def distinct(numbers: np.ndarray) -> tuple[np.ndarray, ...] | None:
+def unique_rows(numbers: np.ndarray) -> tuple[np.ndarray, ...] | None:
     """Which rows of a minibatch to ask about; None where too many are.
 
     Args:
-        numbers: ``(seeds, batch)`` of :func:`number_rows`.
+        numbers: ``(seeds, batch)`` of :func:`row_ids`.
 
     Returns:
         ``first`` ``(seeds, n)``, a row of the minibatch for each distinct one; ``where``
@@ -53,7 +53,7 @@ def distinct(numbers: np.ndarray) -> tuple[np.ndarray, ...] | None:
     """
     found = [np.unique(row, return_index=True, return_inverse=True) for row in numbers]
     size = max(len(values) for values, _, _ in found)
-    size += -size % STEP
+    size += -size % SIZE_MULTIPLE
     if size > MOST_SHARE * numbers.shape[1]:
         return None
     first = np.zeros((len(numbers), size), np.int64)
@@ -67,7 +67,7 @@ def distinct(numbers: np.ndarray) -> tuple[np.ndarray, ...] | None:
 
 
 @contextlib.contextmanager
-def counted(network: nn.Module, counts: Tensor, part: Tensor) -> Iterator[None]:
+def weight_observations(network: nn.Module, counts: Tensor, part: Tensor) -> Iterator[None]:
     """Inside this context distinct rows are observed as often as those were that they stand for."""
     norms = phase_norms(network).values()
     with contextlib.ExitStack() as stack:

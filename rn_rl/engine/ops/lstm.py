@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 
-def along(
+def lstm_sequences(
     lstms: Sequence[Any], inputs: Tensor, hidden: Tensor, cell: Tensor, keep: Tensor
 ) -> tuple[Tensor, Tensor]:
     """What n LSTMs of one layer make of sequences, under ``vmap`` for all seeds.

@@ -166,7 +166,7 @@ def test_convolutions_on_a_gpu_have_the_gradients_of_convolutions(kernel: Any, s
     stack = ModuleStack(alone)
     x = torch.randn(len(SEEDS), 6, 3, 7, 8, device="cuda", dtype=torch.float64)
     leaves = [t.detach().requires_grad_() for t in stack.tensors]
-    y = stack.over_seeds(lambda module, x: module(x), leaves, x, training=True)
+    y = stack.vmap_modules(lambda module, x: module(x), leaves, x, training=True)
     parts = torch.autograd.grad(y.square().sum(), leaves)
     for seed, module in enumerate(alone):
         expected = module(x[seed])

@@ -19,7 +19,7 @@ from rn_rl.agents.seed_batch.recurrent_ppo import sequences
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.vector_envs import VecSeedEnvs
 from rn_rl.engine.ensemble import ModuleStack
-from rn_rl.engine.ops.lstm import along
+from rn_rl.engine.ops.lstm import lstm_sequences
 from rn_rl.engine.trace import TracedFunction
 from rn_rl.policies import NormRecurrentActorCriticPolicy
 
@@ -222,14 +222,14 @@ def test_lstms_along_sequences_are_torchs_step_by_step():
             nn.functional.linear(x, lstm.weight_ih_l0, lstm.bias_ih_l0 + lstm.bias_hh_l0)
             for lstm in module.lstms
         ]
-        return along(module.lstms, torch.stack(inputs), h, c, keep)
+        return lstm_sequences(module.lstms, torch.stack(inputs), h, c, keep)
 
     def run(*tensors: Tensor) -> Any:
         leaves = [t.detach().requires_grad_() for t in tensors[:count]]
-        states, last = stack.over_seeds(one, leaves, *tensors[count:], training=True)
+        states, last = stack.vmap_modules(one, leaves, *tensors[count:], training=True)
         return states.detach(), last.detach(), *torch.autograd.grad((states**2).sum(), leaves)
 
-    for program in (run, TracedFunction(run, constant=count)):
+    for program in (run, TracedFunction(run, num_static=count)):
         states, last, *gradients = program(*stack.tensors, x, h, c, keep)
         for i, module in enumerate(alone):
             expected = []

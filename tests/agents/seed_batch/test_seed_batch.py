@@ -22,8 +22,8 @@ from rn_rl.agents import SeedBatchDQN, SeedBatchPPO
 from rn_rl.agents.seed_batch.actor_critic import sample
 from rn_rl.agents.seed_batch.introspection import answers_by_row
 from rn_rl.agents.seed_batch.rng import Streams
-from rn_rl.engine.dedup.rows import STEP, number_rows
-from rn_rl.engine.host import without_subnormals
+from rn_rl.engine.dedup.rows import SIZE_MULTIPLE, row_ids
+from rn_rl.engine.host import flush_denormals
 from rn_rl.errors import UserError
 from rn_rl.normalization import REGISTRY
 from rn_rl.policies import NormActorCriticPolicy, NormDQNPolicy
@@ -121,7 +121,7 @@ def test_updates_of_ppo_are_those_of_sb3(spec: str, repeating: int):
         if repeating:  # 7, 8, 9 distinct ones
             images = np.stack([rng.integers(0, 7 + i, rows[1:]) for i in range(rows[0])])
             observations = np.repeat(images[..., None], 4, 2).astype(np.uint8)
-            numbers = number_rows(observations) if repeats else None
+            numbers = row_ids(observations) if repeats else None
         drawn = [
             torch.from_numpy(observations),
             torch.from_numpy(rng.integers(0, 2, rows)),
@@ -141,7 +141,7 @@ def test_updates_of_ppo_are_those_of_sb3(spec: str, repeating: int):
         batch.update(drawn, numbers)
         batch.stack.set_training_mode(False)
         networks_agree(batch, theirs, lambda m: m.policy, 1e-10)
-    assert asked == [STEP if repeats else rows[1]]
+    assert asked == [SIZE_MULTIPLE if repeats else rows[1]]
 
 
 def trained(cls: Any, models: list[Any], steps: int, num_envs: int = 1) -> Any:
@@ -360,7 +360,7 @@ def test_numbers_that_a_cpu_is_slow_with_are_zero_while_a_batch_learns():
     assert not is_zero()
     batch.learn(40, on_step=lambda: seen.append(is_zero()))
     assert seen == [True] * 40 and not is_zero()
-    with without_subnormals():  # who wants it everywhere keeps it
+    with flush_denormals():  # who wants it everywhere keeps it
         batch.learn(60)
         assert is_zero()
 

@@ -102,7 +102,7 @@ def test_updates_of_ppo(trunk: str):
         few = np.zeros((len(SEEDS), 4, *SHAPE), np.uint8)
         few[:, :, 0, 0, 0] = rng.integers(1, 9, (len(SEEDS), 4))
         images = few.repeat(ROWS, 1)  # of a rollout
-        numbers, patches = batch.asking.rollout(images)
+        numbers, patches = batch.asking.analyze_rollout(images)
         chosen = np.arange(ROWS) * 4
         drawn = [
             torch.from_numpy(images[:, chosen]),
@@ -121,7 +121,9 @@ def test_updates_of_ppo(trunk: str):
         batch.set_learning_rate()
         asked = drawn if patches is None else [patches.contents, *drawn[1:]]
         of_rows = None if numbers is None else numbers[:, chosen]
-        with batch.asking.columns_by_place(patches, lambda: batch._optimizer_state().values()):
+        with batch.asking.position_major_weights(
+            patches, lambda: batch._optimizer_state().values()
+        ):
             batch.update(asked, of_rows, patches)
             batch.update(asked, of_rows, patches)
         batch.stack.set_training_mode(False)

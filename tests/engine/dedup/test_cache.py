@@ -26,7 +26,7 @@ def test_each_observation_is_asked_about_once_until_the_networks_change():
     memo(x)
     assert len(asked) == many
     factor = 2
-    memo.forget()
+    memo.clear()
     assert np.array_equal(memo(x)[0], 2 * x.sum(2)) and len(asked) == many + 1
 
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from rn_rl.agents import SeedBatchPPO
 from rn_rl.agents.seed_batch.introspection import convolutions
 from rn_rl.agents.seed_batch.vector_envs import VecSeedEnvs
-from rn_rl.engine.dedup.patches import OverPatches, PatchNumbering
-from rn_rl.engine.dedup.rows import number_rows
+from rn_rl.engine.dedup.patches import PatchDeduplicator, PatchMode
+from rn_rl.engine.dedup.rows import row_ids
 from rn_rl.engine.ensemble import ModuleStack
 from rn_rl.engine.trace import TracedFunction
 from rn_rl.policies import NormActorCriticPolicy
@@ -63,9 +63,9 @@ def test_convolutions_of_contents_give_answers_and_gradients_of_images(layers: A
     rng = np.random.default_rng(0)
     images = np.stack([rooms(rng, 400) for _ in alone])
     images[2, :] = images[2, 0]  # one seed sees one thing
-    numbers = number_rows(images)
+    numbers = row_ids(images)
     assert numbers is not None
-    patches = PatchNumbering(convs, 256, CPU)(images, numbers)
+    patches = PatchDeduplicator(convs, 256, CPU)(images, numbers)
     assert patches is not None
     rows = rng.integers(0, 400, (3, 20))
     x = torch.from_numpy(np.take_along_axis(images, rows[:, :, None, None, None], 1))
@@ -73,13 +73,13 @@ def test_convolutions_of_contents_give_answers_and_gradients_of_images(layers: A
     seen = torch.from_numpy(np.take_along_axis(patches.images, of_rows[..., None], 1))
 
     def contents(module: nn.Module, x: Tensor, *where: Tensor) -> Tensor:
-        with OverPatches(where[:-1], where[-1]):
+        with PatchMode(where[:-1], where[-1]):
             answer: Tensor = module(x.double())
         return answer
 
     def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
         leaves = [t.detach().requires_grad_() for t in tensors[: len(stack.tensors)]]
-        y = stack.over_seeds(contents, leaves, *tensors[len(leaves) :], training=True)
+        y = stack.vmap_modules(contents, leaves, *tensors[len(leaves) :], training=True)
         return y.detach(), *torch.autograd.grad(y.square().sum(), leaves)
 
     given = patches.contents, *patches.windows, seen
@@ -95,19 +95,19 @@ def test_convolutions_of_contents_give_answers_and_gradients_of_images(layers: A
 def test_images_of_noise_are_not_parted():
     layers = convolutions(policy())
     noise = np.random.default_rng(0).integers(0, 255, (1, 64, 3, 7, 7)).astype(np.uint8)
-    numbers = number_rows(noise)
-    assert PatchNumbering(layers, 256, CPU)(noise, numbers) is None
+    numbers = row_ids(noise)
+    assert PatchDeduplicator(layers, 256, CPU)(noise, numbers) is None
     often = np.concatenate([noise] * 4, 1)  # few images, but of patches that all differ
-    assert PatchNumbering(layers, 64, CPU)(often, number_rows(often)) is None
+    assert PatchDeduplicator(layers, 64, CPU)(often, row_ids(often)) is None
 
 
 def test_places_for_contents_never_shrink():
     """For each number of them an update is recorded anew."""
-    number = PatchNumbering(convolutions(policy()), 256, CPU)
+    number = PatchDeduplicator(convolutions(policy()), 256, CPU)
     many = rooms(np.random.default_rng(0), 150, places=7)[None].repeat(4, 1)
     sizes = []
     for images in (np.zeros_like(many), many, many[:, :1].repeat(600, 1)):
-        patches = number(images, number_rows(images))
+        patches = number(images, row_ids(images))
         assert patches is not None
         assert [patches.contents.shape[1], *(w.shape[1] for w in patches.windows)] == number.sizes
         sizes.append(list(number.sizes))

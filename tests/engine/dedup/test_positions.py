@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rn_rl.engine.dedup.positions import STEP, PositionContent, by_place, places, products
+from rn_rl.engine.dedup.positions import (
+    SIZE_MULTIPLE,
+    PositionContent,
+    places,
+    position_major,
+    products,
+)
 from rn_rl.engine.ensemble import ModuleStack
 from rn_rl.engine.trace import TracedFunction
 
@@ -39,7 +45,7 @@ def test_pairs_of_place_and_content():
         of_pairs = np.split(by_pair, firsts[1 : len(expected)])
         for (p, c), these in zip(expected, of_pairs, strict=True):
             assert these.tolist() == np.flatnonzero(mine[:, p] == c).tolist()
-    assert found.contents.shape == found.firsts.shape == (SEEDS, STEP)
+    assert found.contents.shape == found.firsts.shape == (SEEDS, SIZE_MULTIPLE)
 
 
 def test_many_pairs_are_sorted_too():
@@ -59,11 +65,13 @@ def test_products_are_those_of_images(recorded: bool):
     where = places(images(), CONTENTS)
 
     def answer(layer: nn.Linear, x: Tensor, *given: Tensor) -> Tensor:
-        return products(x, by_place(layer.weight, COUNT), PositionContent(*given)) + layer.bias
+        return (
+            products(x, position_major(layer.weight, COUNT), PositionContent(*given)) + layer.bias
+        )
 
     def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
         leaves = [t.detach().requires_grad_() for t in tensors[:3]]
-        y = stack.over_seeds(answer, leaves[:2], leaves[2], *tensors[3:], training=True)
+        y = stack.vmap_modules(answer, leaves[:2], leaves[2], *tensors[3:], training=True)
         return y.detach(), *torch.autograd.grad(y.square().sum(), leaves)
 
     function: Any = TracedFunction(gradients) if recorded else gradients
@@ -79,6 +87,6 @@ def test_products_are_those_of_images(recorded: bool):
 def test_columns_by_place_and_back():
     weight = torch.arange(2 * 12.0).view(2, 12)
     features = torch.arange(12.0).view(3, 4)  # channels, places
-    moved = by_place(weight, 4)
+    moved = position_major(weight, 4)
     torch.testing.assert_close(moved @ features.t().flatten(), weight @ features.flatten())
-    assert torch.equal(by_place(moved, 3), weight)
+    assert torch.equal(position_major(moved, 3), weight)

@@ -10,7 +10,7 @@ from torch import nn
 from rn_rl.agents import SeedBatchPPO
 from rn_rl.agents.seed_batch.introspection import answers_by_row
 from rn_rl.agents.seed_batch.vector_envs import VecSeedEnvs
-from rn_rl.engine.dedup.rows import STEP, distinct, number_rows
+from rn_rl.engine.dedup.rows import SIZE_MULTIPLE, row_ids, unique_rows
 from rn_rl.normalization import make_normalizers
 from rn_rl.normalization.saliency import SaliencyNorm
 from rn_rl.policies import NormActorCriticPolicy
@@ -19,26 +19,28 @@ from rn_rl.policies import NormActorCriticPolicy
 def test_equal_rows_have_equal_numbers_and_others_have_not():
     rng = np.random.default_rng(0)
     x = rng.integers(0, 2, (3, 40, 2, 2)).astype(np.uint8)
-    numbers = number_rows(x)
+    numbers = row_ids(x)
     equal = (x[:, :, None] == x[:, None]).all((3, 4))
     assert np.array_equal(numbers[:, :, None] == numbers[:, None], equal)
-    assert number_rows(x.astype(np.float32)) is None
+    assert row_ids(x.astype(np.float32)) is None
 
 
 def test_every_row_is_found_among_the_distinct_ones():
     rng = np.random.default_rng(1)
     numbers = np.stack([rng.integers(0, kinds, 256) for kinds in (3, 40, 60)])
-    first, where, counts, part = distinct(numbers)
-    assert first.shape == counts.shape == part.shape == (3, 4 * STEP)
+    first, where, counts, part = unique_rows(numbers)
+    assert first.shape == counts.shape == part.shape == (3, 4 * SIZE_MULTIPLE)
     for seed in range(3):
         assert np.array_equal(numbers[seed][first[seed]][where[seed]], numbers[seed])
         assert counts[seed].sum() == 256
-        assert np.array_equal(np.bincount(where[seed], minlength=4 * STEP), counts[seed])
-        assert np.array_equal(np.bincount(where[seed, ::4], minlength=4 * STEP), part[seed])
+        assert np.array_equal(np.bincount(where[seed], minlength=4 * SIZE_MULTIPLE), counts[seed])
+        assert np.array_equal(
+            np.bincount(where[seed, ::4], minlength=4 * SIZE_MULTIPLE), part[seed]
+        )
 
 
 def test_where_most_rows_differ_all_are_asked_about():
-    assert distinct(np.arange(256)[None]) is None
+    assert unique_rows(np.arange(256)[None]) is None
 
 
 @pytest.mark.parametrize(
@@ -95,11 +97,11 @@ def trained(monkeypatch, look: bool) -> tuple[np.ndarray, list[int]]:
     asked = []
 
     def counting(numbers):
-        found = distinct(numbers)
+        found = unique_rows(numbers)
         asked.append(numbers.shape[1] if found is None else found[0].shape[1])
         return found
 
-    monkeypatch.setattr("rn_rl.engine.dedup.plan.distinct", counting if look else lambda _: None)
+    monkeypatch.setattr("rn_rl.engine.dedup.plan.unique_rows", counting if look else lambda _: None)
     models, envs = [], []
     for seed in (1, 2):
         kwargs = {"norm": "ln+rn", "net_arch": [8]}
@@ -119,5 +121,5 @@ def trained(monkeypatch, look: bool) -> tuple[np.ndarray, list[int]]:
 def test_a_training_is_the_same_with_and_without(monkeypatch):
     mine, asked = trained(monkeypatch, look=True)
     theirs, _ = trained(monkeypatch, look=False)
-    assert asked == [STEP] * 8
+    assert asked == [SIZE_MULTIPLE] * 8
     np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-9)

@@ -6,11 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from stable_baselines3.common.buffers import ReplayBufferSamples
 
 from rn_rl.agents import RNDQN, SeedBatchDQN
 from rn_rl.errors import UserError
-from tests.factories import envs_of, networks_agree, to_double, transitions
+from tests.factories import envs_of, networks_agree, replay_samples, to_double, transitions
 
 SEEDS = (3, 5)
 
@@ -83,13 +82,13 @@ def test_an_update_is_the_published_arithmetic():
         to_double(model.q_net_target)
         model._setup_learn(1000)
     drawn = transitions(np.random.default_rng(0), (len(SEEDS), 16), 4)
-    drawn[3] *= 100
+    drawn.rewards.mul_(100)
     right = []
     for i, model in enumerate(theirs):
         before = [copy.deepcopy(n.q_net.state_dict()) for n in (model.q_net, model.q_net_target)]
         one = [part[i] for part in drawn]
         right.append(by_hand(*before, one, model.gamma, 1e-2, steps=3))
-        samples = ReplayBufferSamples(one[0], one[2], one[1], one[4], one[3])
+        samples = replay_samples(drawn, i)
         model.replay_buffer.sample = lambda *args, samples=samples, **kwargs: samples
         model.train(3, 16)
         for name, value in right[i].items():
@@ -168,8 +167,9 @@ def test_wrong_options_are_one_line(given, match):
 def test_a_loss_of_another_size_gives_another_update():
     """The test above could not fail if the loss were ignored."""
     agents = [rndqn(loss=loss, max_grad_norm=None) for loss in ("mse", "huber")]
-    drawn = transitions(np.random.default_rng(0), (16,), 4)
-    samples = ReplayBufferSamples(drawn[0], drawn[2], drawn[1], drawn[4], 100 * drawn[3])
+    drawn = transitions(np.random.default_rng(0), (1, 16), 4)
+    drawn.rewards.mul_(100)
+    samples = replay_samples(drawn, 0)
     for model in agents:
         model._setup_learn(1000)
         model.replay_buffer.sample = lambda *args, **kwargs: samples

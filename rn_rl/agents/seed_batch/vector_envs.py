@@ -48,6 +48,8 @@ class SeedEnvs(ABC):
     num_envs: int
     observation_space: spaces.Space
     action_space: spaces.Space
+    envs: Sequence[VecEnv] = ()
+    """One SB3 vector environment for each seed; empty if they are stepped in another way."""
 
     def __init__(self) -> None:
         self.finished: list[Episode] = []

@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from rn_rl.agents import SeedBatch, SeedBatchDQN, SeedBatchPPO, SeedBatchRecurrentPPO
-from rn_rl.agents.seed_batch.actor_critic import components
+from rn_rl.agents.seed_batch.distributions import components
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs, VecSeedEnvs
 from rn_rl.experiment.evaluation.seed_batch import play
@@ -221,8 +221,8 @@ class BatchTraining:
             self.rollouts += 1
             self.phases.append(now)
             self.gains.append(batch.gains())
-            every = 50 if isinstance(batch, SeedBatchDQN) else 1
-            size = batch.commit_kl() if self.rollouts % every == 0 else None
+            measured = self.rollouts % batch.commit_kl_interval == 0
+            size = batch.commit_kl() if measured else None
             if size is not None:
                 self.commit_kls.append(size)
         stop = self.interrupt.stop
@@ -267,9 +267,8 @@ class BatchTraining:
 
     def evaluate(self) -> None:
         """``eval_episodes`` episodes of every seed, side by side; the best policies are kept."""
-        if isinstance(self.envs, VecSeedEnvs) and isinstance(self.eval_envs, VecSeedEnvs):
-            for training, held_out in zip(self.envs.envs, self.eval_envs.envs, strict=True):
-                sync_envs_normalization(training, held_out)
+        for training, held_out in zip(self.envs.envs, self.eval_envs.envs, strict=True):
+            sync_envs_normalization(training, held_out)
         returns, lengths = play(
             self.batch,
             self.eval_envs,
@@ -333,7 +332,7 @@ class BatchTraining:
 
     def normalizer(self, seed: int) -> VecNormalize | None:
         """The statistics of a seed's observations, where they are normalized."""
-        if isinstance(self.envs, VecSeedEnvs):
+        if self.envs.envs:
             return unwrap_vec_normalize(self.envs.envs[seed])
         return None
 
@@ -350,7 +349,7 @@ class BatchTraining:
             plain["rollouts"] = self.rollouts
             plain["evaluation_noise"] = self.eval_noise.state(seed)
             plain["monitor_rows"] = checkpoint.monitor_rows(run.folder)
-            if isinstance(self.envs, VecSeedEnvs) and isinstance(self.eval_envs, VecSeedEnvs):
+            if self.envs.envs:
                 plain["environments"] = checkpoint.snapshots(self.envs.envs[seed])
                 plain["evaluation_environments"] = checkpoint.snapshots(self.eval_envs.envs[seed])
                 normalizer = self.normalizer(seed)
@@ -392,7 +391,7 @@ class BatchTraining:
         self.phases = times[0]
         self.gains, self.commit_kls = Rows(rows("gains")), Rows(rows("commit_kls"))
         self.evaluations = list(zip(times[1], rows("returns"), rows("lengths"), strict=True))
-        if isinstance(self.envs, VecSeedEnvs) and isinstance(self.eval_envs, VecSeedEnvs):
+        if self.envs.envs:
             for seed, plain in enumerate(begun):
                 env, held_out = self.envs.envs[seed], self.eval_envs.envs[seed]
                 checkpoint.restore_environments(env, plain["environments"])
@@ -401,9 +400,7 @@ class BatchTraining:
                 if normalizer is not None:
                     load_vecnormalize_state(plain["vecnormalize"], normalizer)
         else:
-            self.batch.last_observations = None
-            if isinstance(self.batch, SeedBatchPPO):
-                self.batch.starts[:] = 1
+            self.batch.restart_episodes()
 
 
 RECORDS = ("history", "evaluation")

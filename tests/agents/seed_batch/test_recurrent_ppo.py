@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecTransposeImage
 from torch import Tensor, nn
 
 from rn_rl.agents import SeedBatchRecurrentPPO
-from rn_rl.agents.seed_batch.recurrent_ppo import sequences
+from rn_rl.agents.seed_batch.recurrent_actor_critic import sequence_positions
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.vector_envs import VecSeedEnvs
 from rn_rl.engine.ensemble import ModuleStack
@@ -99,15 +99,15 @@ def fill(buffer: Any, batch: SeedBatchRecurrentPPO, seed: int) -> None:
     advantages, returns = batch.advantages()
     buffer.reset()
     size = batch.model.policy.lstm_actor.hidden_size
-    states = batch.states[:, seed, None].astype(float)  # (time, 1, envs, size)
+    states = batch.actor_critics.states[:, seed, None].astype(float)  # (time, 1, envs, size)
     parts = np.split(states, states.shape[-1] // size, 3)
     critic = parts[2:] or parts[:2]
     arrays = {
-        "observations": batch.rollout["observations"][:, seed],
-        "actions": batch.rollout["actions"][:, seed, :, None].astype(np.float32),
-        "values": batch.rollout["values"][:, seed].astype(float),
-        "log_probs": batch.rollout["log_probs"][:, seed].astype(float),
-        "episode_starts": batch.rollout["starts"][:, seed],
+        "observations": batch.rollout.observations[:, seed],
+        "actions": batch.rollout.actions[:, seed, :, None].astype(np.float32),
+        "values": batch.rollout.values[:, seed].astype(float),
+        "log_probs": batch.rollout.log_probs[:, seed].astype(float),
+        "episode_starts": batch.rollout.starts[:, seed],
         "advantages": advantages[:, seed].astype(float),
         "returns": returns[:, seed].astype(float),
         **dict(zip(("hidden_states_pi", "cell_states_pi"), parts, strict=False)),
@@ -145,7 +145,7 @@ def test_updates_are_those_of_sb3_contrib(
         batch.stack.set_training_mode(False)
         for t in range(batch.rollout_length):
             batch.step(t)
-        begun += int(batch.rollout["starts"][1:].sum())
+        begun += int(batch.rollout.starts[1:].sum())
         total = batch.rollout_length * 2
         splits = [(drawn.draw()[:, 0] * total).astype(int) for _ in range(2)]  # two epochs
         for i, model in enumerate(theirs):
@@ -195,8 +195,8 @@ def test_a_batch_acts_as_sb3_contrib_does(lstm: str):
     last = np.random.default_rng(0).normal(size=(3, 2, 4)).astype(np.float32)
     future = batch.values(last)
     for i, model in enumerate(theirs):
-        size = batch.state_size
-        state = torch.from_numpy(batch.lstm_state[i]).double()
+        size = batch.actor_critics.state_size
+        state = torch.from_numpy(batch.actor_critics.lstm_state[i]).double()
         parts = state.chunk(size // 6, 1)
         h, c = parts[2:4] if len(parts) > 2 else parts
         found = model.policy.predict_values(
@@ -249,7 +249,7 @@ def test_lstms_along_sequences_are_torchs_step_by_step():
 
 
 def test_sequences_are_what_a_minibatch_has_of_each_environment():
-    sequence, step, row = sequences(np.array([[6], [10]]), 8, 4, 12)
+    sequence, step, row = sequence_positions(np.array([[6], [10]]), 8, 4, 12)
     assert row.tolist() == [[6, 7, 8, 9, 10, 11, 0, 1], [10, 11, 0, 1, 2, 3, 4, 5]]
     assert sequence.tolist() == [[0, 0, 1, 1, 1, 1, 2, 2], [0, 0, 1, 1, 1, 1, 2, 2]]
     assert step.tolist() == [[0, 1, 0, 1, 2, 3, 0, 1], [0, 1, 0, 1, 2, 3, 0, 1]]
@@ -260,9 +260,10 @@ def test_what_images_brought_is_recalled_until_the_networks_change():
     batch = batch_of(models)
     batch.learn(64)  # one rollout, whose last observation was recalled, and its updates
     begins = batch.last_observations
-    before = batch.memo(begins)
+    policies = batch.actor_critics
+    before = policies.cache(begins)
     batch.step(0)
-    recalled, asked = batch.memo(begins), batch._ask(begins)
+    recalled, asked = policies.cache(begins), policies.cached_outputs(begins)
     for old, found, expected in zip(before, recalled, asked, strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
         assert np.abs(old - expected).max() > 1e-3
@@ -279,7 +280,8 @@ def test_it_learns_and_goes_on_and_plays_with_what_it_remembers():
         [agent("rn", seed + 10, env_id=IMAGES, n_steps=32, batch_size=40) for seed in SEEDS]
     )
     again.restore(stored)
-    assert np.array_equal(again.lstm_state, batch.lstm_state) and again.lstm_state.any()
+    mine, theirs = (b.actor_critics.lstm_state for b in (again, batch))
+    assert np.array_equal(mine, theirs) and mine.any()
     observations = np.repeat(batch.last_observations[:, :1], 2, 1)
     act = again.player(None)
     seen = []

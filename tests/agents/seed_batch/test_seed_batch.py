@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3 import DQN, PPO
-from stable_baselines3.common.buffers import ReplayBufferSamples, RolloutBufferSamples
+from stable_baselines3.common.buffers import RolloutBufferSamples
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.distributions import (
     CategoricalDistribution,
@@ -19,15 +19,22 @@ from stable_baselines3.common.distributions import (
 from stable_baselines3.common.utils import LinearSchedule
 
 from rn_rl.agents import SeedBatchDQN, SeedBatchPPO
-from rn_rl.agents.seed_batch.actor_critic import sample
-from rn_rl.agents.seed_batch.introspection import answers_by_row
+from rn_rl.agents.seed_batch.distributions import sample
+from rn_rl.agents.seed_batch.introspection import is_row_wise
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.engine.dedup.rows import SIZE_MULTIPLE, row_ids
 from rn_rl.engine.host import flush_denormals
 from rn_rl.errors import UserError
 from rn_rl.normalization import REGISTRY
 from rn_rl.policies import NormActorCriticPolicy, NormDQNPolicy
-from tests.factories import envs_of, networks_agree, to_double, transitions
+from tests.factories import (
+    envs_of,
+    networks_agree,
+    replay_samples,
+    rollout_samples,
+    to_double,
+    transitions,
+)
 
 SPECS = [*REGISTRY, "ln+rn", "rn(half_life=5)"]
 SEEDS = (3, 5, 8)
@@ -76,9 +83,7 @@ def test_updates_of_dqn_are_those_of_sb3(spec: str):
     for _ in range(3):
         drawn = transitions(rng, (len(SEEDS), 16), 4)
         for i, model in enumerate(theirs):
-            one = ReplayBufferSamples(
-                drawn[0][i], drawn[2][i], drawn[1][i], drawn[4][i], drawn[3][i]
-            )
+            one = replay_samples(drawn, i)
             model.replay_buffer.sample = lambda *args, one=one, **kwargs: one
             model.policy.set_training_mode(False)
             model.train(2, 16)
@@ -107,7 +112,7 @@ def test_updates_of_ppo_are_those_of_sb3(spec: str, repeating: int):
     rng = np.random.default_rng(0)
     asked = []  # how many rows the networks were asked about
     compute = batch._compute_gradients
-    repeats = repeating and answers_by_row(batch.stack.module)
+    repeats = repeating and is_row_wise(batch.stack.module)
 
     def counting(*tensors: torch.Tensor) -> Any:
         asked.append(tensors[-4 if repeats else -1].shape[1])
@@ -117,28 +122,23 @@ def test_updates_of_ppo_are_those_of_sb3(spec: str, repeating: int):
     for _ in range(3):
         rows = (len(SEEDS), repeating or 16)
         observations = rng.normal(size=(*rows, 4)).astype(np.float32)
-        numbers = None
+        ids = None
         if repeating:  # 7, 8, 9 distinct ones
             images = np.stack([rng.integers(0, 7 + i, rows[1:]) for i in range(rows[0])])
             observations = np.repeat(images[..., None], 4, 2).astype(np.uint8)
-            numbers = row_ids(observations) if repeats else None
-        drawn = [
-            torch.from_numpy(observations),
-            torch.from_numpy(rng.integers(0, 2, rows)),
-            *(torch.from_numpy(rng.normal(size=rows)) for _ in range(4)),
-        ]
-        drawn[3] = -0.7 + 0.3 * drawn[3]
+            ids = row_ids(observations) if repeats else None
+        seen = torch.from_numpy(observations)
+        samples = rollout_samples(rng, rows)
         for i, model in enumerate(theirs):
-            observations, actions, values, log_prob, advantages, returns = (d[i] for d in drawn)
-            one = RolloutBufferSamples(observations, actions, values, log_prob, advantages, returns)
+            one = RolloutBufferSamples(seen[i], *(part[i] for part in samples))
             model.rollout_buffer.get = lambda *args, one=one: [one]
             model.policy.set_training_mode(False)
             model.train()  # two epochs
             model.policy.set_training_mode(False)
         batch.stack.set_training_mode(True)
         batch.set_learning_rate()
-        batch.update(drawn, numbers)
-        batch.update(drawn, numbers)
+        batch.update(seen, samples, ids)
+        batch.update(seen, samples, ids)
         batch.stack.set_training_mode(False)
         networks_agree(batch, theirs, lambda m: m.policy, 1e-10)
     assert asked == [SIZE_MULTIPLE if repeats else rows[1]]

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3 import DQN, PPO
-from stable_baselines3.common.buffers import ReplayBufferSamples, RolloutBufferSamples
+from stable_baselines3.common.buffers import RolloutBufferSamples
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rn_rl.agents import SeedBatchDQN, SeedBatchPPO, VecSeedEnvs
+from rn_rl.agents.seed_batch.minibatch import Transitions
+from rn_rl.agents.seed_batch.optimizer import state_tensors
 from rn_rl.normalization import REGISTRY
 from rn_rl.policies import NormActorCriticPolicy, NormDQNPolicy
+from tests.factories import replay_samples, rollout_samples
 
 SEEDS = (3, 5, 8)
 ROWS = 12
@@ -72,10 +75,10 @@ def test_updates_of_dqn(trunk: str):
         now, after = (torch.from_numpy(rng.integers(0, 3, (*rows, *SHAPE))) for _ in range(2))
         actions = torch.from_numpy(rng.integers(0, 2, (*rows, 1)))
         rewards, dones = (torch.rand(*rows, 1) for _ in range(2))
-        drawn = [x.to(torch.uint8) for x in (now, after)] + [actions, rewards, dones.round()]
+        images = (x.to(torch.uint8) for x in (now, after))
+        drawn = Transitions(*images, actions, rewards, dones.round())
         for i, model in enumerate(theirs):
-            now, after, actions, rewards, dones = (x[i] for x in drawn)
-            one = ReplayBufferSamples(now, actions, after, dones, rewards)
+            one = replay_samples(drawn, i)
             model.replay_buffer.sample = lambda *args, one=one, **kwargs: one
             model.policy.set_training_mode(False)
             model.train(2, ROWS)
@@ -102,30 +105,25 @@ def test_updates_of_ppo(trunk: str):
         few = np.zeros((len(SEEDS), 4, *SHAPE), np.uint8)
         few[:, :, 0, 0, 0] = rng.integers(1, 9, (len(SEEDS), 4))
         images = few.repeat(ROWS, 1)  # of a rollout
-        numbers, patches = batch.asking.analyze_rollout(images)
+        numbers, patches = batch.actor_critics.dedup.analyze_rollout(images)
         chosen = np.arange(ROWS) * 4
-        drawn = [
-            torch.from_numpy(images[:, chosen]),
-            torch.from_numpy(rng.integers(0, 2, (len(SEEDS), ROWS))),
-            *(torch.from_numpy(rng.normal(size=(len(SEEDS), ROWS))) for _ in range(4)),
-        ]
-        drawn[3] = -0.7 + 0.3 * drawn[3]
+        seen = torch.from_numpy(images[:, chosen])
+        samples = rollout_samples(rng, (len(SEEDS), ROWS))
         for i, model in enumerate(theirs):
-            now, actions, values, log_prob, advantages, returns = (x[i] for x in drawn)
-            one = RolloutBufferSamples(now, actions, values, log_prob, advantages, returns)
+            one = RolloutBufferSamples(seen[i], *(part[i] for part in samples))
             model.rollout_buffer.get = lambda *args, one=one: [one]
             model.policy.set_training_mode(False)
             model.train()
             model.policy.set_training_mode(False)
         batch.stack.set_training_mode(True)
         batch.set_learning_rate()
-        asked = drawn if patches is None else [patches.contents, *drawn[1:]]
-        of_rows = None if numbers is None else numbers[:, chosen]
-        with batch.asking.position_major_weights(
-            patches, lambda: batch._optimizer_state().values()
+        given = seen if patches is None else patches.contents
+        ids = None if numbers is None else numbers[:, chosen]
+        with batch.actor_critics.dedup.position_major_weights(
+            patches, lambda: state_tensors(batch.optimizer).values()
         ):
-            batch.update(asked, of_rows, patches)
-            batch.update(asked, of_rows, patches)
+            batch.update(given, samples, ids, patches)
+            batch.update(given, samples, ids, patches)
         batch.stack.set_training_mode(False)
         agree(batch, theirs)
         assert (patches is not None) == (trunk in ("none", "wn", "spectral"))

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecTransposeImage
 from torch import Tensor, nn
 
 from rn_rl.agents import SeedBatchPPO
+from rn_rl.agents.seed_batch.actor_critic import ActorCritics
 from rn_rl.agents.seed_batch.introspection import convolutions
 from rn_rl.agents.seed_batch.vector_envs import VecSeedEnvs
 from rn_rl.engine.dedup.patches import PatchDeduplicator, PatchMode
@@ -169,7 +170,7 @@ def trained(
 
 def acts_as_its_agents(batch: SeedBatchPPO) -> None:
     """With the weights that it has now, convolutions too."""
-    seen = np.moveaxis(batch.rollout["observations"][:8, :, 0], 1, 0)
+    seen = np.moveaxis(batch.rollout.observations[:8, :, 0], 1, 0)
     for _ in range(2):
         actions, values, log_probs = batch.act(batch.last_observations, 0)
         for seed in range(batch.size):
@@ -213,13 +214,13 @@ def test_a_training_by_patches_is_that_by_images(case: Any, monkeypatch):
     mine, asked = trained(**case)
     norm = case["norm"]
     assert asked == {(3, 2, 2)}
-    assert (mine.memo is None) == (norm == "rn-paper")
-    monkeypatch.setattr("rn_rl.agents.seed_batch.ppo.convolutions", lambda _: [])
-    monkeypatch.setattr(SeedBatchPPO, "_repeats", lambda _: False)
+    assert (mine.actor_critics.cache is None) == (norm == "rn-paper")
+    monkeypatch.setattr("rn_rl.agents.seed_batch.actor_critic.convolutions", lambda _: [])
+    monkeypatch.setattr(ActorCritics, "caches", lambda _: False)
     theirs, asked = trained(**case)
-    assert asked == {(3, 7, 7)} and theirs.memo is None
+    assert asked == {(3, 7, 7)} and theirs.actor_critics.cache is None
     for batch in (mine, theirs):
         acts_as_its_agents(batch)
     for name in ("actions", "rewards"):
-        assert np.array_equal(mine.rollout[name], theirs.rollout[name])
+        assert np.array_equal(getattr(mine.rollout, name), getattr(theirs.rollout, name))
     np.testing.assert_allclose(mine.stack.weights, theirs.stack.weights, rtol=0, atol=1e-8)

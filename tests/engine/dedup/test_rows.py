@@ -8,7 +8,7 @@ from stable_baselines3 import PPO
 from torch import nn
 
 from rn_rl.agents import SeedBatchPPO
-from rn_rl.agents.seed_batch.introspection import answers_by_row
+from rn_rl.agents.seed_batch.introspection import is_row_wise
 from rn_rl.agents.seed_batch.vector_envs import VecSeedEnvs
 from rn_rl.engine.dedup.rows import SIZE_MULTIPLE, row_ids, unique_rows
 from rn_rl.normalization import make_normalizers
@@ -53,7 +53,7 @@ def test_where_most_rows_differ_all_are_asked_about():
 def test_what_depends_on_the_batch_is_asked_about_every_row(norm: str, by_row: bool):
     """By its word, and by what it does: the first half of a batch, alone and in the whole."""
     network = nn.Sequential(*make_normalizers(norm, 6))
-    assert answers_by_row(network) == by_row
+    assert is_row_wise(network) == by_row
     for _ in range(3):
         network.train()(torch.randn(32, 6))
         network.eval()
@@ -67,10 +67,10 @@ def test_what_depends_on_the_batch_is_asked_about_every_row(norm: str, by_row: b
 
 
 def test_priors_batch_normalization_and_dropout_of_torch_mix_rows():
-    assert answers_by_row(SaliencyNorm(4))
-    assert not answers_by_row(SaliencyNorm(4, prior=lambda x: torch.ones(len(x))))
-    assert not answers_by_row(nn.Sequential(nn.BatchNorm1d(4)))
-    assert not answers_by_row(nn.Sequential(nn.Dropout()))
+    assert is_row_wise(SaliencyNorm(4))
+    assert not is_row_wise(SaliencyNorm(4, prior=lambda x: torch.ones(len(x))))
+    assert not is_row_wise(nn.Sequential(nn.BatchNorm1d(4)))
+    assert not is_row_wise(nn.Sequential(nn.Dropout()))
 
 
 class Corridor(gym.Env):

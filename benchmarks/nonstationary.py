@@ -24,7 +24,7 @@ from rn_rl.agents import AgeWeightedReplayBuffer
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.io import markdown_table, replace_block
 from rn_rl.experiment.training.config import TrainConfig
-from rn_rl.experiment.training.single import resolve
+from rn_rl.experiment.training.resolve import resolve
 from rn_rl.normalization import RegularityNorm, make_normalizers
 from rn_rl.normalization.functional import MEAN, VAR
 from rn_rl.statistics import bootstrap_interval

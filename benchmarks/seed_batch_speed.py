@@ -26,8 +26,8 @@ from rn_rl.experiment.runs.folder import RunSpec
 from rn_rl.experiment.settings.hyperparameters import import_name
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.envpool import env_seeds, fast_envs, no_envpool
-from rn_rl.experiment.training.seed_batch import BATCHES, make_model
-from rn_rl.experiment.training.single import resolve
+from rn_rl.experiment.training.resolve import resolve
+from rn_rl.experiment.training.seed_batch import BATCHES, make_model_silently
 
 CASES = {
     "cartpole": ("dqn", "CartPole-v1", 50),
@@ -136,11 +136,11 @@ def build(
     models = []
     for seed in seeds:
         spec.seed = seed
-        models.append(make_model(spec, trial))
+        models.append(make_model_silently(spec, trial))
     envs = fast_envs(spec, env_seeds(seeds, spec.n_envs, 0), trial)
     batch = BATCHES[spec.algo](models, envs, compile=config.compile)
     spec.device = "cpu"
-    return batch, make_model(spec, stock_env(spec))
+    return batch, make_model_silently(spec, stock_env(spec))
 
 
 def stock_env(spec: RunSpec) -> VecEnv:

@@ -17,7 +17,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.io import markdown_table, replace_block
 from rn_rl.experiment.training.config import TrainConfig
-from rn_rl.experiment.training.single import resolve
+from rn_rl.experiment.training.resolve import resolve
 
 
 @dataclass

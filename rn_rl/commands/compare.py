@@ -15,14 +15,15 @@ from rn_rl.analysis.report import (
     print_summary,
     write_report,
 )
-from rn_rl.errors import UserError
+from rn_rl.errors import TrainingStopped, UserError
+from rn_rl.experiment.grid.cells import Cell
 from rn_rl.experiment.grid.config import CompareConfig
-from rn_rl.experiment.grid.grid import listed, new_grid
-from rn_rl.experiment.grid.jobs import Cell, failures, find, is_readable, run_folders
+from rn_rl.experiment.grid.disk import find_runs, is_readable, run_folders
+from rn_rl.experiment.grid.grid import new_grid, split_names
+from rn_rl.experiment.grid.jobs import failures
 from rn_rl.experiment.grid.scheduler import run_grid
 from rn_rl.experiment.runs.folder import command_line
 from rn_rl.experiment.runs.records import read_records
-from rn_rl.experiment.training.single import TrainingStopped
 
 
 def run_compare(config: CompareConfig) -> None:
@@ -40,7 +41,9 @@ def run_compare(config: CompareConfig) -> None:
     baseline = check_baseline(config.baseline, (cell.specs[0].norm for cell in grid.cells))
     algos = list(dict.fromkeys(cell.specs[0].algo for cell in grid.cells))
     references = [
-        evaluate_agent(path, algos, listed(config.env), config.final_episodes, trust=config.trust)
+        evaluate_agent(
+            path, algos, split_names(config.env), config.final_episodes, trust=config.trust
+        )
         for path in config.agent
     ]
     stopped = run_grid(grid)
@@ -70,7 +73,7 @@ def run_compare(config: CompareConfig) -> None:
 def folders_of(cell: Cell, config: CompareConfig) -> list[Path]:
     """Run folders of a cell's seeds, and those that cannot be read, which the report then names."""
     spec = cell.specs[0]
-    found = find(config.out, spec)
+    found = find_runs(config.out, spec)
     readable = [found[key].run.folder for key in cell.keys if key in found]
     broken = [folder for folder in run_folders(config.out, spec) if not is_readable(folder)]
     return readable + broken

@@ -14,20 +14,12 @@ import numpy as np
 import pytest
 from gymnasium.envs.classic_control import CartPoleEnv
 from ray.cluster_utils import Cluster
-from rich.console import Console
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 
 from rn_rl.cli import main
 from rn_rl.experiment.grid import leases
-from rn_rl.experiment.grid.config import CompareConfig
-from rn_rl.experiment.grid.grid import listed
-from rn_rl.experiment.grid.jobs import find, make_cell, make_jobs, run_job, side_by_side
-from rn_rl.experiment.runs import checkpoint
-from rn_rl.experiment.runs.console import Watch
+from rn_rl.experiment.grid.disk import find_runs
 from rn_rl.experiment.runs.folder import Run
-from rn_rl.experiment.training.config import TrainConfig
-from rn_rl.experiment.training.launch import train_together
-from rn_rl.experiment.training.single import TrainingStopped
 
 TINY = ["--algo", "dqn", "--env", "CartPole-v1", "--config", "paper", "--timesteps", "400"]
 TINY += ["--eval-freq", "200", "--eval-episodes", "1", "--final-episodes", "2", "--quiet"]
@@ -60,7 +52,7 @@ def test_what_is_done_is_not_done_again(tmp_path):
     assert sorted(seeds) == [0, 0, 1, 1, 2, 2]
     assert compare(tmp_path, "--set", "gamma=0.9", norms="none") == 0  # another setting
     assert len(policies(tmp_path)) == 8
-    assert list(leases.claims_folder(tmp_path).iterdir()) == []
+    assert list(leases.leases_folder(tmp_path).iterdir()) == []
     command = Run(next(iter(later)).parent).read_spec().command
     assert command  # recorded, so that a report can tell it
 
@@ -161,14 +153,14 @@ def test_ctrl_c_then_the_same_command(tmp_path, engine, timesteps):
     shape = ["--seeds", "2", "--norms", "rn", "--engine", engine, "--timesteps", str(timesteps)]
     shape += ["--eval-freq", str(timesteps // 2)]
     process = start(tmp_path, *shape)
-    wait_for(lambda: any(leases.running(tmp_path).values()) or process.poll() is not None)
+    wait_for(lambda: any(leases.timesteps_in_work(tmp_path).values()) or process.poll() is not None)
     os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 130, error
     assert "the same command goes on where it stopped" in error
     begun = {p: p.stat().st_ino for p in tmp_path.glob("*/*/*/checkpoint/state.npz")}
     assert begun
-    assert list(leases.claims_folder(tmp_path).iterdir()) == []
+    assert list(leases.leases_folder(tmp_path).iterdir()) == []
     process = start(tmp_path, *shape)
     _, error = process.communicate(timeout=400)
     assert process.returncode == 0, error
@@ -233,104 +225,12 @@ def test_ray_on_two_nodes(tmp_path):
     assert len(policies(tmp_path)) == 4
 
 
-def test_a_claim_has_one_holder(tmp_path):
-    key = leases.claims_folder(tmp_path) / "key"
-    with leases.Claims(tmp_path, ["key", "other"]) as first:
-        assert first.held == ["key", "other"]
-        with leases.Claims(tmp_path, ["key"]) as second:
-            assert second.held == []
-        assert key.exists()
-    assert not key.exists()
-
-
-def test_a_claim_of_the_dead_is_taken_over(tmp_path):
-    folder = leases.claims_folder(tmp_path)
-    folder.mkdir(parents=True)
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    key = folder / "key"
-    key.write_text(json.dumps({**leases.holder(), "pid": gone.pid}))
-    assert leases.running(tmp_path) == {}
-    with leases.Claims(tmp_path, ["key"]) as mine:
-        assert mine.held == ["key"]
-    far = json.dumps({"host": "elsewhere", "pid": gone.pid})  # a number that means nothing here
-    key.write_text(far)
-    assert not leases.take(key)  # alive as far as we know
-    old = time.time() - leases.STALE - 1
-    os.utime(key, (old, old))
-    assert leases.take(key)
-
-
-def test_one_at_a_time_writes_a_file(tmp_path):
-    path = tmp_path / "count"
-    path.write_text("0")
-    code = (
-        "import sys, time; from pathlib import Path; from rn_rl.experiment.grid.leases import alone\n"
-        "path = Path(sys.argv[1])\n"
-        "for _ in range(5):\n"
-        "    with alone(path):\n"
-        "        count = int(path.read_text()); time.sleep(0.02); path.write_text(str(count + 1))\n"
-    )
-    command = [sys.executable, "-c", code, str(path)]
-    several = [subprocess.Popen(command) for _ in range(3)]
-    assert [process.wait(timeout=120) for process in several] == [0, 0, 0]
-    assert path.read_text() == "15" and list(tmp_path.iterdir()) == [path]
-
-
-def test_who_slept_for_too_long_stops_and_leaves_the_claim_to_its_new_holder(tmp_path, monkeypatch):
-    monkeypatch.setattr(leases, "BEAT", 0.05)
-    with leases.Claims(tmp_path, ["key"]) as sleeper:
-        theirs = json.dumps({"host": "elsewhere", "pid": 1, "id": "theirs"})
-        key = leases.claims_folder(tmp_path) / "key"
-        key.write_text(theirs)
-        wait_for(lambda: sleeper.watch.stop, 10)
-        assert sleeper.held == []
-    assert key.read_text() == theirs
-
-
-def test_a_begun_batch_goes_on_as_a_whole_or_not_at_all(tmp_path):
-    config = TrainConfig(algo="dqn", env="CartPole-v1", config="paper", out=tmp_path)
-    config = replace(config, timesteps=2000, eval_freq=1000, eval_episodes=1, quiet=True)
-    cell = make_cell(config, [0, 1], "auto")
-    stop = tmp_path / "stop"
-    watch = Watch(stop=True)  # at the first boundary
-    trial = cell.specs[0].make_env()
-    with pytest.raises(TrainingStopped):
-        train_together(config, cell.specs, trial, Console(quiet=True), watch)
-    job = make_jobs(tmp_path, cell, 1, 1, stop)[0]
-    assert len(job.batch) == 2
-    with leases.Claims(tmp_path, job.keys[:1]):
-        assert run_job(job).done == []
-    assert policies(tmp_path) and not list(tmp_path.glob("*/*/*/final.json"))
-    assert sorted(run_job(job).done) == sorted(job.keys)
-    assert len(policies(tmp_path)) == 2
-
-
-def test_a_batch_that_is_killed_between_its_checkpoints_stands_at_one_timestep(tmp_path):
-    def state(steps):
-        return {"x": np.zeros(1)}, {"counters": {"num_timesteps": steps}}
-
-    folders = [tmp_path / f"{i}" / "checkpoint" for i in range(3)]
-    for folder in folders:
-        checkpoint.write(folder, *state(100))
-    for folder in folders[:2]:  # killed before the third was written: back to 100
-        checkpoint.prepare(folder, *state(200))
-    checkpoint.adopt(folders)
-    assert [checkpoint.timesteps(folder) for folder in folders] == [100] * 3
-    for folder in folders:
-        checkpoint.prepare(folder, *state(200))
-    checkpoint.coming(folders[0]).replace(checkpoint.file(folders[0]))  # killed while renaming
-    checkpoint.adopt(folders)
-    assert [checkpoint.timesteps(folder) for folder in folders] == [200] * 3
-    assert not any(checkpoint.coming(folder).exists() for folder in folders)
-
-
 def test_a_run_that_went_on_for_longer_is_not_done(tmp_path):
     """``final.json`` of the shorter training says nothing about the longer one."""
     assert compare(tmp_path, norms="none", seeds=1) == 0
     run = Run(next(iter(policies(tmp_path))).parent)
     run.write_spec(replace(run.read_spec(), timesteps=50_000))
-    found = find(tmp_path, run.read_spec())
+    found = find_runs(tmp_path, run.read_spec())
     assert not next(iter(found.values())).trained
 
 
@@ -352,28 +252,6 @@ def test_what_cannot_be_read_stops_no_grid(tmp_path, bad, capsys):
 def test_one_thing_by_two_names_is_trained_once(tmp_path):
     assert compare(tmp_path, norms="gain(2),gain(c=2), none", seeds=1) == 0
     assert len(policies(tmp_path)) == 2
-
-
-def test_a_batch_is_parted_among_processes_but_not_below_four_seeds(tmp_path):
-    config = TrainConfig(algo="dqn", env="CartPole-v1", config="paper", out=tmp_path)
-    for seeds, parts in ((10, 2), (7, 1), (20, 4)):
-        cell = make_cell(config, list(range(seeds)), "auto")
-        jobs = make_jobs(tmp_path, cell, 2, 4, tmp_path / "stop")
-        assert len(jobs) == parts
-        assert sorted(s.seed for job in jobs for s in job.specs) == list(range(seeds))
-    assert find(tmp_path, cell.specs[0]) == {}
-
-
-def test_every_core_has_a_training_and_a_gpu_has_one():
-    assert side_by_side(1, "cpu", 8) == 8 and side_by_side(3, "cpu", 8) == 2
-    assert (
-        side_by_side(9, "cpu", 8) == side_by_side(1, "cuda", 8) == side_by_side(1, "cuda:1", 8) == 1
-    )
-
-
-def test_names_are_separated_by_commas_outside_of_parentheses():
-    assert listed("none, ln+ramp(5, 5000),rn,none") == ["none", "ln+ramp(5, 5000)", "rn"]
-    assert CompareConfig().norms == "none,ln,rn,ln+rn"
 
 
 @pytest.mark.parametrize(

@@ -51,9 +51,6 @@ class SeedBatch(ABC, Generic[Model]):
     algorithm: ClassVar[type[BaseAlgorithm]]
     """Class of the agents."""
 
-    commit_kl_interval: ClassVar[int] = 1
-    """Phases between two measurements of :meth:`commit_kl`; larger where commits are many and small."""
-
     def __init__(self, models: Sequence[Model], envs: SeedEnvs) -> None:
         self.models = list(models)
         self.model = self.models[0]
@@ -184,8 +181,8 @@ class SeedBatch(ABC, Generic[Model]):
                 self.train()
             self.stack.set_training_mode(False)
 
-    def restart_episodes(self) -> None:
-        """Reset the environments at the next :meth:`learn`, if their state cannot be restored."""
+    def begin_episodes(self) -> None:
+        """Discard the last observations, so that :meth:`learn` first resets all environments."""
         self.last_observations = None
 
     @property

@@ -41,7 +41,6 @@ class SeedBatchDQN(SeedBatch[DQN]):
     """
 
     algorithm: ClassVar[type[BaseAlgorithm]] = DQN
-    commit_kl_interval = 50
     model: DQN
 
     def __init__(self, models: Sequence[DQN], envs: SeedEnvs, compile: bool = False) -> None:

@@ -101,6 +101,10 @@ class SeedBatchPPO(SeedBatch[PPO]):
         """Return the values ``(seeds, n)`` of observations that continue the current episodes."""
         return self.actor_critics.values(observations, np.zeros_like(self.starts))
 
+    def begin_episodes(self) -> None:
+        super().begin_episodes()
+        self.starts[:] = 1
+
     def advantages(self) -> tuple[np.ndarray, np.ndarray]:
         """Compute advantages and returns of the rollout, ``(steps, seeds, envs)`` each."""
         assert self.last_observations is not None
@@ -231,10 +235,6 @@ class SeedBatchPPO(SeedBatch[PPO]):
 
     def player(self, noise: Streams | None) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         return self.actor_critics.player(noise)
-
-    def restart_episodes(self) -> None:
-        super().restart_episodes()
-        self.starts[:] = 1
 
     def streams(self) -> list[Streams]:
         return self.actor_critics.streams()

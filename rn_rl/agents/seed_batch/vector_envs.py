@@ -50,8 +50,6 @@ class SeedEnvs(ABC):
     """Number of environments of each seed."""
     observation_space: spaces.Space
     action_space: spaces.Space
-    envs: Sequence[VecEnv] = ()
-    """One SB3 vector environment for each seed; empty if they are stepped in another way."""
 
     def __init__(self) -> None:
         self.finished: list[Episode] = []

@@ -1,4 +1,4 @@
-"""Grids of trainings: every algorithm with every normalizer on every environment, checked first."""
+"""Make the grid of a comparison: every algorithm, environment and normalizer, checked first."""
 
 from __future__ import annotations
 
@@ -9,35 +9,40 @@ from typing import Any
 from rich.console import Console
 
 from rn_rl.errors import UserError
+from rn_rl.experiment.grid.cells import Cell, make_cell
 from rn_rl.experiment.grid.config import CompareConfig
-from rn_rl.experiment.grid.jobs import Cell, make_cell
-from rn_rl.experiment.grid.scheduler import Grid
+from rn_rl.experiment.grid.state import Grid
 from rn_rl.experiment.runs.console import say
-from rn_rl.experiment.training.config import TrainConfig
+from rn_rl.experiment.training.config import SharedOptions, TrainConfig
+from rn_rl.experiment.training.progress import StatusLines
 from rn_rl.normalization import split_outside
 
 ENGINES = ("auto", "process", "batch", "ray")
 
 
 def new_grid(config: CompareConfig, console: Console) -> Grid:
-    """Everything checked, and nothing trained or written yet.
+    """Make the grid of a comparison; nothing is trained or written yet.
+
+    Args:
+        config: Options of the comparison.
+        console: Where progress is printed.
 
     Raises:
-        UserError: anything that the user can fix.
+        UserError: An option cannot be used.
     """
-    check(config)
+    check_options(config)
     return grid_of(config, make_cells(config, console), console)
 
 
 def grid_of(config: CompareConfig, cells: list[Cell], console: Console) -> Grid:
-    """A grid of cells that were made before."""
+    """Make a grid of cells; see :func:`new_grid`."""
     return Grid(config, cells, console, config.out / ".grid" / f"stop-{uuid.uuid4().hex}")
 
 
-def check(config: CompareConfig) -> None:
-    """What can be said wrong before anything else is looked at."""
+def check_options(config: CompareConfig) -> None:
+    """Raise a :class:`UserError` for an option that is wrong by itself, whatever the cells are."""
     for name in ("algo", "env", "norms"):
-        if not listed(getattr(config, name)):
+        if not split_names(getattr(config, name)):
             raise UserError(f"--{name} is missing: one or more, separated by commas")
     if config.engine not in ENGINES:
         raise UserError(f"--engine {config.engine}: expected one of {', '.join(ENGINES)}")
@@ -54,26 +59,30 @@ def check(config: CompareConfig) -> None:
         raise UserError(f"--address {config.address}: is for --engine ray")
 
 
-def listed(text: str | None) -> list[str]:
-    """Names separated by commas, but for those within parentheses; each once."""
+def split_names(text: str | None) -> list[str]:
+    """Split names at the commas outside of parentheses; each name is returned once."""
     text = text or ""
     return list(dict.fromkeys(name.strip() for name in split_outside(text, ",") if name.strip()))
 
 
 def make_cells(config: CompareConfig, console: Console) -> list[Cell]:
-    """Every (algorithm, environment, normalizer), checked before anything is trained."""
-    shared = {f.name for f in fields(TrainConfig)} & {f.name for f in fields(CompareConfig)}
-    common: dict[str, Any] = {name: getattr(config, name) for name in shared}
-    common |= {"out": config.out.absolute(), "seeds": 1, "quiet": True, "engine": "auto"}
+    """Make and check the cell of every algorithm, environment and normalizer.
+
+    Raises:
+        UserError: An option cannot be used.
+    """
+    common: dict[str, Any] = {f.name: getattr(config, f.name) for f in fields(SharedOptions)}
+    common |= {"out": config.out.absolute(), "quiet": True, "engine": "auto"}
     seeds = [config.seed + i for i in range(config.seeds)]
     cells: list[Cell] = []
-    for algo in listed(config.algo):
-        for env in listed(config.env):
-            for norm in listed(config.norms):
-                one = TrainConfig(**{**common, "algo": algo, "env": env, "norm": norm})
-                cell = make_cell(one, seeds, config.engine)
-                if cell.keys not in [each.keys for each in cells]:  # one thing has several names
-                    cells.append(cell)
+    with StatusLines(console, lambda: f"setting up, {len(cells)} cells checked"):
+        for algo in split_names(config.algo):
+            for env in split_names(config.env):
+                for norm in split_names(config.norms):
+                    one = TrainConfig(**{**common, "algo": algo, "env": env, "norm": norm})
+                    cell = make_cell(one, seeds, config.engine)
+                    if cell.keys not in [each.keys for each in cells]:  # a norm has several names
+                        cells.append(cell)
     reasons = dict.fromkeys(cell.reason for cell in cells if cell.reason)
     for reason in reasons:
         say(console, f"one process for each seed where {reason}")

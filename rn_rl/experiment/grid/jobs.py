@@ -1,267 +1,142 @@
-"""A grid of trainings: which are done, which are to do, and one job after another, wherever it runs."""
+"""Jobs of a grid: the trainings that one process does in one go, wherever it runs."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import sys
 import traceback
-import warnings
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
-from stable_baselines3.common.vec_env import VecEnv
 
-from rn_rl.errors import UserError
-from rn_rl.experiment.evaluation.evaluate import EvaluateConfig, evaluate
-from rn_rl.experiment.grid.leases import Claims
-from rn_rl.experiment.runs import checkpoint
+from rn_rl.errors import TrainingStopped
+from rn_rl.experiment.evaluation.config import EvaluateConfig
+from rn_rl.experiment.evaluation.evaluate import evaluate
+from rn_rl.experiment.grid.cells import Cell, key_of
+from rn_rl.experiment.grid.disk import FoundRun, find_runs
+from rn_rl.experiment.grid.leases import Leases
 from rn_rl.experiment.runs.console import Watch
-from rn_rl.experiment.runs.folder import Run, RunSpec, file_name, light
+from rn_rl.experiment.runs.folder import RunSpec
 from rn_rl.experiment.runs.io import write_json
-from rn_rl.experiment.runs.records import Final, read_final
 from rn_rl.experiment.training.config import TrainConfig
-from rn_rl.experiment.training.launch import no_batch, resume_batch, train_together
-from rn_rl.experiment.training.single import TrainingStopped, resolve, train
+from rn_rl.experiment.training.launch import resume_batch, train_together
+from rn_rl.experiment.training.single import train
 
-LEAST_PART = 4
-"""Seeds of a batch that is worth a process of its own."""
-
-
-@dataclass
-class Cell:
-    """All seeds of one (algorithm, environment, normalizer)."""
-
-    config: TrainConfig
-    specs: list[RunSpec]
-    """One a seed."""
-    together: bool
-    """Whether its seeds are trained in a batch."""
-    reason: str | None = None
-    """Why not, if that was not asked for."""
-    label: str | None = None
-    """Instead of its normalizer, where others have the same."""
-
-    @property
-    def name(self) -> str:
-        """Of its rows and messages."""
-        spec = self.specs[0]
-        if self.label:
-            return f"{self.label} {spec.algo} {spec.env}"
-        return f"{spec.norm} {spec.algo} {spec.env}"
-
-    @property
-    def keys(self) -> list[str]:
-        """One a seed."""
-        return [key_of(spec) for spec in self.specs]
+MIN_SEEDS = 4
+"""Fewest seeds of a batch that get a process of their own."""
 
 
 @dataclass
 class Job:
-    """What one process does at a stretch."""
+    """The trainings that one process does in one go."""
 
     config: TrainConfig
     specs: list[RunSpec]
     together: bool
+    """True if the seeds are trained as a seed batch."""
     episodes: int
-    """Of the evaluation after the training."""
+    """Episodes of the evaluation after each training."""
     stop_file: Path
+    """When this file exists, the job stops at the next checkpoint."""
     batch: tuple[str, ...] = ()
-    """Of a batch that was begun: its folders. It goes on as a whole, or not at all."""
+    """Names of the run folders of an interrupted seed batch, which only continues as a whole."""
     arguments: list[str] = field(default_factory=lambda: list(sys.argv))
-    """The command line, which every run records."""
+    """Command line, which every run records."""
     parent: int = field(default_factory=os.getpid)
-    """Process that made the job."""
+    """Number of the process that made the job."""
 
     @property
     def keys(self) -> list[str]:
-        """Of what it trains."""
+        """Key of every training."""
         return [key_of(spec) for spec in self.specs]
 
     @property
-    def batch_key(self) -> list[str]:
-        """Of the batch that goes on, if there is one."""
+    def batch_keys(self) -> list[str]:
+        """Key of the interrupted seed batch as a whole; empty without one."""
         text = " ".join((*self.batch, self.specs[0].norm, self.specs[0].algo))
         return [f"batch-{hashlib.sha256(text.encode()).hexdigest()[:12]}"] if self.batch else []
 
 
 @dataclass
 class Outcome:
-    """What became of a job's seeds."""
+    """Result of a job."""
 
     done: list[str] = field(default_factory=list)
+    """Keys of trainings that are complete."""
     failed: dict[str, str] = field(default_factory=dict)
-    """Key, and the reason in one line."""
+    """Errors in one line, by the key of the training that failed twice."""
     retried: dict[str, str] = field(default_factory=dict)
-    """The same of first failures, after which more was tried."""
-
-
-def key_of(spec: RunSpec) -> str:
-    """The same for two trainings that are to give the same run."""
-    identity = {**spec.settings(), "norm": spec.norm, "seed": spec.seed}
-    text = json.dumps(identity, sort_keys=True, default=str)
-    readable = f"{spec.norm}-{spec.algo}-{file_name(spec.env)}-{spec.seed}"
-    safe = "".join(c if c.isalnum() or c in "+-._" else "_" for c in readable)[:80]
-    return f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-
-
-def make_cell(config: TrainConfig, seeds: list[int], engine: str) -> Cell:
-    """Check a cell, and find out whether its seeds can be trained together.
-
-    Raises:
-        UserError: anything that the user can fix.
-    """
-    spec = resolve(replace(config, seed=seeds[0]))
-    if spec.eval_freq > spec.timesteps:
-        raise UserError(
-            f"--eval-freq {spec.eval_freq}: expected at most the {spec.timesteps:,} timesteps of a run"
-        )
-    specs = [replace(spec, seed=seed) for seed in seeds]
-    trial = spec.make_env(n_envs=1)
-    try:
-        with warnings.catch_warnings():  # the same will be said of the real ones
-            warnings.simplefilter("ignore")
-            spec.make_model(trial, **light(spec))
-        reason = None if engine == "process" else why_not_together(spec, trial)
-    finally:
-        trial.close()
-    if reason and engine == "batch":
-        raise UserError(f"--engine batch: {reason}; use --engine auto or process")
-    return Cell(config, specs, together=engine != "process" and reason is None, reason=reason)
-
-
-def why_not_together(spec: RunSpec, trial: VecEnv) -> str | None:
-    """See :func:`~.launch.no_batch`, which builds an agent of all environments."""
-    if spec.n_envs == trial.num_envs:
-        return no_batch(spec, trial)
-    env = spec.make_env()
-    try:
-        return no_batch(spec, env)
-    finally:
-        env.close()
-
-
-@dataclass
-class Found:
-    """A run of a cell on disk."""
-
-    run: Run
-    spec: RunSpec
-    timesteps: int
-    """That its checkpoint has behind it; -1 without one."""
-    final: Final | None
-    """The evaluation of its last policy, if there is one."""
-
-    @property
-    def trained(self) -> bool:
-        """Whether nothing is left to train."""
-        return self.timesteps >= self.spec.timesteps or (
-            self.timesteps >= 0 and checkpoint.has_episodes(self.run.checkpoint, self.spec.episodes)
-        )
-
-
-def run_folders(root: Path, spec: RunSpec) -> list[Path]:
-    """Where runs of a cell are, or were begun."""
-    parent = root / spec.norm.replace("/", "-") / spec.algo
-    return sorted(parent.glob(f"{file_name(spec.env)}_*"))
-
-
-def is_readable(folder: Path) -> bool:
-    """Whether a folder tells what run it is."""
-    try:
-        Run(folder).read_spec()
-    except UserError:
-        return False
-    return True
-
-
-def find(root: Path, spec: RunSpec) -> dict[str, Found]:
-    """The runs of a cell on disk by key; of several with one key, the farthest."""
-    found: dict[str, Found] = {}
-    for folder in run_folders(root, spec):
-        run = Run(folder)
-        try:
-            its = run.read_spec()
-        except UserError:
-            continue  # the report names it
-        final = read_final(run, [])
-        if final is not None and final.timesteps >= its.timesteps:
-            steps = its.timesteps
-        else:
-            try:
-                steps = checkpoint.timesteps(run.checkpoint)
-            except (UserError, OSError, KeyError, ValueError):  # none, or half of one
-                steps = -1
-        key = key_of(its)
-        if key not in found or found[key].timesteps < steps:
-            found[key] = Found(run, its, steps, final)
-    return found
-
-
-def is_done(found: Found | None, episodes: int) -> bool:
-    """Whether a run is trained, and its last policy evaluated in so many episodes at least."""
-    if found is None or found.final is None:
-        return False
-    return found.final.episodes >= episodes and found.final.timesteps >= found.spec.timesteps
+    """Errors in one line, by the key of the training or batch whose second try went well."""
 
 
 def make_jobs(root: Path, cell: Cell, episodes: int, parts: int, stop_file: Path) -> list[Job]:
-    """What is left to do of a cell: at most so many parts of a batch, or one job a seed.
+    """Return the jobs that are left of a cell.
 
-    A batch that was interrupted goes on as a whole.
+    Args:
+        root: Folder of runs.
+        cell: The cell.
+        episodes: Episodes of the evaluation after each training.
+        parts: Most jobs into which a seed batch is divided.
+        stop_file: When this file exists, the jobs stop.
+
+    Returns:
+        A job for each interrupted seed batch, which continues as a whole, and jobs for the other
+        seeds: at most ``parts`` seed batches, or one job for each seed.
     """
-    found = find(root, cell.specs[0])
-    todo = [spec for spec in cell.specs if not is_done(found.get(key_of(spec)), episodes)]
+    found = find_runs(root, cell.specs[0])
     jobs = []
 
     def add(specs: list[RunSpec], together: bool, batch: tuple[str, ...] = ()) -> None:
         jobs.append(Job(cell.config, specs, together, episodes, stop_file, batch))
 
-    begun: dict[tuple[str, ...], list[RunSpec]] = {}
+    interrupted: dict[tuple[str, ...], list[RunSpec]] = {}
     fresh = []
-    for spec in todo:
+    for spec in cell.specs:
         on_disk = found.get(key_of(spec))
+        if on_disk is not None and on_disk.is_done(episodes):
+            continue
         if on_disk is not None and on_disk.timesteps >= 0 and on_disk.spec.together:
-            begun.setdefault(tuple(on_disk.spec.together), []).append(spec)
+            interrupted.setdefault(tuple(on_disk.spec.together), []).append(spec)
         else:
             fresh.append(spec)
-    for batch, specs in begun.items():
+    for batch, specs in interrupted.items():
         add(specs, True, batch)
     if not cell.together:
         for spec in fresh:
             add([spec], False)
     elif fresh:
-        count = max(min(parts, len(fresh) // LEAST_PART), 1)
+        count = max(min(parts, len(fresh) // MIN_SEEDS), 1)
         for part in range(count):
             add(fresh[part::count], True)
     return jobs
 
 
 def run_job(job: Job) -> Outcome:
-    """Claim, train what is missing, evaluate; every failure is tried once more, the others go on.
+    """Take leases, train what is missing and evaluate; what another process holds is left out.
 
-    Seeds of a batch that fails are tried again in halves, so that one bad seed does not cost the rest.
+    Every failure is tried once more, and does not end the rest of the job. The seeds of a batch
+    that fails are tried again in halves, so that one bad seed does not cost the others.
     """
     if os.getpid() != job.parent:  # a worker, whose own command line says nothing
         sys.argv = job.arguments
     outcome = Outcome()
     if job.stop_file.exists():
         return outcome
-    with Claims(job.config.out, job.batch_key + job.keys, job.stop_file) as claims:
-        mine = [spec for spec in job.specs if key_of(spec) in claims.held]
-        if job.batch and len(claims.held) < 1 + len(job.specs):
-            mine = []  # somebody has a part of it, and a batch cannot be parted
+    with Leases(job.config.out, job.batch_keys + job.keys, job.stop_file) as leases:
+        mine = [spec for spec in job.specs if key_of(spec) in leases.held]
+        if job.batch and len(leases.held) < 1 + len(job.specs):
+            mine = []  # another process has a part of the batch, which continues only as a whole
         if mine:
             with contextlib.suppress(TrainingStopped):
-                attempt(replace(job, specs=mine), claims.watch, outcome, afresh=False)
+                attempt(replace(job, specs=mine), leases.watch, outcome, afresh=False)
     return outcome
 
 
 def attempt(job: Job, watch: Watch, outcome: Outcome, *, afresh: bool) -> None:
-    """Train and evaluate; see :func:`run_job`."""
+    """Train and evaluate, and add the result to ``outcome``; see :func:`run_job`."""
     try:
         train_missing(job, watch, afresh=afresh)
         outcome.done += job.keys
@@ -281,27 +156,33 @@ def attempt(job: Job, watch: Watch, outcome: Outcome, *, afresh: bool) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """An error as a reader of a table wants it."""
+    """Format an error as one line of at most 300 characters."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
-def record_failure(root: Path, key: str, what: str) -> None:
-    """The traceback, for whoever wants to find out."""
+def record_failure(root: Path, key: str, text: str) -> None:
+    """Append a traceback to the file of a training's failures."""
     folder = failures(root)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{key}.txt").open("a", encoding="utf-8") as stream:
-        stream.write(what + "\n")
+        stream.write(text + "\n")
 
 
 def failures(root: Path) -> Path:
-    """Where the tracebacks of failed trainings are."""
+    """Return the folder with the tracebacks of failed trainings."""
     return root / ".grid" / "failures"
 
 
 def train_missing(job: Job, watch: Watch, *, afresh: bool) -> None:
-    """Go on with what was begun (unless afresh), train the rest, and evaluate last policies."""
+    """Train what is missing of a job, then evaluate the last policies.
+
+    Args:
+        job: The job, whose leases are held.
+        watch: Progress, and the request to stop.
+        afresh: Train interrupted runs from the beginning rather than from their checkpoints.
+    """
     console = Console(quiet=True)
-    found = find(job.config.out, job.specs[0])
+    found = find_runs(job.config.out, job.specs[0])
     left = []
     for spec in job.specs:
         on_disk = found.get(key_of(spec))
@@ -311,7 +192,7 @@ def train_missing(job: Job, watch: Watch, *, afresh: bool) -> None:
             left.append(spec)
         elif on_disk.spec.together:
             resume_batch(replace(job.config, resume=on_disk.run.folder), console, watch)
-            found = find(job.config.out, spec)  # the others of its batch are trained now too
+            found = find_runs(job.config.out, spec)  # the other seeds of its batch are trained now
         else:
             train(replace(job.config, resume=on_disk.run.folder), console, watch)
     if left and job.together:
@@ -320,14 +201,14 @@ def train_missing(job: Job, watch: Watch, *, afresh: bool) -> None:
     else:
         for spec in left:
             train(replace(job.config, seed=spec.seed), console, watch)
-    found = find(job.config.out, job.specs[0])
+    found = find_runs(job.config.out, job.specs[0])
     for spec in job.specs:
-        finish(found[key_of(spec)], job.episodes)
+        evaluate_last(found[key_of(spec)], job.episodes)
 
 
-def finish(found: Found, episodes: int) -> None:
-    """``final.json``: the last policy, evaluated as the training's evaluations were."""
-    if is_done(found, episodes):
+def evaluate_last(found: FoundRun, episodes: int) -> None:
+    """Write ``final.json``: an evaluation of the last policy, which acts as in those of the training."""
+    if found.is_done(episodes):
         return
     stochastic = not found.spec.deterministic_evaluation
     result = evaluate(EvaluateConfig(found.run.folder, episodes=episodes, stochastic=stochastic))
@@ -335,5 +216,11 @@ def finish(found: Found, episodes: int) -> None:
 
 
 def side_by_side(threads: int, device: str, cores: int) -> int:
-    """Processes that run at once on so many cores; on a GPU one, since several take turns there."""
+    """Return the number of processes to run at once.
+
+    Args:
+        threads: Threads of each.
+        device: Device of the networks. On a GPU one process is best, since several take turns.
+        cores: Cores of the machine or cluster.
+    """
     return 1 if device.startswith("cuda") else max(cores // threads, 1)

@@ -1,8 +1,13 @@
-"""Who is working on what, for several processes and machines that share one folder of runs.
+"""Leases on trainings, for several processes and machines that share one folder of runs.
 
-A claim is a file that only one can create. Whoever holds it touches it every few seconds; a claim whose
-holder is dead, or has not touched it for a minute, is taken over. What a holder is doing stands in
-the file, so that anybody can show it.
+A lease is a JSON file that names its holder and how far the training is. Its holder rewrites it every
+:data:`BEAT` seconds. The lease of a process that has died on this machine is free at once, any other
+after :data:`STALE` seconds without a beat. Leases are taken and given back under one lock of the
+filelock library.
+
+``filelock.SoftFileLease`` alone would not do: only an attempt to take a lease tells whether its holder
+is dead, while the scheduler and the live table must look without taking; it carries no timesteps; and
+it takes another machine with the same host name for this one, and so a training there for a dead one.
 """
 
 from __future__ import annotations
@@ -12,88 +17,110 @@ import json
 import os
 import socket
 import threading
-import time
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import SoftFileLease
 
 from rn_rl.experiment.runs.console import Watch
 from rn_rl.experiment.runs.io import write_json
 
 STALE = 60.0
-"""Seconds without a touch after which a claim is free."""
+"""Seconds without a beat after which a lease is free."""
 
 BEAT = 2.0
-"""Seconds between two touches."""
+"""Seconds between two beats."""
 
 
-def claims_folder(root: Path) -> Path:
-    """Inside the folder of runs; hidden from what looks for runs."""
-    return root / ".grid" / "claims"
+def leases_folder(root: Path) -> Path:
+    """Return the folder of leases, hidden inside the folder of runs."""
+    return root / ".grid" / "leases"
 
 
-class Claims:
-    """The claims of one job, held and touched while the block runs.
+class Leases:
+    """The leases of one job, held while the block runs.
 
     Args:
-        root: folder of runs.
-        keys: of the trainings that the job wants.
-        stop_file: when it exists, the watch asks for a stop.
+        root: Folder of runs.
+        keys: Keys of the trainings that the job wants.
+        stop_file: When this file exists, ``watch.stop`` is set.
 
     Attributes:
-        held: keys that were free; the others belong to somebody else.
-        watch: written by the training, shown to others.
+        held: Keys whose lease was free; the others belong to another process.
+        watch: Its ``timesteps`` are written to the leases. Its ``stop`` is set on request, and when a
+            lease was lost because this process was silent for too long.
     """
 
     def __init__(self, root: Path, keys: Iterable[str], stop_file: Path | None = None) -> None:
-        self.folder = claims_folder(root)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = leases_folder(root)
         self.wanted = list(keys)
         self.stop_file = stop_file
         self.held: list[str] = []
         self.watch = Watch()
-        self.me = {**holder(), "id": uuid.uuid4().hex}
+        self._holder = {**holder(), "id": uuid.uuid4().hex}
         self._end = threading.Event()
 
-    def __enter__(self) -> Claims:
-        self.held = [key for key in self.wanted if take(self.folder / key, self.me)]
-        self._thread = threading.Thread(target=self._beat, daemon=True)
+    def __enter__(self) -> Leases:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with exclusive(self.folder):
+            self.held = [key for key in self.wanted if take(self.folder / key, self._holder)]
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._end.set()
         self._thread.join()
-        for key in self.held:
-            if self._mine(key):
-                (self.folder / key).unlink(missing_ok=True)
+        with exclusive(self.folder):
+            for key in self.held:
+                if self._is_mine(key):
+                    (self.folder / key).unlink()
 
-    def _mine(self, key: str) -> bool:
-        return read(self.folder / key).get("id") == self.me["id"]
+    def _is_mine(self, key: str) -> bool:
+        return read_lease(self.folder / key).get("id") == self._holder["id"]
 
-    def _beat(self) -> None:
+    def _run(self) -> None:
         while not self._end.wait(BEAT):
             if self.stop_file is not None and self.stop_file.exists():
                 self.watch.stop = True
-            for key in list(self.held):
-                if not self._mine(key):  # we slept for so long that somebody took it over
-                    self.held.remove(key)
-                    self.watch.stop = True
-                    continue
-                with contextlib.suppress(OSError):
-                    write_json(self.folder / key, {**self.me, "timesteps": self.watch.timesteps})
+            with contextlib.suppress(OSError):
+                self._beat()
+
+    def _beat(self) -> None:
+        for key in list(self.held):
+            if self._is_mine(key):
+                content = {**self._holder, "timesteps": self.watch.timesteps}
+                write_json(self.folder / key, content)
+            else:  # this process was silent for so long that another one took the lease
+                self.held.remove(key)
+                self.watch.stop = True
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Mutual exclusion on ``path`` among all processes and machines; blocks until it is free.
+
+    A holder that was killed on this machine is replaced at once, one on another machine after
+    :data:`STALE` seconds. Use it for moments, not for minutes.
+    """
+    with SoftFileLease(path.with_name(f".{path.name}.lock"), lease_duration=STALE):
+        yield
 
 
 def holder() -> dict[str, Any]:
-    """Who we are: the process, and the machine (or container) where its number means something."""
-    return {"host": place(), "pid": os.getpid()}
+    """Return what identifies this process: its number, and where that number is valid."""
+    return {"host": host(), "pid": os.getpid()}
 
 
-def place() -> str:
-    """This machine and its process numbers: machines may have one name, and containers one machine."""
+def host() -> str:
+    """Return an identity of this machine and process namespace.
+
+    Host names alone do not do: two machines may have the same, and two containers on one machine
+    have process numbers of their own.
+    """
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -102,63 +129,39 @@ def place() -> str:
     return " ".join(parts)
 
 
-def take(path: Path, me: dict[str, Any] | None = None) -> bool:
-    """Claim, unless somebody has it who is alive."""
-    for _ in range(2):
-        try:
-            with path.open("x") as stream:
-                json.dump(me or holder(), stream)
-            return True
-        except FileExistsError:
-            if not free(path):
-                return False
-    return False
+def take(path: Path, content: dict[str, Any]) -> bool:
+    """Write a lease unless another process holds it; call it within :func:`exclusive`.
 
-
-@contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Nobody else is in such a block for this file; waits for who is. For moments, not minutes."""
-    claim = path.with_name(f".{path.name}.claim")
-    while not take(claim):
-        time.sleep(0.1)
-    try:
-        yield
-    finally:
-        claim.unlink(missing_ok=True)
-
-
-def free(path: Path) -> bool:
-    """Whether there is no such claim, once one whose holder is gone has been taken away."""
-    try:
-        touched = path.stat().st_mtime_ns
-        if not abandoned(path):
-            return False
-        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        path.rename(aside)  # of several who try, one succeeds
-        if aside.stat().st_mtime_ns != touched:  # somebody else was faster, and this is theirs
-            with contextlib.suppress(FileExistsError):
-                os.link(aside, path)  # and never over a third one's
-            aside.unlink()
-            return False
-        aside.unlink()
-    except FileNotFoundError:
-        pass
+    Returns:
+        True if the lease is now that of ``content``.
+    """
+    if path.exists() and not is_abandoned(path):
+        return False
+    write_json(path, content)
     return True
 
 
-def abandoned(path: Path, now: float | None = None) -> bool:
-    """Whether the holder of a claim is dead, or silent for too long."""
-    now = now_at(path.parent) if now is None else now
+def is_abandoned(path: Path, now: float | None = None) -> bool:
+    """Return True if the holder of a lease has died or was silent for :data:`STALE` seconds.
+
+    Args:
+        path: The lease.
+        now: Time by the clock of the lease's file system; default: :func:`time_at`.
+
+    Raises:
+        FileNotFoundError: There is no such lease.
+    """
+    now = time_at(path.parent) if now is None else now
     if now - path.stat().st_mtime > STALE:
         return True
-    found = read(path)
-    if found.get("host") != place():
+    found = read_lease(path)
+    if found.get("host") != host():
         return False
     return not psutil.pid_exists(int(found.get("pid", os.getpid())))
 
 
-def now_at(folder: Path) -> float:
-    """The time by the clock of the machine that has the folder, which may not be ours."""
+def time_at(folder: Path) -> float:
+    """Return the time by the clock of the machine that has the folder, which may not be this one."""
     probe = folder / f".{uuid.uuid4().hex}"
     probe.touch()
     now = probe.stat().st_mtime
@@ -166,8 +169,8 @@ def now_at(folder: Path) -> float:
     return now
 
 
-def read(path: Path) -> dict[str, Any]:
-    """What a claim says; nothing while it is being written, or when it is gone."""
+def read_lease(path: Path) -> dict[str, Any]:
+    """Return the content of a lease; nothing if it is gone or damaged."""
     try:
         found = json.loads(path.read_text())
         return found if isinstance(found, dict) else {}
@@ -175,15 +178,15 @@ def read(path: Path) -> dict[str, Any]:
         return {}
 
 
-def running(root: Path) -> dict[str, int]:
-    """Timesteps behind each training that somebody is working on."""
-    folder = claims_folder(root)
+def timesteps_in_work(root: Path) -> dict[str, int]:
+    """Return the timesteps behind each training that some process is working on, by key."""
+    folder = leases_folder(root)
     if not folder.is_dir():
         return {}
-    now = now_at(folder)
+    now = time_at(folder)
     found = {}
     for path in folder.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # done in this very moment
-            if not path.name.startswith(".") and not abandoned(path, now):
-                found[path.name] = int(read(path).get("timesteps", 0))
+        with contextlib.suppress(FileNotFoundError):  # given back since it was listed
+            if not path.name.startswith(".") and not is_abandoned(path, now):
+                found[path.name] = int(read_lease(path).get("timesteps", 0))
     return found

@@ -1,133 +1,46 @@
-"""A grid of trainings while it runs: who does what next, what failed, and the live table."""
+"""Run the jobs of a grid side by side: in processes of this machine or of a Ray cluster."""
 
 from __future__ import annotations
 
 import logging
 import os
-import signal
-import threading
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import joblib
 import psutil
 from joblib.externals.loky.process_executor import BrokenProcessPool
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.grid import leases
 from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.grid.jobs import (
-    Cell,
     Job,
     Outcome,
-    find,
-    is_done,
     make_jobs,
     record_failure,
     run_job,
     side_by_side,
 )
+from rn_rl.experiment.grid.live_table import displayed
+from rn_rl.experiment.grid.state import Grid
 from rn_rl.experiment.runs.console import say
-
-
-@dataclass
-class Grid:
-    """A grid while it runs."""
-
-    config: CompareConfig
-    cells: list[Cell]
-    console: Console
-    stop_file: Path
-    failed: dict[str, str] = field(default_factory=dict)
-    """Key, and why."""
-    retried: dict[str, str] = field(default_factory=dict)
-    """Of failures after which another try went well: key, and why."""
-    alone: set[str] = field(default_factory=set)
-    """Keys of jobs in whose company a process was killed: they run one at a time."""
-    single: set[str] = field(default_factory=set)
-    """Keys of a batch whose process was killed: each is a job of its own."""
-    progress: int = 0
-    """Grows with everything that is done or fails."""
-    begun: float = field(default_factory=time.monotonic)
-    first: int | None = None
-    """Timesteps that were behind all trainings when this command began."""
-    seen: dict[str, tuple[set[str], set[str]]] = field(default_factory=dict)
-    """By first key of a cell: keys that were in work when its runs were last read, and those done."""
-
-    def states(self) -> list[tuple[Cell, int, dict[str, int]]]:
-        """Each cell, how many of its seeds are done, and the timesteps of those in work."""
-        working = leases.running(self.config.out)
-        found = []
-        for cell in self.cells:
-            in_work = {key: working[key] for key in cell.keys if key in working}
-            before, done = self.seen.get(cell.keys[0], (None, set()))
-            if before != in_work.keys():  # reading runs takes time, and only an end changes them
-                done = find_done(cell, self.config)
-                self.seen[cell.keys[0]] = set(in_work), done
-            found.append((cell, len(done - in_work.keys()), in_work))
-        return found
-
-    def table(self) -> Table:
-        """The live table."""
-        table = Table(box=None, padding=(0, 2, 0, 0))
-        table.add_column("training")
-        for name in ("seeds", "done", "running", "failed"):
-            table.add_column(name, justify="right")
-        table.add_column("")
-        behind = total = 0
-        for cell, done, in_work in self.states():
-            steps = cell.specs[0].timesteps
-            failed = sum(key in self.failed for key in cell.keys)
-            mine = done * steps + sum(min(at, steps) for at in in_work.values())
-            behind += mine
-            all_steps = (len(cell.specs) - failed) * steps
-            total += all_steps
-            share = f"{100 * mine / all_steps:.0f}%" if all_steps else ""
-            cells = [f"{n}" if n else "" for n in (len(cell.specs), done, len(in_work), failed)]
-            style = "red" if failed else "green" if done == len(cell.specs) else None
-            table.add_row(cell.name, *cells, share, style=style)
-        table.caption = self.time_left(behind, total)
-        table.caption_justify = "left"
-        return table
-
-    def time_left(self, behind: int, total: int) -> str:
-        """By the speed since this command began."""
-        if self.first is None:
-            self.first = behind
-        passed = time.monotonic() - self.begun
-        if behind >= total:
-            return f"done in {clock(passed)}"
-        gained = behind - self.first
-        left = f"about {clock(passed * (total - behind) / gained)} left" if gained > 0 else ""
-        return f"{clock(passed)} passed" + (f", {left}" if left else "")
-
-
-def clock(seconds: float) -> str:
-    """1:02:03"""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def find_done(cell: Cell, config: CompareConfig) -> set[str]:
-    """Keys of the seeds that are trained and evaluated."""
-    found = find(config.out, cell.specs[0])
-    return {key for key in cell.keys if is_done(found.get(key), config.final_episodes)}
+from rn_rl.experiment.training.interrupts import ignore_interrupts, stop_on_interrupt
 
 
 def run_grid(grid: Grid) -> bool:
-    """Train until everything is done, failed, or stopped; what others work on is waited for.
+    """Train until every training is done or has failed, or a stop is requested.
+
+    Trainings that other commands work on are waited for.
 
     Returns:
-        Whether it was stopped.
+        True if it was stopped.
+
+    Raises:
+        UserError: The folder of runs cannot be written, or there is no such Ray cluster.
     """
     config = grid.config
     try:
@@ -137,12 +50,12 @@ def run_grid(grid: Grid) -> bool:
         raise UserError(
             f"--out {config.out}: cannot write there ({reason}); choose another folder"
         ) from None
-    with stop_on_interrupt(grid), workers(config) as jobs, shown(grid):
-        while not grid.stop_file.exists():
-            todo = plan(grid, jobs)
+    with stop_on_interrupt(grid.console, grid), workers(config) as jobs, displayed(grid):
+        while not grid.stop:
+            todo = plan_jobs(grid, jobs)
             if not todo:
                 break
-            busy = leases.running(config.out)
+            busy = leases.timesteps_in_work(config.out)
             free = [job for job in todo if not all(key in busy for key in job.keys)]
             suspects = [job for job in free if grid.alone.intersection(job.keys)]
             if suspects and len(suspects) == len(free):
@@ -153,30 +66,36 @@ def run_grid(grid: Grid) -> bool:
             if free:
                 run_jobs(grid, free, jobs)
             if grid.progress == before:
-                time.sleep(leases.BEAT)  # others have all that is left
-        stopped = grid.stop_file.exists()
-    grid.stop_file.unlink(missing_ok=True)
+                time.sleep(leases.BEAT)  # other commands have all that is left
+        stopped = grid.stop
+    grid.stop = False
     return stopped
 
 
 def run_jobs(grid: Grid, todo: list[Job], jobs: int) -> None:
-    """Jobs that can run now, side by side; of a process that is killed, find out which it was."""
+    """Run jobs side by side; when a process is killed, find out which job it was.
+
+    Args:
+        grid: Its state is updated with every outcome.
+        todo: The jobs.
+        jobs: Most processes at once.
+    """
     config = grid.config
     share = psutil.virtual_memory().available / 2 / max(min(jobs, len(todo)), 1)
     for job in todo:
         job.config.memory = share / 1e9
-    # Ray's backend gives results at the end; until then the folder tells how far all are
+    # Ray's backend returns all results at the end; until then the leases tell how far each is
     kind = "list" if config.engine == "ray" else "generator_unordered"
-    # two at least, since one alone would run in this process and take it along
+    # two processes at least: a single job would run in this process and take it along
     parallel = joblib.Parallel(n_jobs=max(jobs, 2) if grid.alone else jobs, return_as=kind)
     try:
         for outcome in parallel(joblib.delayed(run_job)(job) for job in todo):
-            take(grid, outcome)
+            record_outcome(grid, outcome)
     except BrokenProcessPool:
-        if grid.stop_file.exists():  # of a Ctrl-C in the moment a worker began
+        if grid.stop:  # Ctrl-C while a worker was starting
             return
         grid.progress += 1
-        # all processes went down with it; the claims that they leave tell what they were working on
+        # all processes ended with the killed one; the leases that they left tell their jobs
         lost = [job for job in todo if any(is_abandoned(config, key) for key in job.keys)]
         for job in lost:
             if len(todo) == 1 and len(job.specs) == 1:
@@ -192,13 +111,18 @@ def run_jobs(grid: Grid, todo: list[Job], jobs: int) -> None:
 
 
 def is_abandoned(config: CompareConfig, key: str) -> bool:
-    """Whether a claim's holder is dead."""
-    path = leases.claims_folder(config.out) / key
-    return path.exists() and leases.abandoned(path)
+    """Return True if there is a lease on a training and its holder is dead."""
+    path = leases.leases_folder(config.out) / key
+    return path.exists() and leases.is_abandoned(path)
 
 
-def plan(grid: Grid, jobs: int) -> list[Job]:
-    """What is left, apart from what has failed."""
+def plan_jobs(grid: Grid, jobs: int) -> list[Job]:
+    """Return the jobs that are left, without trainings that have failed.
+
+    Args:
+        grid: The grid.
+        jobs: Processes among which seed batches are divided.
+    """
     config = grid.config
     batches = sum(cell.together for cell in grid.cells) or 1
     todo = []
@@ -208,89 +132,42 @@ def plan(grid: Grid, jobs: int) -> list[Job]:
             job.specs = [
                 s for s, k in zip(job.specs, job.keys, strict=True) if k not in grid.failed
             ]
-            parted = grid.single.intersection(job.keys)
-            groups = [[spec] for spec in job.specs] if parted else [job.specs]
+            split = grid.single.intersection(job.keys)
+            groups = [[spec] for spec in job.specs] if split else [job.specs]
             for specs in groups:
                 if specs:
-                    todo.append(replace(job, specs=specs, batch=() if parted else job.batch))
+                    todo.append(replace(job, specs=specs, batch=() if split else job.batch))
     return todo
 
 
-def take(grid: Grid, outcome: Outcome) -> None:
-    """Note what became of a job."""
+def record_outcome(grid: Grid, outcome: Outcome) -> None:
+    """Add the result of a job to the state of the grid, and print it."""
     grid.progress += len(outcome.done) + len(outcome.failed)
     grid.failed.update(outcome.failed)
     grid.retried.update(outcome.retried)
-    grid.seen.clear()
+    grid.forget_done()
     for key, reason in outcome.failed.items():
         say(grid.console, f"  failed: {key}: {reason}", style="red")
     if not grid.console.is_terminal and outcome.done:
         more = f" and {len(outcome.done) - 1} more" if len(outcome.done) > 1 else ""
-        done = sum(n for _, n, _ in grid.states())
-        total = sum(len(cell.specs) for cell in grid.cells)
-        say(grid.console, f"  {done} of {total} trained: {outcome.done[0]}{more}")
-
-
-@contextmanager
-def shown(grid: Grid) -> Iterator[None]:
-    """The live table, on a terminal."""
-    if not grid.console.is_terminal:
-        total = sum(len(cell.specs) for cell in grid.cells)
-        done = sum(n for _, n, _ in grid.states())
-        say(grid.console, f"{total} trainings, {done} of them done")
-        yield
-        return
-    end = threading.Event()
-    with Live(grid.table(), console=grid.console, auto_refresh=False) as live:
-
-        def refresh() -> None:
-            while not end.wait(leases.BEAT):
-                live.update(grid.table(), refresh=True)
-
-        thread = threading.Thread(target=refresh, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            end.set()
-            thread.join()
-            grid.seen.clear()
-            live.update(grid.table(), refresh=True)
-
-
-@contextmanager
-def stop_on_interrupt(grid: Grid) -> Iterator[None]:
-    """The first Ctrl-C asks all jobs to stop at a checkpoint, wherever they are; the second ends."""
-
-    def handle(number: int, frame: Any) -> None:
-        if grid.stop_file.exists():
-            raise KeyboardInterrupt
-        grid.stop_file.touch()
-        say(grid.console, "stopping after this phase (Ctrl-C again: at once, without a checkpoint)")
-
-    try:
-        before = signal.signal(signal.SIGINT, handle)
-    except ValueError:  # not in the main thread: whoever runs us handles Ctrl-C
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def ignore_interrupts() -> None:
-    """A terminal sends Ctrl-C to workers too, and one that waits for work would take the others along."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+        done = sum(state.done for state in grid.states())
+        say(grid.console, f"  {done} of {grid.size} trained: {outcome.done[0]}{more}")
 
 
 @contextmanager
 def workers(config: CompareConfig) -> Iterator[int]:
-    """Where jobs run, and how many side by side."""
+    """Choose joblib's backend for the block: processes of this machine, or a Ray cluster.
+
+    Yields:
+        The number of processes to run at once.
+
+    Raises:
+        UserError: Ray is not installed, or there is no cluster at ``config.address``.
+    """
     if config.engine != "ray":
         options = {"inner_max_num_threads": config.threads, "initializer": ignore_interrupts}
         with joblib.parallel_config("loky", **options), warnings.catch_warnings():
-            # loky renews a process that has grown, after its job: nothing is lost, or to be done
+            # loky replaces a process that has grown, after its job; nothing is lost
             warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
             cpus = os.cpu_count() or 1
             yield config.jobs or side_by_side(config.threads, config.device, cpus)

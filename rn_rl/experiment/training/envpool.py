@@ -1,4 +1,4 @@
-"""Which environments envpool has as we see them, and how; the others are stepped by gymnasium."""
+"""Environments of a seed batch by envpool, where it has the ones that gymnasium makes for the run."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from rn_rl.agents.seed_batch.vector_envs import EnvpoolSeedEnvs
 from rn_rl.experiment.runs.folder import RunSpec
 
 IMAGE_WRAPPER = "minigrid.wrappers.ImgObsWrapper"
-"""The one wrapper that is done here too: MiniGrid's image, without direction and mission."""
+"""The only wrapper with an equivalent here: MiniGrid's image without direction and mission."""
 
 
 def image_view(observations: Any) -> np.ndarray:
-    """MiniGrid's images, channels first as SB3 has them."""
+    """Return MiniGrid's images, ``(n, channels, height, width)`` as SB3 has them."""
     return np.ascontiguousarray(observations["image"].transpose(0, 3, 1, 2))
 
 
 def no_envpool(spec: RunSpec, env: VecEnv) -> str | None:
-    """Why the environment of a run cannot be envpool's; None if it can.
+    """Return the reason why envpool cannot step the environment of a run; None if it can.
 
     Args:
-        spec: the run.
-        env: its environment as gymnasium makes it, whose spaces envpool's have to be.
+        spec: Description of the run.
+        env: Its environment as gymnasium makes it. envpool's must have the same spaces.
     """
     if importlib.util.find_spec("envpool") is None:
         return "envpool is not installed: pip install 'rn-rl[fast]'"
@@ -54,14 +54,29 @@ def no_envpool(spec: RunSpec, env: VecEnv) -> str | None:
 
 
 def fast_envs(spec: RunSpec, seeds: Sequence[Sequence[int]], env: VecEnv) -> EnvpoolSeedEnvs:
-    """envpool's environments of a run; see :class:`~rn_rl.agents.EnvpoolSeedEnvs`."""
+    """Make envpool's environments of a run; see :class:`~rn_rl.agents.EnvpoolSeedEnvs`.
+
+    Args:
+        spec: Description of the run.
+        seeds: Seeds of the environments of every training seed.
+        env: The run's environment as gymnasium makes it, for its observation space.
+    """
     kwargs = spec.hyperparameters.get("env_kwargs") or {}
     view = image_view if spec.hyperparameters.get("env_wrapper") == IMAGE_WRAPPER else None
     return EnvpoolSeedEnvs(spec.env, seeds, view, env.observation_space, spec.threads, **kwargs)
 
 
 def env_seeds(seeds: Sequence[int], n_envs: int, purpose: int) -> list[list[int]]:
-    """Seeds of the environments of every seed, which overlap with no other seed's."""
+    """Derive the seeds of environments, such that no two training seeds or purposes share any.
+
+    Args:
+        seeds: Training seeds.
+        n_envs: Environments of each.
+        purpose: Number of the purpose, such as training or evaluation.
+
+    Returns:
+        For each training seed, ``n_envs`` environment seeds below 2**31.
+    """
     return [
         [int(s) for s in np.random.SeedSequence([seed, purpose]).generate_state(n_envs) // 2]
         for seed in seeds

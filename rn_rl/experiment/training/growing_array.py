@@ -1,4 +1,4 @@
-"""Arrays of one shape, kept one after the other in one block of memory."""
+"""An array that grows row by row in one block of memory."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 
-class Rows:
-    """What is recorded at every phase of a training.
+class GrowingArray:
+    """Rows of one shape and type, appended one after the other at a constant amortized cost.
 
-    A list of small arrays would leave one of them, phase for phase, among the large blocks that an
-    update takes and gives back, and the C library could fit the next large one less and less between
-    them: gigabytes in a long run.
+    Records of every phase are kept in it rather than in a list of small arrays: those would lie
+    among the large blocks that an update takes and gives back, and the C library could reuse the
+    gaps between them less and less. A long training lost gigabytes so.
 
     Args:
-        rows: to begin with.
+        rows: First rows, ``(n, ...)``.
     """
 
     def __init__(self, rows: np.ndarray | Sequence[np.ndarray] = ()) -> None:
@@ -26,7 +26,7 @@ class Rows:
         return self._count
 
     def append(self, row: np.ndarray) -> None:
-        """Copy a row; the block doubles when it is full."""
+        """Copy a row to the end; a full block is replaced by one twice as long."""
         if self._count == len(self._block):
             block = np.empty((max(2 * self._count, 64), *row.shape), row.dtype)
             if self._count:
@@ -37,5 +37,5 @@ class Rows:
 
     @property
     def array(self) -> np.ndarray:
-        """All rows, ``(rows, ...)``: a view, so copy what is to be kept."""
+        """All rows, ``(n, ...)``: a view, valid until the next :meth:`append`."""
         return self._block[: self._count]

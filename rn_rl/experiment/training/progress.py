@@ -1,7 +1,8 @@
-"""Progress of a training, visible all along: a live bar on a terminal, lines in a file."""
+"""Progress of a training: a live bar on a terminal, elsewhere a line at least every 10 seconds."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -11,26 +12,91 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
 from rn_rl.agents.callbacks import mean_gain, online_norms
-from rn_rl.experiment.runs.console import Watch
+from rn_rl.experiment.runs.console import Watch, say
+
+LINE_INTERVAL = 10.0
+"""Most seconds without a line where standard output is no terminal."""
+
+
+class StatusLines:
+    """Print a line at least every :data:`LINE_INTERVAL` seconds while the block runs.
+
+    A thread prints the current status and the time since the start of the block when nothing else
+    was printed for that long, so that neither a slow set-up nor a long update is silent. On a
+    terminal, where a live display is shown instead, and on a quiet console there is no thread.
+
+    Args:
+        console: Where lines are printed.
+        status: Text of the thread's lines, or a function that returns it. It runs in the thread,
+            so it may read plain numbers only.
+
+    Attributes:
+        status: May be set to another text or function while the block runs.
+    """
+
+    def __init__(self, console: Console, status: str | Callable[[], str]) -> None:
+        self.console = console
+        self.status = status
+        self._started = self._last = time.monotonic()
+        self._end = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> StatusLines:
+        self._started = self._last = time.monotonic()
+        if not (self.console.is_terminal or self.console.quiet):
+            self._thread = threading.Thread(target=self._run, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the last line."""
+        return time.monotonic() - self._last
+
+    def print(self, text: str) -> None:
+        """Print a line, after which the thread is silent for a while."""
+        self._last = time.monotonic()
+        say(self.console, text)
+
+    def _run(self) -> None:
+        while not self._end.wait(max(LINE_INTERVAL - self.silence, 0)):
+            if self.silence >= LINE_INTERVAL:
+                status = self.status if isinstance(self.status, str) else self.status()
+                self.print(f"  {status}, {clock(time.monotonic() - self._started)} passed")
+
+
+def clock(seconds: float) -> str:
+    """Format a duration: ``1:02:03``, or ``2:03`` below an hour."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 class TrainingProgress:
-    """On a terminal one live line, elsewhere a line for each tenth of the run.
+    """Show how far a training is: a live bar on a terminal, elsewhere lines.
+
+    There is a line for each tenth of the training, and whenever 0.8 :data:`LINE_INTERVAL` have
+    passed without one.
 
     Args:
-        total: timesteps of the whole run.
-        title: of the run.
-        console: where.
-        watch: is told how far the training is.
+        total: Timesteps of the whole run.
+        title: Name of the training.
+        lines: Prints the lines; its console has the bar.
+        watch: Its ``timesteps`` is kept up to date.
     """
 
     def __init__(
-        self, total: int, title: str, console: Console, watch: Watch | None = None
+        self, total: int, title: str, lines: StatusLines, watch: Watch | None = None
     ) -> None:
         self.total = total
         self.watch = watch or Watch()
         self.title = title
-        self.console = console
+        self.lines = lines
         self._started = time.monotonic()
         self._first = 0
         self._next_line = 0.0
@@ -38,47 +104,50 @@ class TrainingProgress:
         self._bar: Progress | None = None
 
     def start(self, timesteps: int) -> None:
-        """The training begins, with so many timesteps behind it."""
+        """Begin the display of a training that has ``timesteps`` behind it."""
         self._started = time.monotonic()
-        self._first = timesteps
+        self._first = self.watch.timesteps = timesteps
         tenth = self.total / 10
         self._next_line = (self._first // tenth + 1) * tenth
-        if self.console.is_terminal:
+        if self.lines.console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
                 TextColumn("{task.percentage:>3.0f}%"),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[status]}"),
-                console=self.console,
+                console=self.lines.console,
             )
             self._task = self._bar.add_task(
                 self.title, total=self.total, completed=self._first, status=""
             )
             self._bar.start()
         else:
-            self.console.print(f"{self.title}: {self.total:,} timesteps")
+            self.lines.print(f"{self.title}: {self.total:,} timesteps")
+            self.lines.status = lambda: self._share(self.watch.timesteps)
+
+    def _share(self, timesteps: int) -> str:
+        return f"{100 * timesteps / self.total:3.0f}%  {timesteps:>9,}"
 
     def update(self, timesteps: int, status: Callable[[], str]) -> None:
-        """So many timesteps are done; the status is asked for when it is shown."""
+        """Show that ``timesteps`` are done; ``status()`` is called only when it is shown."""
         self.watch.timesteps = timesteps
         if self._bar is not None:
             now = time.monotonic()
             if now >= self._next_refresh:
                 self._next_refresh = now + 0.25
                 self._bar.update(self._task, completed=timesteps, status=status())
-        elif timesteps >= self._next_line:
-            self._next_line += self.total / 10
-            share = 100 * timesteps / self.total
-            line = f"  {share:3.0f}%  {timesteps:>9,}  {status()}"
-            self.console.print(line, soft_wrap=True, highlight=False)
+        elif timesteps >= self._next_line or self.lines.silence >= 0.8 * LINE_INTERVAL:
+            while self._next_line <= timesteps:
+                self._next_line += self.total / 10
+            self.lines.print(f"  {self._share(timesteps)}  {status()}")
 
     def speed(self, timesteps: int) -> float:
-        """Timesteps a second since the start."""
+        """Return the timesteps per second since :meth:`start`."""
         return (timesteps - self._first) / max(time.monotonic() - self._started, 1e-9)
 
     def close(self, timesteps: int, status: Callable[[], str]) -> None:
-        """Leave the terminal in order, whatever happened."""
+        """Remove the live bar, so that the terminal can be used again."""
         if self._bar is not None:
             self._bar.update(self._task, completed=timesteps, status=status())
             self._bar.stop()
@@ -86,14 +155,14 @@ class TrainingProgress:
 
 
 class ProgressCallback(BaseCallback):
-    """Timesteps, speed, training return of the last episodes, last evaluation, mean gain.
+    """Show timesteps, speed, training return, last evaluation and mean gain of a single run.
 
     Args:
-        total: timesteps of the whole run.
-        evaluation: whose last result to show.
-        title: of the run.
-        console: where.
-        watch: is told how far the training is.
+        total: Timesteps of the whole run.
+        evaluation: Callback whose last result is shown.
+        title: Name of the training.
+        lines: Prints the lines; its console has the bar.
+        watch: Its ``timesteps`` is kept up to date.
     """
 
     def __init__(
@@ -101,12 +170,12 @@ class ProgressCallback(BaseCallback):
         total: int,
         evaluation: EvalCallback,
         title: str,
-        console: Console,
+        lines: StatusLines,
         watch: Watch | None = None,
     ) -> None:
         super().__init__()
         self.evaluation = evaluation
-        self.display = TrainingProgress(total, title, console, watch)
+        self.display = TrainingProgress(total, title, lines, watch)
 
     def _on_training_start(self) -> None:
         self.display.start(self.model.num_timesteps)
@@ -116,7 +185,7 @@ class ProgressCallback(BaseCallback):
         return True
 
     def status(self) -> str:
-        """One line of figures."""
+        """Return the figures as one line."""
         parts = [f"{self.display.speed(self.num_timesteps):,.0f} steps/s"]
         if self.model.ep_info_buffer:
             returns = [episode["r"] for episode in self.model.ep_info_buffer]
@@ -129,5 +198,5 @@ class ProgressCallback(BaseCallback):
         return " · ".join(parts)
 
     def close(self) -> None:
-        """Leave the terminal in order, whatever happened."""
+        """Remove the live bar, so that the terminal can be used again."""
         self.display.close(self.num_timesteps, self.status)

@@ -20,7 +20,8 @@ from rn_rl.cli import main
 from rn_rl.experiment.runs.folder import Run, load_policy
 from rn_rl.experiment.settings.algorithms import ALGORITHMS, algorithm
 from rn_rl.experiment.training.config import TrainConfig
-from rn_rl.experiment.training.single import phases, resolve
+from rn_rl.experiment.training.resolve import resolve
+from rn_rl.experiment.training.single import phases
 from rn_rl.normalization import phase_norms
 
 OFF_POLICY = [

@@ -39,7 +39,7 @@ def test_a_run_ends_with_its_last_episode(tmp_path, capsys):
 
 @pytest.mark.parametrize("vector_env", ["gymnasium", "envpool"])
 def test_each_seed_of_a_batch_ends_with_its_own_last_episode(tmp_path, vector_env):
-    """A seed that has its episodes keeps the policy that it had then, whatever the others still do."""
+    """A seed that has all of its episodes keeps its policy of then, while the others continue."""
     how = ["--engine", "batch", "--vector-env", vector_env]
     together = trained(tmp_path / "together", "--seeds", "3", *how)
     ends = {}
@@ -48,7 +48,9 @@ def test_each_seed_of_a_batch_ends_with_its_own_last_episode(tmp_path, vector_en
         assert len(rows(run)) >= 6
         assert checkpoint.has_episodes(run.checkpoint, 6)
     first = min(ends, key=ends.__getitem__)
-    assert ends[first] + 8 < max(ends.values())  # or this test could not fail
+    assert ends[first] + 8 < max(
+        ends.values()
+    )  # else the seeds end together, and this test cannot fail
     (alone,) = trained(tmp_path / "alone", "--seed", str(first), *how).values()
     assert rows(alone)[:6] and ends[first] == sum(int(r.split(",")[1]) for r in rows(alone)[:6])
     mine, theirs = (load_file(run.policy_file) for run in (together[first], alone))
@@ -56,7 +58,7 @@ def test_each_seed_of_a_batch_ends_with_its_own_last_episode(tmp_path, vector_en
         np.testing.assert_allclose(mine[name], value, rtol=0, atol=1e-5, err_msg=name)
 
 
-def test_a_grid_trains_no_run_twice_that_has_its_episodes(tmp_path, capsys):
+def test_a_grid_does_not_repeat_a_run_that_has_its_episodes(tmp_path, capsys):
     words = ["compare", *PAPER[:-2], "--norms", "none", "--seeds", "2", "--episodes", "4"]
     words += [
         "--eval-freq",

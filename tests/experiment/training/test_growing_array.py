@@ -1,4 +1,4 @@
-"""Records that take one block of memory, however many there are."""
+"""Growing arrays, and a training that leaves no tensor behind at a phase."""
 
 import gc
 
@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from rn_rl.cli import main
-from rn_rl.experiment.training.growing_array import Rows
-from rn_rl.experiment.training.seed_batch import BatchTraining
+from rn_rl.experiment.training.growing_array import GrowingArray
+from rn_rl.experiment.training.seed_batch import SeedBatchRun
 
 
 @pytest.mark.parametrize("begun", [0, 1, 64, 65])
-def test_rows_are_what_was_appended(begun):
+def test_the_array_has_the_rows_that_were_appended(begun):
     every = np.random.default_rng(begun).normal(size=(300, 3, 2))
-    rows = Rows(list(every[:begun]))
+    rows = GrowingArray(list(every[:begun]))
     for count in range(begun, 300):
         assert len(rows) == count
         rows.append(every[count])
@@ -22,8 +22,8 @@ def test_rows_are_what_was_appended(begun):
     assert np.array_equal(rows.array, every)
 
 
-def test_a_row_is_a_copy_and_no_rows_are_none():
-    row, rows = np.ones(2, np.float32), Rows()
+def test_a_row_is_copied_and_an_array_may_be_empty():
+    row, rows = np.ones(2, np.float32), GrowingArray()
     assert len(rows) == len(rows.array) == 0
     rows.append(row)
     row[:] = 0
@@ -32,18 +32,18 @@ def test_a_row_is_a_copy_and_no_rows_are_none():
 
 @pytest.mark.parametrize("algo", ["dqn", "ppo"])
 def test_no_phase_leaves_a_tensor_behind(algo, tmp_path, monkeypatch):
-    """Nor the array that shares its memory: small blocks among those of updates fragment it."""
-    alive, on_rollout_start = [], BatchTraining.on_rollout_start
+    """Nor a small array that shares its memory: among the large blocks of updates it fragments memory."""
+    alive, on_rollout_start = [], SeedBatchRun.on_rollout_start
 
     def counted(self):
         on_rollout_start(self)
-        if len(self.phases) in (60, 100):  # when all programs have been recorded
+        if len(self.records.phases) in (60, 100):  # after all functions have been traced
             gc.collect()
             found = [o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)]
             alive.append(len(found))
             del found
 
-    monkeypatch.setattr(BatchTraining, "on_rollout_start", counted)
+    monkeypatch.setattr(SeedBatchRun, "on_rollout_start", counted)
     rollout = 8 if algo == "dqn" else 16
     settings = {"dqn": ["train_freq=8", "learning_starts=16"], "ppo": ["n_steps=16"]}[algo]
     arguments = f"--algo {algo} --env CartPole-v1 --norm rn --seeds 2 --n-envs 1".split()

@@ -1,4 +1,4 @@
-"""Many seeds from the command line: ordinary runs, exact resume, and plain words where it cannot be."""
+"""Many seeds from the command line: ordinary run folders, exact resume, errors in one line."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rn_rl.agents import RNPPO
 from rn_rl.cli import main
-from rn_rl.errors import UserError
-from rn_rl.experiment.evaluation.evaluate import EvaluateConfig, evaluate
+from rn_rl.errors import TrainingStopped, UserError
+from rn_rl.experiment.evaluation.config import EvaluateConfig
+from rn_rl.experiment.evaluation.evaluate import evaluate
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.envpool import no_envpool
-from rn_rl.experiment.training.launch import bytes_of_seed, train_seeds
-from rn_rl.experiment.training.single import TrainingStopped, resolve
+from rn_rl.experiment.training.launch import train_seeds
+from rn_rl.experiment.training.memory import bytes_of_seed
+from rn_rl.experiment.training.resolve import resolve
 
 DQN_SETTINGS = ("learning_starts=100", "train_freq=8", "gradient_steps=2", "batch_size=16")
 PPO_SETTINGS = ("n_steps=32", "batch_size=64", "n_epochs=2")
@@ -109,8 +111,8 @@ def test_a_batch_leaves_ordinary_runs(tmp_path, vector_env, cls, options):
     assert any((weights[0][name] != weights[1][name]).any() for name in names)
 
 
-def test_one_goes_on_alone_from_its_zip(tmp_path):
-    """The optimizer is in it, so stock SB3 learns on without a jump."""
+def test_stock_sb3_continues_from_the_zip_of_one_seed(tmp_path):
+    """The zip has the state of the optimizer, so the first updates are not those of a new one."""
     run = several(tmp_path)[0]
     model = DQN.load(run.zip_file("CartPole-v1"), env=gym.make("CartPole-v1"))
     state = model.policy.optimizer.state_dict()["state"]
@@ -152,8 +154,8 @@ def test_ctrl_c_then_resume_is_the_uninterrupted_batch_bit_for_bit(interrupting,
 
 
 @pytest.mark.parametrize("algo", ["ppo", "ppo_lstm"])
-def test_a_batch_that_is_done_goes_further(algo, tmp_path):
-    """It begins between two phases, after a commit of which only the outcome is known."""
+def test_a_complete_batch_continues_with_more_timesteps(algo, tmp_path):
+    """The first commit after the checkpoint is not measured, since its state before is not saved."""
     settings = {"ppo": PPO_SETTINGS, "ppo_lstm": LSTM_SETTINGS}[algo]
     options = {"set": settings, "vector_env": "gymnasium", "timesteps": 256}
     runs = several(tmp_path, algo=algo, n_envs=2, **options)
@@ -165,7 +167,7 @@ def test_a_batch_that_is_done_goes_further(algo, tmp_path):
         assert len(records["commit_kl"]) > kls and (records["commit_kl"][kls:] > 0).all()
 
 
-def test_with_envpool_a_stopped_batch_goes_on_with_new_episodes(tmp_path):
+def test_with_envpool_a_stopped_batch_continues_with_new_episodes(tmp_path):
     runs = several(tmp_path, timesteps=400, vector_env="envpool")
     before = len(episodes(runs[0]))
     again = train_seeds(
@@ -178,7 +180,9 @@ def test_with_envpool_a_stopped_batch_goes_on_with_new_episodes(tmp_path):
         train_seeds(TrainConfig(resume=runs[0].folder), Console(quiet=True))
 
 
-def test_what_cannot_be_trained_together_goes_one_by_one_and_says_so(tmp_path, capsys):
+def test_seeds_that_cannot_be_trained_together_get_a_process_each_and_the_reason_is_printed(
+    tmp_path, capsys
+):
     console = Console()
     options = {"algo": "a2c", "set": (), "n_envs": 2, "timesteps": 100, "eval_freq": 0, "seeds": 2}
     runs = several(tmp_path, console, engine="auto", **options)
@@ -190,7 +194,7 @@ def test_what_cannot_be_trained_together_goes_one_by_one_and_says_so(tmp_path, c
         several(tmp_path, **options)
 
 
-def test_seeds_that_do_not_fit_go_in_chunks(tmp_path, capsys):
+def test_seeds_that_do_not_fit_into_memory_are_trained_in_several_batches(tmp_path, capsys):
     spec = resolve(TrainConfig(algo="dqn", env="CartPole-v1", norm="ln+rn", set=DQN_SETTINGS))
     each = bytes_of_seed(spec, spec.make_env()) / 1e9
     runs = several(tmp_path, Console(), timesteps=150, memory=2.5 * each, eval_freq=0)
@@ -242,7 +246,7 @@ def test_a_batch_of_seeds_from_the_command_line(tmp_path, capsys):
         ("InterruptingCartPole-v1", "dqn", "zoo", "envpool has no"),
     ],
 )
-def test_envpool_is_used_where_it_has_the_same(env, algo, config, reason):
+def test_envpool_is_used_where_it_has_the_same_environment(env, algo, config, reason):
     spec = resolve(TrainConfig(algo=algo, env=env, config=config))
     single = spec.make_env(n_envs=1)
     found = no_envpool(spec, single)

@@ -1,0 +1,98 @@
+"""Cells of a grid: all seeds of one algorithm, environment and normalizer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from dataclasses import dataclass, replace
+
+from stable_baselines3.common.vec_env import VecEnv
+
+from rn_rl.errors import UserError
+from rn_rl.experiment.runs.folder import RunSpec, file_name, light
+from rn_rl.experiment.training.config import TrainConfig
+from rn_rl.experiment.training.launch import no_batch
+from rn_rl.experiment.training.resolve import resolve
+
+
+@dataclass
+class Cell:
+    """All seeds of one algorithm, environment and normalizer."""
+
+    config: TrainConfig
+    """Options of their training; ``seed`` is not read."""
+    specs: list[RunSpec]
+    """Description of every seed's run."""
+    together: bool
+    """True if the seeds are trained as a seed batch."""
+    reason: str | None = None
+    """Reason against a seed batch, unless one process for each seed was asked for."""
+    label: str | None = None
+    """Name instead of the normalizer's, where another cell has the same normalizer."""
+
+    @property
+    def name(self) -> str:
+        """Name of the cell in tables and messages."""
+        spec = self.specs[0]
+        return f"{self.label or spec.norm} {spec.algo} {spec.env}"
+
+    @property
+    def keys(self) -> list[str]:
+        """Key of every seed's training; see :func:`key_of`."""
+        return [key_of(spec) for spec in self.specs]
+
+
+def key_of(spec: RunSpec) -> str:
+    """Return a file name that two trainings share if and only if they are to give the same run."""
+    identity = {**spec.settings(), "norm": spec.norm, "seed": spec.seed}
+    text = json.dumps(identity, sort_keys=True, default=str)
+    readable = f"{spec.norm}-{spec.algo}-{file_name(spec.env)}-{spec.seed}"
+    safe = "".join(c if c.isalnum() or c in "+-._" else "_" for c in readable)[:80]
+    return f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def make_cell(config: TrainConfig, seeds: list[int], engine: str) -> Cell:
+    """Check the options of a cell and decide if its seeds are trained together.
+
+    Args:
+        config: Options of the training; ``seed`` is not read.
+        seeds: The seeds.
+        engine: ``--engine`` of the grid.
+
+    Raises:
+        UserError: An option cannot be used.
+    """
+    spec = resolve(replace(config, seed=seeds[0]))
+    if spec.eval_freq > spec.timesteps:
+        raise UserError(
+            f"--eval-freq {spec.eval_freq}: expected at most the {spec.timesteps:,} timesteps of a run"
+        )
+    specs = [replace(spec, seed=seed) for seed in seeds]
+    trial = spec.make_env(n_envs=1)
+    try:
+        with warnings.catch_warnings():  # the agents that are trained warn of the same
+            warnings.simplefilter("ignore")
+            spec.make_model(trial, **light(spec))
+        reason = None if engine == "process" else why_not_together(spec, trial)
+    finally:
+        trial.close()
+    if reason and engine == "batch":
+        raise UserError(f"--engine batch: {reason}; use --engine auto or process")
+    return Cell(config, specs, together=engine != "process" and reason is None, reason=reason)
+
+
+def why_not_together(spec: RunSpec, trial: VecEnv) -> str | None:
+    """Return :func:`~rn_rl.experiment.training.launch.no_batch` with the run's number of environments.
+
+    Args:
+        spec: Description of a run.
+        trial: One of its environments, used if the run has only one.
+    """
+    if spec.n_envs == trial.num_envs:
+        return no_batch(spec, trial)
+    env = spec.make_env()
+    try:
+        return no_batch(spec, env)
+    finally:
+        env.close()

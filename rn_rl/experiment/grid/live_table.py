@@ -1,0 +1,82 @@
+"""Display of a grid while it runs: a live table on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.live import Live
+from rich.table import Table
+
+from rn_rl.experiment.grid import leases
+from rn_rl.experiment.grid.state import Grid
+from rn_rl.experiment.runs.console import say
+from rn_rl.experiment.training.progress import StatusLines, clock
+
+
+@contextmanager
+def displayed(grid: Grid) -> Iterator[None]:
+    """Show the progress of a grid while the block runs."""
+    if grid.console.is_terminal:
+        with live_table(grid):
+            yield
+        return
+    done = sum(state.done for state in grid.states())
+    say(grid.console, f"{grid.size} trainings, {done} of them done")
+    with StatusLines(grid.console, lambda: status(grid)):
+        yield
+
+
+def status(grid: Grid) -> str:
+    """Return the progress of a grid as one line."""
+    states = grid.states()
+    done, running = sum(s.done for s in states), sum(len(s.running) for s in states)
+    behind, total = sum(s.behind for s in states), sum(s.total for s in states)
+    parts = [f"{done} of {grid.size} trained", f"{running} running"]
+    parts += [f"{100 * behind / total:.0f}%" if total else "", grid.time_left(states)]
+    return ", ".join(part for part in parts if part)
+
+
+@contextmanager
+def live_table(grid: Grid) -> Iterator[None]:
+    """Show :func:`make_table` on the terminal, redrawn by a thread, while the block runs."""
+    end = threading.Event()
+    with Live(make_table(grid), console=grid.console, auto_refresh=False) as live:
+
+        def refresh() -> None:
+            while not end.wait(leases.BEAT):
+                live.update(make_table(grid), refresh=True)
+
+        thread = threading.Thread(target=refresh, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            end.set()
+            thread.join()
+            grid.forget_done()
+            live.update(make_table(grid), refresh=True)
+
+
+def make_table(grid: Grid) -> Table:
+    """Return the table of a grid: for each cell its seeds done, running and failed, and a share."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("training")
+    for name in ("seeds", "done", "running", "failed"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    states = grid.states()
+    for state in states:
+        seeds = len(state.cell.specs)
+        counts = (seeds, state.done, len(state.running), state.failed)
+        share = f"{100 * state.behind / state.total:.0f}%" if state.total else ""
+        style = "red" if state.failed else "green" if state.done == seeds else None
+        table.add_row(state.cell.name, *(f"{n}" if n else "" for n in counts), share, style=style)
+    if sum(state.behind for state in states) >= sum(state.total for state in states):
+        table.caption = f"done in {clock(grid.passed)}"
+    else:
+        left = grid.time_left(states)
+        table.caption = f"{clock(grid.passed)} passed" + (f", {left}" if left else "")
+    table.caption_justify = "left"
+    return table

@@ -1,0 +1,142 @@
+"""SB3 callbacks of a single run: evaluation, checkpoints, the end by episodes."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+from sb3_contrib import ARS
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+
+from rn_rl.agents import NormalizerLogger
+from rn_rl.errors import TrainingStopped
+from rn_rl.experiment.evaluation.masking import evaluation_callback
+from rn_rl.experiment.runs import checkpoint
+from rn_rl.experiment.runs.folder import Run, RunSpec
+from rn_rl.experiment.runs.rng_state import generators
+from rn_rl.experiment.training.interrupts import Stoppable
+
+
+def has_phases(model: BaseAlgorithm) -> bool:
+    """Return True if an algorithm learns by gradients, in phases that begin with a commit.
+
+    ARS does not. It also draws its candidates before it calls back that a rollout begins, so that
+    its checkpoint needs the random states of before.
+    """
+    return not isinstance(model, ARS)
+
+
+def evaluation_folder(run: Run) -> Path:
+    """Hidden folder of a run in which SB3 writes files of evaluations before they are moved."""
+    return run.folder / ".evaluation"
+
+
+def make_evaluation(spec: RunSpec, run: Run, model: BaseAlgorithm) -> EvalCallback:
+    """Make SB3's evaluation callback; its files replace those of the run only when complete."""
+    env = spec.make_env(n_envs=1, seed=spec.seed + 10_000, evaluation=True)
+    folder = evaluation_folder(run)
+    return evaluation_callback(model, env)(
+        env,
+        callback_on_new_best=MoveCallback(folder / "best_model.zip", run.best_model_file),
+        callback_after_eval=MoveCallback(folder / "evaluations.npz", run.evaluations_file),
+        n_eval_episodes=spec.eval_episodes,
+        eval_freq=max(spec.eval_freq // spec.n_envs, 1),
+        log_path=str(folder),
+        best_model_save_path=str(folder),
+        deterministic=spec.deterministic_evaluation,
+        verbose=0,
+    )
+
+
+class MoveCallback(BaseCallback):
+    """Move a finished file to its place.
+
+    Args:
+        source: The file.
+        target: Its new path, on the same file system.
+    """
+
+    def __init__(self, source: Path, target: Path) -> None:
+        super().__init__()
+        self.source, self.target = source, target
+
+    def _on_step(self) -> bool:
+        self.source.replace(self.target)
+        return True
+
+
+class PhaseCallback(BaseCallback):
+    """Between two phases, write checkpoints and stop on request; end after a number of episodes.
+
+    A checkpoint is written ten times in a run, and before a stop.
+
+    Args:
+        run, spec: The run and its description.
+        evaluation, log: Callbacks whose records a checkpoint contains.
+        watch: Its ``stop`` is the request to stop.
+        resuming: Restore the random state of the checkpoint once more when the first rollout
+            begins; see :mod:`rn_rl.experiment.runs.checkpoint`.
+
+    Raises:
+        TrainingStopped: After a request to stop, once the checkpoint is written.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        spec: RunSpec,
+        evaluation: EvalCallback,
+        log: NormalizerLogger,
+        watch: Stoppable,
+        *,
+        resuming: bool = False,
+    ) -> None:
+        super().__init__()
+        self.run, self.spec = run, spec
+        self.evaluation, self.log, self.watch = evaluation, log, watch
+        self.resuming = resuming
+        self._every = max(spec.timesteps // 10, 1)
+        self._next = 0
+        self._episodes = 0
+        self._random: dict[str, np.ndarray] | None = None
+
+    def _on_training_start(self) -> None:
+        self._next = self.model.num_timesteps + self._every
+        # SB3 counts an episode only after this callback's step
+        self._episodes = int(getattr(self.model, "_episode_num", 0))
+        self._on_rollout_end()
+
+    def _on_rollout_end(self) -> None:
+        if not has_phases(self.model):
+            self._random = generators(self.model)
+
+    def _on_rollout_start(self) -> None:
+        if self.resuming:
+            checkpoint.restore_rollout(self.run.checkpoint, self.model)
+            self.resuming = False
+        due = self.model.num_timesteps >= self._next
+        if due or self.watch.stop:
+            checkpoint.save(
+                self.run.checkpoint,
+                self.model,
+                self.evaluation,
+                self.log,
+                rollout_began=has_phases(self.model),
+                random=self._random,
+            )
+            self._next = self.model.num_timesteps + self._every
+            if due:
+                self.run.save_agent(self.spec, self.model)
+        if self.watch.stop:
+            raise TrainingStopped(
+                f"stopped at timestep {self.model.num_timesteps:,}; continue with: rn-rl train "
+                f"--resume {shlex.quote(str(self.run.folder))}"
+            )
+
+    def _on_step(self) -> bool:
+        if self.spec.episodes is None:
+            return True
+        self._episodes += int(np.sum(self.locals["dones"]))
+        return self._episodes < self.spec.episodes

@@ -1,0 +1,93 @@
+"""From the options of a training to the full description of its run."""
+
+from __future__ import annotations
+
+import torch
+
+from rn_rl.errors import UserError
+from rn_rl.experiment.envs.make import check_env_id
+from rn_rl.experiment.runs.folder import RunSpec, command_line
+from rn_rl.experiment.settings.algorithms import ALGORITHMS, algorithm
+from rn_rl.experiment.settings.hyperparameters import check_given, merge, parse_assignments, tuned
+from rn_rl.experiment.training.config import TrainConfig
+from rn_rl.normalization import canonical_spec, check_recordings
+
+
+def resolve(config: TrainConfig) -> RunSpec:
+    """Check the options of a training and replace every missing one by its default.
+
+    Nothing is written and no environment is made.
+
+    Args:
+        config: Options of one seed's training; ``resume`` and ``seeds`` are not read.
+
+    Returns:
+        The description of the run, whose hyperparameters are the tuned ones with those of ``--set``
+        and ``--env-kwargs`` in their place.
+
+    Raises:
+        UserError: An option has a value that cannot be used.
+    """
+    if config.algo is None:
+        raise UserError(f"--algo is missing: one of {', '.join(ALGORITHMS)}")
+    if config.env is None:
+        raise UserError("--env is missing: such as CartPole-v1; 'rn-rl zoo' shows the tuned ones")
+    algo = algorithm(config.algo)
+    norm = canonical_spec(config.norm)
+    check_recordings(norm)
+    check_env_id(config.env)
+    hyperparameters = tuned(algo, config.env, config.config)
+    given = parse_assignments(config.set, "--set")
+    env_kwargs = parse_assignments(config.env_kwargs, "--env-kwargs")
+    if env_kwargs:
+        given = merge(given, {"env_kwargs": env_kwargs})
+    check_given(algo, given)
+    hyperparameters = merge(hyperparameters, given)
+    policy_kwargs = hyperparameters.get("policy_kwargs") or {}
+    if not isinstance(policy_kwargs, dict):
+        raise UserError(f"--set policy_kwargs={policy_kwargs}: expected names and values")
+    policy_kwargs.pop("norm", None)
+    default_timesteps = int(hyperparameters.pop("n_timesteps", 1e5))
+    default_envs = int(hyperparameters.pop("n_envs", 1))
+    timesteps = default_timesteps if config.timesteps is None else config.timesteps
+    n_envs = default_envs if config.n_envs is None else config.n_envs
+    eval_freq = max(timesteps // 20, 1) if config.eval_freq is None else config.eval_freq
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--device {config.device}: torch sees no GPU here; use --device cpu")
+    for name, value, least in (
+        ("timesteps", timesteps, 1),
+        ("n-envs", n_envs, 1),
+        ("eval-freq", eval_freq, 0),
+        ("eval-episodes", config.eval_episodes, 1),
+        ("episodes", 1 if config.episodes is None else config.episodes, 1),
+        ("seed", config.seed, 0),
+        ("threads", config.threads, 1),
+    ):
+        if value < least:
+            raise UserError(f"--{name} {value}: expected at least {least}")
+    if config.episodes is not None and not algo.replay:
+        raise UserError(
+            f"--episodes {config.episodes}: {algo.name} learns from rollouts; use --timesteps"
+        )
+    if config.episodes is not None and n_envs != 1:
+        raise UserError(
+            f"--episodes {config.episodes}: counts the episodes of one environment that a replay buffer "
+            f"learns from, and {algo.name} has {n_envs}; use --timesteps"
+        )
+    return RunSpec(
+        algo=algo.name,
+        env=config.env,
+        norm=norm,
+        seed=config.seed,
+        timesteps=timesteps,
+        n_envs=n_envs,
+        eval_freq=eval_freq,
+        eval_episodes=config.eval_episodes,
+        device=config.device,
+        threads=config.threads,
+        config=config.config,
+        hyperparameters=hyperparameters,
+        command=command_line(),
+        started_from=str(config.from_agent) if config.from_agent else None,
+        episodes=config.episodes,
+    )

@@ -1,0 +1,113 @@
+"""Records of a seed batch in memory, and the files of run folders that are made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from stable_baselines3.common.logger import configure
+
+from rn_rl.experiment.runs.folder import Run
+from rn_rl.experiment.runs.io import write_npz
+from rn_rl.experiment.training.growing_array import GrowingArray
+
+
+class SeedBatchRecords:
+    """Gains, sizes of commits, evaluations and logged scalars of all seeds of a batch.
+
+    Args:
+        layers: Names of the normalizers, in the order of the gains.
+
+    Attributes:
+        phases: Timesteps at which each phase ended.
+        gains: Mean gain of each normalizer after each phase, ``(phases, seeds, layers)``.
+        commit_kls: KL in nats of each commit that was measured, ``(commits, seeds)``.
+        evaluations: Timesteps, returns and episode lengths of each evaluation; the last two are
+            ``(seeds, episodes)``.
+        scalars: Timesteps, and by TensorBoard tag one value for each seed.
+    """
+
+    def __init__(self, layers: Sequence[str]) -> None:
+        self.layers = list(layers)
+        self.phases: list[int] = []
+        self.gains = GrowingArray()
+        self.commit_kls = GrowingArray()
+        self.evaluations: list[tuple[int, np.ndarray, np.ndarray]] = []
+        self.scalars: list[tuple[int, dict[str, np.ndarray]]] = []
+
+    def status(self) -> list[str]:
+        """Return the last evaluation and gain, averaged over the seeds, as parts of a line."""
+        parts = []
+        if self.evaluations:
+            parts.append(f"evaluation {self.evaluations[-1][1].mean():.2f}")
+        if self.phases and np.isfinite(self.gains.array[-1]).all():
+            parts.append(f"gain {self.gains.array[-1].mean():.2f}")
+        return parts
+
+    def write_evaluations(self, run: Run, seed: int) -> None:
+        """Write ``evaluations.npz`` of a seed in SB3's format."""
+        write_npz(
+            run.evaluations_file,
+            timesteps=np.array([t for t, _, _ in self.evaluations]),
+            results=np.array([returns[seed] for _, returns, _ in self.evaluations]),
+            ep_lengths=np.array([lengths[seed] for _, _, lengths in self.evaluations]),
+        )
+
+    def write_code_length(self, run: Run, seed: int, learning_starts: int) -> None:
+        """Write ``code_length.npz`` of a seed; see :func:`~.single.write_code_length`."""
+        if not self.layers:
+            return
+        write_npz(
+            run.code_length_file,
+            layers=np.array(self.layers),
+            timesteps=np.array(self.phases),
+            gains=self.gains.array[:, seed],
+            commit_kl=self.commit_kls.array[:, seed] if len(self.commit_kls) else np.array([]),
+            commit_action=np.array([]),
+            learning_starts=np.array(learning_starts),
+        )
+
+    def write_scalars(self, run: Run, seed: int) -> None:
+        """Write the TensorBoard events of a seed."""
+        logger = configure(str(run.folder), ["tensorboard"])
+        for timesteps, row in self.scalars:
+            for name, values in row.items():
+                if np.isfinite(values[seed]):
+                    logger.record(name, float(values[seed]))
+            logger.dump(timesteps)
+        logger.close()
+
+    def arrays(self, seeds: int) -> list[dict[str, np.ndarray]]:
+        """Return the arrays that the checkpoint of each of ``seeds`` seeds keeps, without scalars."""
+        recorded: dict[str, Sequence[np.ndarray] | np.ndarray] = {
+            "gains": self.gains.array,
+            "commit_kls": self.commit_kls.array,
+            "returns": [returns for _, returns, _ in self.evaluations],
+            "lengths": [lengths for _, _, lengths in self.evaluations],
+        }
+        kept = {n: np.array(rows).swapaxes(0, 1) for n, rows in recorded.items() if len(rows)}
+        timesteps = {
+            "records/history_timesteps": np.array(self.phases),
+            "records/evaluation_timesteps": np.array([t for t, _, _ in self.evaluations]),
+        }
+        return [
+            {**timesteps, **{f"records/{name}": values[seed] for name, values in kept.items()}}
+            for seed in range(seeds)
+        ]
+
+    def restore(self, stored: Sequence[Mapping[str, np.ndarray]]) -> None:
+        """Restore the :meth:`arrays` of every seed."""
+
+        def rows(name: str) -> np.ndarray:
+            key = f"records/{name}"
+            return np.stack([s[key] for s in stored], 1) if key in stored[0] else np.array([])
+
+        def timesteps(name: str) -> list[int]:
+            return [int(t) for t in stored[0][f"records/{name}_timesteps"]]
+
+        self.phases = timesteps("history")
+        self.gains = GrowingArray(rows("gains"))
+        self.commit_kls = GrowingArray(rows("commit_kls"))
+        self.evaluations = list(
+            zip(timesteps("evaluation"), rows("returns"), rows("lengths"), strict=True)
+        )

@@ -17,7 +17,7 @@ SHOWN = {".md", ".csv", ".svg", ".gif", ".html", ".jsonl"}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add ``results/`` and the changelog to the site, so that nothing is copied by hand.
+    """Add ``results/``, the changelog and the engine's README to the site, so that nothing is copied.
 
     ``results/x.html`` goes to ``results/reports/x.html``, since the page made from ``results/x.md``
     has the name ``results/x.html``.
@@ -28,8 +28,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             if path.suffix == ".html":
                 uri = f"results/reports/{path.name}"
             files.append(File.generated(config, uri, abs_src_path=str(path)))
-    changelog = str(ROOT / "CHANGELOG.md")
-    files.append(File.generated(config, "changelog.md", abs_src_path=changelog))
+    pages = {"changelog.md": "CHANGELOG.md", "design/engine.md": "rn_rl/engine/README.md"}
+    for uri, source in pages.items():
+        files.append(File.generated(config, uri, abs_src_path=str(ROOT / source)))
     return files
 
 
@@ -39,7 +40,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return markdown.replace("](../docs/", "](../")
     depth = page.file.src_uri.count("/")
     home = "../" * depth + "results/"
-    markdown = markdown.replace("](" + "../" * (depth + 1) + "results/", f"]({home}")
+    root = "](" + "../" * (depth + 1)
+    markdown = markdown.replace(f"{root}results/", f"]({home}")
+    markdown = markdown.replace(f"{root}docs/", "](" + "../" * depth)
     return re.sub(rf"\]\({re.escape(home)}([\w-]+\.html)\)", rf"]({home}reports/\1)", markdown)
 
 

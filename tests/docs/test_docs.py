@@ -13,7 +13,8 @@ from rn_rl import cli
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+ENGINE = ROOT / "rn_rl" / "engine" / "README.md"
+PAGES = sorted([*DOCS.rglob("*.md"), ENGINE, ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 SKIP = "<!-- not run: "
 """A comment before a code block that takes long, followed by the reason."""
 
@@ -121,7 +122,7 @@ EXAMPLES = {"clip.py", "seeds.py", "corridor.py", "qrdqn.py", "dqn.py", "homeost
 def test_files_named_in_pages_exist():
     """A path in code font is one of the repository, from its root or from a folder of the library."""
     bases = [ROOT, *(ROOT / "rn_rl" / room for room in ("", "experiment", "agents", "engine"))]
-    pages = [ROOT / "CONTRIBUTING.md", ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    pages = [ROOT / "CONTRIBUTING.md", ROOT / "README.md", ENGINE, *sorted(DOCS.rglob("*.md"))]
     named = 0
     for page in pages:
         for path in re.findall(

@@ -1,4 +1,4 @@
-"""Module names of version 0.1.0 lead to the new ones, and say so."""
+"""Module names of version 0.1.0 forward to the present ones with a DeprecationWarning."""
 
 import importlib
 
@@ -46,11 +46,11 @@ def test_other_names_of_an_old_module_forward_too(module):
             assert getattr(old, name) is not None
 
 
-def test_the_batch_of_seeds_is_still_in_its_old_place():
+def test_seed_batch_is_importable_from_its_old_module_name():
     assert importlib.import_module("rn_rl.agents.seed_batch").SeedBatch is rn_rl.agents.SeedBatch
 
 
-def test_public_names_are_those_of_all_and_others_are_errors():
+def test_exports_equal_all_and_unknown_names_raise():
     assert all(getattr(rn_rl.agents, name).__name__ == name for name in rn_rl.agents.__all__)
     assert set(dir(rn_rl.agents)) == set(rn_rl.agents.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Nobody'"):

@@ -96,7 +96,7 @@ class ActorCritics:
     # how minibatches are deduplicated, and outputs cached
 
     def dedup_arguments(self) -> tuple[Any, ...]:
-        """Return ``by_row``, ``readers`` and ``convolutions`` of :class:`DedupPlan`."""
+        """Return ``dedup_rows``, ``dense_weights`` and ``convolutions`` for :class:`DedupPlan`."""
         policy = self.model.policy
         return is_row_wise(policy), first_dense_weights(policy), convolutions(self.stack.module)
 

@@ -126,9 +126,9 @@ class RecurrentActorCritics(ActorCritics):
         return None
 
     def dedup_arguments(self) -> tuple[Any, ...]:
-        # no readers: the LSTM reads the convolutions' output by so many weights that it would not pay
-        by_row = is_row_wise_before_lstm(self.model.policy)
-        return by_row, [], convolutions(self.stack.module)
+        # no dense weights: an LSTM has so many that deduplicating positions would not pay
+        dedup_rows = is_row_wise_before_lstm(self.model.policy)
+        return dedup_rows, [], convolutions(self.stack.module)
 
     def caches(self) -> bool:
         return self.dedup.dedup_rows and repeats_observations(self.model.observation_space)

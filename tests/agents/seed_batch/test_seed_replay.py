@@ -1,4 +1,4 @@
-"""Replay memories of a seed batch: what was stored is sampled, and the oldest is overwritten."""
+"""Replay memories of a seed batch: samples equal the last transitions stored."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Normalizers between convolutions, many seeds in one process: updates of SB3."""
+"""Seed batches of networks with normalizers between convolutions: updates equal SB3's."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHAPE = (3, 6, 6)
 
 
 class Images(gym.Env):
-    """Nobody looks at them: minibatches are made up."""
+    """An environment that has spaces only; it is never stepped."""
 
     observation_space = gym.spaces.Box(0, 255, SHAPE, np.uint8)
     action_space = gym.spaces.Discrete(2)
@@ -54,14 +54,14 @@ def agree(batch: Any, theirs: list[Any]) -> None:
     for i, model in enumerate(theirs):
         expected = model.policy.state_dict()
         for name, value in batch.write_back(i).policy.state_dict().items():
-            # moments of many pixels, most of which are equal, are large numbers
+            # sums over many equal pixels are large
             rtol = 1e-9 if "running_state" in name else 0
             torch.testing.assert_close(
                 value, expected[name], rtol=rtol, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}"
             )
 
 
-TRUNKS = [name for name in REGISTRY if name != "yoked"]  # no recording has their names
+TRUNKS = [name for name in REGISTRY if name != "yoked"]  # no recording has layers of these names
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)
@@ -93,7 +93,7 @@ def test_updates_of_dqn(trunk: str):
 
 @pytest.mark.parametrize("trunk", TRUNKS)
 def test_updates_of_ppo(trunk: str):
-    """By rows and patches that differ, where that is possible."""
+    """With rows and patches deduplicated where that is possible."""
     options = {"n_steps": 4 * ROWS, "n_epochs": 2}
     theirs, mine = (
         [agent(PPO, NormActorCriticPolicy, trunk, seed, **options) for seed in SEEDS]
@@ -104,7 +104,7 @@ def test_updates_of_ppo(trunk: str):
     for _ in range(2):
         few = np.zeros((len(SEEDS), 4, *SHAPE), np.uint8)
         few[:, :, 0, 0, 0] = rng.integers(1, 9, (len(SEEDS), 4))
-        images = few.repeat(ROWS, 1)  # of a rollout
+        images = few.repeat(ROWS, 1)  # images of a rollout
         numbers, patches = batch.actor_critics.dedup.analyze_rollout(images)
         chosen = np.arange(ROWS) * 4
         seen = torch.from_numpy(images[:, chosen])

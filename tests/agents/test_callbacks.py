@@ -197,10 +197,8 @@ def test_kl_is_finite_where_a_probability_underflows():
     def softmax(*q):
         return Categorical(logits=torch.tensor([q]), validate_args=False)
 
-    old, new = (
-        softmax(0.0, -100.0),
-        softmax(0.0, -110.0),
-    )  # the second probability underflows to 0 in float32
+    # the second probability of the new distribution underflows to 0 in float32
+    old, new = softmax(0.0, -100.0), softmax(0.0, -110.0)
     assert old.probs[0, 1] > 0 and new.probs[0, 1] == 0
     assert mean_kl([old], [new]) == pytest.approx(10 * np.exp(-100.0), rel=1e-3)
 

@@ -121,9 +121,8 @@ def test_target_has_the_state_of_the_online_network_after_an_update(spec, how):
     online, target = model.q_net, model.q_net_target
     assert bits(online, "running_") == bits(target, "running_")
     assert bits(online, "running_") != bits(dqn(how, spec).q_net, "running_")
-    model.predict(
-        np.zeros(4, np.float32)
-    )  # commits the online network; the target changes at its next update
+    # commits the online network; the target changes at its next update
+    model.predict(np.zeros(4, np.float32))
     assert bits(online, "running_") != bits(target, "running_")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -122,7 +122,10 @@ class SeedBatchPPO(SeedBatch[PPO]):
         row_ids, patches = dedup.analyze_rollout(by_row[0])
         flat = [self.tensor(array).flatten(0, 1) for array in by_row[patches is not None :]]
         first = np.arange(self.size)[:, None] * by_row[0].shape[1]
-        moments = lambda: optimizers.state_tensors(self.optimizer).values()  # noqa: E731
+
+        def moments() -> Iterable[Tensor]:
+            return optimizers.state_tensors(self.optimizer).values()
+
         with dedup.position_major_weights(patches, moments):
             for _ in range(model.n_epochs):
                 for chosen, sequences in self.actor_critics.minibatches(rollout):

@@ -76,9 +76,8 @@ def batch_of(
         targets = [models[-1].q_net_target] if algo == "dqn" else []
         for network in (models[-1].q_net, *targets) if targets else (models[-1].policy,):
             for name, parameter in network.named_parameters():
-                if name.endswith(
-                    "bias"
-                ):  # so that no empty patch is at ReLU's kink, where gradients differ
+                # so that no empty patch is at ReLU's kink, where gradients differ
+                if name.endswith("bias"):
                     parameter.data += 0.1
             if double:
                 network.double()

@@ -291,9 +291,7 @@ def test_training_restoring_and_playing_keep_the_lstm_state():
         mine = act(observations, np.broadcast_to(begins, (3, 2)))
         theirs, state = model.predict(observations[1], state, begins, deterministic=True)
         assert np.array_equal(mine[1], theirs)
-        begins = np.array(
-            [False, True]
-        )  # the second environment begins an episode, so its state is reset
+        begins = np.array([False, True])  # resets the state of the second environment
         seen.append(mine)
     sampled = again.player(Streams(SEEDS, "evaluation", (2, 1)))(
         observations, np.ones((3, 2), bool)

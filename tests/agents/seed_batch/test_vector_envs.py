@@ -43,15 +43,13 @@ def test_a_step_returns_last_and_first_observations_at_the_end_of_an_episode(kin
     assert observations.shape == (3, 4, 4) and observations.dtype == np.float32
     ended = 0
     for _ in range(60):
-        step = envs.step(
-            np.zeros((3, 4), np.int64)
-        )  # always left: the pole falls within a dozen steps
+        # always left: the pole falls within a dozen steps
+        step = envs.step(np.zeros((3, 4), np.int64))
         same = (step.observations == step.next_observations).all(-1)
         assert np.array_equal(same, ~step.dones) and not step.timeouts.any()
         assert (np.abs(step.observations[step.dones]) <= 0.05).all()  # range of first observations
-        assert (
-            np.abs(step.next_observations[step.dones][:, 2]) > 0.2
-        ).all()  # beyond the angle at which an episode ends
+        # angles at which an episode ends
+        assert (np.abs(step.next_observations[step.dones][:, 2]) > 0.2).all()
         found = {(e.seed, e.env) for e in envs.finished}
         assert found == set(zip(*np.nonzero(step.dones), strict=True))
         assert all(e.reward == e.length and 7 <= e.length <= 12 for e in envs.finished)

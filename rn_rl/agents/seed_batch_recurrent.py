@@ -2,7 +2,7 @@
 
 from rn_rl.agents._moved import forward
 
-_POLICY = "rn_rl.agents.seed_batch.recurrent_actor_critic"
+_POLICY = "rn_rl.agents.seed_batch.recurrent_policy"
 
 __getattr__ = forward(
     __name__,

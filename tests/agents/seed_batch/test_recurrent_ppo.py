@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecTransposeImage
 from torch import Tensor, nn
 
 from rn_rl.agents import SeedBatchRecurrentPPO
-from rn_rl.agents.seed_batch.recurrent_actor_critic import sequence_positions
+from rn_rl.agents.seed_batch.recurrent_policy import sequence_positions
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.vector_envs import VecSeedEnvs
 from rn_rl.engine.ensemble import ModuleStack

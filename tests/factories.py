@@ -7,9 +7,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from stable_baselines3.common.buffers import ReplayBufferSamples
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rn_rl.agents import VecSeedEnvs
+from rn_rl.agents.seed_batch.minibatch import RolloutSamples, Transitions
 
 
 def to_double(policy: Any) -> None:
@@ -27,15 +29,32 @@ def envs_of(models: list[Any], env_id: str = "CartPole-v1", num_envs: int = 1) -
     return VecSeedEnvs(made)
 
 
-def transitions(rng: np.random.Generator, shape: tuple[int, ...], size: int) -> list[torch.Tensor]:
-    """Minibatches of DQN, one for each seed."""
-    return [
+def transitions(rng: np.random.Generator, shape: tuple[int, ...], size: int) -> Transitions:
+    """Random minibatches of DQN with observations of this size, ``(*shape, ...)`` each."""
+    return Transitions(
         torch.from_numpy(rng.normal(size=(*shape, size)).astype(np.float32)),
         torch.from_numpy(rng.normal(size=(*shape, size)).astype(np.float32)),
         torch.from_numpy(rng.integers(0, 2, (*shape, 1))),
         torch.from_numpy(3 * rng.normal(size=(*shape, 1)).astype(np.float32)),
         torch.from_numpy(rng.integers(0, 2, (*shape, 1)).astype(np.float32)),
-    ]
+    )
+
+
+def replay_samples(drawn: Transitions, seed: int) -> ReplayBufferSamples:
+    """Return one seed's transitions as SB3's replay buffer gives them."""
+    one = Transitions(*(part[seed] for part in drawn))
+    return ReplayBufferSamples(
+        one.observations, one.actions, one.next_observations, one.dones, one.rewards
+    )
+
+
+def rollout_samples(rng: np.random.Generator, shape: tuple[int, ...]) -> RolloutSamples:
+    """Random minibatches of PPO with two actions, without observations."""
+    actions = torch.from_numpy(rng.integers(0, 2, shape))
+    values, log_probs, advantages, returns = (
+        torch.from_numpy(rng.normal(size=shape)) for _ in range(4)
+    )
+    return RolloutSamples(actions, values, -0.7 + 0.3 * log_probs, advantages, returns)
 
 
 def networks_agree(batch: Any, models: list[Any], network: Any, atol: float) -> None:

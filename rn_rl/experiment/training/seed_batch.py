@@ -14,7 +14,7 @@ from rich.console import Console
 from stable_baselines3.common.vec_env import VecEnv
 
 from rn_rl.agents import SeedBatch, SeedBatchDQN, SeedBatchPPO, SeedBatchRecurrentPPO
-from rn_rl.agents.seed_batch.actor_critic import components
+from rn_rl.agents.seed_batch.distributions import components
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.errors import TrainingStopped
 from rn_rl.experiment.evaluation.episodes import play_seed_batch
@@ -230,6 +230,8 @@ class SeedBatchRun:
         now, every = self.batch.num_timesteps, self.spec.eval_freq
         if every and now // every > (now - self.spec.n_envs) // every:
             self.evaluate_seeds()
+        if self.envs.training.finished:
+            self._finish_seeds()  # before the next update, as a single run ends
         self.display.update(now, self.status)
 
     def evaluate_seeds(self) -> None:

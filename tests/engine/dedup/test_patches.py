@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecTransposeImage
 from torch import Tensor, nn
 
 from rn_rl.agents import SeedBatchPPO
+from rn_rl.agents.seed_batch.actor_critic import ActorCritics
 from rn_rl.agents.seed_batch.introspection import convolutions
 from rn_rl.agents.seed_batch.vector_envs import VecSeedEnvs
 from rn_rl.engine.dedup.patches import PatchDeduplicator, PatchMode
@@ -174,7 +175,7 @@ def trained(
 
 def assert_acts_as_its_agents(batch: SeedBatchPPO) -> None:
     """Compare actions and values of the batch with those of its single agents."""
-    seen = np.moveaxis(batch.rollout["observations"][:8, :, 0], 1, 0)
+    seen = np.moveaxis(batch.rollout.observations[:8, :, 0], 1, 0)
     for _ in range(2):
         actions, values, log_probs = batch.act(batch.last_observations, 0)
         for seed in range(batch.size):
@@ -221,13 +222,13 @@ def test_a_training_on_patches_equals_one_on_images(case: Any, monkeypatch):
     deduplicated, shapes = trained(**case)
     norm = case["norm"]
     assert shapes == {(3, 2, 2)}
-    assert (deduplicated.memo is None) == (norm == "rn-paper")
-    monkeypatch.setattr("rn_rl.agents.seed_batch.ppo.convolutions", lambda _: [])
-    monkeypatch.setattr(SeedBatchPPO, "_repeats", lambda _: False)
+    assert (deduplicated.actor_critics.cache is None) == (norm == "rn-paper")
+    monkeypatch.setattr("rn_rl.agents.seed_batch.actor_critic.convolutions", lambda _: [])
+    monkeypatch.setattr(ActorCritics, "caches", lambda _: False)
     plain, shapes = trained(**case)
-    assert shapes == {(3, 7, 7)} and plain.memo is None
+    assert shapes == {(3, 7, 7)} and plain.actor_critics.cache is None
     for batch in (deduplicated, plain):
         assert_acts_as_its_agents(batch)
     for name in ("actions", "rewards"):
-        assert np.array_equal(deduplicated.rollout[name], plain.rollout[name])
+        assert np.array_equal(getattr(deduplicated.rollout, name), getattr(plain.rollout, name))
     np.testing.assert_allclose(deduplicated.stack.weights, plain.stack.weights, rtol=0, atol=1e-8)

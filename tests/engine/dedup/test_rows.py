@@ -8,7 +8,7 @@ from stable_baselines3 import PPO
 from torch import nn
 
 from rn_rl.agents import SeedBatchPPO
-from rn_rl.agents.seed_batch.introspection import answers_by_row
+from rn_rl.agents.seed_batch.introspection import is_row_wise
 from rn_rl.agents.seed_batch.vector_envs import VecSeedEnvs
 from rn_rl.engine.dedup.rows import SIZE_MULTIPLE, row_ids, unique_rows
 from rn_rl.normalization import make_normalizers
@@ -53,7 +53,7 @@ def test_rows_are_not_deduplicated_if_most_differ():
 def test_networks_that_mix_rows_are_not_deduplicated(norm: str, by_row: bool):
     """The property agrees with outputs and gradients of half a batch, alone and within the whole."""
     network = nn.Sequential(*make_normalizers(norm, 6))
-    assert answers_by_row(network) == by_row
+    assert is_row_wise(network) == by_row
     for _ in range(3):
         network.train()(torch.randn(32, 6))
         network.eval()
@@ -67,10 +67,10 @@ def test_networks_that_mix_rows_are_not_deduplicated(norm: str, by_row: bool):
 
 
 def test_priors_and_torchs_batch_normalization_and_dropout_mix_rows():
-    assert answers_by_row(SaliencyNorm(4))
-    assert not answers_by_row(SaliencyNorm(4, prior=lambda x: torch.ones(len(x))))
-    assert not answers_by_row(nn.Sequential(nn.BatchNorm1d(4)))
-    assert not answers_by_row(nn.Sequential(nn.Dropout()))
+    assert is_row_wise(SaliencyNorm(4))
+    assert not is_row_wise(SaliencyNorm(4, prior=lambda x: torch.ones(len(x))))
+    assert not is_row_wise(nn.Sequential(nn.BatchNorm1d(4)))
+    assert not is_row_wise(nn.Sequential(nn.Dropout()))
 
 
 class Corridor(gym.Env):

@@ -22,6 +22,7 @@ from rn_rl.normalization.batch import BatchNorm, BatchRenorm
 from rn_rl.normalization.controls import RECORDING, gain, logt, ramp, read_recording, yoked
 from rn_rl.normalization.established import GroupNorm, LayerNorm, RMSNorm
 from rn_rl.normalization.homeostatic import HomeostaticNorm
+from rn_rl.normalization.published import PublishedRegularityNorm
 from rn_rl.normalization.regularity import RegularityNorm
 from rn_rl.normalization.saliency import SaliencyNorm
 from rn_rl.normalization.spectral import spectral
@@ -76,8 +77,7 @@ class NormalizerSpec:
 
 _rln = partial(RegularityNorm, axis="neuron")
 _rsn = partial(RegularityNorm, axis="sample")
-_rn_paper = partial(RegularityNorm, commit="forward")
-_rln_paper = partial(RegularityNorm, axis="neuron", commit="forward")
+_rln_paper = partial(PublishedRegularityNorm, axis="neuron")
 _HALF_LIFE = ("half_life",)
 
 _TABLE = (
@@ -94,7 +94,7 @@ _TABLE = (
         "rsn", _rsn, "this library", "regularity, one gain per sample", _HALF_LIFE, scalar=True
     ),
     NormalizerSpec(
-        "rn-paper", _rn_paper, LIN, "RN as published", phase_rule=False, scalar=True
+        "rn-paper", PublishedRegularityNorm, LIN, "RN as published", phase_rule=False, scalar=True
     ),
     NormalizerSpec("rln-paper", _rln_paper, LIN, "RLN as published", phase_rule=False),
     NormalizerSpec(

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import functools
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rn_rl.errors import UserError
-from rn_rl.normalization import functional, published, sample_gain
-from rn_rl.normalization.phase import PhaseNorm, decay_per_phase, phase_norms, set_within
+from rn_rl.normalization import functional, sample_gain
+from rn_rl.normalization.phase import PhaseNorm, decay_per_phase
 
 Axis = Literal["layer", "neuron", "sample"]
 Commit = Literal["phase", "forward"]
@@ -76,6 +75,8 @@ class RegularityNorm(PhaseNorm):
     """
 
     num_features: int
+    commit_on: Commit = "phase"
+    observes_part = True
 
     def __init__(
         self,
@@ -91,41 +92,40 @@ class RegularityNorm(PhaseNorm):
             raise UserError(f"axis={axis!r}: expected 'layer', 'neuron' or 'sample'")
         if commit not in ("phase", "forward"):
             raise UserError(f"commit={commit!r}: expected 'phase' or 'forward'")
-        self.decay = decay_per_phase(half_life)
+        if commit != self.commit_on:
+            raise UserError(
+                f"commit={commit!r}: {type(self).__name__} has commit={self.commit_on!r}; inherit from "
+                "PublishedRegularityNorm for 'forward' and from RegularityNorm for 'phase'"
+            )
         if not eps > 0:
             raise UserError(f"eps={eps!r}: expected a variance above 0")
-        if commit == "forward" and (axis == "sample" or half_life is not None):
-            raise UserError(
-                f"commit='forward' is the published arithmetic, which has no axis={axis!r} with "
-                f"half_life={half_life!r}; use axis='layer' or 'neuron' and half_life=None, or "
-                "commit='phase'"
-            )
-        num_codes = num_features if axis == "neuron" else 1
         self.num_features = num_features
         self.axis = axis
         self.half_life = half_life
-        self.commit_on = commit
-        self.depends_on_batch = commit == "forward"
-        self.observes_part = commit == "phase"
+        self.decay = decay_per_phase(half_life)
         self.eps = eps
-        self.acting = False
-        """Inside :func:`observed_acting` alone."""
-        if commit == "phase":
-            state = functional.initial_state(num_codes)
-            pending = torch.zeros(4, num_codes, dtype=state.dtype)
-        else:
-            state, pending = published.initial_state(num_codes), torch.zeros(0, num_codes)
-        super().__init__(state, pending)
+        super().__init__(*self.empty(num_features if axis == "neuron" else 1))
+
+    # wraps: inspect.signature then shows the arguments of __init__
+    @functools.wraps(__init__, assigned=())  # type: ignore[misc]
+    def __new__(cls, *args: Any, **kwargs: Any) -> RegularityNorm:
+        """Build a :class:`PublishedRegularityNorm` where ``commit="forward"``."""
+        if cls is RegularityNorm and "forward" in (*args[3:4], kwargs.get("commit")):
+            # not at the top: that module imports this one
+            from rn_rl.normalization.published import PublishedRegularityNorm
+
+            cls = PublishedRegularityNorm
+        return super().__new__(cls)
+
+    @staticmethod
+    def empty(num_codes: int) -> tuple[Tensor, Tensor]:
+        """State and pending sums before any observation."""
+        state = functional.initial_state(num_codes)
+        return state, torch.zeros(4, num_codes, dtype=state.dtype)
 
     @property
     def gain(self) -> Tensor:
-        """The frozen gain, ``(1,)`` or ``(num_features,)``.
-
-        For ``"sample"`` it is what RN would apply; for ``commit="forward"`` there is no frozen gain
-        (it depends on the batch), and this is NaN.
-        """
-        if self.commit_on == "forward":
-            return torch.full_like(self.running_state[0], float("nan"))
+        """The frozen gain in nats, ``(1,)`` or ``(num_features,)``; for ``"sample"``, that of RN."""
         return self.running_state[functional.GAIN]
 
     @property
@@ -134,16 +134,12 @@ class RegularityNorm(PhaseNorm):
         return self.gain
 
     def observe(self, x: Tensor, weight: Tensor | None) -> None:
-        if self.commit_on == "forward":
-            return  # that is one with applying it
         some = functional.observed(x, weight)
         buffers: Any = self._buffers  # an attribute of a module takes as long as an operation
         pending, state = buffers["pending_sums"], buffers["running_state"]
         functional.accumulate(pending, functional.observe, some, state, weight)
 
     def next_state(self) -> Tensor:
-        if self.commit_on == "forward":
-            return self.running_state
         state, pending = self.running_state, self.pending_sums
         if state.device.type != "cpu":
             return functional.commit(state, pending, self.decay, self.eps)
@@ -155,14 +151,10 @@ class RegularityNorm(PhaseNorm):
 
     @property
     def commits_like(self) -> Any:
-        if self.commit_on == "forward":
-            return None
         return "regularity", self.decay, self.eps, self.frozen, self.running_state.shape[-1]
 
     def apply_state(self, x: Tensor) -> Tensor:
         state: Any = self._buffers["running_state"]
-        if self.commit_on == "forward":
-            return self._published_forward(x)
         if self.axis == "sample":
             return sample_gain.times_sample_gain(x, state)
         if self.axis == "layer":
@@ -172,31 +164,6 @@ class RegularityNorm(PhaseNorm):
             [gain] = functional.at_precision(x.dtype, gain)
         return x * functional.on_axis_1(gain.to(x.dtype), x)
 
-    def _published_forward(self, x: Tensor) -> Tensor:
-        moving = (self.training or self.acting) and self.observing and not self.frozen
-        before = self.running_state.clone()  # the gradient still needs it when the state has moved
-        real = self.real() if self.training else None
-        y, state = published.step(x, before, moving, real)
-        if moving:
-            self.running_state.copy_(state)
-        return y
-
     def extra_repr(self) -> str:
-        options = {"half_life": self.half_life, "commit": self.commit_on}
-        defaults = {"half_life": None, "commit": "phase"}
-        shown = "".join(f", {k}={v}" for k, v in options.items() if v != defaults[k])
-        return f"{self.num_features}, axis={self.axis}{shown}"
-
-
-@contextmanager
-def observed_acting(module: nn.Module) -> Iterator[None]:
-    """Inside this context acting is observed as training is, where the arithmetic is the published one.
-
-    A forward in evaluation mode then moves the state of every ``commit="forward"`` normalizer, as the
-    published agents had it: an action is chosen by another network than the one before it. Those that
-    obey the phase rule are not touched.
-    """
-    norms = phase_norms(module).values()
-    as_published = [n for n in norms if isinstance(n, RegularityNorm) and n.commit_on == "forward"]
-    with set_within(as_published, "acting", True):
-        yield
+        forgets = "" if self.half_life is None else f", half_life={self.half_life}"
+        return f"{self.num_features}, axis={self.axis}{forgets}"

@@ -10,7 +10,7 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import Tensor
 
 from rn_rl.errors import UserError
-from rn_rl.normalization import RegularityNorm, observed_acting, phase_norms
+from rn_rl.normalization import PublishedRegularityNorm, observed_acting, phase_norms
 from rn_rl.policies.layers import normalized
 from rn_rl.policies.norm_policy import NormPolicyMixin, freeze_normalizers
 
@@ -33,8 +33,7 @@ class NormDQNPolicy(NormPolicyMixin, DQNPolicy):
         super().__init__(*args, **kwargs)
         self.acting_observes = acting_observes
         if acting_observes and not any(
-            isinstance(n, RegularityNorm) and n.commit_on == "forward"
-            for n in phase_norms(self.q_net).values()
+            isinstance(n, PublishedRegularityNorm) for n in phase_norms(self.q_net).values()
         ):
             raise UserError(
                 f"acting_observes with normalizer {self.norm!r}: expected rn-paper or rln-paper in it, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rn_rl.normalization import functional
+from rn_rl.normalization import dispatch, functional
 from rn_rl.normalization.functional import VAR
 from rn_rl.normalization.phase import PhaseNorm, decay_per_phase
 
@@ -65,7 +65,7 @@ class BatchNorm(PhaseNorm):
 
     def observe(self, x: Tensor, weight: Tensor | None) -> None:
         mean = self.running_state[0]
-        functional.accumulate(self.pending_sums, functional.observe_moments, x, mean, weight)
+        dispatch.accumulate_moments(self.pending_sums, x, mean, weight)
 
     def next_state(self) -> Tensor:
         return functional.commit_moments(self.running_state, self.pending_sums, self.decay)

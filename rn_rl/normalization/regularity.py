@@ -5,12 +5,11 @@ from __future__ import annotations
 import functools
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rn_rl.errors import UserError
-from rn_rl.normalization import functional, sample_gain
+from rn_rl.normalization import dispatch, functional, sample_gain
 from rn_rl.normalization.phase import PhaseNorm, decay_per_phase
 
 Axis = Literal["layer", "neuron", "sample"]
@@ -137,17 +136,10 @@ class RegularityNorm(PhaseNorm):
         some = functional.observed(x, weight)
         buffers: Any = self._buffers  # an attribute of a module takes as long as an operation
         pending, state = buffers["pending_sums"], buffers["running_state"]
-        functional.accumulate(pending, functional.observe, some, state, weight)
+        dispatch.accumulate(pending, some, state, weight)
 
     def next_state(self) -> Tensor:
-        state, pending = self.running_state, self.pending_sums
-        if state.device.type != "cpu":
-            return functional.commit(state, pending, self.decay, self.eps)
-        with np.errstate(
-            all="ignore"
-        ):  # columns with nothing pending divide by 0, and are not used
-            arrays = state.numpy(), pending.numpy()
-            return torch.from_numpy(functional.commit(*arrays, self.decay, self.eps))
+        return dispatch.commit(self.running_state, self.pending_sums, self.decay, self.eps)
 
     @property
     def commits_like(self) -> Any:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-import sys
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rn_rl.normalization._numpy import sample_gain_and_slope
+from rn_rl.normalization.dispatch import as_arrays
 from rn_rl.normalization.functional import (
-    FAR,
     LOG_MASS,
     MEAN,
     PHASES,
+    SMALLEST_EXPONENT,
     VAR,
     WIDE,
-    as_arrays,
     code_length,
-    ones_of,
 )
 
 MOST_CODED = 64
@@ -76,7 +75,7 @@ class _TimesSampleGain(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, state: Tensor, rows: np.ndarray, frozen: np.ndarray) -> Tensor:
-        found = _gain_and_slope(rows[:, coded(rows.shape[1])], frozen)
+        found = sample_gain_and_slope(rows[:, coded(rows.shape[1])], frozen)
         gain, density, factor = map(torch.from_numpy, found)
         ctx.save_for_backward(x, state, gain, density, factor)
         return x * gain
@@ -96,10 +95,6 @@ class _TimesSampleGain(torch.autograd.Function):
         return out, None, None, None
 
 
-SMALLEST_EXPONENT = math.log(sys.float_info.min)
-"""As far as the code lengths of rn go."""
-
-
 def _sample_code(x: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """For ``(batch, features)``: the gain, ``(batch, 1)``, z, and the softmax of ``-z**2 / 2``."""
     mean, var, log_mass, phases = (state[i].to(x.dtype) for i in (MEAN, VAR, LOG_MASS, PHASES))
@@ -108,50 +103,3 @@ def _sample_code(x: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     log_density = exponent.logsumexp(1, keepdim=True) - math.log(x.shape[1])
     length = code_length(log_mass, log_density).clamp(min=0)
     return torch.where(phases > 1, length, 1), z, exponent.softmax(1)
-
-
-DENSE = {np.dtype(np.float32): 1e-20, np.dtype(np.float64): 1e-250}
-"""Sums of densities above which none that is lost to underflow matters."""
-
-
-def _gain_and_slope(x: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For ``(batch, features)``: the gain of each sample, and its derivative by x as two factors.
-
-    Gain ``(batch, 1)``, ``exp(-z**2 / 2) (x - mean)`` ``(batch, features)`` and what that is to be
-    multiplied by, ``(batch, 1)``: ``dL/dx_j = softmax_j(-z**2 / 2) z_j / sigma``, and 0 where L or all
-    exponents are cut off. The same numbers as :func:`_sample_code`; autograd cannot follow.
-    """
-    d = x - state.item(MEAN)
-    every = d.reshape(-1)
-    if np.vdot(every, every) < FAR:
-        return _gain_and_slope_at(d, state)
-    with np.errstate(all="ignore"):
-        return _gain_and_slope_at(d, state)
-
-
-def _gain_and_slope_at(
-    d: np.ndarray, state: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The same for distances from the mean."""
-    var, log_mass, phases = state.item(VAR), state.item(LOG_MASS), state.item(PHASES)
-    ones = ones_of(d.shape[1], d.dtype)[:, None]
-    nearest: Any = None
-    density = d * d
-    density *= -0.5 / var
-    total = np.exp(density, out=density) @ ones
-    if not np.minimum.reduce(total, None, initial=1) > DENSE[d.dtype]:  # far from all that was seen
-        exponents = np.clip(d * d * (-0.5 / var), SMALLEST_EXPONENT, None)
-        nearest = exponents.max(1, keepdims=True)
-        density = np.exp(exponents - nearest)
-        total = density @ ones
-    density *= d
-    if phases <= 1:
-        return np.ones_like(total), density, np.zeros_like(total)
-    log_density = np.log(total / d.shape[1])
-    if nearest is not None:
-        log_density += nearest
-    length = np.maximum(code_length(log_mass, log_density), 0)
-    followed = length > 0
-    if nearest is not None:
-        followed &= nearest > SMALLEST_EXPONENT
-    return length, density, followed / (total * var)

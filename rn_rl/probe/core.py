@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rn_rl.normalization import functional
+from rn_rl.normalization import dispatch, functional
 
 
 class CodeLengthProbe:
@@ -47,9 +47,7 @@ class CodeLengthProbe:
         def observe(layer: nn.Module, inputs: Any, output: Tensor) -> None:
             if layer.training:
                 x = functional.observed(output)
-                functional.accumulate(
-                    self._pending[name], functional.observe, x, self._state[name], None
-                )
+                dispatch.accumulate(self._pending[name], x, self._state[name])
 
         return observe
 

@@ -14,7 +14,7 @@ from rn_rl.normalization import (
     phase_norms,
     state_before_commit,
 )
-from rn_rl.normalization.functional import SMALL
+from rn_rl.normalization.dispatch import SMALL
 
 FEATURES = 8
 STATEFUL = [row.name for row in REGISTRY.values() if row.stateful and row.phase_rule]

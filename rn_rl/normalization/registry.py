@@ -19,10 +19,11 @@ from torch.nn.utils.parametrizations import weight_norm
 from rn_rl.errors import UserError, unknown
 from rn_rl.normalization.adaptive import AdaptiveNorm
 from rn_rl.normalization.batch import BatchNorm, BatchRenorm
-from rn_rl.normalization.controls import RECORDING, gain, logt, ramp, read_recording, yoked
+from rn_rl.normalization.controls import gain, logt, ramp, yoked
 from rn_rl.normalization.established import GroupNorm, LayerNorm, RMSNorm
 from rn_rl.normalization.homeostatic import HomeostaticNorm
 from rn_rl.normalization.published import PublishedRegularityNorm
+from rn_rl.normalization.recording import RECORDING, read_recording
 from rn_rl.normalization.regularity import RegularityNorm
 from rn_rl.normalization.saliency import SaliencyNorm
 from rn_rl.normalization.spectral import spectral
@@ -231,7 +232,8 @@ def _parse_path(row: NormalizerSpec, text: str) -> dict[str, Any]:
             f"recorded run, such as {row.name}(runs/rn/dqn/CartPole-v1_1)"
         )
     given = PurePath(path)
-    return {row.recording: str(given.parent if given.name == RECORDING else given)}
+    # "/" on Windows too, so that a run has one spelling on every system
+    return {row.recording: (given.parent if given.name == RECORDING else given).as_posix()}
 
 
 def _parse_arguments(row: NormalizerSpec, text: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from pathlib import PureWindowsPath
 
 import numpy as np
 import pytest
@@ -9,7 +10,13 @@ import torch
 from torch import nn
 
 from rn_rl.errors import UserError
-from rn_rl.normalization import check_recordings, make_normalizers, phase_norms
+from rn_rl.normalization import (
+    canonical_spec,
+    check_recordings,
+    make_normalizers,
+    phase_norms,
+    registry,
+)
 
 FEATURES = 8
 PHASES = 9
@@ -129,6 +136,16 @@ def test_without_the_recording_a_trained_agent_acts_and_cannot_learn(recorded, l
     with pytest.raises(UserError, match=r"no recording .*; learning needs it"):
         loaded.train()(torch.ones(1, 1))
     assert loaded.eval().gain.item() == rows[5, 0]
+
+
+@pytest.mark.parametrize(
+    "path", [r"C:\runs\rn\dqn\CartPole-v1_1", r"..\rn + ln (old)", r"\\server\share\new"]
+)
+def test_a_path_of_windows_has_one_spelling_there(path, monkeypatch):
+    monkeypatch.setattr(registry, "PurePath", PureWindowsPath)
+    spelled = path.replace("\\", "/")
+    for given in (path, rf"{path}\code_length.npz", f"'{path}'", f"run={path}", spelled):
+        assert canonical_spec(f"ln+yoked({given})+rn") == f"ln+yoked({spelled})+rn"
 
 
 def test_a_missing_recording_can_be_refused_before_the_start(tmp_path):

@@ -26,7 +26,8 @@ class AgeWeights(ReplayBuffer):
 
     Args:
         half_life_steps: timesteps after which a sample counts half; None weighs all the same.
-        args, kwargs: see SB3.
+        args: see SB3.
+        kwargs: see SB3.
     """
 
     def __init__(self, *args: Any, half_life_steps: float | None = 10_000, **kwargs: Any) -> None:

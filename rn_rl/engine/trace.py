@@ -114,7 +114,9 @@ class PartialEvaluation:
     """A recorded program in two: what follows from constant inputs, kept, and the rest.
 
     Args:
-        whole, constant, values: see :class:`TracedFunction`.
+        whole: see :class:`TracedFunction`.
+        constant: see :class:`TracedFunction`.
+        values: see :class:`TracedFunction`.
     """
 
     def __init__(self, whole: GraphModule, constant: int, values: bool) -> None:

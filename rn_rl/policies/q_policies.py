@@ -26,7 +26,8 @@ class NormDQNPolicy(NormPolicyMixin, DQNPolicy):
             learning does, as in the published agents; see :func:`rn_rl.normalization.observed_acting`.
             SB3 tells acting from evaluating by ``deterministic=False`` alone, so that moves the state
             wherever it is said; greedy predictions move nothing.
-        args, kwargs: see :class:`~rn_rl.policies.norm_policy.NormPolicyMixin`.
+        args: see :class:`~rn_rl.policies.norm_policy.NormPolicyMixin`.
+        kwargs: see :class:`~rn_rl.policies.norm_policy.NormPolicyMixin`.
     """
 
     def __init__(self, *args: Any, acting_observes: bool = False, **kwargs: Any) -> None:

@@ -115,7 +115,8 @@ class SeedBatchDQN(SeedBatch[DQN]):
     minibatches. Exploration, replay sampling, target updates and schedules are those of SB3's DQN.
 
     Args:
-        models, envs: see :class:`~rn_rl.agents.seed_batch.base.SeedBatch`; one environment a seed.
+        models: see :class:`~rn_rl.agents.seed_batch.base.SeedBatch`.
+        envs: see there; one environment a seed.
         compile: compile the update with ``torch.compile``: some ten seconds once, then faster.
     """
 

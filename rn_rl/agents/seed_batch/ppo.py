@@ -42,7 +42,8 @@ class SeedBatchPPO(SeedBatch[PPO]):
     """SB3's PPO for S seeds at once; see :class:`~rn_rl.agents.seed_batch.base.SeedBatch`.
 
     Args:
-        models, envs: see :class:`~rn_rl.agents.seed_batch.base.SeedBatch`.
+        models: see :class:`~rn_rl.agents.seed_batch.base.SeedBatch`.
+        envs: see :class:`~rn_rl.agents.seed_batch.base.SeedBatch`.
         compile: compile the update with ``torch.compile``: some ten seconds once, then faster.
     """
 

@@ -77,7 +77,9 @@ class SeedBatchRecurrentPPO(SeedBatchPPO):
     episode begins in it, the state is 0. The numbers are the same, and all minibatches have one shape.
 
     Args:
-        models, envs, compile: see :class:`~rn_rl.agents.SeedBatchPPO`.
+        models: see :class:`~rn_rl.agents.SeedBatchPPO`.
+        envs: see :class:`~rn_rl.agents.SeedBatchPPO`.
+        compile: see :class:`~rn_rl.agents.SeedBatchPPO`.
     """
 
     model: Any

@@ -26,7 +26,8 @@ def along(
     Args:
         lstms: ``nn.LSTM`` of one layer and one size.
         inputs: ``(n, sequences, steps, 4 * size)``: input weights times the input, and biases.
-        hidden, cell: states before the first step, ``(n, sequences, size)``; no gradient flows there.
+        hidden: state before the first step, ``(n, sequences, size)``; no gradient flows there.
+        cell: likewise.
         keep: ``(sequences, steps)``, 0 where an episode begins, so that the state is forgotten.
 
     Returns:

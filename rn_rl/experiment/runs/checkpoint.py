@@ -81,7 +81,9 @@ def save(
 
     Args:
         folder: where.
-        model, evaluation, log: agent and callbacks, which stand between two phases.
+        model: the agent, between two phases.
+        evaluation: its evaluation callback.
+        log: its logging callback.
         rollout_began: whether SB3 has drawn the noise of the next rollout already.
         random: states of generators, see :mod:`rn_rl.experiment.runs.rng_state`; default: now.
     """

@@ -210,7 +210,8 @@ class Run:
         """Everything that evaluating, filming and the zoo's tools need.
 
         Args:
-            spec, model: of the run.
+            spec: of the run.
+            model: of the run.
             normalizer: statistics of observations; default: those of the agent's own environment.
         """
         if isinstance(

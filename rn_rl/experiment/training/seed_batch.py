@@ -64,7 +64,8 @@ class BatchTraining:
 
     Args:
         config: what the user said.
-        specs, runs: of each seed.
+        specs: of each seed.
+        runs: of each seed.
         trial: the environment of a single run, by which agents are built.
         console: where progress is shown.
         resuming: go on from the checkpoints.

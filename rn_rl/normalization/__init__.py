@@ -1,4 +1,4 @@
-"""Normalizers: torch only. No Stable-Baselines3 and no gymnasium below this door."""
+"""Normalizers as torch modules; imports neither Stable-Baselines3 nor gymnasium."""
 
 from rn_rl.normalization.phase import (
     PhaseNorm,

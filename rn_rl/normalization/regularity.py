@@ -1,4 +1,4 @@
-"""Regularity normalization: RN, RLN and RSN, one module."""
+"""Regularity normalization: RN, RLN and RSN in one module."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ Commit = Literal["phase", "forward"]
 
 
 class RegularityNorm(PhaseNorm):
-    r"""Multiply activations by how surprising they are: the length of their universal code.
+    r"""Multiply activations by the length of their universal code: surprising ones are amplified.
 
-    With z the activations standardized by their history, S the mean of their standard normal
-    density and M the code mass that S has summed up to over the phases so far,
+    With z the activations standardized by the running mean and variance, S the mean over a phase of the
+    standard normal density of z, and the code mass M the sum of S over the phases so far,
 
     .. math:: y = L x, \qquad L = \log M - \log S \;\text{(nats)}.
 
-    ``axis="layer"`` (RN) has one L per layer, ``"neuron"`` (RLN) one per neuron; both are constant
-    within a phase, so forward is one multiplication. ``"sample"`` (RSN) has one per sample, a
-    function of that sample and the frozen state, through which the gradient flows. On stationary
-    data the gain of RN and RLN is ``log(t + e - 1)`` at the t-th phase after the first: it starts
-    at 1 and rises without bound, so any effect must be compared with the control ``logt``.
+    ``axis="layer"`` (RN) has one gain L per layer and ``"neuron"`` (RLN) one per neuron; both are
+    constant within a phase, so forward is one multiplication. ``"sample"`` (RSN) has one per sample, a
+    function of that sample and the frozen state through which the gradient flows; see
+    :func:`~rn_rl.normalization.sample_gain.sample_gain`. On stationary data the gain of RN and RLN is
+    ``log(t + e - 1)`` at the t-th phase after the first: it starts at 1 and rises without bound, so
+    compare any effect with that of the control ``logt``.
 
-    A *phase* is what lies between two rollouts. How many a run has differs widely; choose
-    ``half_life`` by it:
+    A *phase* is the time between two commits: in SB3, one rollout and its gradient steps. The number of
+    phases in a run differs widely; choose ``half_life`` by it:
 
     ================================================  =======
     DQN, CartPole-v1, zoo configuration, 50k steps        192
@@ -41,26 +42,26 @@ class RegularityNorm(PhaseNorm):
 
     Args:
         num_features: size of axis 1 of the input.
-        axis: what shares a code.
-        half_life: phases after which an observation counts half; None (default) never forgets. The
-            gain then tends to ``-log(1 - 2 ** (-1 / half_life))`` whatever the input.
-        commit: ``"phase"``: state moves on ``train() -> eval()`` alone. ``"forward"``: the published
-            arithmetic, whose state moves in every training forward and whose gain depends on the
-            batch; in PPO its ratio does not start at 1. For fidelity only.
+        axis: ``"layer"``, ``"neuron"`` or ``"sample"``: the elements that share a code.
+        half_life: number of phases after which an observation counts half. The gain then tends to
+            ``-log(1 - 2 ** (-1 / half_life))`` on stationary data. None (default) never forgets.
+        commit: ``"phase"`` (default): the state changes only at commits. ``"forward"``: builds a
+            :class:`~rn_rl.normalization.PublishedRegularityNorm`, whose state changes in every training
+            forward, as in the paper; for reproduction only.
         eps: floor of the variance.
 
     Shape:
         ``(batch, num_features, ...)`` to the same shape and dtype.
 
     State:
-        ``running_state``: rows mean, variance, elements, log code mass, phases, gain (``"phase"``);
-        or mean, std, elements, log code mass (``"forward"``). ``pending_sums``: see
-        :mod:`rn_rl.normalization.functional`. Of more than 64 samples, 64 or fewer are observed:
+        ``running_state``: rows mean, variance, elements, log code mass, phases, gain, ``(6, 1)`` or
+        ``(6, num_features)``; moves at commits. ``pending_sums``: see
+        :mod:`rn_rl.normalization.functional`. At most 64 samples of a batch are observed, see
         :func:`~rn_rl.normalization.functional.observed`. A batch with a NaN or an infinity, or with
         squares too large for its precision, is skipped for the codes it touches.
 
     Raises:
-        UserError: an argument outside its range, or an input whose axis 1 is not ``num_features``.
+        UserError: an argument is outside its range, or axis 1 of an input is not ``num_features``.
 
     Example:
         >>> norm = RegularityNorm(8)
@@ -69,8 +70,8 @@ class RegularityNorm(PhaseNorm):
         >>> 1.2 < norm.gain.item() < 1.4      # log(2 + e - 1)
         True
 
-    Source: Lin, Entropy 24(1):59, 2022; where and why this departs from it:
-    :mod:`rn_rl.normalization.functional`.
+    Source: Lin, Entropy 24(1):59, 2022; :func:`~rn_rl.normalization.functional.commit` says where and
+    why this departs from it.
     """
 
     num_features: int
@@ -134,7 +135,7 @@ class RegularityNorm(PhaseNorm):
 
     def observe(self, x: Tensor, weight: Tensor | None) -> None:
         some = functional.observed(x, weight)
-        buffers: Any = self._buffers  # an attribute of a module takes as long as an operation
+        buffers: Any = self._buffers  # attribute lookup on a module is as slow as an operation
         pending, state = buffers["pending_sums"], buffers["running_state"]
         dispatch.accumulate(pending, some, state, weight)
 

@@ -1,4 +1,4 @@
-"""The code length of each sample, with gradient: the gain of ``axis="sample"`` (RSN)."""
+"""Code length of each sample with its gradient: the gain of ``axis="sample"`` (RSN)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ from rn_rl.normalization.functional import (
 )
 
 MOST_CODED = 64
-"""Elements of one sample that its code length is measured on at most."""
+"""Largest number of elements of one sample that its code length is computed from."""
 
 
 def coded(features: int) -> slice:
-    """The elements of a sample that its code length is measured on: every k-th, at most 64.
+    """Slice of the elements of a sample that its code length is computed from: every k-th, at most 64.
 
-    No k that divides their number, since those of an image lie in rows: it would see a column or two.
+    k is coprime to the number of elements, so that it visits all columns of an image and not a few.
+
+    Args:
+        features: number of elements of one sample.
     """
     if features <= MOST_CODED:
         return slice(None)
@@ -41,9 +44,9 @@ def coded(features: int) -> slice:
 def sample_gain(x: Tensor, state: Tensor) -> Tensor:
     """Code length of every sample under the frozen state: the gain of ``axis="sample"``.
 
-    Formula: ``L_i = log M - log mean_j exp(-z_ij**2 / 2)``, at least 0, and 1 before there is code
-    mass; j is over all elements of the sample, or over at most 64 of them (:func:`coded`). It depends
-    on the sample and the state alone, so the batch does not matter; gradients flow through it.
+    Formula: ``L_i = log M - log mean_j exp(-z_ij**2 / 2)``, at least 0, and 1 until the second commit;
+    j is over all elements of the sample, or over at most 64 of them (:func:`coded`). It depends on the
+    sample and the state, not on the rest of the batch. Gradients flow through it.
 
     Args:
         x: ``(batch, features, ...)``.
@@ -58,7 +61,12 @@ def sample_gain(x: Tensor, state: Tensor) -> Tensor:
 
 
 def times_sample_gain(x: Tensor, state: Tensor) -> Tensor:
-    """``x * sample_gain(x, state)``; on the CPU with its gradient in closed form, which is faster."""
+    """Compute ``x * sample_gain(x, state)``; on the CPU with a closed-form gradient, which is faster.
+
+    Args:
+        x: ``(batch, features, ...)``.
+        state: ``(6, 1)``.
+    """
     learning = x.requires_grad and torch.is_grad_enabled()
     rows = x
     if x.dim() != 2 or x.dtype not in WIDE:
@@ -71,7 +79,10 @@ def times_sample_gain(x: Tensor, state: Tensor) -> Tensor:
 
 
 class _TimesSampleGain(torch.autograd.Function):
-    """For ``(batch, features)`` of float32 or better, on the CPU, and both as arrays too."""
+    """``x * gain`` with its gradient, for x ``(batch, features)`` in float32 or float64 on the CPU.
+
+    ``rows`` and ``frozen`` are NumPy views of x and the state.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, state: Tensor, rows: np.ndarray, frozen: np.ndarray) -> Tensor:
@@ -84,7 +95,9 @@ class _TimesSampleGain(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         x, state, gain, slope, factor = ctx.saved_tensors
         some = coded(x.shape[1])
-        if torch.is_grad_enabled():  # somebody wants the second derivative
+        if (
+            torch.is_grad_enabled()
+        ):  # for second derivatives: the same in operations that autograd follows
             gain, z, share = _sample_code(x[:, some], state)
             slope = share * z * torch.where(gain > 0, state[VAR].to(x.dtype).rsqrt(), 0)
             factor = torch.where(state[PHASES] > 1, (grad * x).sum(1, keepdim=True), 0)
@@ -96,7 +109,7 @@ class _TimesSampleGain(torch.autograd.Function):
 
 
 def _sample_code(x: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For ``(batch, features)``: the gain, ``(batch, 1)``, z, and the softmax of ``-z**2 / 2``."""
+    """Gain ``(batch, 1)``, z, and the softmax of ``-z**2 / 2``, for x ``(batch, features)``."""
     mean, var, log_mass, phases = (state[i].to(x.dtype) for i in (MEAN, VAR, LOG_MASS, PHASES))
     z = (x - mean) * var.rsqrt()
     exponent = (-0.5 * z * z).clamp(min=SMALLEST_EXPONENT)

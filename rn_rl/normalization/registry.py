@@ -100,12 +100,12 @@ _TABLE = (
     ),
     NormalizerSpec("rln-paper", _rln_paper, LIN, "RLN as published", phase_rule=False),
     NormalizerSpec(
-        "logt", logt, "this library", "control: rn's ramp on stationary data", scalar=True
+        "logt", logt, "this library", "control: the gain of rn on stationary data", scalar=True
     ),
     NormalizerSpec(
-        "ramp", ramp, "this library", "control: a linear ramp", ("to", "over"), scalar=True
+        "ramp", ramp, "this library", "control: a gain that rises linearly", ("to", "over"), scalar=True
     ),
-    NormalizerSpec("gain", gain, "this library", "control: a constant", ("c",), scalar=True),
+    NormalizerSpec("gain", gain, "this library", "control: a constant gain", ("c",), scalar=True),
     NormalizerSpec(
         "yoked", yoked, "this library", "control: another run's gains, replayed", ("run",),
         scalar=True, recording="run",
@@ -137,11 +137,11 @@ _TABLE = (
         reparametrize=spectral,
     ),
     NormalizerSpec(
-        "uan", AdaptiveNorm, "Faye et al. 2024", "adaptive: by a learned mixture of Gaussians",
+        "uan", AdaptiveNorm, "Faye et al. 2024", "adaptive: by clusters of a learned Gaussian mixture",
         _HALF_LIFE,
     ),
     NormalizerSpec(
-        "hs", HomeostaticNorm, "after Shen et al. 2021", "homeostatic scaling of every neuron",
+        "hs", HomeostaticNorm, "after Shen et al. 2021", "homeostatic scaling, one gain per neuron",
         ("rate", "target", "momentum"),
     ),
 )  # fmt: skip

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rn_rl.normalization import dispatch, functional
+from rn_rl.normalization.phase import decay_per_phase
 
 
 class CodeLengthProbe:
@@ -22,6 +23,9 @@ class CodeLengthProbe:
         module: any network.
         half_life: number of phases after which an observation counts half; None never forgets.
 
+    Raises:
+        UserError: the half-life is not above 0.
+
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> with CodeLengthProbe(net) as probe:
@@ -33,7 +37,7 @@ class CodeLengthProbe:
     """
 
     def __init__(self, module: nn.Module, half_life: float | None = None) -> None:
-        self.decay = 1.0 if half_life is None else 2.0 ** (-1.0 / half_life)
+        self.decay = decay_per_phase(half_life)
         self._state: dict[str, Tensor] = {}
         self._pending: dict[str, Tensor] = {}
         self._hooks = []

@@ -51,9 +51,9 @@ class PhaseNorm(nn.Module, ABC):
     pending_sums: Tensor
     num_features: int | None = None
     depends_on_batch: bool = False
-    """Whether a sample's output or gradient depends on the other samples of the batch."""
+    """True if a sample's output or gradient depends on the other samples of the batch."""
     observes_part: bool = False
-    """Whether it subsamples large batches; see :func:`rn_rl.normalization.functional.observed`."""
+    """True if it subsamples large batches; see :func:`rn_rl.normalization.functional.observed`."""
 
     def __init__(self, state: Tensor, pending: Tensor) -> None:
         super().__init__()

@@ -82,7 +82,7 @@ class PublishedRegularityNorm(RegularityNorm):
                 "commit='phase'"
             )
         self.acting = False
-        """Whether forwards in evaluation mode move the state too; see :func:`observed_acting`."""
+        """True if forwards in evaluation mode change the state too; see :func:`observed_acting`."""
 
     @staticmethod
     def empty(num_codes: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The published arithmetic, against the numbers of the published code."""
+"""RN and RLN as published, against numbers of the published code."""
 
 import copy
 import inspect
@@ -183,7 +183,7 @@ def test_acting_is_never_observed_by_those_that_obey_the_phase_rule():
 @pytest.mark.parametrize("name", ["rn-paper", "rln-paper", "brn"])
 @pytest.mark.parametrize("shape", [(6, 4), (6, 4, 3, 2), (1, 4)])
 def test_rows_of_no_weight_have_no_part_in_what_others_become(name, shape):
-    """As the padding of sequences; the weights of others do not count, as nothing published has any."""
+    """Weight 0 marks padding; other weights count 1, since the published code has no weights."""
     alone, padded = (make_normalizers(name, 4)[0].train() for _ in range(2))
     for _ in range(3):
         x = torch.randn(shape, dtype=torch.float64, requires_grad=True)

@@ -1,4 +1,4 @@
-"""One table and one grammar."""
+"""The table of normalizers and the parser of specs."""
 
 import doctest
 import importlib
@@ -215,7 +215,7 @@ def test_examples_in_docstrings_are_true():
 
 
 def test_a_new_normalizer_is_one_file_and_one_row(tmp_path):
-    """The worked example of CONTRIBUTING.md, in a copy of the package."""
+    """Run the worked example of CONTRIBUTING.md in a copy of the package."""
     root = Path(__file__).parents[2]
     shutil.copytree(
         root / "rn_rl", tmp_path / "rn_rl", ignore=shutil.ignore_patterns("__pycache__")

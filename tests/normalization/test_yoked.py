@@ -1,4 +1,4 @@
-"""Yoked: the gains that a run of rn had come back in another network, phase by phase."""
+"""Yoked normalizers replay in another network, phase by phase, the gains of a run with rn."""
 
 import copy
 import pickle
@@ -23,7 +23,7 @@ PHASES = 9
 
 
 def network(norm):
-    """Two hidden layers, each with what the spec says."""
+    """Two hidden layers with the normalizers of the spec."""
     return nn.Sequential(
         nn.Linear(FEATURES, FEATURES),
         *make_normalizers(norm, FEATURES, index=0),
@@ -38,7 +38,7 @@ def gains(net):
 
 
 def write(folder, **arrays):
-    """What training keeps of a run: one row for each rollout, written at its start."""
+    """Write a recording as training does: one row for each rollout, written at its start."""
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / "code_length.npz", **arrays)
     return folder

@@ -28,8 +28,8 @@ from rn_rl.experiment.runs.io import (
     write_npz,
 )
 from rn_rl.normalization import REGISTRY, make_normalizers, parse_spec
-from rn_rl.normalization.controls import RECORDING
 from rn_rl.normalization.costs import RECORD_FILE
+from rn_rl.normalization.recording import RECORDING
 
 REFERENCE = "ln"
 LINEAR = "linear"
@@ -212,7 +212,7 @@ def record(lines: list[dict[str, Any]], norms: list[str]) -> None:
     ratios = {n: round(line["ratio"], 2) for n, line in zip(norms, lines, strict=True)}
     command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
     write_json(
-        RECORD_FILE,
+        Path(str(RECORD_FILE)),
         {
             "what": "time of a training forward and backward as a ratio to LayerNorm's; CPU, one "
             "thread, eager; of a change of weights (wn, spectral): what it adds to a linear layer",

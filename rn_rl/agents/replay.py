@@ -26,7 +26,8 @@ class AgeWeights(ReplayBuffer):
 
     Args:
         half_life_steps: half-life of the weights in timesteps; None: equal weights.
-        args, kwargs: arguments of SB3's buffer.
+        args: arguments of SB3's buffer.
+        kwargs: arguments of SB3's buffer.
 
     Raises:
         UserError: a half-life that is not above 0.

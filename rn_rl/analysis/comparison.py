@@ -174,7 +174,8 @@ def summarize(
     """Sort runs into tasks and arms, and compare each arm with the baseline.
 
     Args:
-        records, problems: from :func:`rn_rl.experiment.runs.records.read_records`.
+        records: from :func:`rn_rl.experiment.runs.records.read_records`.
+        problems: likewise.
         baseline: a normalizer.
         threshold: return that counts as learned; default: the environment's own, if it is known.
     """

@@ -77,7 +77,8 @@ def evaluate_agent(
 
     Args:
         path: a run of ours, a folder of the RL Zoo (``ALGO/ENV_K``), or an SB3 zip.
-        algos, envs: of the comparison; a zip that stands alone must be of the only ones.
+        algos: of the comparison; a zip that stands alone must be of the only one.
+        envs: of the comparison; likewise.
         episodes: to play.
         trust: whether a zip may be unpickled, which runs code that is in it.
 

@@ -38,7 +38,10 @@ class RecurrentActorCritics(ActorCritics):
     minibatches have one shape, so that one trace serves all of them.
 
     Args:
-        stack, model, seeds, num_envs: see :class:`ActorCritics`.
+        stack: see :class:`ActorCritics`.
+        model: see :class:`ActorCritics`.
+        seeds: see :class:`ActorCritics`.
+        num_envs: see :class:`ActorCritics`.
     """
 
     def __init__(self, stack: ModuleStack, model: Any, seeds: Sequence[int], num_envs: int) -> None:

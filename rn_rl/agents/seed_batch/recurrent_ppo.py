@@ -19,7 +19,9 @@ class SeedBatchRecurrentPPO(SeedBatchPPO):
     :class:`~rn_rl.agents.seed_batch.recurrent_actor_critic.RecurrentActorCritics`.
 
     Args:
-        models, envs, compile: see :class:`~rn_rl.agents.SeedBatchPPO`.
+        models: see :class:`~rn_rl.agents.SeedBatchPPO`.
+        envs: see :class:`~rn_rl.agents.SeedBatchPPO`.
+        compile: see :class:`~rn_rl.agents.SeedBatchPPO`.
     """
 
     algorithm: ClassVar[type[BaseAlgorithm]] = RecurrentPPO

@@ -92,8 +92,8 @@ def weight_observations(
 
     Args:
         network: its normalizers are given the weights.
-        counts, subsample_counts: ``(n,)``, of one seed, see :class:`UniqueRows`. The latter are for
-            normalizers that observe a subsample of a large batch.
+        counts: ``(n,)``, of one seed, see :class:`UniqueRows`.
+        subsample_counts: likewise, for normalizers that observe a subsample of a large batch.
     """
     norms = phase_norms(network).values()
     with contextlib.ExitStack() as stack:

@@ -26,7 +26,8 @@ def lstm_sequences(
     Args:
         lstms: ``nn.LSTM`` modules of one layer and of equal size.
         inputs: ``(n, sequences, steps, 4 * size)``: products of input weights and inputs, plus biases.
-        hidden, cell: states before the first step, ``(n, sequences, size)``. They get no gradient.
+        hidden: hidden state before the first step, ``(n, sequences, size)``; it gets no gradient.
+        cell: cell state before the first step, likewise.
         keep: the factors k, ``(sequences, steps)``: 0 where an episode begins, else 1.
 
     Returns:

@@ -72,7 +72,8 @@ def train_batch(
     Whatever ends the training, every run then holds what was trained and can be loaded.
 
     Args:
-        specs, runs: description and folder of every seed's run.
+        specs: description of every seed's run.
+        runs: folder of every seed's run.
         trial: an environment of a single run, with which agents are made.
         console: where progress is printed.
         compile: compile the updates with ``torch.compile``.
@@ -118,7 +119,8 @@ class SeedBatchRun:
     """A seed batch in training, with its records, evaluations and checkpoints.
 
     Args:
-        specs, runs: description and folder of every seed's run.
+        specs: description of every seed's run.
+        runs: folder of every seed's run.
         batch: the seeds' networks and their algorithm.
         envs: their environments.
         noise: random numbers of stochastic evaluations.

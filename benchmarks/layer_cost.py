@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import tempfile
@@ -10,15 +9,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
+from benchmarks.against import SpeedOutput, compare_checkouts
+from benchmarks.harness import ResultTable, emit, interleave
 from rn_rl.errors import UserError, first_line
 from rn_rl.experiment.runs.io import (
     around_block,
@@ -43,7 +43,7 @@ WARM_PHASES = 3
 
 
 @dataclass
-class LayerCostConfig:
+class LayerCostConfig(SpeedOutput):
     """Forward and backward of every normalizer in training mode: CPU, one thread; eager, or compiled.
 
     A normalizer that changes the weights of a layer is measured as what it adds to that layer.
@@ -67,8 +67,6 @@ class LayerCostConfig:
     """Also write the ratios to where 'rn-rl norms' finds them; takes the whole registry."""
     readme: Path | None = None
     """Write the table of rn, rln and rsn at three sizes, eager and compiled, into this document."""
-    json: bool = False
-    """Print one JSON object a line."""
 
 
 def reparametrizes(norm: str) -> bool:
@@ -126,21 +124,22 @@ def measure(config: LayerCostConfig, norms: list[str]) -> dict[str, np.ndarray]:
             )
             for name in dict.fromkeys([REFERENCE, *norms, *([LINEAR] if inside else [])])
         }
-    times = {name: np.empty(config.rounds) for name in passes}
-    for round_ in range(-1, config.rounds):  # the first only warms up
-        order = list(passes)
-        np.random.default_rng(round_ + 1).shuffle(order)
-        for name in order:
-            begin = time.process_time()
-            for _ in range(config.repeats):
-                passes[name]()
-            times[name][round_] = 1e6 * (time.process_time() - begin) / config.repeats
+
+    def microseconds(run: Callable[[], None]) -> float:
+        begin = time.process_time()
+        for _ in range(config.repeats):
+            run()
+        return 1e6 * (time.process_time() - begin) / config.repeats
+
+    measurements = {name: partial(microseconds, run) for name, run in passes.items()}
+    interleave(measurements, 1)  # warm up
+    times = interleave(measurements, config.rounds)
     for name in inside:
         times[name] = times[name] - times[LINEAR]
     return times
 
 
-def summarize(config: LayerCostConfig, norms: list[str]) -> list[dict[str, Any]]:
+def cost_lines(config: LayerCostConfig, norms: list[str]) -> list[dict[str, Any]]:
     """Measure; one line for each normalizer."""
     times = measure(config, norms)
     return [
@@ -163,7 +162,7 @@ def sizes_table(config: LayerCostConfig) -> str:
     for compile in (False, True):
         for batch, features in sizes:
             one = replace(config, batch=batch, features=features, compile=compile)
-            for norm, line in zip(norms, summarize(one, list(norms)), strict=True):
+            for norm, line in zip(norms, cost_lines(one, list(norms)), strict=True):
                 cells[norm].append(f"{line['ratio']:.2f}")
     names = [f"{batch}x{features}" for batch, features in sizes]
     columns = ["normalizer", *names, *(f"{name}, compiled" for name in names)]
@@ -182,6 +181,11 @@ def run_layer_cost(config: LayerCostConfig) -> None:
             f"--record --norms {' '.join(config.norms)}: expected the whole registry, so that all "
             "ratios are of one run; leave out --norms"
         )
+    if config.against is not None:
+        if config.record:
+            raise UserError("--against --record: expected one of them")
+        compare_checkouts("layer", config)
+        return
     if config.readme is not None:
         around_block(config.readme, "layers")  # an error comes before the work
         with one_thread():
@@ -189,22 +193,17 @@ def run_layer_cost(config: LayerCostConfig) -> None:
         return
     norms = list(config.norms) or [n for n, row in REGISTRY.items() if not row.is_identity]
     with one_thread():
-        lines = summarize(config, norms)
+        lines = cost_lines(config, norms)
     if config.record:
         record(lines, norms)
-    if config.json:
-        for line in lines:
-            print(json.dumps(line))
-        return
-    kind = "compiled" if config.compile else "eager"
-    table = Table(title=f"forward and backward of a training pass, CPU, one thread, {kind}")
-    for column in ("normalizer", "size", "us", f"to {REFERENCE}"):
-        table.add_column(column, justify="left" if column == "normalizer" else "right")
+    rows = []
     for norm, line in zip(norms, lines, strict=True):
         name = f"{norm} (added to a linear layer)" if reparametrizes(norm) else norm
         size = line["case"].rpartition("/")[2]
-        table.add_row(name, size, f"{line['value']:.0f}", f"{line['ratio']:.2f}")
-    Console().print(table)
+        rows.append([name, size, f"{line['value']:.0f}", f"{line['ratio']:.2f}"])
+    kind = "compiled" if config.compile else "eager"
+    title = f"forward and backward of a training pass, CPU, one thread, {kind}"
+    emit(config, lines, ResultTable(title, ["normalizer", "size", "us", f"to {REFERENCE}"], rows))
 
 
 def record(lines: list[dict[str, Any]], norms: list[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import multiprocessing
 import os
 import time
@@ -19,7 +18,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
-from benchmarks.seed_batch_speed_table import read_lines, show
+from benchmarks.against import SpeedOutput, compare_checkouts
+from benchmarks.harness import Line, interleave
+from benchmarks.seed_batch_speed_table import emit_speeds, read_speeds
 from rn_rl.agents import SeedBatch, SeedBatchDQN
 from rn_rl.errors import UserError, unknown
 from rn_rl.experiment.runs.folder import RunSpec
@@ -42,7 +43,7 @@ UNIT = 200
 
 
 @dataclass
-class SeedSpeedConfig:
+class SeedSpeedConfig(SpeedOutput):
     """Timesteps per second of a seed batch, summed over seeds, against SB3 with one seed."""
 
     cases: tuple[str, ...] = tuple(CASES)
@@ -71,8 +72,6 @@ class SeedSpeedConfig:
     """Measure nothing, and show these lines of --json."""
     readme: Path | None = None
     """Also write the table into this document, between its seeds marks (of a GPU: seeds-gpu)."""
-    json: bool = False
-    """Print one JSON object a line."""
 
 
 class Timed:
@@ -93,13 +92,12 @@ class Timed:
             if time.perf_counter() - begin > seconds / 2:
                 break
             self.steps *= 2
-        self.speeds: list[float] = []
 
-    def measure(self) -> None:
-        """One round."""
+    def measure(self) -> float:
+        """Measure once: timesteps per second, summed over seeds."""
         begin = time.perf_counter()
         self.run(self.steps)
-        self.speeds.append(self.seeds * self.steps / (time.perf_counter() - begin))
+        return self.seeds * self.steps / (time.perf_counter() - begin)
 
 
 def prepare(case: str, norm: str, config: SeedSpeedConfig) -> tuple[RunSpec, VecEnv]:
@@ -262,10 +260,15 @@ def run_seed_speed(config: SeedSpeedConfig) -> None:
             f"--jobs {config.jobs}: expected at least 1, and 1 with --profile or --readme"
         )
     if config.table is not None:
-        show(read_lines(config.table), {}, config.readme)
+        emit_speeds(config, read_speeds(config.table))
+        return
+    if config.against is not None:
+        if config.profile:
+            raise UserError("--against --profile: expected one of them")
+        compare_checkouts("seeds", config)
         return
     torch.set_num_threads(config.jobs)
-    lines: list[dict[str, Any]] = []
+    lines: list[Line] = []
     shares: dict[str, dict[str, float]] = {}
     for case in config.cases:
         with contextlib.ExitStack() as stack:
@@ -287,18 +290,11 @@ def run_seed_speed(config: SeedSpeedConfig) -> None:
                         play, size = random_play(case, config)
                         timed["environments alone"] = Timed(play, size, unit, config.seconds)
                     timed["sb3/none"] = Timed(_learn(single), 1, unit, config.seconds)
-            for round_ in range(config.rounds):
-                order = list(timed)
-                np.random.default_rng(round_).shuffle(order)
-                for name in order:
-                    timed[name].measure()
+            speeds = interleave({name: each.measure for name, each in timed.items()}, config.rounds)
+            sizes = {name: each.seeds for name, each in timed.items()}
             told = {"device": device_name(config), "options": options(config)}
-            lines.extend({**line, **told} for line in summarize(case, timed))
-    if config.json:
-        for line in lines:
-            print(json.dumps(line))
-    else:
-        show(lines, shares, config.readme)
+            lines.extend({**line, **told} for line in seed_speed_lines(case, sizes, speeds))
+    emit_speeds(config, lines, shares)
 
 
 @contextlib.contextmanager
@@ -337,24 +333,21 @@ def device_name(config: SeedSpeedConfig) -> str:
     return "cpu" if config.device == "cpu" else str(torch.cuda.get_device_name(config.device))
 
 
-def summarize(case: str, timed: dict[str, Timed]) -> list[dict[str, Any]]:
-    """One line for each case and reference."""
+def seed_speed_lines(case: str, sizes: dict[str, int], speeds: dict[str, np.ndarray]) -> list[Line]:
+    """Return one line for each measurement and reference."""
     algo, env_id, _ = CASES[case]
     named = f"{env_id}/lstm" if algo == "ppo_lstm" else env_id
-    lines = []
-    for name, each in timed.items():
-        for reference in ("sb3/none", "none"):
-            if reference in timed and name != reference:
-                ratios = np.array(each.speeds) / np.array(timed[reference].speeds)
-                lines.append(
-                    {
-                        "benchmark": "seeds",
-                        "case": f"{named}/{name}",
-                        "seeds": each.seeds,
-                        "value": float(np.median(each.speeds)),
-                        "unit": "steps/s",
-                        "ratio": float(np.median(ratios)),
-                        "ratio_to": reference,
-                    }
-                )
-    return lines
+    return [
+        {
+            "benchmark": "seeds",
+            "case": f"{named}/{name}",
+            "seeds": sizes[name],
+            "value": float(np.median(values)),
+            "unit": "steps/s",
+            "ratio": float(np.median(values / speeds[reference])),
+            "ratio_to": reference,
+        }
+        for name, values in speeds.items()
+        for reference in ("sb3/none", "none")
+        if reference in speeds and name != reference
+    ]

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from benchmarks.against import SpeedOutput, compare_checkouts
+from benchmarks.harness import ResultTable, emit, interleave
 from rn_rl.errors import UserError
-from rn_rl.experiment.runs.io import markdown_table, replace_block
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.single import resolve
 
 
 @dataclass
-class SpeedConfig:
+class SpeedConfig(SpeedOutput):
     """Steps per second of DQN in the paper's configuration, one core, normalizers interleaved."""
 
     env: str = "CartPole-v1"
@@ -32,10 +30,6 @@ class SpeedConfig:
     """Timesteps of each normalizer in a round."""
     rounds: int = 25
     """Rounds; a ratio is the median of the rounds' ratios."""
-    readme: Path | None = None
-    """Also write the table into this document, between its speed marks."""
-    json: bool = False
-    """Print one JSON object a line."""
 
 
 def measure(config: SpeedConfig) -> dict[str, np.ndarray]:
@@ -47,15 +41,14 @@ def measure(config: SpeedConfig) -> dict[str, np.ndarray]:
         )
         models[norm] = spec.make_model(spec.make_env(n_envs=1))
         models[norm].learn(config.steps)  # fill the memory, warm up
-    speeds: dict[str, list[float]] = {norm: [] for norm in config.norms}
-    for round_ in range(config.rounds):
-        order = list(config.norms)
-        np.random.default_rng(round_).shuffle(order)
-        for norm in order:
-            begin = time.perf_counter()
-            models[norm].learn(config.steps, reset_num_timesteps=False)
-            speeds[norm].append(config.steps / (time.perf_counter() - begin))
-    return {norm: np.array(values) for norm, values in speeds.items()}
+
+    def steps_per_second(model: BaseAlgorithm) -> float:
+        begin = time.perf_counter()
+        model.learn(config.steps, reset_num_timesteps=False)
+        return config.steps / (time.perf_counter() - begin)
+
+    measurements = {norm: partial(steps_per_second, model) for norm, model in models.items()}
+    return interleave(measurements, config.rounds)
 
 
 def run_speed(config: SpeedConfig) -> None:
@@ -64,26 +57,18 @@ def run_speed(config: SpeedConfig) -> None:
         raise UserError(
             f"--rounds {config.rounds} --steps {config.steps}: expected at least 1 each"
         )
+    if config.against is not None:
+        compare_checkouts("train", config)
+        return
     torch.set_num_threads(1)
     speeds = measure(config)
-    lines = summarize(config.env, speeds)
-    if config.json:
-        for line in lines:
-            print(json.dumps(line))
-        return
-    columns = ["normalizer", "steps/s", "to none", "to ln"]
     rows = [
         [norm, f"{np.median(values):,.0f}", ratio(speeds, norm, "none"), ratio(speeds, norm, "ln")]
         for norm, values in speeds.items()
     ]
-    if config.readme is not None:
-        replace_block(config.readme, "speed", markdown_table(columns, rows))
-    table = Table(title=f"DQN, paper configuration, {config.env}, one core: median of rounds")
-    for column in columns:
-        table.add_column(column, justify="left" if column == "normalizer" else "right")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    title = f"DQN, paper configuration, {config.env}, one core: median of rounds"
+    table = ResultTable(title, ["normalizer", "steps/s", "to none", "to ln"], rows)
+    emit(config, speed_lines(config.env, speeds), table, block="speed")
 
 
 def ratio(speeds: dict[str, np.ndarray], norm: str, reference: str) -> str:
@@ -93,7 +78,7 @@ def ratio(speeds: dict[str, np.ndarray], norm: str, reference: str) -> str:
     return f"{np.median(speeds[norm] / speeds[reference]):.2f}"
 
 
-def summarize(env: str, speeds: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+def speed_lines(env: str, speeds: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     """One line for each normalizer and reference."""
     return [
         {

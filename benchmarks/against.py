@@ -55,7 +55,7 @@ def compare_checkouts(name: str, config: SpeedOutput) -> None:
     runs: dict[Path, list[dict[str, Line]]] = {HERE: [], there: []}
     for turn in range(config.pairs):
         order = [HERE, there]
-        np.random.default_rng(turn).shuffle(order)  # type: ignore[arg-type]
+        np.random.default_rng(turn).shuffle(order)
         for checkout in order:
             runs[checkout].append(run_benchmark(checkout, arguments))
         console.print(f"turn {turn + 1} of {config.pairs}", highlight=False)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 from scipy import stats
 
+from benchmarks.harness import Line, Output, ResultTable, append_line, emit, read_lines
 from benchmarks.learning import Case
 from rn_rl.errors import UserError, unknown
 from rn_rl.experiment.runs.folder import Run
-from rn_rl.experiment.runs.io import markdown_table, replace_block
 from rn_rl.experiment.runs.records import read_episodes
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.launch import train_seeds
@@ -38,7 +36,7 @@ BEST = {"dqn": 500, "ppo": 500, "images": 1}
 
 
 @dataclass
-class EquivalenceConfig:
+class EquivalenceConfig(Output):
     """Train with SB3 and together, and test whether mean returns are equivalent.
 
     A seed counts with the mean return of its training episodes in the last third of the run: the last
@@ -62,10 +60,6 @@ class EquivalenceConfig:
     """One line for each case and engine."""
     table: bool = False
     """Only print the table of what there is."""
-    readme: Path | None = None
-    """Also write the table into this document, between its equivalence marks."""
-    json: bool = False
-    """Print one JSON object a line."""
 
 
 def late_return(run: Run, timesteps: int) -> float:
@@ -88,10 +82,9 @@ def equivalence(mine: np.ndarray, theirs: np.ndarray, margin: float) -> dict[str
     }
 
 
-def read(path: Path) -> dict[tuple[str, int, str], np.ndarray]:
+def read_late_returns(path: Path) -> dict[tuple[str, int, str], np.ndarray]:
     """Late returns of the seeds by case, first seed and engine."""
-    lines = path.read_text().splitlines() if path.is_file() else []
-    rows = [json.loads(line) for line in lines]
+    rows = read_lines(path)
     return {
         (row["case"], row["seed"], row["engine"]): np.array(row["late_returns"]) for row in rows
     }
@@ -111,7 +104,7 @@ def run_equivalence(config: EquivalenceConfig) -> None:
         case = CASES[name]
         timesteps = config.timesteps or case.timesteps
         for engine, (how, vector_env) in ENGINES.items():
-            if (name, config.seed, engine) in read(config.results):
+            if (name, config.seed, engine) in read_late_returns(config.results):
                 continue
             console.print(f"{name}: {engine}", highlight=False)
             runs = train_seeds(
@@ -130,15 +123,18 @@ def run_equivalence(config: EquivalenceConfig) -> None:
                 console,
             )
             returns = [round(late_return(run, timesteps), 5) for run in runs]
-            line: dict[str, Any] = {"case": name, "seed": config.seed, "engine": engine}
-            line["timesteps"] = timesteps
-            config.results.parent.mkdir(parents=True, exist_ok=True)
-            with config.results.open("a") as file:
-                file.write(json.dumps({**line, "late_returns": returns}) + "\n")
-    show(config, console)
+            line = {"case": name, "seed": config.seed, "engine": engine, "timesteps": timesteps}
+            append_line(config.results, {**line, "late_returns": returns})
+    found = read_late_returns(config.results)
+    title = f"return against SB3 run by run; equivalent within {config.margin:.0%} of the largest"
+    rows = equivalence_rows(found, config.margin)
+    table = ResultTable(title, EQUIVALENCE_COLUMNS, rows)
+    emit(config, equivalence_lines(found), table, block="equivalence")
 
 
-def table_rows(found: dict[tuple[str, int, str], np.ndarray], margin: float) -> list[list[str]]:
+def equivalence_rows(
+    found: dict[tuple[str, int, str], np.ndarray], margin: float
+) -> list[list[str]]:
     """One row for each case and engine; the margin is a share of the largest return."""
     first = next(iter(ENGINES))
     rows = []
@@ -161,24 +157,22 @@ def table_rows(found: dict[tuple[str, int, str], np.ndarray], margin: float) -> 
     return rows
 
 
-COLUMNS = ["case", "trained", "seeds", "return ± s.e.", "to SB3 [90%]", "equivalent"]
+EQUIVALENCE_COLUMNS = ["case", "trained", "seeds", "return ± s.e.", "to SB3 [90%]", "equivalent"]
 
 
-def show(config: EquivalenceConfig, console: Console) -> None:
-    """As JSON lines, or as a Markdown table."""
-    found = read(config.results)
-    if config.json:
-        for (name, seed, engine), mine in found.items():
-            case = f"{name}/{engine}/{seed} to {seed + len(mine) - 1}"
-            line: dict[str, Any] = {"benchmark": "equivalence", "case": case}
-            line.update(value=float(mine.mean()), unit="return")
-            theirs = found.get((name, seed, next(iter(ENGINES))))
-            if theirs is not None:
-                ratio = float(mine.mean() / theirs.mean())
-                line.update(ratio=ratio, ratio_to=f"{name}/{next(iter(ENGINES))}")
-            print(json.dumps(line))
-        return
-    text = markdown_table(COLUMNS, table_rows(found, config.margin))
-    console.print(text, highlight=False, soft_wrap=True)
-    if config.readme is not None:
-        replace_block(config.readme, "equivalence", text)
+def equivalence_lines(found: dict[tuple[str, int, str], np.ndarray]) -> list[Line]:
+    """Return one line for each case and engine, with its ratio to SB3."""
+    reference = next(iter(ENGINES))
+    lines = []
+    for (name, seed, engine), mine in found.items():
+        line: Line = {
+            "benchmark": "equivalence",
+            "case": f"{name}/{engine}/{seed} to {seed + len(mine) - 1}",
+            "value": float(mine.mean()),
+            "unit": "return",
+        }
+        theirs = found.get((name, seed, reference))
+        if theirs is not None:
+            line.update(ratio=float(mine.mean() / theirs.mean()), ratio_to=f"{name}/{reference}")
+        lines.append(line)
+    return lines

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import joblib
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
+from benchmarks.harness import Line, Output, ResultTable, append_line, emit, read_lines
 from rn_rl.errors import UserError, unknown
 from rn_rl.experiment.evaluation.evaluate import EvaluateConfig, evaluate
-from rn_rl.experiment.runs.io import markdown_table, replace_block
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.single import train
 from rn_rl.statistics import bootstrap_interval
@@ -68,7 +65,7 @@ CASES: dict[str, Case] = {
 
 
 @dataclass
-class LearningConfig:
+class LearningConfig(Output):
     """Train every normalizer on every case with several seeds, evaluate, tabulate.
 
     Runs that the results file has are not repeated, so a stopped benchmark goes on, and more seeds
@@ -95,13 +92,9 @@ class LearningConfig:
     """Instead of the case's own; for trying it out."""
     table: bool = False
     """Only print the table of what there is."""
-    readme: Path | None = None
-    """Also write the table into this document, between its learning marks."""
-    json: bool = False
-    """Print one JSON object a line."""
 
 
-def run_one(case: str, norm: str, seed: int, config: LearningConfig) -> dict[str, Any]:
+def run_one(case: str, norm: str, seed: int, config: LearningConfig) -> Line:
     """Train and evaluate one agent: its line in the results file."""
     task = CASES[case]
     timesteps = config.timesteps or task.timesteps
@@ -119,7 +112,7 @@ def run_one(case: str, norm: str, seed: int, config: LearningConfig) -> dict[str
             quiet=True,
         )
     )
-    row: dict[str, Any] = {"case": case, "norm": norm, "seed": seed, "timesteps": timesteps}
+    row: Line = {"case": case, "norm": norm, "seed": seed, "timesteps": timesteps}
     for stochastic in (False, True) if case.startswith("redbluedoors") else (False,):
         result = evaluate(EvaluateConfig(run.folder, config.episodes, stochastic))
         kind = "stochastic" if stochastic else "greedy"
@@ -134,11 +127,6 @@ def run_one(case: str, norm: str, seed: int, config: LearningConfig) -> dict[str
     return row
 
 
-def read_results(path: Path) -> list[dict[str, Any]]:
-    """All lines of a results file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-
-
 def run_learning(config: LearningConfig) -> None:
     """Run what is missing, then print the table."""
     for case in config.cases:
@@ -150,7 +138,7 @@ def run_learning(config: LearningConfig) -> None:
         raise UserError(f"--seeds {config.seeds} --jobs {config.jobs}: expected at least 1 each")
     console = Console(stderr=config.json)
     if not config.table:
-        done = {(r["case"], r["norm"], r["seed"]) for r in read_results(config.results)}
+        done = {(r["case"], r["norm"], r["seed"]) for r in read_lines(config.results)}
         jobs = [
             (case, norm, seed)
             for case in config.cases
@@ -158,38 +146,33 @@ def run_learning(config: LearningConfig) -> None:
             for norm in config.norms
             if (case, norm, seed) not in done
         ]
-        config.results.parent.mkdir(parents=True, exist_ok=True)
         parallel = joblib.Parallel(n_jobs=config.jobs, return_as="generator_unordered")
         finished = parallel(joblib.delayed(run_one)(*job, config) for job in jobs)
         for count, row in enumerate(finished, 1):
-            with config.results.open("a") as stream:
-                stream.write(json.dumps(row) + "\n")
+            append_line(config.results, row)
             console.print(
                 f"{count}/{len(jobs)} {row['case']} {row['norm']} seed {row['seed']}: "
                 f"{row['greedy_mean']:.2f}"
             )
-    lines = summarize(read_results(config.results))
-    if config.readme is not None:
-        replace_block(config.readme, "learning", markdown_table(COLUMNS, table_rows(lines)))
-    if config.json:
-        for line in lines:
-            print(json.dumps(line))
-        return
-    table = Table(
-        title="final policies: mean over seeds of the mean return, 95% bootstrap interval"
+    lines = learning_lines(read_lines(config.results))
+    title = "final policies: mean over seeds of the mean return, 95% bootstrap interval"
+    emit(
+        config, lines, ResultTable(title, LEARNING_COLUMNS, learning_rows(lines)), block="learning"
     )
-    for column in COLUMNS:
-        table.add_column(column)
-    for row in table_rows(lines):
-        table.add_row(*row)
-    console.print(table)
 
 
-COLUMNS = ["case", "actions", "normalizer", "return [95% interval]", "each seed", "success"]
+LEARNING_COLUMNS = [
+    "case",
+    "actions",
+    "normalizer",
+    "return [95% interval]",
+    "each seed",
+    "success",
+]
 
 
-def table_rows(lines: list[dict[str, Any]]) -> list[list[str]]:
-    """The lines of :func:`summarize` as text."""
+def learning_rows(lines: list[Line]) -> list[list[str]]:
+    """The lines of :func:`learning_lines` as text."""
     rows = []
     for line in lines:
         digits = 2 if abs(line["value"]) < 2 else 1
@@ -202,7 +185,7 @@ def table_rows(lines: list[dict[str, Any]]) -> list[list[str]]:
     return rows
 
 
-def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def learning_lines(rows: list[Line]) -> list[Line]:
     """One line for each case, way of acting and normalizer; intervals are over seeds."""
     lines = []
     for case in CASES:

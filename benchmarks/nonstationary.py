@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from stable_baselines3 import DQN
 from stable_baselines3.common.evaluation import evaluate_policy
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from benchmarks.learning import read_results
+from benchmarks.harness import Line, Output, ResultTable, append_line, emit, read_lines
 from rn_rl.agents import AgeWeightedReplayBuffer
 from rn_rl.errors import UserError
-from rn_rl.experiment.runs.io import markdown_table, replace_block
+from rn_rl.experiment.runs.io import markdown_table
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.single import resolve
 from rn_rl.normalization import RegularityNorm, make_normalizers
@@ -59,7 +55,7 @@ AGE_UNIT = 1000.0
 
 
 @dataclass
-class NonstationaryConfig:
+class NonstationaryConfig(Output):
     """How normalizers follow a jump of their input, and the policy of a DQN that trains on replay.
 
     Seeds that the results file has are not repeated, so a stopped benchmark goes on, and more seeds
@@ -76,10 +72,6 @@ class NonstationaryConfig:
     """One line a training, and one a jump."""
     table: bool = False
     """Only print the tables of what there is."""
-    readme: Path | None = None
-    """Also write the tables into this document, between its nonstationary marks."""
-    json: bool = False
-    """Print one JSON object a line."""
 
 
 def steady_gain(half_life: float | None, phases: int) -> float:
@@ -92,7 +84,7 @@ def steady_gain(half_life: float | None, phases: int) -> float:
     return -math.log(-math.expm1(-math.log(2) / half_life))
 
 
-def jump(norm: str, half_life: float | None, case: str) -> dict[str, Any]:
+def jump(norm: str, half_life: float | None, case: str) -> Line:
     """The gain that a normalizer applies to an input around a jump of its distribution.
 
     Ten half-lives before the jump and five after it, one batch of 64 x 32 a phase. Gains are means
@@ -178,7 +170,7 @@ def watched_agent(seed: int, timesteps: int) -> tuple[DQN, list[RegularityNorm]]
     return model, norms
 
 
-def tracking(seed: int, timesteps: int, episodes: int) -> dict[str, Any]:
+def tracking(seed: int, timesteps: int, episodes: int) -> Line:
     """Train one agent; distance of each variant's statistics from those of the final policy.
 
     The distance is KL(current || state) in nats between two Gaussians: the layer's pre-activations in
@@ -220,47 +212,35 @@ def run_nonstationary(config: NonstationaryConfig) -> None:
     if not config.table:
         torch.set_num_threads(1)
         run_missing(config, console)
-    rows = read_results(config.results)
+    rows = read_lines(config.results)
     jumps = [row for row in rows if row["part"] == "jump"]
     variants = summarize_tracking(rows)
-    if config.readme is not None:
-        replace_block(config.readme, "nonstationary", readme_text(rows))
-    if config.json:
-        for line in [*map(jump_line, jumps), *variants]:
-            print(json.dumps(line))
-        return
-    for title, columns, cells in (
-        (JUMP_TITLE, JUMP_COLUMNS, jump_cells(jumps)),
-        (tracking_title(rows), TRACKING_COLUMNS, tracking_cells(variants)),
-    ):
-        table = Table(title=title, caption=None if cells else "nothing yet", box=SIMPLE_HEAD)
-        table.padding = (0, 1, 0, 0)
-        for number, column in enumerate(columns):
-            table.add_column(column, min_width=0 if number else len("age_half_life=10000"))
-        for cell in cells:
-            table.add_row(*cell)
-        console.print(table)
+    emit(
+        config,
+        [*map(jump_line, jumps), *variants],
+        ResultTable(JUMP_TITLE, JUMP_COLUMNS, jump_cells(jumps)),
+        ResultTable(tracking_title(rows), TRACKING_COLUMNS, tracking_cells(variants)),
+        block="nonstationary",
+        text=readme_text(rows),
+    )
     console.print(verdict(variants))
 
 
 def run_missing(config: NonstationaryConfig, console: Console) -> None:
     """Add to the results what is not there."""
-    rows = read_results(config.results)
+    rows = read_lines(config.results)
     done = {(r["norm"], r["half_life"], r["case"]) for r in rows if r["part"] == "jump"}
     seeds = {r["seed"] for r in rows if r["part"] == "tracking"}
-    config.results.parent.mkdir(parents=True, exist_ok=True)
-    with config.results.open("a") as stream:
-        for norm in JUMPING:
-            for half_life in HALF_LIVES:
-                for case in JUMPS:
-                    if (norm, half_life, case) not in done:
-                        stream.write(json.dumps(jump(norm, half_life, case)) + "\n")
-        for seed in range(config.seeds):
-            if seed not in seeds:
-                row = tracking(seed, config.timesteps, config.episodes)
-                stream.write(json.dumps(row) + "\n")
-                stream.flush()
-                console.print(f"seed {seed}: return {row['return']:.1f}")
+    for norm in JUMPING:
+        for half_life in HALF_LIVES:
+            for case in JUMPS:
+                if (norm, half_life, case) not in done:
+                    append_line(config.results, jump(norm, half_life, case))
+    for seed in range(config.seeds):
+        if seed not in seeds:
+            row = tracking(seed, config.timesteps, config.episodes)
+            append_line(config.results, row)
+            console.print(f"seed {seed}: return {row['return']:.1f}")
 
 
 JUMP_TITLE = "gain around a tenfold jump of the input, and 5 half-lives later"
@@ -268,18 +248,18 @@ JUMP_COLUMNS = ["normalizer", "jump", "before", "1st phase", "2nd", "later", "st
 GAINS = ("before", "first", "second", "after", "steady")
 
 
-def jump_cells(rows: list[dict[str, Any]]) -> list[list[str]]:
+def jump_cells(rows: list[Line]) -> list[list[str]]:
     """The rows of :func:`jump` as text."""
     return [[named(row), row["case"], *(f"{row[key]:.2f}" for key in GAINS)] for row in rows]
 
 
-def named(row: dict[str, Any]) -> str:
+def named(row: Line) -> str:
     """The spec of a jump's normalizer."""
     half_life = row["half_life"]
     return row["norm"] if half_life is None else f"{row['norm']}(half_life={half_life})"
 
 
-def jump_line(row: dict[str, Any]) -> dict[str, Any]:
+def jump_line(row: Line) -> Line:
     """One jump as a line of JSON; the value is the gain five half-lives after it."""
     return {
         "benchmark": "nonstationary",
@@ -292,7 +272,7 @@ def jump_line(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def summarize_tracking(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def summarize_tracking(rows: list[Line]) -> list[Line]:
     """One line for each variant: mean distance over layers and seeds, and paired with plain."""
     runs = sorted((r for r in rows if r["part"] == "tracking"), key=lambda r: r["seed"])
     lines = []
@@ -323,7 +303,7 @@ def summarize_tracking(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 TRACKING_COLUMNS = ["state", "layer 1", "layer 2", "KL, mean [95%]", "less plain [95%]"]
 
 
-def tracking_cells(lines: list[dict[str, Any]]) -> list[list[str]]:
+def tracking_cells(lines: list[Line]) -> list[list[str]]:
     """The lines of :func:`summarize_tracking` as text."""
     return [
         [
@@ -337,7 +317,7 @@ def tracking_cells(lines: list[dict[str, Any]]) -> list[list[str]]:
     ]
 
 
-def tracking_title(rows: list[dict[str, Any]]) -> str:
+def tracking_title(rows: list[Line]) -> str:
     """What was run, in words."""
     runs = [row for row in rows if row["part"] == "tracking"]
     seeds = ", ".join(str(seed) for seed in sorted(row["seed"] for row in runs))
@@ -345,7 +325,7 @@ def tracking_title(rows: list[dict[str, Any]]) -> str:
     return f"KL(current policy || state) in nats, LunarLander-v3, {steps} timesteps, seeds {seeds}"
 
 
-def verdict(lines: list[dict[str, Any]]) -> str:
+def verdict(lines: list[Line]) -> str:
     """Which variants follow the current policy better than the plain state, and which do not."""
     others = [line for line in lines if not line["case"].endswith("/plain")]
     kinds = {
@@ -364,7 +344,7 @@ def verdict(lines: list[dict[str, Any]]) -> str:
 README_JUMP_COLUMNS = ["half-life", "steady gain", "peak rn", "rln", "rsn", "5 half-lives on, all"]
 
 
-def readme_jump_cells(rows: list[dict[str, Any]]) -> list[list[str]]:
+def readme_jump_cells(rows: list[Line]) -> list[list[str]]:
     """One line for each half-life, over all jumps."""
     cells = []
     for half_life in dict.fromkeys(row["half_life"] for row in rows):
@@ -382,7 +362,7 @@ def readme_jump_cells(rows: list[dict[str, Any]]) -> list[list[str]]:
     return cells
 
 
-def readme_text(rows: list[dict[str, Any]]) -> str:
+def readme_text(rows: list[Line]) -> str:
     """The block of the README: both tables, and the verdict in a sentence."""
     variants = summarize_tracking(rows)
     jumps = [row for row in rows if row["part"] == "jump"]

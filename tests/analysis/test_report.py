@@ -11,12 +11,12 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from benchmarks.report_speed import made_up_run
 from rn_rl.analysis.comparison import summarize
 from rn_rl.analysis.metrics import Estimate
 from rn_rl.cli import main
 from rn_rl.experiment.runs.io import write_yaml
 from rn_rl.experiment.runs.records import find_runs, read_records
+from tests.factories import made_up_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 

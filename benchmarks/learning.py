@@ -11,7 +11,8 @@ from rich.console import Console
 
 from benchmarks.harness import Line, Output, ResultTable, append_line, emit, read_lines
 from rn_rl.errors import UserError, unknown
-from rn_rl.experiment.evaluation.evaluate import EvaluateConfig, evaluate
+from rn_rl.experiment.evaluation.config import EvaluateConfig
+from rn_rl.experiment.evaluation.evaluate import evaluate
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.single import train
 from rn_rl.statistics import bootstrap_interval

@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 
 import tyro
 
+from benchmarks.docs_blocks import replace_block
 from benchmarks.docs_reproduction import write_readme
+from rn_rl.analysis.tables import markdown_table
 from rn_rl.commands.norms import NORM_COLUMNS, norm_rows
-from rn_rl.experiment.runs.io import markdown_table, replace_block
 
 
 @dataclass

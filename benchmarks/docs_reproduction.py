@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks.docs_blocks import replace_block
 from rn_rl.analysis.comparison import Comparison
+from rn_rl.analysis.tables import markdown_table
 from rn_rl.errors import UserError
-from rn_rl.experiment.runs.io import markdown_table, replace_block
 from rn_rl.experiment.settings.shipped import shipped
 from rn_rl.reproduction.protocol import PROTOCOLS, YOKED, Protocol, paper_and_controls
-from rn_rl.reproduction.report import (
-    Result,
-    compare_arms,
-    in_arms,
-    read_runs,
-    table_rows,
-)
+from rn_rl.reproduction.report import reproduction_rows
+from rn_rl.reproduction.results import Result, compare_arms, in_arms, read_runs
 
 README_TASKS: dict[str, tuple[str, Protocol]] = {
     **{
@@ -51,7 +47,7 @@ def readme_block(folder: Path) -> str:
         task = f"{what}, LSTM" if stem.endswith("-recurrent") else what
         published = shipped("paper_results.yml")[what]
         columns += [task, f"{task}, paper"] if published else [task]
-        for name, _, shown, interval, _, paper in table_rows(what, results):
+        for name, _, shown, interval, _, paper in reproduction_rows(what, results):
             cells.setdefault(name, {})[task] = f"{shown.split()[0]} {interval}"
             cells[name][f"{task}, paper"] = paper
         told.append(f"{what}{protocol.about}: {lengths(results)}")

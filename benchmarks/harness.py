@@ -12,7 +12,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from rn_rl.experiment.runs.io import markdown_table, replace_block
+from benchmarks.docs_blocks import replace_block
+from rn_rl.analysis.tables import markdown_table
 
 Line = dict[str, Any]
 """One measurement, as a line of JSON: at least ``benchmark``, ``case``, ``value`` and ``unit``."""

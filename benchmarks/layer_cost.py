@@ -18,15 +18,11 @@ import torch
 from torch import nn
 
 from benchmarks.against import SpeedOutput, compare_checkouts
+from benchmarks.docs_blocks import around_block, replace_block
 from benchmarks.harness import ResultTable, emit, interleave
+from rn_rl.analysis.tables import markdown_table
 from rn_rl.errors import UserError, first_line
-from rn_rl.experiment.runs.io import (
-    around_block,
-    markdown_table,
-    replace_block,
-    write_json,
-    write_npz,
-)
+from rn_rl.experiment.runs.io import write_json, write_npz
 from rn_rl.normalization import REGISTRY, make_normalizers, parse_spec
 from rn_rl.normalization.controls import RECORDING
 from rn_rl.normalization.costs import RECORD_FILE

@@ -17,8 +17,8 @@ from torch.distributions import Normal, kl_divergence
 
 from benchmarks.harness import Line, Output, ResultTable, append_line, emit, read_lines
 from rn_rl.agents import AgeWeightedReplayBuffer
+from rn_rl.analysis.tables import markdown_table
 from rn_rl.errors import UserError
-from rn_rl.experiment.runs.io import markdown_table
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.single import resolve
 from rn_rl.normalization import RegularityNorm, make_normalizers

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rn_rl import statistics
-from rn_rl.analysis.metrics import Arm, Estimate, Scale, estimate, scale_of
+from rn_rl.analysis.metrics import ArmMetrics, Estimate, Scale, estimate, scale_of
 from rn_rl.analysis.references import Reference, published
 from rn_rl.experiment.runs.records import Problem, RunRecord
 
@@ -84,7 +84,7 @@ class Task:
     env: str
     settings: dict[str, Any]
     scale: Scale
-    arms: dict[str, Arm]
+    arms: dict[str, ArmMetrics]
     references: list[Reference] = field(default_factory=list)
     """Single results beside the arms."""
 
@@ -203,12 +203,12 @@ def make_task(runs: list[RunRecord], threshold: float | None) -> Task:
     """Runs with the same setting, by normalizer; plain first, then as they came."""
     spec = runs[0].spec
     scale = scale_of(spec.env, runs, threshold)
-    arms: dict[str, Arm] = {}
+    arms: dict[str, ArmMetrics] = {}
     for norm in sorted({run.spec.norm for run in runs}, key=lambda norm: (norm != "none", norm)):
         mine = sorted((r for r in runs if r.spec.norm == norm), key=lambda r: r.spec.seed)
         returns = np.array([run.last_return for run in mine])
         returns = np.where(np.isfinite(returns), returns, scale.worst)
-        arms[norm] = Arm(norm, mine, scale, returns)
+        arms[norm] = ArmMetrics(norm, mine, scale, returns)
     return Task("", spec.algo, spec.env, spec.settings(), scale, arms)
 
 

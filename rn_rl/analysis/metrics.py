@@ -45,7 +45,7 @@ def decimals(value: float) -> int:
 
 
 @dataclass
-class Arm:
+class ArmMetrics:
     """The runs of one normalizer on one task."""
 
     norm: str

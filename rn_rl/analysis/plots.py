@@ -20,7 +20,7 @@ import numpy as np
 
 from rn_rl import statistics
 from rn_rl.analysis.comparison import Summary, Task
-from rn_rl.analysis.metrics import Arm, Estimate
+from rn_rl.analysis.metrics import ArmMetrics, Estimate
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -293,7 +293,7 @@ def training(
     return by_itself(svg(figure, title))
 
 
-def gain_layers(arm: Arm) -> list[str]:
+def gain_layers(arm: ArmMetrics) -> list[str]:
     """Layers whose gain was recorded, counted within their network: ``q_net, layer 1``."""
     counts: Counter[str] = Counter()
     names = []
@@ -304,13 +304,13 @@ def gain_layers(arm: Arm) -> list[str]:
     return names
 
 
-def usual_layers(arm: Arm) -> list[str]:
+def usual_layers(arm: ArmMetrics) -> list[str]:
     """The layers that most runs recorded."""
     lists = Counter(tuple(run.gains.layers) for run in arm.runs if run.gains is not None)
     return list(lists.most_common(1)[0][0]) if lists else []
 
 
-def gains(arm: Arm) -> tuple[np.ndarray, np.ndarray] | None:
+def gains(arm: ArmMetrics) -> tuple[np.ndarray, np.ndarray] | None:
     """Timesteps, and gains ``(runs, timesteps, layers)`` interpolated at them."""
     recorded = [run.gains for run in arm.runs if run.gains is not None]
     recorded = [found for found in recorded if found.layers == usual_layers(arm)]

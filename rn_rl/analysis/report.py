@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -21,10 +19,17 @@ from rich.text import Text
 from rn_rl import statistics
 from rn_rl.analysis import plots
 from rn_rl.analysis.comparison import Summary, Task, last_policy
+from rn_rl.analysis.export import (
+    csv_file,
+    write_curves,
+    write_figures,
+    write_run_figures,
+    write_text,
+)
 from rn_rl.analysis.metrics import METRICS, Estimate
+from rn_rl.analysis.tables import markdown_table
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.console import say
-from rn_rl.experiment.runs.io import markdown_table, whole
 from rn_rl.normalization import canonical_spec
 
 
@@ -95,23 +100,17 @@ def write_report(
         "csv": [csv_file(out, name).name for name in ("figures", "runs", "curves")],
     }
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with whole(out) as temporary:
-            write_text(temporary, template("report.html.jinja", escape=True).render(content))
-        with whole(out.with_suffix(".md")) as temporary:
-            write_text(temporary, template("report.md.jinja", escape=False).render(content))
+        write_text(out, template("report.html.jinja", escape=True).render(content))
+        write_text(
+            out.with_suffix(".md"), template("report.md.jinja", escape=False).render(content)
+        )
         write_figures(summary, csv_file(out, "figures"))
-        write_runs(summary, csv_file(out, "runs"))
+        write_run_figures(summary, csv_file(out, "runs"))
         write_curves(summary, csv_file(out, "curves"))
     except OSError as error:
         raise UserError(
             f"--out {out}: cannot be written ({error.strerror or error}); choose another file"
         ) from None
-
-
-def write_text(path: Path, text: str) -> None:
-    """UTF-8 wherever we are; bytes of a path that are no text are shown as such."""
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def check_page(page: Path, flag: str) -> None:
@@ -194,27 +193,6 @@ def section(summary: Summary, task: Task, palette: plots.Palette) -> Section:
     )
 
 
-def short(summary: Summary) -> str:
-    """The last policies of each task, and what can be concluded, as Markdown."""
-    better = summary.improvements()
-    rows = [
-        [
-            task.name,
-            norm,
-            str(len(arm.runs)),
-            str(arm.figures["last return, IQM"]),
-            str(arm.figures["area under curve, IQM"]),
-            better.get((task.name, norm), ""),
-        ]
-        for task in summary.tasks
-        for norm, arm in task.arms.items()
-    ]
-    columns = ["training", "normalizer", "seeds", "last return, IQM", "area under curve, IQM"]
-    columns.append(f"better than {summary.baseline} with probability")
-    sentences = "\n".join(f"- {sentence}" for sentence in summary.sentences())
-    return f"{markdown_table(columns, rows)}\n\n{sentences}"
-
-
 def overall_rows(summary: Summary) -> list[list[str]]:
     """Scores over all tasks."""
     none = Estimate(math.nan)
@@ -250,71 +228,3 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
     )
     found.append(("environments and training", "; ".join(f"{k}: {n}" for k, n in engines.items())))
     return found
-
-
-def csv_file(out: Path, name: str) -> Path:
-    """Beside the page."""
-    return out.with_name(f"{out.stem}-{name}.csv")
-
-
-def write_rows(path: Path, columns: list[str], rows: Iterable[list[Any]]) -> None:
-    """A CSV file."""
-    with (
-        whole(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
-    ):
-        writer = csv.writer(stream)
-        writer.writerow(columns)
-        writer.writerows(rows)
-
-
-def write_figures(summary: Summary, path: Path) -> None:
-    """Every figure of every arm, every comparison, and scores over all tasks."""
-    rows: list[list[Any]] = []
-
-    def add(task: str, norm: str, seeds: Any, name: str, found: Estimate) -> None:
-        rows.append([task, norm, seeds, name, found.value, found.low, found.high])
-
-    for task in summary.tasks:
-        for norm, arm in task.arms.items():
-            for name, found in arm.figures.items():
-                add(task.name, norm, len(arm.runs), name, found)
-    for each in summary.comparisons:
-        what = f"probability of improvement over {each.baseline}"
-        seeds = f"{each.runs[0]} and {each.runs[1]}"
-        add(each.task, each.norm, seeds, what, each.improvement)
-        add(each.task, each.norm, seeds, f"p against {each.baseline}", Estimate(each.p))
-        corrected = f"p against {each.baseline}, corrected"
-        add(each.task, each.norm, seeds, corrected, Estimate(each.corrected))
-    if len(summary.tasks) > 1:
-        for norm, figures in summary.overall().items():
-            for name, found in figures.items():
-                add("all tasks", norm, "", f"score, {name}", found)
-    write_rows(path, ["task", "normalizer", "seeds", "figure", "value", "low", "high"], rows)
-
-
-def write_runs(summary: Summary, path: Path) -> None:
-    """One line a run."""
-    columns = ["task", "normalizer", "seed", "last_return", "score", "area_under_curve"]
-    columns += ["steps_to_threshold", "episodes", "after_training", "seconds", "folder"]
-    rows = []
-    for task in summary.tasks:
-        for norm, arm in task.arms.items():
-            figures = zip(arm.runs, arm.last, arm.scores, arm.areas, arm.steps, strict=True)
-            for run, *found in figures:
-                one = [task.name, norm, run.spec.seed, *found, run.episodes]
-                rows.append([*one, run.held_out, run.seconds, str(run.run.folder)])
-    write_rows(path, columns, rows)
-
-
-def write_curves(summary: Summary, path: Path) -> None:
-    """Learning curves with their intervals, as they are drawn."""
-    rows = []
-    for task in summary.tasks:
-        for norm, arm in task.arms.items():
-            steps, values = arm.curves
-            if len(steps):
-                low, high = arm.band
-                line = zip(steps, values.mean(0), low, high, strict=True)
-                rows += [[task.name, norm, *map(float, each), len(values)] for each in line]
-    write_rows(path, ["task", "normalizer", "timesteps", "mean", "low", "high", "seeds"], rows)

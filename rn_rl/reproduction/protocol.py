@@ -12,10 +12,13 @@ PUBLISHED = ("none", "ln", "rn-paper", "rln-paper", "ln+rn-paper")
 """What the paper compares, by its own arithmetic."""
 
 YOKED = "ln+yoked"
-"""Stands for the gains of another seed of ``ln+rn``, which is trained first."""
+"""Name of the arm that replays the gains of other runs of ``ln+rn`` (the donors), trained first."""
 
-RECORDED_SEED = 1_000_000
-"""Of that one: none of those compared, and the same however many there are."""
+DONORS = 10
+"""Number of donors; of n < 10 seeds, n. Donor ``seed * donors // seeds`` serves a seed."""
+
+DONOR_SEED = 1_000_000
+"""Seed of the first donor; the donors' seeds are none of those compared."""
 
 RATES = ("1e-4", "3e-4", "1e-3", "3e-3", "1e-2")
 """Learning rates of the grid; the protocol's is 1e-3."""

@@ -21,16 +21,17 @@ from rich.console import Console
 from rn_rl.errors import TrainingStopped, UserError, unknown
 from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.grid.grid import check, grid_of, listed, make_cells, new_grid
-from rn_rl.experiment.grid.jobs import Cell, find, key_of
+from rn_rl.experiment.grid.jobs import Cell, find
 from rn_rl.experiment.grid.leases import alone
 from rn_rl.experiment.grid.scheduler import Grid, run_grid
 from rn_rl.experiment.runs.console import say
 from rn_rl.experiment.runs.records import read_episodes, read_seconds
 from rn_rl.reproduction.config import ReproduceConfig
 from rn_rl.reproduction.protocol import (
+    DONOR_SEED,
+    DONORS,
     PROTOCOLS,
     QUICK,
-    RECORDED_SEED,
     STUDIES,
     YOKED,
     Arm,
@@ -40,14 +41,13 @@ from rn_rl.reproduction.protocol import (
     paper_and_controls,
     plain,
 )
-from rn_rl.reproduction.report import (
+from rn_rl.reproduction.report import Reproduction, length_of, write_reproduction
+from rn_rl.reproduction.results import (
     LAST_EPISODES,
     PARTS,
-    Reproduction,
     Trained,
     in_arms,
     read_runs,
-    write,
 )
 
 
@@ -99,8 +99,16 @@ def run_reproduce(config: ReproduceConfig) -> None:
     for reason in {cell.reason for each in cells.values() for cell in each if cell.reason}:
         say(console, f"one process for each seed, since {reason}")
     if missing.get(YOKED):
-        yoked = Arm(YOKED, f"ln+yoked({recorded(shared, console)})")
-        cells[YOKED] = cells_of(shared, yoked, missing[YOKED])
+        donors = train_donors(shared, console)
+        cells[YOKED] = [
+            cell
+            for number, donor in enumerate(donors)
+            for cell in cells_of(
+                shared,
+                Arm(YOKED, f"ln+yoked({donor.as_posix()})"),
+                [seed for seed in missing[YOKED] if seed * len(donors) // seeds == number],
+            )
+        ]
     grid = grid_of(shared, [cell for each in cells.values() for cell in each], console)
     stopped = run_grid(grid)
     trained = [run for name in names(study) for run in read_arm(grid, name, cells.get(name, []))]
@@ -116,7 +124,7 @@ def run_reproduce(config: ReproduceConfig) -> None:
             folder = config.out
         if done:
             found = Reproduction(config.what, protocol, study, done, config.quick)
-            write(found, folder / config.file_name, console)
+            write_reproduction(found, folder / config.file_name, console)
     if stopped:
         raise TrainingStopped("stopped; the same command goes on where it stopped")
     if grid.failed:
@@ -176,10 +184,12 @@ def kept_runs(config: ReproduceConfig, protocol: Protocol, folder: Path) -> list
     for stem in (config.protocol_name, config.file_name):
         path = folder / f"{stem}.csv"
         for run in read_runs(path) if path.exists() else []:
-            if protocol.episodes is None and run.timesteps != protocol.timesteps:
+            theirs = replace(protocol, timesteps=run.timesteps, episodes=run.episodes)
+            if length_of(theirs) != length_of(protocol):
                 raise UserError(
-                    f"--add: {path} has runs of {run.timesteps:,} timesteps, these are of "
-                    f"{protocol.timesteps:,}; expected another --results, or --timesteps {run.timesteps}"
+                    f"--add: {path} has runs of {length_of(theirs)}, these are of "
+                    f"{length_of(protocol)}; expected another --results, or the same --episodes or "
+                    "--timesteps"
                 )
             if stem == config.file_name or run.arm in shared:
                 kept.append(run)
@@ -218,15 +228,21 @@ def stretches(seeds: list[int]) -> list[list[int]]:
     return found
 
 
-def recorded(shared: CompareConfig, console: Console) -> Path:
-    """A run of ``ln+rn`` with a seed that is none of the others', whose gains are replayed."""
-    grid = new_grid(replace(shared, norms="ln+rn", seeds=1, seed=RECORDED_SEED), console)
+def train_donors(shared: CompareConfig, console: Console) -> list[Path]:
+    """Train the runs of ``ln+rn`` whose gains the yoked arm replays, and return their folders.
+
+    Several donors, so that a result does not rest on the gains of one run. Each serves a block of
+    consecutive seeds, which are trained together.
+    """
+    count = min(DONORS, shared.seeds)
+    grid = new_grid(replace(shared, norms="ln+rn", seeds=count, seed=DONOR_SEED), console)
     if run_grid(grid):
         raise TrainingStopped("stopped; the same command goes on where it stopped")
     if grid.failed:
-        raise UserError(f"the run to be replayed failed: {next(iter(grid.failed.values()))}")
-    spec = grid.cells[0].specs[0]
-    return find(shared.out, spec)[key_of(spec)].run.folder
+        raise UserError(f"a run to be replayed failed: {next(iter(grid.failed.values()))}")
+    [cell] = grid.cells
+    found = find(shared.out, cell.specs[0])
+    return [found[key].run.folder for key in cell.keys]
 
 
 def read_arm(grid: Grid, name: str, cells: list[Cell]) -> list[Trained]:
@@ -251,6 +267,7 @@ def read_arm(grid: Grid, name: str, cells: list[Cell]) -> list[Trained]:
                     arm=name,
                     seed=spec.seed,
                     timesteps=spec.timesteps if spec.episodes is None else int(ended[-1]),
+                    episodes=spec.episodes,
                     last=float(returns[-LAST_EPISODES:].mean()),
                     seconds=np.nan if took is None else took,
                     command=spec.command,

@@ -11,6 +11,7 @@ import torch
 
 from benchmarks import against
 from benchmarks.__main__ import main
+from benchmarks.docs_blocks import replace_block
 from benchmarks.equivalence import (
     ENGINES,
     EQUIVALENCE_COLUMNS,
@@ -33,8 +34,8 @@ from benchmarks.learning import (
 from benchmarks.report_speed import ReportSpeedConfig, run_report_speed
 from benchmarks.seed_batch_speed import SeedSpeedConfig, run_seed_speed
 from benchmarks.train_speed import SpeedConfig, run_speed
+from rn_rl.analysis.tables import markdown_table
 from rn_rl.errors import UserError
-from rn_rl.experiment.runs.io import markdown_table, replace_block
 
 ROOT = Path(__file__).parents[2]
 

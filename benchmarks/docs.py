@@ -21,13 +21,13 @@ class DocsConfig:
     what: Annotated[tyro.conf.Positional[Literal["norms", "reproduction"]], tyro.conf.arg()]
     """norms (the registry with its costs) or reproduction (the protocol's tasks)."""
     readme: Path = Path("README.md")
-    """The document."""
+    """Document with the marks."""
     results: Path = Path("results")
     """Folder of the CSV files of 'rn-rl reproduce'."""
 
 
 def run_docs(config: DocsConfig) -> None:
-    """Write the table."""
+    """Write the table of ``config.what`` into the document."""
     if config.what == "norms":
         replace_block(config.readme, "norms", markdown_table(NORM_COLUMNS, norm_rows()))
     else:

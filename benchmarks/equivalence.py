@@ -1,4 +1,4 @@
-"""Whether seeds that are trained together learn what SB3's runs learn, one after the other."""
+"""Equivalence of returns: seeds trained as one batch against SB3's runs one by one."""
 
 from __future__ import annotations
 
@@ -22,54 +22,63 @@ ENGINES = {
     "together, gymnasium": ("batch", "gymnasium"),
     "together, envpool": ("batch", "envpool"),
 }
-"""What is compared, to the first: engine and kind of environments."""
+"""Engine and kind of environments of each way to train; the first is the reference."""
 
 
-CASES = {
+EQUIVALENCE_CASES = {
     "dqn": Case("dqn", "CartPole-v1", "paper", 30_000),
     "ppo": Case("ppo", "CartPole-v1", "zoo", 30_000),
     "images": Case("ppo", "MiniGrid-RedBlueDoors-6x6-v0", "paper", 300_000),
 }
 
 BEST = {"dqn": 500, "ppo": 500, "images": 1}
-"""Largest return of each case."""
+"""Largest possible return of each case."""
 
 
 @dataclass
 class EquivalenceConfig(Output):
-    """Train with SB3 and together, and test whether mean returns are equivalent.
+    """Train with SB3 and in a seed batch, and test whether mean returns are equivalent.
 
-    A seed counts with the mean return of its training episodes in the last third of the run: the last
-    policy alone swings too much. Two one-sided Welch tests: equivalent where the 90% interval of the
-    difference lies within the margin. What the results file has is not trained again.
+    The value of a seed is the mean return of its training episodes in the last third of the run; the
+    return of the last policy alone varies too much. Two one-sided Welch tests: equivalent where the 90%
+    interval of the difference lies within the margin. Rows in the results file are not trained again.
     """
 
     cases: tuple[str, ...] = ("dqn", "ppo")
     """dqn and ppo on CartPole (configurations of the paper and the zoo), images: PPO on RedBlueDoors."""
     seeds: int = 30
-    """How many of each: SEED, SEED + 1, ..."""
+    """Number of seeds of each: SEED, SEED + 1, ..."""
     seed: int = 0
-    """The first of them. Other seeds are another experiment, with rows of its own."""
+    """First seed. Another first seed is another experiment, with its own rows."""
     timesteps: int | None = None
-    """Of each seed; default: 30,000, of images 300,000."""
+    """Timesteps of each seed; default: 30,000, of images 300,000."""
     margin: float = 0.08
-    """Largest difference of mean returns that counts as none, as a share of the largest return."""
+    """Largest difference of mean returns that counts as equivalent, as a share of the largest return."""
     out: Path = Path("runs/equivalence")
-    """Where the runs go."""
+    """Folder of the runs."""
     results: Path = Path("results/equivalence.jsonl")
     """One line for each case and engine."""
     table: bool = False
-    """Only print the table of what there is."""
+    """Train nothing, and print the table of the results file."""
 
 
 def late_return(run: Run, timesteps: int) -> float:
-    """Mean return of the training episodes that ended in the last third of a run."""
+    """Return the mean return of the training episodes that ended in the last third of a run."""
     ended, returns = read_episodes(run)
     return float(returns[ended > timesteps * 2 / 3].mean())
 
 
 def equivalence(mine: np.ndarray, theirs: np.ndarray, margin: float) -> dict[str, float]:
-    """Difference of means, its 90% interval, and the p-value of two one-sided Welch tests."""
+    """Test whether two means differ by less than a margin.
+
+    Args:
+        mine, theirs: one value for each seed.
+        margin: largest difference that counts as equivalent, in the same unit.
+
+    Returns:
+        ``difference`` of means, its 90% interval ``low`` to ``high``, and ``p`` of two one-sided Welch
+        tests (the larger one).
+    """
     result = stats.ttest_ind(mine, theirs, equal_var=False)
     interval = result.confidence_interval(0.9)
     upper = stats.ttest_ind(mine - margin, theirs, equal_var=False, alternative="less").pvalue
@@ -83,7 +92,7 @@ def equivalence(mine: np.ndarray, theirs: np.ndarray, margin: float) -> dict[str
 
 
 def read_late_returns(path: Path) -> dict[tuple[str, int, str], np.ndarray]:
-    """Late returns of the seeds by case, first seed and engine."""
+    """Read the late returns of the seeds, by case, first seed and engine."""
     rows = read_lines(path)
     return {
         (row["case"], row["seed"], row["engine"]): np.array(row["late_returns"]) for row in rows
@@ -91,17 +100,17 @@ def read_late_returns(path: Path) -> dict[tuple[str, int, str], np.ndarray]:
 
 
 def run_equivalence(config: EquivalenceConfig) -> None:
-    """Run what is missing, then print the table."""
+    """Train what the results file lacks, then print the table."""
     for name in config.cases:
-        if name not in CASES:
-            raise unknown("case", name, CASES)
+        if name not in EQUIVALENCE_CASES:
+            raise unknown("case", name, EQUIVALENCE_CASES)
     if config.seeds < 2 or not config.margin > 0:
         raise UserError(
             f"--seeds {config.seeds} --margin {config.margin}: expected 2 seeds, and > 0"
         )
     console = Console(stderr=config.json)
     for name in config.cases if not config.table else ():
-        case = CASES[name]
+        case = EQUIVALENCE_CASES[name]
         timesteps = config.timesteps or case.timesteps
         for engine, (how, vector_env) in ENGINES.items():
             if (name, config.seed, engine) in read_late_returns(config.results):
@@ -135,7 +144,7 @@ def run_equivalence(config: EquivalenceConfig) -> None:
 def equivalence_rows(
     found: dict[tuple[str, int, str], np.ndarray], margin: float
 ) -> list[list[str]]:
-    """One row for each case and engine; the margin is a share of the largest return."""
+    """Return one row for each case and engine; the margin is a share of the largest return."""
     first = next(iter(ENGINES))
     rows = []
     for (name, seed, engine), mine in found.items():

@@ -1,4 +1,4 @@
-"""What a normalizer costs by itself, as a ratio to LayerNorm in one interleaved run."""
+"""Time of a normalizer by itself, as a ratio to LayerNorm's, in interleaved rounds."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ from rn_rl.normalization.costs import RECORD_FILE
 
 REFERENCE = "ln"
 LINEAR = "linear"
-"""The layer without a normalizer, from which the cost of one inside its weights is told."""
+"""Name of the bare linear layer, whose time is subtracted for normalizers that change its weights."""
 
 SHOWN = ("rn", "rln", "rsn"), ((50, 64), (256, 256), (1024, 1024))
 """Normalizers and sizes of the table that ``--readme`` writes."""
 
 WARM_PHASES = 3
-"""Phases before the measurement, after which every gain has left its starting value."""
+"""Number of phases before the measurement; after them every gain differs from its first value."""
 
 
 @dataclass
 class LayerCostConfig(SpeedOutput):
-    """Forward and backward of every normalizer in training mode: CPU, one thread; eager, or compiled.
+    """Time the forward and backward pass of every normalizer: CPU, one thread, training mode.
 
-    A normalizer that changes the weights of a layer is measured as what it adds to that layer.
-    Commits are left out: there is one a phase. The clock counts this process's time on the CPU, so
-    that others on the machine disturb it little.
+    For a normalizer that changes the weights of a linear layer, the layer's own time is subtracted.
+    Commits are left out, since there is one a phase. CPU time of this process, which other processes
+    disturb little.
     """
 
     norms: tuple[str, ...] = ()
-    """Which normalizers; default: the whole registry."""
+    """Normalizers; default: the whole registry."""
     batch: int = 256
     """Rows of the input."""
     features: int = 256
@@ -60,20 +60,20 @@ class LayerCostConfig(SpeedOutput):
     compile: bool = False
     """Compile every module with torch.compile."""
     record: bool = False
-    """Also write the ratios to where 'rn-rl norms' finds them; takes the whole registry."""
+    """Also write the ratios that 'rn-rl norms' shows; only for the whole registry."""
     readme: Path | None = None
     """Write the table of rn, rln and rsn at three sizes, eager and compiled, into this document."""
 
 
 def reparametrizes(norm: str) -> bool:
-    """Whether this spec changes the weights of the layer before it."""
+    """Return True if a spec changes the weights of the layer before it."""
     if norm in REGISTRY:  # a bare name need not be a whole spec
         return REGISTRY[norm].reparametrize is not None
     return any(term.row.reparametrize is not None for term in parse_spec(norm))
 
 
 def with_recording(norm: str, folder: Path) -> str:
-    """The spec to build for a bare name: a row that replays a recording is given one."""
+    """Return a spec that can be built from a bare name; one that replays a recording is given one."""
     if norm not in REGISTRY or REGISTRY[norm].recording is None:
         return norm
     write_npz(folder / RECORDING, gains=np.linspace(1, 2, 8)[:, None], timesteps=np.arange(8))
@@ -81,7 +81,7 @@ def with_recording(norm: str, folder: Path) -> str:
 
 
 def one_pass(norm: str, batch: int, features: int, compile: bool = False) -> Callable[[], None]:
-    """A function that runs one training forward and backward of a warm module."""
+    """Return a function that runs one forward and backward pass of a module past its first phases."""
     layer = nn.Linear(features, features)
     modules = [] if norm == LINEAR else make_normalizers(norm, features, layer=layer)
     inside = norm == LINEAR or reparametrizes(norm)
@@ -95,8 +95,8 @@ def one_pass(norm: str, batch: int, features: int, compile: bool = False) -> Cal
     forward: Callable[..., torch.Tensor] = torch.compile(module) if compile else module
     if compile:
         try:
-            forward(x)  # which is when it is compiled
-        except Exception as error:  # whatever a compiler can run into
+            forward(x)  # compiles
+        except Exception as error:  # of the compiler, of any type
             raise UserError(
                 f"torch.compile failed ({first_line(error)[:200]}): leave out --compile and --readme, or "
                 "install a C++ compiler (g++), with torch in a folder without a space"
@@ -111,7 +111,7 @@ def one_pass(norm: str, batch: int, features: int, compile: bool = False) -> Cal
 
 
 def measure(config: LayerCostConfig, norms: list[str]) -> dict[str, np.ndarray]:
-    """Microseconds of a pass, for each normalizer in each round; for some, what it adds."""
+    """Measure the microseconds of a pass, ``(rounds,)`` for each normalizer."""
     inside = [norm for norm in norms if reparametrizes(norm)]
     with tempfile.TemporaryDirectory() as folder:
         passes = {
@@ -136,7 +136,7 @@ def measure(config: LayerCostConfig, norms: list[str]) -> dict[str, np.ndarray]:
 
 
 def cost_lines(config: LayerCostConfig, norms: list[str]) -> list[dict[str, Any]]:
-    """Measure; one line for each normalizer."""
+    """Measure, and return one line for each normalizer."""
     times = measure(config, norms)
     return [
         {
@@ -152,7 +152,10 @@ def cost_lines(config: LayerCostConfig, norms: list[str]) -> list[dict[str, Any]
 
 
 def sizes_table(config: LayerCostConfig) -> str:
-    """Ratios at several sizes, eager and compiled; each column is one interleaved run."""
+    """Measure ratios at several sizes, eager and compiled, and return them as a Markdown table.
+
+    The rounds of one column are interleaved.
+    """
     norms, sizes = SHOWN
     cells: dict[str, list[str]] = {norm: [] for norm in norms}
     for compile in (False, True):
@@ -166,7 +169,11 @@ def sizes_table(config: LayerCostConfig) -> str:
 
 
 def run_layer_cost(config: LayerCostConfig) -> None:
-    """Measure, print, and record if asked to."""
+    """Measure and print; with ``--record`` also write the ratios.
+
+    Raises:
+        UserError: an option is out of range, or excludes another one.
+    """
     for name in ("batch", "features", "rounds", "repeats"):
         if getattr(config, name) < 1:
             raise UserError(f"--{name} {getattr(config, name)}: expected at least 1")
@@ -203,7 +210,7 @@ def run_layer_cost(config: LayerCostConfig) -> None:
 
 
 def record(lines: list[dict[str, Any]], norms: list[str]) -> None:
-    """Keep the ratios beside the normalizers, with how they were made."""
+    """Write the ratios to :data:`RECORD_FILE`, with the command that made them."""
     ratios = {n: round(line["ratio"], 2) for n, line in zip(norms, lines, strict=True)}
     command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
     write_json(
@@ -220,7 +227,7 @@ def record(lines: list[dict[str, Any]], norms: list[str]) -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch on one thread, and as it was afterwards."""
+    """Set torch to one thread in this context, and restore the number afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

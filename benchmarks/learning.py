@@ -1,4 +1,4 @@
-"""Learning runs whose results the README cites: the tuned settings, several normalizers and seeds."""
+"""Learning with tuned hyperparameters: several normalizers and seeds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rn_rl.statistics import bootstrap_interval
 
 @dataclass(frozen=True)
 class Case:
-    """A task: what :class:`TrainConfig` takes, apart from normalizer and seed."""
+    """A task: options of :class:`TrainConfig` other than normalizer and seed."""
 
     algo: str
     env: str
@@ -29,75 +29,76 @@ class Case:
     set: tuple[str, ...] = ()
 
 
-SMALL = ("learning_starts=500", "batch_size=64", "policy_kwargs.net_arch=[64,64]")
-"""SAC takes a long time with the zoo's network."""
+SAC_SMALL = ("learning_starts=500", "batch_size=64", "policy_kwargs.net_arch=[64,64]")
+"""Smaller network than the zoo's, with which SAC takes a long time."""
 
-PUBLISHED = ("learning_starts=1000", "gamma=0.99", "policy_kwargs.net_arch=[256,256]")
-"""TD3 as its authors run it (github.com/sfujim/TD3), learning earlier."""
+TD3_PUBLISHED = ("learning_starts=1000", "gamma=0.99", "policy_kwargs.net_arch=[256,256]")
+"""TD3 as its authors run it (github.com/sfujim/TD3), with fewer steps before learning starts."""
 
-EPISODES = (
+TD3_EPISODES = (
     "learning_starts=1000",
     "gamma=0.99",
     "train_freq=[1,episode]",
     "gradient_steps=-1",
     "policy_kwargs.net_arch=[64,64]",
 )
-"""TD3 that learns after each episode, so that a phase is one, in a narrower network: its gain rises
-less, and one step of Adam moves an action less."""
+"""TD3 that learns after each episode, so that an episode is one phase, with a narrower network.
 
-CASES: dict[str, Case] = {
+The gain rises less, and one step of Adam moves an action less.
+"""
+
+LEARNING_CASES: dict[str, Case] = {
     "cartpole": Case("dqn", "CartPole-v1", "zoo", 50_000),
     "lunarlander": Case("dqn", "LunarLander-v3", "zoo", 100_000),
     "redbluedoors": Case("ppo", "MiniGrid-RedBlueDoors-6x6-v0", "paper", 1_000_000),
     "redbluedoors-lstm": Case("ppo_lstm", "MiniGrid-RedBlueDoors-6x6-v0", "paper", 1_000_000),
-    "pendulum-sac": Case("sac", "Pendulum-v1", "zoo", 10_000, SMALL),
-    "pendulum-td3": Case("td3", "Pendulum-v1", "zoo", 10_000, EPISODES),
+    "pendulum-sac": Case("sac", "Pendulum-v1", "zoo", 10_000, SAC_SMALL),
+    "pendulum-td3": Case("td3", "Pendulum-v1", "zoo", 10_000, TD3_EPISODES),
     "pendulum-td3-slow": Case(
-        "td3", "Pendulum-v1", "zoo", 10_000, (*EPISODES, "learning_rate=3e-4")
+        "td3", "Pendulum-v1", "zoo", 10_000, (*TD3_EPISODES, "learning_rate=3e-4")
     ),
     "pendulum-td3-wide": Case(
-        "td3", "Pendulum-v1", "zoo", 10_000, (*PUBLISHED, "learning_rate=3e-4")
+        "td3", "Pendulum-v1", "zoo", 10_000, (*TD3_PUBLISHED, "learning_rate=3e-4")
     ),
     "pendulum-td3-wide-slow": Case(
-        "td3", "Pendulum-v1", "zoo", 10_000, (*PUBLISHED, "learning_rate=1e-4")
+        "td3", "Pendulum-v1", "zoo", 10_000, (*TD3_PUBLISHED, "learning_rate=1e-4")
     ),
 }
-"""The tasks, by name."""
+"""Tasks by name."""
 
 
 @dataclass
 class LearningConfig(Output):
-    """Train every normalizer on every case with several seeds, evaluate, tabulate.
+    """Train every normalizer on every case with several seeds, evaluate, and tabulate.
 
-    Runs that the results file has are not repeated, so a stopped benchmark goes on, and more seeds
-    add to it.
+    Runs in the results file are not repeated: a stopped benchmark continues, and more seeds add to it.
     """
 
-    cases: tuple[str, ...] = tuple(CASES)
-    """Which cases."""
+    cases: tuple[str, ...] = tuple(LEARNING_CASES)
+    """Tasks."""
     norms: tuple[str, ...] = ("none", "ln", "rn", "ln+rn")
-    """Which normalizers."""
+    """Normalizers."""
     seeds: int = 3
-    """How many seeds of each."""
+    """Number of seeds of each."""
     first_seed: int = 0
-    """The first of them."""
+    """First seed."""
     jobs: int = 2
-    """Processes."""
+    """Number of processes."""
     episodes: int = 100
     """Episodes on which each final policy is evaluated."""
     out: Path = Path("runs/learning")
-    """Where the runs go."""
+    """Folder of the runs."""
     results: Path = Path("results/learning.jsonl")
-    """One line a run."""
+    """Results file: one line for each run."""
     timesteps: int | None = None
-    """Instead of the case's own; for trying it out."""
+    """Timesteps of each run; default: the case's own."""
     table: bool = False
-    """Only print the table of what there is."""
+    """Train nothing, and print the table of the results file."""
 
 
 def run_one(case: str, norm: str, seed: int, config: LearningConfig) -> Line:
-    """Train and evaluate one agent: its line in the results file."""
-    task = CASES[case]
+    """Train and evaluate one agent, and return its line of the results file."""
+    task = LEARNING_CASES[case]
     timesteps = config.timesteps or task.timesteps
     run = train(
         TrainConfig(
@@ -129,10 +130,10 @@ def run_one(case: str, norm: str, seed: int, config: LearningConfig) -> Line:
 
 
 def run_learning(config: LearningConfig) -> None:
-    """Run what is missing, then print the table."""
+    """Train what the results file lacks, then print the table."""
     for case in config.cases:
-        if case not in CASES:
-            raise unknown("case", case, CASES)
+        if case not in LEARNING_CASES:
+            raise unknown("case", case, LEARNING_CASES)
     if config.first_seed < 0:
         raise UserError(f"--first-seed {config.first_seed}: expected at least 0")
     if config.seeds < 1 or config.jobs < 1:
@@ -173,7 +174,7 @@ LEARNING_COLUMNS = [
 
 
 def learning_rows(lines: list[Line]) -> list[list[str]]:
-    """The lines of :func:`learning_lines` as text."""
+    """Return the lines of :func:`learning_lines` as text."""
     rows = []
     for line in lines:
         digits = 2 if abs(line["value"]) < 2 else 1
@@ -187,9 +188,9 @@ def learning_rows(lines: list[Line]) -> list[list[str]]:
 
 
 def learning_lines(rows: list[Line]) -> list[Line]:
-    """One line for each case, way of acting and normalizer; intervals are over seeds."""
+    """Return one line for each case, way of acting and normalizer; intervals are over seeds."""
     lines = []
-    for case in CASES:
+    for case in LEARNING_CASES:
         for kind in ("greedy", "stochastic"):
             mine = [r for r in rows if r["case"] == case and f"{kind}_mean" in r]
             for norm in dict.fromkeys(r["norm"] for r in mine):

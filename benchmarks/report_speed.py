@@ -39,7 +39,7 @@ def run_report_speed(config: ReportSpeedConfig) -> None:
         )
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        write_runs(root, seeds, config.evaluations)
+        write_made_up_runs(root, seeds, config.evaluations)
         command = [sys.executable, "-m", "rn_rl", "report", str(root), "--out", f"{root}/page.html"]
         begin = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -57,7 +57,7 @@ def run_report_speed(config: ReportSpeedConfig) -> None:
     emit(config, lines, ResultTable(case, ["seconds", "peak GB", "page MB"], [row]), block="report")
 
 
-def write_runs(root: Path, seeds: int, evaluations: int) -> None:
+def write_made_up_runs(root: Path, seeds: int, evaluations: int) -> None:
     """Write run folders of every normalizer and environment, with random returns."""
     from tests.factories import made_up_run  # the tests' folder: no other benchmark needs it
 

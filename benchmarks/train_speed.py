@@ -1,4 +1,4 @@
-"""Training speed, as ratios in one interleaved run: the machine is noisy, its noise is shared."""
+"""Training speed of normalizers, as ratios in interleaved rounds, which share the machine's noise."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class SpeedConfig(SpeedOutput):
     env: str = "CartPole-v1"
     """CartPole-v1 or LunarLander-v3."""
     norms: tuple[str, ...] = ("none", "ln", "rn", "rln", "rsn", "ln+rn", "logt")
-    """Which normalizers; ratios are to none and to ln."""
+    """Normalizers; ratios are to none and to ln."""
     steps: int = 800
     """Timesteps of each normalizer in a round."""
     rounds: int = 25
     """Rounds; a ratio is the median of the rounds' ratios."""
 
 
-def measure(config: SpeedConfig) -> dict[str, np.ndarray]:
-    """Steps per second of each normalizer in each round."""
+def measure_training(config: SpeedConfig) -> dict[str, np.ndarray]:
+    """Measure the timesteps per second of each normalizer, ``(rounds,)``."""
     models: dict[str, BaseAlgorithm] = {}
     for norm in config.norms:
         spec = resolve(
@@ -52,7 +52,11 @@ def measure(config: SpeedConfig) -> dict[str, np.ndarray]:
 
 
 def run_speed(config: SpeedConfig) -> None:
-    """Measure and print."""
+    """Measure and print.
+
+    Raises:
+        UserError: an option is out of range.
+    """
     if config.rounds < 1 or config.steps < 1:
         raise UserError(
             f"--rounds {config.rounds} --steps {config.steps}: expected at least 1 each"
@@ -61,7 +65,7 @@ def run_speed(config: SpeedConfig) -> None:
         compare_checkouts("train", config)
         return
     torch.set_num_threads(1)
-    speeds = measure(config)
+    speeds = measure_training(config)
     rows = [
         [norm, f"{np.median(values):,.0f}", ratio(speeds, norm, "none"), ratio(speeds, norm, "ln")]
         for norm, values in speeds.items()
@@ -72,14 +76,14 @@ def run_speed(config: SpeedConfig) -> None:
 
 
 def ratio(speeds: dict[str, np.ndarray], norm: str, reference: str) -> str:
-    """Median over the rounds of one speed divided by another, as text."""
+    """Return the median over rounds of the ratio of two speeds, as text."""
     if reference not in speeds:
         return "-"
     return f"{np.median(speeds[norm] / speeds[reference]):.2f}"
 
 
 def speed_lines(env: str, speeds: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """One line for each normalizer and reference."""
+    """Return one line for each normalizer and reference."""
     return [
         {
             "benchmark": "train",

@@ -19,12 +19,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def csv_file(out: Path, name: str) -> Path:
-    """Beside the page."""
+    """Return the path of a CSV file beside the page."""
     return out.with_name(f"{out.stem}-{name}.csv")
 
 
 def write_rows(path: Path, columns: list[str], rows: Iterable[list[Any]]) -> None:
-    """A CSV file."""
+    """Write a CSV file, whole or not at all."""
     with (
         whole(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
@@ -35,7 +35,7 @@ def write_rows(path: Path, columns: list[str], rows: Iterable[list[Any]]) -> Non
 
 
 def write_figures(summary: Summary, path: Path) -> None:
-    """Every figure of every arm, every comparison, and scores over all tasks."""
+    """Write every figure of every arm, every comparison, and the scores over all tasks."""
     rows: list[list[Any]] = []
 
     def add(task: str, norm: str, seeds: Any, name: str, found: Estimate) -> None:
@@ -60,7 +60,7 @@ def write_figures(summary: Summary, path: Path) -> None:
 
 
 def write_run_figures(summary: Summary, path: Path) -> None:
-    """One line a run."""
+    """Write one row for each run."""
     columns = ["task", "normalizer", "seed", "last_return", "score", "area_under_curve"]
     columns += ["steps_to_threshold", "episodes", "after_training", "seconds", "folder"]
     rows = []
@@ -74,7 +74,7 @@ def write_run_figures(summary: Summary, path: Path) -> None:
 
 
 def write_curves(summary: Summary, path: Path) -> None:
-    """Learning curves with their intervals, as they are drawn."""
+    """Write the mean learning curves with their intervals, as they are plotted."""
     rows = []
     for task in summary.tasks:
         for norm, arm in task.arms.items():

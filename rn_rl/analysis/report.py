@@ -1,4 +1,4 @@
-"""Reports: one self-contained HTML page, the same in Markdown, and CSV files of every figure."""
+"""Reports: a self-contained HTML page, the same in Markdown, and CSV files of all figures."""
 
 from __future__ import annotations
 
@@ -35,22 +35,32 @@ from rn_rl.normalization import canonical_spec
 
 @dataclass
 class Section:
-    """A task, as a page shows it."""
+    """Part of a page about one task. Plots are SVG text; None where there is nothing to plot."""
 
     task: Task
+    """The task."""
     anchor: str
+    """Id of the part in the page."""
     sentences: list[str]
+    """Conclusions, one for each comparison."""
     columns: list[str]
+    """Headers of the table of figures."""
     rows: list[list[str]]
+    """Rows of the table: arms, then references."""
     curves: str | None
+    """Learning curves."""
     intervals: str
+    """Last returns with intervals."""
     improvements: str | None
+    """Probabilities of improvement over the baseline."""
     gains: str | None
+    """Gains of the layers over time."""
     how: str
+    """How last policies were measured."""
 
 
 def print_summary(summary: Summary, out: Path, console: Console) -> None:
-    """Last policies, what was concluded, what to mind, and where the pages are."""
+    """Print a table of each task, the conclusions, notes, problems, and the path of the page."""
     for task in summary.tasks:
         console.print(Padding(last_policies(summary, task), (1, 0)))
     for sentence in summary.sentences():
@@ -64,7 +74,7 @@ def print_summary(summary: Summary, out: Path, console: Console) -> None:
 
 
 def last_policies(summary: Summary, task: Task) -> Table:
-    """As much about a task as a terminal has room for."""
+    """Return the table of a task for a terminal, with the figures that fit."""
     table = Table(title=task.name, title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column("normalizer")
     for name in ("seeds", "last return, IQM", "worst run", "P(better)"):
@@ -82,7 +92,17 @@ def last_policies(summary: Summary, task: Task) -> Table:
 def write_report(
     summary: Summary, out: Path, *, title: str | None = None, commands: Iterable[str] = ()
 ) -> None:
-    """``out`` (HTML), and beside it ``.md``, ``-figures.csv``, ``-runs.csv`` and ``-curves.csv``."""
+    """Write the page, and beside it ``.md``, ``-figures.csv``, ``-runs.csv`` and ``-curves.csv``.
+
+    Args:
+        summary: content.
+        out: path of the HTML page.
+        title: headline; default: normalizers and environments.
+        commands: commands that made the runs; default: those that the runs recorded.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
     palette = plots.Palette(summary.norms)
     content = {
         "title": title or headline(summary),
@@ -114,16 +134,16 @@ def write_report(
 
 
 def check_page(page: Path, flag: str) -> None:
-    """Raise a :class:`UserError` where no page can be written, before anything long is done."""
+    """Raise a :class:`UserError` if a path is no HTML file, before the work begins."""
     if page.suffix not in (".html", ".htm") or page.is_dir():
         raise UserError(f"{flag} {page}: expected the name of a page, such as report.html")
 
 
 def check_baseline(baseline: str, norms: Iterable[str]) -> str:
-    """In the spelling in which runs have it.
+    """Return the baseline in the spelling of the runs.
 
     Raises:
-        UserError: it is none of the several normalizers that there are.
+        UserError: none of several normalizers is the baseline.
     """
     norms = list(dict.fromkeys(norms))
     known = canonical_spec(baseline)
@@ -133,13 +153,13 @@ def check_baseline(baseline: str, norms: Iterable[str]) -> str:
 
 
 def check_threshold(threshold: float | None) -> None:
-    """Raise a :class:`UserError` for what no return can reach or miss."""
+    """Raise a :class:`UserError` if the threshold is not finite."""
     if threshold is not None and not math.isfinite(threshold):
         raise UserError(f"--threshold {threshold}: expected a return")
 
 
 def template(name: str, *, escape: bool) -> jinja2.Template:
-    """One of the two pages."""
+    """Return the template of the HTML or the Markdown page."""
     environment = jinja2.Environment(
         autoescape=escape, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -150,13 +170,13 @@ def template(name: str, *, escape: bool) -> jinja2.Template:
 
 
 def headline(summary: Summary) -> str:
-    """Of a report that was not given one."""
+    """Return the default headline: normalizers and environments."""
     envs = list(dict.fromkeys(task.env for task in summary.tasks))
     return f"{', '.join(summary.norms)} on {', '.join(envs)}"
 
 
 def section(summary: Summary, task: Task, palette: plots.Palette) -> Section:
-    """Everything about one task."""
+    """Return the part of the page about one task."""
     mine = [each for each in summary.comparisons if each.task == task.name]
     columns = ["normalizer", "seeds", *METRICS]
     rows = [
@@ -194,7 +214,7 @@ def section(summary: Summary, task: Task, palette: plots.Palette) -> Section:
 
 
 def overall_rows(summary: Summary) -> list[list[str]]:
-    """Scores over all tasks."""
+    """Return the rows of the table of scores over all tasks."""
     none = Estimate(math.nan)
     names = ("IQM", "mean", "optimality gap", "probability of improvement")
     return [
@@ -204,13 +224,13 @@ def overall_rows(summary: Summary) -> list[list[str]]:
 
 
 def run_commands(summary: Summary) -> list[str]:
-    """The commands that made the runs, each once."""
+    """Return the commands that made the runs, each once."""
     runs = [run for task in summary.tasks for arm in task.arms.values() for run in arm.runs]
     return list(dict.fromkeys(run.spec.command for run in runs if run.spec.command))
 
 
 def facts(summary: Summary) -> list[tuple[str, str]]:
-    """Versions, wall time, environments."""
+    """Return facts about the runs by name: their number, wall time, versions, and kind of training."""
     runs = [run for task in summary.tasks for arm in task.arms.values() for run in arm.runs]
     found = [("runs", f"{len(runs):,}")]
     seconds = [run.seconds for run in runs if run.seconds is not None]

@@ -30,7 +30,7 @@ REPRODUCTION_COLUMNS = [
 
 
 def reproduction_rows(what: str, results: list[Result]) -> list[list[str]]:
-    """Our figures, mean ± standard error over runs as the paper has them, beside the paper's."""
+    """Return the table's rows: mean ± standard error, interval, fifths, and the paper's figures."""
     rows = []
     digits = decimals(max(abs(result.estimate.value) for result in results))
     rough = 2 if digits == 2 else 0
@@ -47,7 +47,7 @@ def reproduction_rows(what: str, results: list[Result]) -> list[list[str]]:
 
 
 def costs(protocol: Protocol, results: list[Result]) -> str:
-    """What the trainings took, and what the published code would need for those it has."""
+    """Return a sentence about the wall time, and that of the published code for the arms it has."""
     runs = [run for result in results for run in result.runs]
     known = [run for run in runs if np.isfinite(run.seconds)]
     if not known:
@@ -71,14 +71,14 @@ def costs(protocol: Protocol, results: list[Result]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In the unit that suits."""
+    """Format seconds as hours, minutes or seconds."""
     if seconds >= 3600:
         return f"{seconds / 3600:.1f} hours"
     return f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.1f} seconds"
 
 
 def length_of(protocol: Protocol) -> str:
-    """Length of each run, in the unit in which it ends."""
+    """Return the length of a run as text, in the unit in which it ends."""
     if protocol.episodes is not None:
         return f"{protocol.episodes:,} episodes"
     return f"{protocol.timesteps:,} timesteps"
@@ -86,18 +86,28 @@ def length_of(protocol: Protocol) -> str:
 
 @dataclass
 class Reproduction:
-    """A study of one task, as far as it was run."""
+    """A study of one task and its results so far."""
 
     what: str
+    """Name of the task."""
     protocol: Protocol
+    """The task."""
     study: Study
+    """Arms and questions."""
     results: list[Result]
+    """One for each arm that has runs."""
     rough: bool = False
-    """--quick."""
+    """True for runs of --quick."""
 
 
 def write_reproduction(found: Reproduction, stem: Path, console: Console) -> None:
-    """``.md``, ``.csv`` and ``.svg`` of this stem, and the same on the terminal."""
+    """Write the page, table and plot (``.md``, ``.csv``, ``.svg``), and print the table and answers.
+
+    Args:
+        found: the study and its results.
+        stem: path of the files, without suffix.
+        console: terminal.
+    """
     protocol, study, results = found.protocol, found.study, found.results
     comparisons = compare_arms(protocol, study, results)
     rows = reproduction_rows(found.what, results)
@@ -136,7 +146,7 @@ def write_reproduction(found: Reproduction, stem: Path, console: Console) -> Non
 
 
 def draw(path: Path, found: Reproduction) -> None:
-    """The intervals of all arms, and the curves of some."""
+    """Write the plot: intervals of all arms, training curves of the arms that the study names."""
     results = found.results
     drawn = found.study.drawn or [result.arm.name for result in results]
     curves = {r.arm.name: r.curves for r in results if r.arm.name in drawn}

@@ -1,13 +1,12 @@
 """``rn-rl reproduce``: the paper's agents under its protocol, with the controls that it lacks.
 
-What is compared is what the paper compares: the mean *training* return of the last 50 episodes of each
-run of 2,000 episodes. CartPole and LunarLander are trained with the author's loss (mean squared error),
-without clipping of gradients, and with epsilon times 0.95 an episode. Where this differs from the
-published code: epsilon begins at 1 in every run, not in the first alone; acting moves no state, and the
-target network takes the online network's state; LunarLander-v3, since gymnasium refuses v2.
-``--as-published`` keeps the first two of these confounds. ``--huber`` is SB3's DQN as it is: Huber
-loss, gradients clipped to a norm of 10, a linear epsilon, a number of timesteps. The arms are in
-:mod:`rn_rl.reproduction.protocol`.
+Runs are compared, as in the paper, by the mean *training* return of their last 50 episodes of 2,000.
+CartPole and LunarLander are trained with the author's loss (mean squared error), without clipping of
+gradients, and with epsilon times 0.95 an episode. Differences from the published code: epsilon begins at
+1 in every run, not in the first alone; acting moves no state, and the target network takes the online
+network's state; LunarLander-v3, since gymnasium refuses v2. ``--as-published`` keeps the first two of
+these confounds. ``--huber`` is SB3's own DQN: Huber loss, gradients clipped to a norm of 10, a linear
+epsilon, a number of timesteps. The arms are in :mod:`rn_rl.reproduction.protocol`.
 """
 
 from __future__ import annotations
@@ -52,11 +51,11 @@ from rn_rl.reproduction.results import (
 
 
 def run_reproduce(config: ReproduceConfig) -> None:
-    """Train what is missing, then write and print the table.
+    """Train the missing runs, then write and print the table.
 
     Raises:
-        UserError: anything that the user can fix.
-        TrainingStopped: Ctrl-C; the same command goes on.
+        UserError: an option is wrong, or trainings failed.
+        TrainingStopped: Ctrl-C; the same command continues.
     """
     protocol = protocol_of(config)
     study = study_of(config, protocol)
@@ -86,7 +85,8 @@ def run_reproduce(config: ReproduceConfig) -> None:
     kept = kept_runs(config, protocol, folder) if config.add else []
     here = {(run.arm, run.seed) for run in kept}
     missing = {
-        name: [seed for seed in range(seeds) if (name, seed) not in here] for name in names(study)
+        name: [seed for seed in range(seeds) if (name, seed) not in here]
+        for name in arm_names(study)
     }
     cells = {
         arm.name: cells_of(shared, arm, missing[arm.name])
@@ -94,7 +94,7 @@ def run_reproduce(config: ReproduceConfig) -> None:
         if arm.name != YOKED
     }
     keys = [cell.keys[0] for each in cells.values() for cell in each]
-    if len({*names(study)}) < len(study.arms) or len({*keys}) < len(keys):
+    if len({*arm_names(study)}) < len(study.arms) or len({*keys}) < len(keys):
         raise UserError(f"--arms {config.arms}: two of them are the same")
     for reason in {cell.reason for each in cells.values() for cell in each if cell.reason}:
         say(console, f"one process for each seed, since {reason}")
@@ -111,15 +111,17 @@ def run_reproduce(config: ReproduceConfig) -> None:
         ]
     grid = grid_of(shared, [cell for each in cells.values() for cell in each], console)
     stopped = run_grid(grid)
-    trained = [run for name in names(study) for run in read_arm(grid, name, cells.get(name, []))]
+    trained = [
+        run for name in arm_names(study) for run in read_arm(grid, name, cells.get(name, []))
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder / config.file_name):
-        if config.add:  # others may have added to the tables meanwhile
+        if config.add:  # other processes may have added runs meanwhile
             mine = {(run.arm, run.seed) for run in trained}
             kept = kept_runs(config, protocol, folder)
             kept = [run for run in kept if (run.arm, run.seed) not in mine]
         done = in_arms(whole_study(config, protocol), [*kept, *trained])
-        # of a run that was stopped, what there is does not take the place of results
+        # incomplete results do not replace those in --results
         if stopped:
             folder = config.out
         if done:
@@ -133,7 +135,11 @@ def run_reproduce(config: ReproduceConfig) -> None:
 
 
 def protocol_of(config: ReproduceConfig) -> Protocol:
-    """The task, checked."""
+    """Return the task with the length of its runs.
+
+    Raises:
+        UserError: an option is out of range, or does not apply to the task.
+    """
     if config.what not in PROTOCOLS:
         raise unknown("task", config.what, PROTOCOLS)
     for flag, value in (("seeds", config.seeds), ("timesteps", config.timesteps)):
@@ -155,13 +161,17 @@ def protocol_of(config: ReproduceConfig) -> Protocol:
 
 
 def whole_study(config: ReproduceConfig, protocol: Protocol) -> Study:
-    """With all of its arms."""
+    """Return the study that was chosen, with all of its arms."""
     name = config.study_name
     return paper_and_controls(protocol) if name is None else STUDIES[name](protocol)
 
 
 def study_of(config: ReproduceConfig, protocol: Protocol) -> Study:
-    """What was asked for: all arms of a study, or some."""
+    """Return the study with the arms that were chosen.
+
+    Raises:
+        UserError: an arm is unknown.
+    """
     study = whole_study(config, protocol)
     if config.arms is not None:
         arms = tuple(find_arm(study, each) for each in listed(config.arms))
@@ -174,10 +184,10 @@ def study_of(config: ReproduceConfig, protocol: Protocol) -> Study:
 
 
 def kept_runs(config: ReproduceConfig, protocol: Protocol, folder: Path) -> list[Trained]:
-    """What the tables have already: the one asked for, and the protocol's of what a study shares with it.
+    """Read the runs of the existing tables: the study's own, and the arms it shares with the protocol.
 
     Raises:
-        UserError: one is no such table, or of runs of another length.
+        UserError: a file is no such table, or its runs have another length.
     """
     shared = {arm.name for arm in whole_study(config, protocol).arms if not (arm.set or arm.later)}
     kept = []
@@ -196,29 +206,29 @@ def kept_runs(config: ReproduceConfig, protocol: Protocol, folder: Path) -> list
     return kept
 
 
-def names(study: Study) -> list[str]:
-    """Of its arms."""
+def arm_names(study: Study) -> list[str]:
+    """Return the names of a study's arms."""
     return [arm.name for arm in study.arms]
 
 
 def cells_of(shared: CompareConfig, arm: Arm, seeds: list[int]) -> list[Cell]:
-    """The trainings of an arm: a cell for each stretch of seeds, and one for a first run that differs."""
+    """Return an arm's trainings: a cell for each range of seeds, and for a different first run."""
     first = [seed for seed in seeds if arm.later and seed == shared.seed]
     groups = [(f"{arm.name}, first run", first, arm.set)] if first else []
     groups += [
-        (arm.name, stretch, arm.set + arm.later)
-        for stretch in stretches([seed for seed in seeds if seed not in first])
+        (arm.name, block, arm.set + arm.later)
+        for block in ranges([seed for seed in seeds if seed not in first])
     ]
     cells = []
-    for label, stretch, settings in groups:
-        one = replace(shared, norms=arm.norm, seed=stretch[0], seeds=len(stretch), set=settings)
-        quiet = Console(quiet=True)  # what it has to say is the same for most arms
+    for label, block, settings in groups:
+        one = replace(shared, norms=arm.norm, seed=block[0], seeds=len(block), set=settings)
+        quiet = Console(quiet=True)  # its messages are the same for most arms
         cells += [replace(cell, label=label) for cell in make_cells(one, quiet)]
     return cells
 
 
-def stretches(seeds: list[int]) -> list[list[int]]:
-    """Seeds that follow one another, together."""
+def ranges(seeds: list[int]) -> list[list[int]]:
+    """Split ascending seeds into ranges of consecutive ones."""
     found: list[list[int]] = []
     for seed in seeds:
         if found and seed == found[-1][-1] + 1:
@@ -246,7 +256,7 @@ def train_donors(shared: CompareConfig, console: Console) -> list[Path]:
 
 
 def read_arm(grid: Grid, name: str, cells: list[Cell]) -> list[Trained]:
-    """What the runs of an arm returned while they trained."""
+    """Read the training returns of an arm's finished runs."""
     runs = []
     for cell in cells:
         found = find(grid.config.out, cell.specs[0])
@@ -278,12 +288,12 @@ def read_arm(grid: Grid, name: str, cells: list[Cell]) -> list[Trained]:
 
 
 def curve(ended: np.ndarray, returns: np.ndarray, length: int) -> np.ndarray:
-    """Mean return of the episodes that ended in each part of a run, ``(PARTS,)``.
+    """Return the mean return of the episodes that ended in each part of a run, ``(PARTS,)``.
 
     Args:
-        ended: where in the run each episode ended, in timesteps or in episodes.
-        returns: of each episode.
-        length: of the run, in the same unit.
+        ended: position in the run at which each episode ended, in timesteps or episodes.
+        returns: return of each episode.
+        length: length of the run, in the same unit.
     """
     place = np.minimum(ended * PARTS // length, PARTS - 1).astype(int)
     count = np.bincount(place, minlength=PARTS)

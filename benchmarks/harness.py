@@ -31,7 +31,7 @@ class Output:
 
 @dataclass
 class ResultTable:
-    """A table of results as text.
+    """Table of results as text.
 
     Attributes:
         title: headline; not part of a document's block.

@@ -20,7 +20,7 @@ from rn_rl.statistics import bootstrap_interval
 
 @dataclass(frozen=True)
 class Case:
-    """A task: options of :class:`TrainConfig` other than normalizer and seed."""
+    """Options of a task: those of :class:`TrainConfig` other than normalizer and seed."""
 
     algo: str
     env: str

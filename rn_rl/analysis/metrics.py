@@ -17,7 +17,7 @@ from rn_rl.experiment.settings.shipped import shipped
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its 95% interval; the bounds are NaN where there is none."""
+    """Figure and its 95% interval; the bounds are NaN where there is none."""
 
     value: float
     low: float = math.nan
@@ -46,7 +46,7 @@ def decimals(value: float) -> int:
 
 @dataclass
 class ArmMetrics:
-    """The runs of one normalizer on one task."""
+    """Runs of one normalizer on one task, and their figures."""
 
     norm: str
     """Normalizer."""

@@ -1,4 +1,4 @@
-"""The paper's tasks, and the arms and questions of every study, decided before the runs."""
+"""Tasks of the paper, and the arms and questions of every study, decided before the runs."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Arm:
-    """A normalizer and its settings that differ from the protocol: a row of the table."""
+    """Row of the table: a normalizer, and its settings that differ from the protocol."""
 
     name: str
     """Name in tables and questions."""

@@ -86,7 +86,7 @@ def length_of(protocol: Protocol) -> str:
 
 @dataclass
 class Reproduction:
-    """A study of one task and its results so far."""
+    """Study of one task, and its results so far."""
 
     what: str
     """Name of the task."""

@@ -25,7 +25,7 @@ PARTS = 20
 
 @dataclass(frozen=True)
 class Trained:
-    """A run: one row of the CSV file."""
+    """Trained run: one row of the CSV file."""
 
     arm: str
     """Name of the arm."""

@@ -2,6 +2,8 @@
 
 import json
 import os
+import sys
+import types
 from functools import partial
 from pathlib import Path
 
@@ -333,3 +335,18 @@ def test_the_report_benchmark_measures_time_memory_and_size(capsys):
     assert {line["unit"] for line in lines} == {"s", "GB", "MB page"}
     assert all(line["value"] > 0 for line in lines)
     assert {line["case"] for line in lines} == {"20 runs x 2 evaluations"}
+
+
+def test_the_worked_example_of_a_new_benchmark_runs(capsys):
+    text = (ROOT / "CONTRIBUTING.md").read_text().split("## A new benchmark")[1]
+    module = types.ModuleType("commit_cost")
+    sys.modules["commit_cost"] = module  # dataclass looks its module up
+    try:
+        exec(text.split("```python\n")[1].split("```")[0], module.__dict__)
+        config = module.CommitCostConfig(norms=("rn", "rln"), rounds=2, json=True)
+        module.run_commit_cost(config)
+    finally:
+        del sys.modules["commit_cost"]
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["case"] for line in lines] == ["rn", "rln"] and lines[0]["ratio"] == 1
+    assert all(line["value"] > 0 for line in lines)

@@ -84,12 +84,8 @@ def cells_table(header: list[str], cells: dict[str, dict[str, str]]) -> str:
 def length_and_seeds(results: list[Result]) -> str:
     """Return the length of the runs and the number of seeds of an arm, as text."""
     runs = [run for result in results for run in result.runs]
-    lengths = sorted(
-        {
-            f"{run.timesteps:,}" if run.episodes is None else f"{run.episodes:,} episodes"
-            for run in runs
-        }
-    )
+    found = sorted({(run.episodes or run.timesteps, run.episodes is None) for run in runs})
+    lengths = [f"{length:,}" if steps else f"{length:,} episodes" for length, steps in found]
     seeds = sorted({len(result.runs) for result in results})
     many = " or ".join(map(str, seeds))
     return f"{' or '.join(lengths)}, {many} seed{'' if many == '1' else 's'}"

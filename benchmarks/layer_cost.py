@@ -67,7 +67,7 @@ class LayerCostConfig(SpeedOutput):
 
 def reparametrizes(norm: str) -> bool:
     """Return True if a spec changes the weights of the layer before it."""
-    if norm in REGISTRY:  # a bare name need not be a whole spec
+    if norm in REGISTRY:  # a bare name may lack required arguments
         return REGISTRY[norm].reparametrize is not None
     return any(term.row.reparametrize is not None for term in parse_spec(norm))
 
@@ -190,7 +190,7 @@ def run_layer_cost(config: LayerCostConfig) -> None:
         compare_checkouts("layer", config)
         return
     if config.readme is not None:
-        around_block(config.readme, "layers")  # an error comes before the work
+        around_block(config.readme, "layers")  # raises before the measurement
         with one_thread():
             replace_block(config.readme, "layers", sizes_table(config))
         return

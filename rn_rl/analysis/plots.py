@@ -155,7 +155,7 @@ def learning_curves(task: Task, palette: Palette) -> str | None:
         axes.fill_between(steps, low, high, color=look["color"], alpha=0.18, linewidth=0)
     if not drawn:
         return None
-    bottom, top = axes.get_ylim()  # a threshold far off would squeeze the curves
+    bottom, top = axes.get_ylim()  # a distant threshold would compress the curves
     if task.scale.threshold is not None and bottom <= task.scale.threshold <= top:
         axes.axhline(task.scale.threshold, color=INK, linewidth=0.8, linestyle=(0, (2, 3)))
     steps_axis(axes)
@@ -296,7 +296,7 @@ def training(
     for name, rows in curves.items():
         parts = rows.shape[1]
         steps = (np.arange(parts) + 0.5) * length / parts
-        full = np.isfinite(rows).all(0)  # a part in which some run ended no episode is left out
+        full = np.isfinite(rows).all(0)  # leave out parts in which some run ended no episode
         if not full.any():
             continue
         look = palette[name]

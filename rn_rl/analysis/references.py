@@ -216,7 +216,7 @@ def load_foreign(path: Path, spec: RunSpec, env: VecEnv, *, trust: bool) -> Base
                     f"{getattr(env, space)}; give an agent of {spec.env}"
                 )
         return trusted
-    with warnings.catch_warnings():  # about training, which this agent will not do
+    with warnings.catch_warnings():  # on training, which does not happen here
         warnings.simplefilter("ignore")
         model = spec.make_model(env, **light(spec))
     try:

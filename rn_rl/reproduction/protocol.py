@@ -173,14 +173,14 @@ def paper_and_controls(protocol: Protocol) -> Study:
     """Return the protocol's study: the paper's arms, this library's, and the missing controls."""
     ours = ("rn", "rln", "rsn", "ln+rn", f"ln+rn(half_life={protocol.half_life})")
     controls = ("logt", "ln+logt", protocol.ramped, "ln+gain(5)", YOKED)
-    # without LayerNorm too: decided on after the others had been seen on LunarLander
+    # without LayerNorm: added after the other results on LunarLander were known
     later: tuple[str, ...] = ("gain(5)", protocol.plain_ramp)
     equal_scale: tuple[tuple[str, str], ...] = ()
     if protocol.episodes is not None:
         equal_scale = (("gain(2.236)", "ln+gain(5)"), ("gain(5)", "ln+gain(25)"))
         # equal output scale of two layers: gain(5) has 25 = ln+gain(25), gain(2.236) has 5 = ln+gain(5)
         later += ("gain(2.236)", "ln+gain(25)", f"ln+ramp(25, {protocol.ramp})")
-    # DQN as SB3 has it differs in its loss and its clipping; RNDQN and PPO are set as the paper's
+    # SB3's DQN differs in loss and clipping; RNDQN and PPO have the paper's settings
     protocol_name = "SB3's DQN" if protocol.algo == "dqn" else "the paper's protocol"
     return Study(
         f"{protocol_name}, with controls",
@@ -204,7 +204,7 @@ def learning_rates(protocol: Protocol) -> Study:
     """Return a learning-rate grid: does a rising gain do what another learning rate does?"""
     gains = ("ln+rn", protocol.ramped)
     grid = [(norm, rate) for norm in ("none", "ln") for rate in RATES]
-    # decided on after the others had been seen on both tasks
+    # added after the other results on both tasks were known
     later = [("rn", rate) for rate in RATES]
     return Study(
         "a grid of learning rates",

@@ -1,4 +1,4 @@
-"""Benchmarks: what they print is what was measured, and the README holds what they printed."""
+"""Benchmarks: the printed results are the measured ones, and the docs contain them."""
 
 import json
 import os
@@ -85,7 +85,7 @@ def test_a_stopped_benchmark_runs_only_what_is_missing(tmp_path, capsys):
     ("case", "seed"), [("pendulum-sac", 0), *(("pendulum-td3", seed) for seed in (5, 6, 7))]
 )
 def test_pendulum_is_learned_in_10k_steps(case: str, norm: str, seed: int, tmp_path: Path):
-    """TD3 with seeds that were not seen when its setting was chosen."""
+    """Train TD3 with seeds other than those with which its settings were chosen."""
     config = LearningConfig(episodes=20, out=tmp_path)
     assert run_one(case, norm, seed, config)["greedy_mean"] > -400
 
@@ -128,7 +128,7 @@ def test_equivalence_is_shown_by_an_interval_within_the_margin():
     assert equivalence(other, theirs, 20)["p"] > 0.99
     few = equivalence(same[:3], theirs[:3], 5)  # not different, and not shown to be the same
     assert few["p"] > 0.05 and (few["low"] < -5 or few["high"] > 5)
-    for margin in (10.0, 40.0):  # the two ways to say it agree
+    for margin in (10.0, 40.0):  # p value and interval agree
         told = equivalence(same[:12], theirs[:12], margin)
         assert (told["p"] < 0.05) == (-margin < told["low"] and told["high"] < margin)
 
@@ -202,7 +202,7 @@ def test_the_docs_have_the_recorded_speeds(block, said, row, times, tmp_path, ca
     assert said in capsys.readouterr().out
     table = readme.read_text()
     assert table in (ROOT / "docs/results/speed.md").read_text()
-    assert table.count(row) == times  # the GPU's are of two runs
+    assert table.count(row) == times  # the GPU's table has two runs
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_two_checkouts_are_measured_in_turns(checkouts, tmp_path, capsys):
     options = ["--norms", "ln", "rn", "--rounds", "3", "--pairs", "8", "--json"]
     assert main(["layer", *options, "--against", str(tmp_path)]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["case"] for line in lines] == ["a", "b"]  # not what one of them has alone
+    assert [line["case"] for line in lines] == ["a", "b"]  # without the case of one checkout alone
     for line in lines:
         assert len(line["each"]) == 8 and 1 <= line["low"] <= line["ratio"] <= line["high"] <= 4
         assert line["ratio"] == np.median(line["each"]) and line["ratio_to"] == str(tmp_path)

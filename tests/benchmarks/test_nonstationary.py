@@ -1,4 +1,4 @@
-"""What the benchmark on changing data measures, and that the README holds what was measured."""
+"""Benchmark on changing data: its measurements, and the docs that contain them."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The paper's protocol at toy size: every arm trains, and the tables say what the runs say."""
+"""The paper's protocol at toy size: every arm trains, and the tables agree with the runs."""
 
 import csv
 import re
@@ -192,11 +192,11 @@ def test_learning_rates_share_the_runs_of_the_protocol(tmp_path):
 
 
 def test_runs_of_several_machines_make_one_table(tmp_path, monkeypatch):
-    """--add trains what a table lacks, here in folders of runs that know nothing of one another."""
+    """--add trains the arms and seeds that a table lacks, here in separate folders of runs."""
     results, adding = tmp_path / "results", ["--add", "--results", str(tmp_path / "results")]
 
     def table(name="cartpole"):
-        """As text, in which not a number is itself."""
+        """Return rows as text, in which NaN equals NaN."""
         return {(run.arm, run.seed): str(run) for run in read_runs(results / f"{name}.csv")}
 
     monkeypatch.setattr("sys.argv", ["rn-rl", "on", "the", "first"])
@@ -232,7 +232,7 @@ def test_runs_of_several_machines_make_one_table(tmp_path, monkeypatch):
 def test_what_others_add_while_one_trains_is_kept(tmp_path, monkeypatch):
     adding = ["--seeds", "1", "--add", "--results", str(tmp_path / "results")]
     run_grid = reproduce.run_grid
-    others = ["none", "logt"]  # who is done first
+    others = ["none", "logt"]  # in reverse order of finishing
 
     def late(grid):
         stopped = run_grid(grid)
@@ -311,7 +311,7 @@ def test_an_arm_is_found_however_it_is_spelled():
 
 
 def test_a_picture_of_runs_that_have_no_common_part(tmp_path):
-    """One ended its episodes early, one late."""
+    """One run ended its episodes early, the other late."""
     curves = np.full((2, PARTS), np.nan)
     curves[0, :9] = curves[1, 10:] = 1.0
     runs = [Trained("none", i, 100, 1.0 + i, np.nan, "", tuple(curves[i])) for i in range(2)]

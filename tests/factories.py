@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -12,6 +13,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rn_rl.agents import VecSeedEnvs
 from rn_rl.agents.seed_batch.minibatch import RolloutSamples, Transitions
+from rn_rl.experiment.runs.folder import Run, new_run
+from rn_rl.experiment.runs.io import write_npz, write_yaml
+from rn_rl.experiment.runs.spec import RunSpec
 
 
 def to_double(policy: Any) -> None:
@@ -63,3 +67,54 @@ def networks_agree(batch: Any, models: list[Any], network: Any, atol: float) -> 
         theirs = network(model).state_dict()
         for name, value in network(mine).state_dict().items():
             torch.testing.assert_close(value, theirs[name], rtol=0, atol=atol, msg=name)
+
+
+def made_up_run(
+    root: Path,
+    norm: str,
+    seed: int,
+    returns: np.ndarray,
+    *,
+    env: str = "CartPole-v1",
+    algo: str = "dqn",
+    timesteps: int = 50_000,
+) -> Run:
+    """Write a run folder with given evaluations and a rising gain; nothing is trained.
+
+    Args:
+        root: folder of the runs.
+        norm: normalizer.
+        seed: seed of the run.
+        returns: returns of the evaluations, ``(evaluations, episodes)``.
+        env: environment id.
+        algo: algorithm.
+        timesteps: length of the run.
+    """
+    spec = RunSpec(
+        algo=algo,
+        env=env,
+        norm=norm,
+        seed=seed,
+        timesteps=timesteps,
+        n_envs=1,
+        eval_freq=timesteps // len(returns),
+        eval_episodes=returns.shape[1],
+        device="cpu",
+        threads=1,
+        config="zoo",
+        hyperparameters={"learning_rate": 1e-3, "policy_kwargs": {"net_arch": [64, 64]}},
+        command="made up",
+    )
+    run = new_run(root, spec)
+    write_yaml(run.spec_file, vars(spec))
+    steps = spec.eval_freq * np.arange(1, len(returns) + 1)
+    lengths = np.full(returns.shape, 100)
+    write_npz(run.evaluations_file, timesteps=steps, results=returns, ep_lengths=lengths)
+    if norm != "none":
+        phases = np.arange(0, timesteps, 64)
+        gains = np.log(np.stack([phases + np.e, phases + np.e], 1))
+        layers = np.array(["q_net.1", "q_net.4"])
+        write_npz(run.code_length_file, layers=layers, timesteps=phases, gains=gains)
+    rows = "".join(f"{x},100,{9.0 * i}\n" for i, x in enumerate(returns.mean(1)))
+    (run.folder / "0.monitor.csv").write_text(f'#{{"t_start": 0}}\nr,l,t\n{rows}')
+    return run

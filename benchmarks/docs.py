@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from benchmarks.docs_reproduction import write_readme
-from rn_rl.commands.tables import NORM_COLUMNS, norm_rows
+from rn_rl.commands.norms import NORM_COLUMNS, norm_rows
 from rn_rl.experiment.runs.io import markdown_table, replace_block
 
 

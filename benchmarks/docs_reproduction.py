@@ -6,7 +6,8 @@ from pathlib import Path
 
 from rn_rl.analysis.comparison import Comparison
 from rn_rl.errors import UserError
-from rn_rl.experiment.runs.io import markdown_table, replace_block, shipped
+from rn_rl.experiment.runs.io import markdown_table, replace_block
+from rn_rl.experiment.settings.shipped import shipped
 from rn_rl.reproduction.protocol import PROTOCOLS, YOKED, Protocol, paper_and_controls
 from rn_rl.reproduction.report import (
     Result,

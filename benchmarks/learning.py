@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from rn_rl.errors import UserError, unknown
-from rn_rl.experiment.evaluation.evaluate import EvaluateConfig, evaluate
+from rn_rl.experiment.evaluation.config import EvaluateConfig
+from rn_rl.experiment.evaluation.evaluate import evaluate
 from rn_rl.experiment.runs.io import markdown_table, replace_block
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.single import train

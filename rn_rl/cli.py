@@ -3,52 +3,57 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Annotated, Any, Union
 
 import tyro
 
-from rn_rl.analysis.report import ReportConfig, run_report
-from rn_rl.commands.compare import run_compare
-from rn_rl.commands.tables import NormsConfig, ZooConfig, run_norms, run_zoo
-from rn_rl.commands.train import run_train
-from rn_rl.errors import UserError
-from rn_rl.experiment.evaluation.code_length import ProbeConfig, run_probe
-from rn_rl.experiment.evaluation.evaluate import EvaluateConfig, run_evaluate
-from rn_rl.experiment.evaluation.video import VideoConfig, run_video
+import rn_rl
+from rn_rl.analysis.config import ReportConfig
+from rn_rl.commands.config import NormsConfig, ZooConfig
+from rn_rl.errors import TrainingStopped, UserError, unknown
+from rn_rl.experiment.evaluation.config import EvaluateConfig, ProbeConfig, VideoConfig
 from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.training.config import TrainConfig
-from rn_rl.experiment.training.single import TrainingStopped
-from rn_rl.reproduction.run import ReproduceConfig, run_reproduce
+from rn_rl.reproduction.config import ReproduceConfig
 
-Command = (
-    Annotated[TrainConfig, tyro.conf.subcommand("train", prefix_name=False)]
-    | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate", prefix_name=False)]
-    | Annotated[VideoConfig, tyro.conf.subcommand("video", prefix_name=False)]
-    | Annotated[CompareConfig, tyro.conf.subcommand("compare", prefix_name=False)]
-    | Annotated[ReportConfig, tyro.conf.subcommand("report", prefix_name=False)]
-    | Annotated[ReproduceConfig, tyro.conf.subcommand("reproduce", prefix_name=False)]
-    | Annotated[ProbeConfig, tyro.conf.subcommand("probe", prefix_name=False)]
-    | Annotated[NormsConfig, tyro.conf.subcommand("norms", prefix_name=False)]
-    | Annotated[ZooConfig, tyro.conf.subcommand("zoo", prefix_name=False)]
-)
-
-
-HANDLERS: dict[type, Callable[[Any], None]] = {
-    TrainConfig: run_train,
-    EvaluateConfig: run_evaluate,
-    VideoConfig: run_video,
-    CompareConfig: run_compare,
-    ReportConfig: run_report,
-    ReproduceConfig: run_reproduce,
-    ProbeConfig: run_probe,
-    NormsConfig: run_norms,
-    ZooConfig: run_zoo,
+COMMANDS: dict[str, tuple[type, str]] = {
+    "train": (TrainConfig, "rn_rl.commands.train:run_train"),
+    "evaluate": (EvaluateConfig, "rn_rl.commands.evaluate:run_evaluate"),
+    "video": (VideoConfig, "rn_rl.commands.video:run_video"),
+    "compare": (CompareConfig, "rn_rl.commands.compare:run_compare"),
+    "report": (ReportConfig, "rn_rl.commands.report:run_report"),
+    "reproduce": (ReproduceConfig, "rn_rl.reproduction.run:run_reproduce"),
+    "probe": (ProbeConfig, "rn_rl.commands.probe:run_probe"),
+    "norms": (NormsConfig, "rn_rl.commands.norms:run_norms"),
+    "zoo": (ZooConfig, "rn_rl.commands.zoo:run_zoo"),
 }
+"""Each command: its options, and the function that runs it, whose module is imported when it is called.
+
+Modules of options import neither torch nor SB3, so ``--help`` and mistakes are answered at once.
+"""
+
+
+def subcommands(commands: dict[str, tuple[type, str]]) -> Any:
+    """The union type from which tyro makes one subcommand for each entry."""
+    return Union[  # noqa: UP007 - made at run time
+        tuple(
+            Annotated[config, tyro.conf.subcommand(name, prefix_name=False)]
+            for name, (config, _) in commands.items()
+        )
+    ]
+
+
+def load_and_run(function: str, config: Any) -> None:
+    """Import the function of a name such as ``"rn_rl.commands.train:run_train"``, and call it."""
+    module, _, name = function.partition(":")
+    getattr(importlib.import_module(module), name)(config)
 
 
 def parse(command: Any, arguments: Sequence[str], prog: str, description: str | None) -> object:
@@ -77,7 +82,7 @@ def parse(command: Any, arguments: Sequence[str], prog: str, description: str | 
 
 def run_command(
     command: Any,
-    handlers: dict[type, Callable[[Any], None]],
+    handlers: Mapping[type, Callable[[Any], None]],
     prog: str,
     description: str | None = None,
     arguments: Sequence[str] | None = None,
@@ -107,5 +112,13 @@ def run_command(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; see :func:`run_command`."""
-    about = "Regularity-normalized agents: train, compare, evaluate, film."
-    return run_command(Command, HANDLERS, "rn-rl", about, arguments)
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    if typed[:1] == ["--version"]:
+        print(f"rn-rl {rn_rl.__version__}")
+        return 0
+    if typed and not typed[0].startswith("-") and typed[0] not in COMMANDS:
+        print(f"rn-rl: error: {unknown('command', typed[0], COMMANDS)}", file=sys.stderr)
+        return 2
+    about = "Normalizers inside Stable-Baselines3 agents: train, compare, evaluate, film."
+    handlers = {config: partial(load_and_run, function) for config, function in COMMANDS.values()}
+    return run_command(subcommands(COMMANDS), handlers, "rn-rl", about, typed)

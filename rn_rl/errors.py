@@ -10,6 +10,10 @@ class UserError(ValueError):
     """Something that the person at the keyboard can fix: the value, what was expected, the fix."""
 
 
+class TrainingStopped(Exception):
+    """The user stopped a training with Ctrl-C; the message says how to continue it."""
+
+
 def first_line(error: Exception) -> str:
     """The first line of what a library says, or what kind of error it is where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

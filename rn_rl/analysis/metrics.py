@@ -11,8 +11,8 @@ import numpy as np
 from scipy import stats
 
 from rn_rl import statistics
-from rn_rl.experiment.runs.io import shipped
 from rn_rl.experiment.runs.records import RunRecord
+from rn_rl.experiment.settings.shipped import shipped
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,14 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.envs.make import check_env_id
-from rn_rl.experiment.evaluation.evaluate import EvaluateConfig, evaluate
+from rn_rl.experiment.evaluation.config import EvaluateConfig
+from rn_rl.experiment.evaluation.evaluate import evaluate
 from rn_rl.experiment.evaluation.masking import play
 from rn_rl.experiment.runs.folder import RunSpec, file_name, find_run, light, load_policy
-from rn_rl.experiment.runs.io import shipped
 from rn_rl.experiment.runs.weights import load_trusted
 from rn_rl.experiment.settings.algorithms import ALGORITHMS, algorithm
 from rn_rl.experiment.settings.hyperparameters import tuned
+from rn_rl.experiment.settings.shipped import shipped
 from rn_rl.statistics import bootstrap_interval
 
 

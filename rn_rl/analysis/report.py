@@ -9,10 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jinja2
-import tyro
 from markupsafe import Markup
 from rich.console import Console
 from rich.padding import Padding
@@ -21,41 +20,12 @@ from rich.text import Text
 
 from rn_rl import statistics
 from rn_rl.analysis import plots
-from rn_rl.analysis.comparison import Summary, Task, last_policy, summarize
+from rn_rl.analysis.comparison import Summary, Task, last_policy
 from rn_rl.analysis.metrics import METRICS, Estimate
-from rn_rl.analysis.references import evaluate_agent
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.console import say
-from rn_rl.experiment.runs.io import markdown_table, replace_block, whole
-from rn_rl.experiment.runs.records import find_runs, read_records
-from rn_rl.experiment.settings.options import shown_as
+from rn_rl.experiment.runs.io import markdown_table, whole
 from rn_rl.normalization import canonical_spec
-
-
-@dataclass
-class ReportConfig:
-    """Report what runs on disk show, with intervals, and what can be concluded from them."""
-
-    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUNS ...")]
-    """Folders that hold runs, at any depth."""
-    out: Path = Path("report.html")
-    """The page; the same in Markdown and the CSV files of all figures go beside it."""
-    baseline: str = "none"
-    """Normalizer with which the others are compared."""
-    threshold: Annotated[float | None, shown_as("RETURN")] = None
-    """Return that counts as learned; default: the environment's, if it is one of the tuned ones."""
-    title: Annotated[str | None, shown_as("TEXT")] = None
-    """Headline of the page."""
-    readme: Annotated[Path | None, shown_as("FILE")] = None
-    """Also write sentences and a short table into this document, between its compare marks."""
-    zoo: bool = False
-    """Set what the RL Zoo published beside our figures."""
-    agent: Annotated[tuple[Path, ...], shown_as("PATH ...")] = ()
-    """SB3 zips, folders of the RL Zoo or runs, to be evaluated and set beside our figures."""
-    episodes: int = 20
-    """In which they are evaluated."""
-    trust: bool = False
-    """Allow --agent to unpickle a foreign zip, which runs code that is in it."""
 
 
 @dataclass
@@ -72,36 +42,6 @@ class Section:
     improvements: str | None
     gains: str | None
     how: str
-
-
-def run_report(config: ReportConfig) -> None:
-    """Read, summarize, write, and print the sentences."""
-    check_page(config.out, "--out")
-    check_threshold(config.threshold)
-    if config.episodes < 1:
-        raise UserError(f"--episodes {config.episodes}: expected at least 1")
-    if not config.runs:
-        raise UserError("RUNS is missing: expected a folder that holds runs, such as runs")
-    folders = dict.fromkeys(folder for root in config.runs for folder in find_runs(root))
-    records, problems = read_records(folders)
-    if not records:
-        told = f"; {problems[0].run}: {problems[0].what}" if problems else ""
-        raise UserError(
-            f"runs {', '.join(map(str, config.runs))}: no finished run among {len(folders)} "
-            f"folders{told}"
-        )
-    baseline = check_baseline(config.baseline, (record.spec.norm for record in records))
-    summary = summarize(records, problems, baseline=baseline, threshold=config.threshold)
-    algos, envs = ([*dict.fromkeys(getattr(t, n) for t in summary.tasks)] for n in ("algo", "env"))
-    agents = [
-        evaluate_agent(path, algos, envs, config.episodes, trust=config.trust)
-        for path in config.agent
-    ]
-    summary.add_references(agents, zoo=config.zoo)
-    write_report(summary, config.out, title=config.title)
-    if config.readme is not None:
-        replace_block(config.readme, "compare", short(summary))
-    print_summary(summary, config.out, Console())
 
 
 def print_summary(summary: Summary, out: Path, console: Console) -> None:

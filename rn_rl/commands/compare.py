@@ -15,14 +15,13 @@ from rn_rl.analysis.report import (
     print_summary,
     write_report,
 )
-from rn_rl.errors import UserError
+from rn_rl.errors import TrainingStopped, UserError
 from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.grid.grid import listed, new_grid
 from rn_rl.experiment.grid.jobs import Cell, failures, find, is_readable, run_folders
 from rn_rl.experiment.grid.scheduler import run_grid
 from rn_rl.experiment.runs.folder import command_line
 from rn_rl.experiment.runs.records import read_records
-from rn_rl.experiment.training.single import TrainingStopped
 
 
 def run_compare(config: CompareConfig) -> None:

@@ -9,7 +9,8 @@ from typing import Annotated
 from rich.console import Console
 
 from rn_rl.commands.compare import run_compare
-from rn_rl.experiment.evaluation.video import VideoConfig, video
+from rn_rl.experiment.evaluation.config import VideoConfig
+from rn_rl.experiment.evaluation.video import video
 from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.runs.console import say
 from rn_rl.experiment.runs.records import find_runs, read_records

@@ -19,7 +19,8 @@ from rn_rl.analysis.metrics import Estimate, decimals
 from rn_rl.analysis.report import write_rows, write_text
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.console import say
-from rn_rl.experiment.runs.io import markdown_table, shipped, whole
+from rn_rl.experiment.runs.io import markdown_table, whole
+from rn_rl.experiment.settings.shipped import shipped
 from rn_rl.reproduction.protocol import Arm, Protocol, Study
 
 LAST_EPISODES = 50

@@ -12,15 +12,13 @@ loss, gradients clipped to a norm of 10, a linear epsilon, a number of timesteps
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import tyro
 from rich.console import Console
 
-from rn_rl.errors import UserError, unknown
+from rn_rl.errors import TrainingStopped, UserError, unknown
 from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.grid.grid import check, grid_of, listed, make_cells, new_grid
 from rn_rl.experiment.grid.jobs import Cell, find, key_of
@@ -28,8 +26,7 @@ from rn_rl.experiment.grid.leases import alone
 from rn_rl.experiment.grid.scheduler import Grid, run_grid
 from rn_rl.experiment.runs.console import say
 from rn_rl.experiment.runs.records import read_episodes, read_seconds
-from rn_rl.experiment.settings.options import shown_as
-from rn_rl.experiment.training.single import TrainingStopped
+from rn_rl.reproduction.config import ReproduceConfig
 from rn_rl.reproduction.protocol import (
     PROTOCOLS,
     QUICK,
@@ -52,79 +49,6 @@ from rn_rl.reproduction.report import (
     read_runs,
     write,
 )
-
-
-@dataclass
-class ReproduceConfig:
-    """Run the paper's protocol with controls, and print our table beside the paper's."""
-
-    what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
-    """cartpole, lunarlander or redbluedoors."""
-    learning_rates: bool = False
-    """Instead: none, ln and rn at five learning rates, beside ln+rn and the ramp."""
-    warm_up: bool = False
-    """Instead: none and ln with a learning rate that rises as the ramp does."""
-    as_published: bool = False
-    """Instead: the paper's arms with its confounds (epsilon, acting that moves the state)."""
-    huber: bool = False
-    """cartpole, lunarlander: SB3's DQN (Huber loss, clipped gradients, timesteps), not the paper's."""
-    recurrent: bool = False
-    """redbluedoors: PPO with an LSTM."""
-    seeds: Annotated[int | None, shown_as("N")] = None
-    """Seeds 0, 1, ... of each arm; default: 50 (redbluedoors: 10)."""
-    quick: bool = False
-    """A rough answer in minutes: 4 seeds, seven arms, a part of the episodes or timesteps."""
-    timesteps: Annotated[int | None, shown_as("N")] = None
-    """Most timesteps of each run; default: the protocol's."""
-    episodes: Annotated[int | None, shown_as("N")] = None
-    """Episodes of each run of cartpole or lunarlander; default: the protocol's 2,000."""
-    arms: Annotated[str | None, shown_as("ARM,...")] = None
-    """Only these of the arms, or any normalizers, separated by commas; default: all arms."""
-    out: Path = Path("runs/reproduce")
-    """Folder of the runs; the same command goes on where it stopped."""
-    results: Annotated[Path | None, shown_as("FOLDER")] = None
-    """Where TASK.md, TASK.csv and TASK.svg go; default: OUT."""
-    add: bool = False
-    """To the runs in RESULTS/TASK.csv, from whatever machine: train only what is not there."""
-    engine: str = "auto"
-    """auto, process, batch or ray, as of 'rn-rl compare'."""
-    jobs: Annotated[int | None, shown_as("N")] = None
-    """Trainings side by side; default: one for each core, on a GPU one."""
-    compile: bool = False
-    """Compile the updates of seed batches: slower to start, then faster."""
-    address: Annotated[str | None, shown_as("HOST:PORT")] = None
-    """Ray cluster."""
-    device: str = "cpu"
-    """cpu or cuda."""
-    threads: int = 1
-    """Threads of torch and of envpool in each process."""
-    quiet: bool = False
-    """No progress display."""
-
-    @property
-    def study_name(self) -> str | None:
-        """Of the study that was asked for in place of the protocol."""
-        asked = [name for name in STUDIES if getattr(self, name.replace("-", "_"))]
-        if len(asked) > 1:
-            raise UserError(f"--{asked[0]} --{asked[1]}: expected one study at a time")
-        return asked[0] if asked else None
-
-    @property
-    def file_name(self) -> str:
-        """Of what is written, without suffix."""
-        return self.named(self.study_name)
-
-    @property
-    def protocol_name(self) -> str:
-        """The same of the protocol, whatever study was asked for."""
-        return self.named(None)
-
-    def named(self, study: str | None) -> str:
-        """Name of a study's files, or of the protocol's."""
-        memory = "recurrent" if self.recurrent else None
-        huber = "huber" if self.huber else None
-        parts = (self.what, huber, memory, study, "quick" if self.quick else None)
-        return "-".join(part for part in parts if part)
 
 
 def run_reproduce(config: ReproduceConfig) -> None:

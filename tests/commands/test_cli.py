@@ -69,7 +69,8 @@ CARTPOLE = "train --algo dqn --env CartPole-v1"
         ("evaluate BROKEN", "is damaged or not an agent"),
         ("evaluate no-such-run.zip", "no such file"),
         ("video no-such-run", "run no-such-run: no such folder"),
-        ("evaluat no-such-run", "error: Unrecognized options: evaluat"),
+        ("evaluat no-such-run", "unknown command 'evaluat'. Did you mean 'evaluate'"),
+        ("--vrsion", "error: Unrecognized options: --vrsion"),
         ("", "Missing subcommand"),
     ],
 )

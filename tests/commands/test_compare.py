@@ -18,6 +18,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 
 from rn_rl.cli import main
+from rn_rl.errors import TrainingStopped
 from rn_rl.experiment.grid import leases
 from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.grid.grid import listed
@@ -27,7 +28,6 @@ from rn_rl.experiment.runs.console import Watch
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.launch import train_together
-from rn_rl.experiment.training.single import TrainingStopped
 
 TINY = ["--algo", "dqn", "--env", "CartPole-v1", "--config", "paper", "--timesteps", "400"]
 TINY += ["--eval-freq", "200", "--eval-episodes", "1", "--final-episodes", "2", "--quiet"]

@@ -11,7 +11,7 @@ from benchmarks import layer_cost
 from benchmarks.__main__ import main as benchmark
 from benchmarks.layer_cost import LayerCostConfig, run_layer_cost
 from rn_rl.cli import main
-from rn_rl.commands.tables import NORM_COLUMNS, norm_rows
+from rn_rl.commands.norms import NORM_COLUMNS, norm_rows
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.io import markdown_table
 from rn_rl.normalization import REGISTRY, costs

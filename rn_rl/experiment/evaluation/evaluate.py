@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Annotated
+from dataclasses import dataclass
 
 import numpy as np
-import tyro
-from rich.console import Console
-from rich.table import Table
 
 from rn_rl.errors import UserError
+from rn_rl.experiment.evaluation.config import EvaluateConfig
 from rn_rl.experiment.evaluation.masking import play
 from rn_rl.experiment.runs.folder import find_run
-from rn_rl.experiment.settings.options import shown_as
 from rn_rl.statistics import bootstrap_interval
-
-
-@dataclass
-class EvaluateConfig:
-    """Evaluate a trained run over many episodes."""
-
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """Run folder, or a zip inside one, such as RUN/best_model.zip."""
-    episodes: int = 100
-    """Episodes to play."""
-    stochastic: bool = False
-    """Sample actions (PPO, SAC, ...) or explore at the final rate (DQN) instead of acting greedily."""
-    json: bool = False
-    """Print one JSON object and nothing else."""
-    seed: Annotated[int | None, shown_as("SEED")] = None
-    """Seed of the episodes; default: the run's plus 1000."""
-    n_envs: int = 8
-    """Environments stepped together."""
 
 
 @dataclass
@@ -94,22 +70,3 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         returns=values.tolist(),
         lengths=np.asarray(lengths).tolist(),
     )
-
-
-def run_evaluate(config: EvaluateConfig) -> None:
-    """Evaluate and print."""
-    result = evaluate(config)
-    if config.json:
-        print(json.dumps(asdict(result)))
-        return
-    table = Table(title=f"{result.norm} {result.algo} {result.env}, seed {result.seed}")
-    table.add_column("")
-    table.add_column("value", justify="right")
-    table.add_row("episodes", str(result.episodes))
-    table.add_row("actions", "greedy" if result.deterministic else "stochastic")
-    table.add_row("return, mean ± std", f"{result.mean_return:.2f} ± {result.std_return:.2f}")
-    table.add_row("95% interval of the mean", f"[{result.ci_low:.2f}, {result.ci_high:.2f}]")
-    table.add_row("episode length, mean", f"{result.mean_length:.1f}")
-    if result.success_rate is not None:
-        table.add_row("success rate", f"{100 * result.success_rate:.0f}%")
-    Console().print(table)

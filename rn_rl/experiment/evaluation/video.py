@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import tyro
 from moviepy.video.io.ImageSequenceClip import ImageSequenceClip
-from rich.console import Console
 
 from rn_rl.errors import UserError
+from rn_rl.experiment.evaluation.config import VideoConfig
 from rn_rl.experiment.evaluation.masking import masks
 from rn_rl.experiment.runs.folder import find_run
 from rn_rl.experiment.runs.io import whole
-from rn_rl.experiment.settings.options import shown_as
-
-
-@dataclass
-class VideoConfig:
-    """Film a trained run: mp4 or gif."""
-
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """Run folder, or a zip inside one, such as RUN/best_model.zip."""
-    out: Annotated[Path | None, shown_as("FILE")] = None
-    """clip.mp4 or clip.gif; default: video.mp4 in the run folder."""
-    episodes: int = 3
-    """Episodes to film, one after the other."""
-    stochastic: bool | None = None
-    """Act stochastically; default: as in training evaluations (MiniGrid yes, others no)."""
-    max_steps: int = 2000
-    """Frames at most."""
-    seed: Annotated[int | None, shown_as("SEED")] = None
-    """Seed of the episodes; default: the run's plus 1000."""
 
 
 def video(config: VideoConfig) -> Path:
@@ -92,8 +70,3 @@ def video(config: VideoConfig) -> Path:
     except OSError as error:
         raise UserError(f"--out {out}: cannot write there ({error.strerror or error})") from None
     return out
-
-
-def run_video(config: VideoConfig) -> None:
-    """Film and say where the film is."""
-    Console().print(f"{video(config)}", soft_wrap=True, highlight=False)

@@ -15,8 +15,9 @@ from pathlib import Path
 from rich.console import Console
 from stable_baselines3.common.vec_env import VecEnv
 
-from rn_rl.errors import UserError
-from rn_rl.experiment.evaluation.evaluate import EvaluateConfig, evaluate
+from rn_rl.errors import TrainingStopped, UserError
+from rn_rl.experiment.evaluation.config import EvaluateConfig
+from rn_rl.experiment.evaluation.evaluate import evaluate
 from rn_rl.experiment.grid.leases import Claims
 from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.console import Watch
@@ -25,7 +26,7 @@ from rn_rl.experiment.runs.io import write_json
 from rn_rl.experiment.runs.records import Final, read_final
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.launch import no_batch, resume_batch, train_together
-from rn_rl.experiment.training.single import TrainingStopped, resolve, train
+from rn_rl.experiment.training.single import resolve, train
 
 LEAST_PART = 4
 """Seeds of a batch that is worth a process of its own."""

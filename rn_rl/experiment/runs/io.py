@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, written under a temporary name; and those that we ship."""
+"""Files that appear whole or not at all, written under a temporary name."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +29,6 @@ def whole(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@lru_cache
-def shipped(name: str) -> Any:
-    """A table of ``zoo_configs``, such as ``"scores.yml"``."""
-    return yaml.safe_load((files("rn_rl") / "zoo_configs" / name).read_text())
 
 
 def write_yaml(path: Path, data: Any) -> None:

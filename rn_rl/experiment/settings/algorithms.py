@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gymnasium import spaces
-from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
-from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
-from stable_baselines3.common.base_class import BaseAlgorithm
 
-from rn_rl.agents import RNDQN, RNPPO
 from rn_rl.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class AlgorithmSpec:
     Attributes:
         name: as given to ``--algo`` and as run folders have it: the RL Zoo's, so that its tools find
             our runs.
-        cls: the SB3 class.
+        path: dotted name of the SB3 class.
         zoo_file: which file of ``zoo_configs`` has its hyperparameters.
         action_spaces: what it can act in.
         replay: whether it learns from a replay buffer.
@@ -30,12 +30,19 @@ class AlgorithmSpec:
     """
 
     name: str
-    cls: type[BaseAlgorithm]
+    path: str
     zoo_file: str
     action_spaces: tuple[type[spaces.Space[Any]], ...]
     replay: bool
     summary: str
     aliases: tuple[str, ...] = ()
+
+    @property
+    def cls(self) -> type[BaseAlgorithm]:
+        """The SB3 class, imported when it is first needed: listing algorithms loads no SB3."""
+        module, _, name = self.path.rpartition(".")
+        found: type[BaseAlgorithm] = getattr(importlib.import_module(module), name)
+        return found
 
 
 _DISCRETE = (spaces.Discrete,)
@@ -43,31 +50,34 @@ _FINITE = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 _BOX = (spaces.Box,)
 _ANY = (*_FINITE, *_BOX)
 _TABLE = (
-    AlgorithmSpec("dqn", DQN, "dqn", _DISCRETE, True, "SB3's DQN"),
-    AlgorithmSpec("ppo", PPO, "ppo", _ANY, False, "SB3's PPO"),
-    AlgorithmSpec("a2c", A2C, "a2c", _ANY, False, "SB3's A2C"),
-    AlgorithmSpec("sac", SAC, "sac", _BOX, True, "SB3's SAC"),
-    AlgorithmSpec("td3", TD3, "td3", _BOX, True, "SB3's TD3"),
-    AlgorithmSpec("ddpg", DDPG, "ddpg", _BOX, True, "SB3's DDPG"),
+    AlgorithmSpec("dqn", "stable_baselines3.DQN", "dqn", _DISCRETE, True, "SB3's DQN"),
+    AlgorithmSpec("ppo", "stable_baselines3.PPO", "ppo", _ANY, False, "SB3's PPO"),
+    AlgorithmSpec("a2c", "stable_baselines3.A2C", "a2c", _ANY, False, "SB3's A2C"),
+    AlgorithmSpec("sac", "stable_baselines3.SAC", "sac", _BOX, True, "SB3's SAC"),
+    AlgorithmSpec("td3", "stable_baselines3.TD3", "td3", _BOX, True, "SB3's TD3"),
+    AlgorithmSpec("ddpg", "stable_baselines3.DDPG", "ddpg", _BOX, True, "SB3's DDPG"),
     AlgorithmSpec(
-        "qrdqn", QRDQN, "qrdqn", _DISCRETE, True, "sb3-contrib's QR-DQN", ("qr-dqn",)
+        "qrdqn", "sb3_contrib.QRDQN", "qrdqn", _DISCRETE, True, "sb3-contrib's QR-DQN", ("qr-dqn",)
     ),
-    AlgorithmSpec("trpo", TRPO, "trpo", _ANY, False, "sb3-contrib's TRPO"),
-    AlgorithmSpec("tqc", TQC, "tqc", _BOX, True, "sb3-contrib's TQC"),
-    AlgorithmSpec("crossq", CrossQ, "crossq", _BOX, True, "sb3-contrib's CrossQ"),
+    AlgorithmSpec("trpo", "sb3_contrib.TRPO", "trpo", _ANY, False, "sb3-contrib's TRPO"),
+    AlgorithmSpec("tqc", "sb3_contrib.TQC", "tqc", _BOX, True, "sb3-contrib's TQC"),
+    AlgorithmSpec("crossq", "sb3_contrib.CrossQ", "crossq", _BOX, True, "sb3-contrib's CrossQ"),
     AlgorithmSpec(
-        "ars", ARS, "ars", (spaces.Discrete, spaces.Box), False, "sb3-contrib's ARS: no gradients"
+        "ars", "sb3_contrib.ARS", "ars", (spaces.Discrete, spaces.Box), False,
+        "sb3-contrib's ARS: no gradients",
     ),
     AlgorithmSpec(
-        "ppo_lstm", RecurrentPPO, "ppo_lstm", _ANY, False, "sb3-contrib's RecurrentPPO",
+        "ppo_lstm", "sb3_contrib.RecurrentPPO", "ppo_lstm", _ANY, False, "sb3-contrib's RecurrentPPO",
         ("recurrentppo", "recurrent-ppo", "recurrent_ppo", "ppo-lstm"),
     ),
     AlgorithmSpec(
-        "ppo_mask", MaskablePPO, "ppo_mask", _FINITE, False, "sb3-contrib's MaskablePPO",
+        "ppo_mask", "sb3_contrib.MaskablePPO", "ppo_mask", _FINITE, False, "sb3-contrib's MaskablePPO",
         ("maskableppo", "maskable-ppo", "maskable_ppo", "ppo-mask"),
     ),
-    AlgorithmSpec("rndqn", RNDQN, "dqn", _DISCRETE, True, "DQN, statistics weighted by age"),
-    AlgorithmSpec("rnppo", RNPPO, "ppo", _ANY, False, "PPO, commits measured"),
+    AlgorithmSpec(
+        "rndqn", "rn_rl.agents.RNDQN", "dqn", _DISCRETE, True, "DQN, statistics weighted by age"
+    ),
+    AlgorithmSpec("rnppo", "rn_rl.agents.RNPPO", "ppo", _ANY, False, "PPO, commits measured"),
 )  # fmt: skip
 
 ALGORITHMS: dict[str, AlgorithmSpec] = {row.name: row for row in _TABLE}

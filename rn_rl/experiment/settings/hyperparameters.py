@@ -21,6 +21,7 @@ from stable_baselines3.common.utils import LinearSchedule
 
 from rn_rl.errors import UserError, unknown
 from rn_rl.experiment.settings.algorithms import AlgorithmSpec
+from rn_rl.experiment.settings.shipped import load_config_file
 
 ENVIRONMENT_KEYS = ("n_envs", "n_timesteps", "env_wrapper", "env_kwargs", "normalize")
 """Keys of a config that say how the environment is built; the rest go to the algorithm."""
@@ -33,23 +34,6 @@ SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf", "delta_std")
 
 IMPORTABLE = ("rn_rl.", "minigrid.", "gymnasium.", "stable_baselines3.", "sb3_contrib.")
 """Dotted names in a config are looked up in these packages alone: a config runs nobody's code."""
-
-
-def load_config_file(name: str, config_set: str = "zoo") -> dict[str, Any]:
-    """A whole file of ``zoo_configs``; ``config_set="paper"`` looks into its ``paper`` folder."""
-    if config_set not in ("zoo", "paper"):
-        raise UserError(f"config {config_set!r}: expected 'zoo' or 'paper'")
-    folder = files("rn_rl") / "zoo_configs"
-    folder = folder / "paper" if config_set == "paper" else folder
-    path = folder / f"{name}.yml"
-    if not path.is_file():
-        there = sorted(entry.name.removesuffix(".yml") for entry in folder.iterdir())
-        raise UserError(
-            f"no {config_set!r} hyperparameters for {name}: there are some for "
-            f"{', '.join(there)}; use --config zoo"
-        )
-    loaded: dict[str, Any] = yaml.safe_load(path.read_text())
-    return loaded
 
 
 def tuned(algo: AlgorithmSpec, env_id: str, config_set: str = "zoo") -> dict[str, Any]:

@@ -26,6 +26,7 @@ from rn_rl.agents import SeedBatch, SeedBatchDQN, SeedBatchPPO, SeedBatchRecurre
 from rn_rl.agents.seed_batch.actor_critic import components
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs, VecSeedEnvs
+from rn_rl.errors import TrainingStopped
 from rn_rl.experiment.evaluation.seed_batch import play
 from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.console import Watch
@@ -35,7 +36,7 @@ from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.envpool import env_seeds, fast_envs
 from rn_rl.experiment.training.growing_array import Rows
 from rn_rl.experiment.training.progress import TrainingProgress
-from rn_rl.experiment.training.single import TrainingStopped, stop_on_interrupt
+from rn_rl.experiment.training.single import stop_on_interrupt
 from rn_rl.normalization import RegularityNorm
 
 BATCHES: dict[str, type[SeedBatchDQN] | type[SeedBatchPPO]] = {

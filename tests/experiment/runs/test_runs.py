@@ -16,13 +16,14 @@ from rich.console import Console
 from safetensors.torch import load_file
 from stable_baselines3 import DQN, PPO
 
-from rn_rl.errors import UserError
-from rn_rl.experiment.evaluation.code_length import ProbeConfig, run_probe
-from rn_rl.experiment.evaluation.evaluate import EvaluateConfig, evaluate
+from rn_rl.commands.probe import run_probe
+from rn_rl.errors import TrainingStopped, UserError
+from rn_rl.experiment.evaluation.config import EvaluateConfig, ProbeConfig
+from rn_rl.experiment.evaluation.evaluate import evaluate
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.progress import TrainingProgress
-from rn_rl.experiment.training.single import TrainingStopped, train
+from rn_rl.experiment.training.single import train
 from rn_rl.statistics import bootstrap_interval
 
 QUIET = Console(quiet=True)

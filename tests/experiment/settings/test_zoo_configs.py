@@ -9,7 +9,7 @@ import yaml
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rn_rl.agents import NormalizerLogger
-from rn_rl.experiment.settings.hyperparameters import load_config_file
+from rn_rl.experiment.settings.shipped import load_config_file
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.single import resolve
 from rn_rl.normalization import REGISTRY, phase_norms

@@ -5,7 +5,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from rn_rl.experiment.evaluation.evaluate import EvaluateConfig, run_evaluate
+from rn_rl.commands.evaluate import run_evaluate
+from rn_rl.experiment.evaluation.config import EvaluateConfig
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.launch import train_seeds
 

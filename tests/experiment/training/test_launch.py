@@ -17,13 +17,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rn_rl.agents import RNPPO
 from rn_rl.cli import main
-from rn_rl.errors import UserError
-from rn_rl.experiment.evaluation.evaluate import EvaluateConfig, evaluate
+from rn_rl.errors import TrainingStopped, UserError
+from rn_rl.experiment.evaluation.config import EvaluateConfig
+from rn_rl.experiment.evaluation.evaluate import evaluate
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.envpool import no_envpool
 from rn_rl.experiment.training.launch import bytes_of_seed, train_seeds
-from rn_rl.experiment.training.single import TrainingStopped, resolve
+from rn_rl.experiment.training.single import resolve
 
 DQN_SETTINGS = ("learning_starts=100", "train_freq=8", "gradient_steps=2", "batch_size=16")
 PPO_SETTINGS = ("n_steps=32", "batch_size=64", "n_epochs=2")

@@ -1,18 +1,15 @@
-"""Show the gain of every layer of a run while it learned: for rn and its kin, the code length."""
+"""``rn-rl probe``: print the gain of every layer of a run while it learned."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 from rn_rl.errors import UserError
+from rn_rl.experiment.evaluation.config import ProbeConfig
 from rn_rl.experiment.runs.folder import find_run
 from rn_rl.experiment.runs.records import Gains, read_gains
 
@@ -21,16 +18,6 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 BARS = "▁▂▃▄▅▆▇█"
 BAR_COUNT = 12
-
-
-@dataclass
-class ProbeConfig:
-    """Show the gain of every layer of a run while it learned: for rn and its kin, the code length."""
-
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """Run folder, or a zip inside one."""
-    json: bool = False
-    """Print one JSON object a layer, with all that was recorded (thinned to 100 points)."""
 
 
 def run_probe(config: ProbeConfig) -> None:

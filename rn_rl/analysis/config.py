@@ -1,0 +1,35 @@
+"""Options of ``rn-rl report``: a documented dataclass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from rn_rl.experiment.settings.options import shown_as
+
+
+@dataclass
+class ReportConfig:
+    """Report what runs on disk show, with intervals, and what can be concluded from them."""
+
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUNS ...")]
+    """Folders that hold runs, at any depth."""
+    out: Path = Path("report.html")
+    """The page; the same in Markdown and the CSV files of all figures go beside it."""
+    baseline: str = "none"
+    """Normalizer with which the others are compared."""
+    threshold: Annotated[float | None, shown_as("RETURN")] = None
+    """Return that counts as learned; default: the environment's, if it is one of the tuned ones."""
+    title: Annotated[str | None, shown_as("TEXT")] = None
+    """Headline of the page."""
+    zoo: bool = False
+    """Set what the RL Zoo published beside our figures."""
+    agent: Annotated[tuple[Path, ...], shown_as("PATH ...")] = ()
+    """SB3 zips, folders of the RL Zoo or runs, to be evaluated and set beside our figures."""
+    episodes: int = 20
+    """In which they are evaluated."""
+    trust: bool = False
+    """Allow --agent to unpickle a foreign zip, which runs code that is in it."""

@@ -1,0 +1,55 @@
+"""``rn-rl norms``: the table of normalizers, from the registry and the measured costs."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from rn_rl.commands.config import NormsConfig
+from rn_rl.normalization import REGISTRY, costs
+from rn_rl.normalization.registry import NormalizerSpec
+
+NORM_COLUMNS = ["name", "what", "arguments", "state", "phase rule", "cost", "source"]
+
+
+def norm_rows() -> list[list[str]]:
+    """The registry as text, with the measured cost of each row."""
+    measured = costs.recorded()
+    return [
+        [
+            row.name,
+            row.summary,
+            ", ".join(row.arguments) or "-",
+            "yes" if row.stateful else "-",
+            where_it_obeys(row),
+            f"{measured[row.name]:.2f}" if row.name in measured else "-",
+            row.source,
+        ]
+        for row in REGISTRY.values()
+    ]
+
+
+def where_it_obeys(row: NormalizerSpec) -> str:
+    """In which algorithms the state moves between phases alone."""
+    if not row.stateful:
+        return "no state"
+    return "everywhere" if row.phase_rule else "nowhere"
+
+
+def run_norms(config: NormsConfig) -> None:
+    """Print the registry."""
+    rows = norm_rows()
+    title = "normalizers: combine them with +, as in ln+rn(half_life=2000)"
+    caption = (
+        "phase rule: where state moves between phases alone (nowhere: for fidelity)\n"
+        "cost: of a training forward and backward, as a ratio to that of ln"
+    )
+    table = Table(title=title, caption=caption, caption_justify="left", box=SIMPLE_HEAD)
+    table.padding, table.pad_edge = (0, 1, 0, 0), False
+    for column in NORM_COLUMNS[:-1]:  # the source goes below what it is: six columns in 80
+        folds = column in ("what", "arguments")
+        table.add_column(column, no_wrap=not folds, max_width=9 if column == "arguments" else None)
+    for name, what, *others, source in rows:
+        table.add_row(name, f"{what}\n[dim]{source}[/dim]", *others)
+    Console().print(table)

@@ -1,0 +1,88 @@
+"""Options of ``rn-rl reproduce``: a documented dataclass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from rn_rl.errors import UserError
+from rn_rl.experiment.settings.options import shown_as
+
+STUDIES = ("learning-rates", "warm-up", "as-published")
+"""Flags of the studies other than the protocol itself."""
+
+
+@dataclass
+class ReproduceConfig:
+    """Run the paper's protocol with controls, and print our table beside the paper's."""
+
+    what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
+    """cartpole, lunarlander or redbluedoors."""
+    learning_rates: bool = False
+    """Instead: none, ln and rn at five learning rates, beside ln+rn and the ramp."""
+    warm_up: bool = False
+    """Instead: none and ln with a learning rate that rises as the ramp does."""
+    as_published: bool = False
+    """Instead: the paper's arms with its confounds (epsilon, acting that moves the state)."""
+    huber: bool = False
+    """cartpole, lunarlander: SB3's DQN (Huber loss, clipped gradients, timesteps), not the paper's."""
+    recurrent: bool = False
+    """redbluedoors: PPO with an LSTM."""
+    seeds: Annotated[int | None, shown_as("N")] = None
+    """Seeds 0, 1, ... of each arm; default: 50 (redbluedoors: 10)."""
+    quick: bool = False
+    """A rough answer in minutes: 4 seeds, seven arms, a part of the episodes or timesteps."""
+    timesteps: Annotated[int | None, shown_as("N")] = None
+    """Most timesteps of each run; default: the protocol's."""
+    episodes: Annotated[int | None, shown_as("N")] = None
+    """Episodes of each run of cartpole or lunarlander; default: the protocol's 2,000."""
+    arms: Annotated[str | None, shown_as("ARM,...")] = None
+    """Only these of the arms, or any normalizers, separated by commas; default: all arms."""
+    out: Path = Path("runs/reproduce")
+    """Folder of the runs; the same command goes on where it stopped."""
+    results: Annotated[Path | None, shown_as("FOLDER")] = None
+    """Where TASK.md, TASK.csv and TASK.svg go; default: OUT."""
+    add: bool = False
+    """To the runs in RESULTS/TASK.csv, from whatever machine: train only what is not there."""
+    engine: str = "auto"
+    """auto, process, batch or ray, as of 'rn-rl compare'."""
+    jobs: Annotated[int | None, shown_as("N")] = None
+    """Trainings side by side; default: one for each core, on a GPU one."""
+    compile: bool = False
+    """Compile the updates of seed batches: slower to start, then faster."""
+    address: Annotated[str | None, shown_as("HOST:PORT")] = None
+    """Ray cluster."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    threads: int = 1
+    """Threads of torch and of envpool in each process."""
+    quiet: bool = False
+    """No progress display."""
+
+    @property
+    def study_name(self) -> str | None:
+        """Of the study that was asked for in place of the protocol."""
+        asked = [name for name in STUDIES if getattr(self, name.replace("-", "_"))]
+        if len(asked) > 1:
+            raise UserError(f"--{asked[0]} --{asked[1]}: expected one study at a time")
+        return asked[0] if asked else None
+
+    @property
+    def file_name(self) -> str:
+        """Of what is written, without suffix."""
+        return self.named(self.study_name)
+
+    @property
+    def protocol_name(self) -> str:
+        """The same of the protocol, whatever study was asked for."""
+        return self.named(None)
+
+    def named(self, study: str | None) -> str:
+        """Name of a study's files, or of the protocol's."""
+        memory = "recurrent" if self.recurrent else None
+        huber = "huber" if self.huber else None
+        parts = (self.what, huber, memory, study, "quick" if self.quick else None)
+        return "-".join(part for part in parts if part)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     )
     from rn_rl.probe import CodeLengthProbe
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _EXPORTS = {
     "RegularityNorm": "rn_rl.normalization",

@@ -1,10 +1,15 @@
 """What strangers get: the doors, the wheel, the documents."""
 
+import json
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import venv
 import zipfile
 from pathlib import Path
+
+import pytest
 
 import rn_rl
 
@@ -17,17 +22,11 @@ def test_the_doors_lead_to_their_rooms():
         assert (ROOT / door).resolve() == ROOT / "rn_rl" / door
 
 
-def test_the_wheel_holds_everything(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "build",
-        "--wheel",
-        "--no-isolation",
-        "--outdir",
-        str(tmp_path),
-    ]
-    copy = tmp_path / "source"
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Folder with the source distribution and the wheel that is built from it."""
+    folder = tmp_path_factory.mktemp("built")
+    copy = folder / "source"
     files = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -39,8 +38,13 @@ def test_the_wheel_holds_everything(tmp_path):
         if source.is_file() and not source.is_symlink():
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(source.read_bytes())
-    subprocess.run([*command, str(copy)], check=True, capture_output=True)
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder / "dist")]
+    subprocess.run([*build, str(copy)], check=True, capture_output=True)
+    return folder / "dist"
+
+
+def test_the_wheel_holds_everything(built):
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         packed = set(wheel.namelist())
     package = ROOT / "rn_rl"
     wanted = {
@@ -54,6 +58,44 @@ def test_the_wheel_holds_everything(tmp_path):
         "rn_rl",
         f"rn_rl-{rn_rl.__version__}.dist-info",
     }
+
+
+def test_an_index_would_take_both(built):
+    check = [sys.executable, "-m", "twine", "check", "--strict", *map(str, built.iterdir())]
+    done = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.count("PASSED") == 2, done.stdout + done.stderr
+
+
+def test_the_wheel_works_outside_the_checkout(built, tmp_path):
+    """An environment that has our dependencies, but of us the wheel alone."""
+    environment = tmp_path / "environment"
+    venv.create(environment, with_pip=False)
+    python = environment / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+
+    def run(*command: str) -> str:
+        done = subprocess.run(
+            [str(python), *command], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    (site,) = run("-c", "import site; print(site.getsitepackages()[0])").splitlines()
+    # packages of this environment; its own .pth files, such as that of an editable rn_rl, are not read
+    (Path(site) / "dependencies.pth").write_text("\n".join(sysconfig_paths()))
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
+        wheel.extractall(site)
+    assert Path(run("-c", "import rn_rl; print(rn_rl.__file__)")).is_relative_to(site)
+    training = "train --algo dqn --env CartPole-v1 --norm ln --timesteps 300 --eval-episodes 1"
+    run("-m", "rn_rl", *training.split())
+    episodes = run("-m", "rn_rl", "evaluate", "runs/ln/dqn/CartPole-v1_1", "--json")
+    assert len(json.loads(episodes)["returns"]) == 100
+    run("-m", "rn_rl", "report", "runs")
+    assert "CartPole-v1" in (tmp_path / "report.html").read_text()
+
+
+def sysconfig_paths() -> list[str]:
+    """Folders of installed packages of the running environment."""
+    return sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
 
 
 def test_every_dependency_is_pinned():

@@ -1,5 +1,7 @@
 """The documentation: it builds without a warning, examples run, commands parse, links resolve."""
 
+import csv
+import importlib.util
 import json
 import os
 import re
@@ -9,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scipy.stats import mannwhitneyu
 
 from rn_rl import cli
 
@@ -190,3 +193,63 @@ def test_files_named_in_pages_exist():
                 named += 1
                 assert any((base / path).exists() for base in bases), f"{page.name}: {path}"
     assert named > 10
+
+
+def figures(file):
+    """The figures of a CSV file of a report: (normalizer, figure) to (value, low, high)."""
+    with (ROOT / "results" / f"{file}-figures.csv").open() as lines:
+        return {
+            (row["normalizer"], row["figure"]): [
+                float(row[k] or "nan") for k in ("value", "low", "high")
+            ]
+            for row in csv.DictReader(lines)
+        }
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "results/findings.md"])
+def test_the_numbers_of_the_findings_are_those_on_record(page):
+    text = (ROOT / page).read_text()
+    ppo, dqn = (figures(f"standard-lunarlander-{algo}") for algo in ("ppo", "dqn"))
+    for norm in ("none", "ln"):
+        mean, low, high = ppo[norm, "last return, IQM"]
+        assert f"{mean:.0f} [{low:.0f}, {high:.0f}]" in text
+        assert f"{ppo[norm, 'steps to threshold, median'][0]:,.0f}" in text
+    rn, none, ln = (dqn[norm, "last return, IQM"] for norm in ("rn", "none", "ln"))
+    assert f"{rn[0]:.0f} against {none[0]:.0f}" in text
+    if page == "results/findings.md":
+        assert f"{ln[0]:.0f} [{ln[1]:.0f}, {ln[2]:.0f}]" in text
+    else:
+        assert f"{ln[0]:.0f} against {none[0]:.0f}" in text
+
+    with (ROOT / "results/redbluedoors.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    rn_runs, none_runs = (
+        [float(row["last_50_episodes"]) for row in rows if row["arm"] == arm]
+        for arm in ("rn", "none")
+    )
+    p = mannwhitneyu(rn_runs, none_runs).pvalue
+    assert f"p = {p:.3f}" in text or f"{p:.3f} before" in text
+
+
+def test_the_picture_of_the_readme_is_of_the_report_on_record():
+    spec = importlib.util.spec_from_file_location("picture", DOCS / "picture.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    report = (ROOT / "results/standard-lunarlander-ppo.html").read_text()
+    picture = ROOT / "results/standard-lunarlander-ppo.svg"
+    assert picture.read_text() == module.picture(report)
+
+
+def test_speeds_in_the_readme_are_those_on_record():
+    """Each row of the README's table is a row of the page of speeds, rounded."""
+    table = (ROOT / "README.md").read_text().split("| speed relative to SB3 |")[1].split("\n\n")[0]
+    said = re.findall(r"\| (\d+) \| ([\d.]+) \|$", table, re.MULTILINE)
+    page = (ROOT / "docs/results/speed.md").read_text()
+    recorded = re.findall(r"\| (\d+) \| [\d,]+ \| ([\d.]+) \| +\|$", page, re.MULTILINE)
+    assert len(said) == 6
+    for seeds, speed in said:
+        digits = len(speed.partition(".")[2])
+        assert any(seeds == s and speed == f"{float(r):.{digits}f}" for s, r in recorded), (
+            seeds,
+            speed,
+        )

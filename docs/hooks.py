@@ -43,7 +43,10 @@ def notebook_page(path: Path) -> str:
     parts = []
     for cell in json.loads(path.read_text())["cells"]:
         source = "".join(cell["source"])
-        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        if cell["cell_type"] == "code":
+            language = "" if source.startswith("!") else "python"  # "!" runs a command
+            source = f"```{language}\n{source.lstrip('!')}\n```"
+        parts.append(source)
         parts += [_output(output) for output in cell.get("outputs", [])]
     # HTML, since the link must lead to the notebook and not to this page
     parts.append(f'<a href="{path.name}" download>Download this page as a notebook</a>')
@@ -67,8 +70,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if max((line.count("|") for line in markdown.splitlines()), default=0) > 7:
         page.meta.setdefault("hide", ["toc"])
     markdown = re.sub(r"(\]\([\w/.-]+)\.ipynb([)#])", r"\1.md\2", markdown)
-    if Path(page.file.abs_src_path or "").is_relative_to(ROOT / "results"):
+    source = Path(page.file.abs_src_path or "")
+    if source.is_relative_to(ROOT / "results"):
         return markdown.replace("](../docs/", "](../")
+    if source.parent == ROOT:
+        return markdown.replace("](docs/", "](")
     depth = page.file.src_uri.count("/")
     home = "../" * depth + "results/"
     markdown = markdown.replace("](" + "../" * (depth + 1) + "results/", f"]({home}")

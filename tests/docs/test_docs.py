@@ -51,7 +51,11 @@ def blocks(page, language):
 
 
 def commands(page):
-    lines = [line.lstrip("!").split(" | ")[0] for block in blocks(page, "") for line in block.splitlines()]
+    lines = [
+        line.lstrip("!").split(" | ")[0]
+        for block in blocks(page, "")
+        for line in block.splitlines()
+    ]
     return [line for line in lines if line.startswith("rn-rl ")]
 
 

@@ -26,7 +26,7 @@ def csv_file(out: Path, name: str) -> Path:
 def write_rows(path: Path, columns: list[str], rows: Iterable[list[Any]]) -> None:
     """Write a CSV file, whole or not at all."""
     with (
-        whole(path) as temporary,
+        atomic_write(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
     ):
         writer = csv.writer(stream)

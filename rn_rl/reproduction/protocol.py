@@ -180,8 +180,9 @@ def paper_and_controls(protocol: Protocol) -> Study:
         equal_scale = (("gain(2.236)", "ln+gain(5)"), ("gain(5)", "ln+gain(25)"))
         # equal output scale of two layers: gain(5) has 25 = ln+gain(25), gain(2.236) has 5 = ln+gain(5)
         later += ("gain(2.236)", "ln+gain(25)", f"ln+ramp(25, {protocol.ramp})")
-    # SB3's DQN differs in loss and clipping; RNDQN and PPO have the paper's settings
-    protocol_name = "SB3's DQN" if protocol.algo == "dqn" else "the paper's protocol"
+    # only RNDQN has the paper's loss, clipping and length of runs
+    names = {"dqn": "SB3's DQN", "rndqn": "the paper's protocol"}
+    protocol_name = names.get(protocol.algo, "PPO in the paper's configuration")
     return Study(
         f"{protocol_name}, with controls",
         plain(*PUBLISHED, *ours, *controls, *later),

@@ -1,12 +1,7 @@
-"""Benchmarks: ``train`` (steps per second), ``learning`` (what agents learn), ``layer`` (cost of a
-normalizer), ``nonstationary`` (state and changing data), ``seeds`` (speed of many at once),
-``equivalence`` (do those learn what SB3 learns), ``report`` (what a page of many runs costs) and
-``docs`` (tables of a document)."""
+"""``python -m benchmarks NAME``: benchmarks of speed and learning, and generated parts of documents."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 from benchmarks.docs import DocsConfig, run_docs
 from benchmarks.equivalence import EquivalenceConfig, run_equivalence
@@ -16,33 +11,26 @@ from benchmarks.nonstationary import NonstationaryConfig, run_nonstationary
 from benchmarks.report_speed import ReportSpeedConfig, run_report_speed
 from benchmarks.seed_batch_speed import SeedSpeedConfig, run_seed_speed
 from benchmarks.train_speed import SpeedConfig, run_speed
-from rn_rl.cli import run_command
+from rn_rl.cli import run_command, subcommands
 
-Benchmark = (
-    Annotated[SpeedConfig, tyro.conf.subcommand("train", prefix_name=False)]
-    | Annotated[LearningConfig, tyro.conf.subcommand("learning", prefix_name=False)]
-    | Annotated[LayerCostConfig, tyro.conf.subcommand("layer", prefix_name=False)]
-    | Annotated[NonstationaryConfig, tyro.conf.subcommand("nonstationary", prefix_name=False)]
-    | Annotated[EquivalenceConfig, tyro.conf.subcommand("equivalence", prefix_name=False)]
-    | Annotated[SeedSpeedConfig, tyro.conf.subcommand("seeds", prefix_name=False)]
-    | Annotated[ReportSpeedConfig, tyro.conf.subcommand("report", prefix_name=False)]
-    | Annotated[DocsConfig, tyro.conf.subcommand("docs", prefix_name=False)]
-)
-HANDLERS: dict[type, Callable[[Any], None]] = {
-    SpeedConfig: run_speed,
-    LearningConfig: run_learning,
-    LayerCostConfig: run_layer_cost,
-    NonstationaryConfig: run_nonstationary,
-    EquivalenceConfig: run_equivalence,
-    SeedSpeedConfig: run_seed_speed,
-    ReportSpeedConfig: run_report_speed,
-    DocsConfig: run_docs,
+BENCHMARKS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "train": (SpeedConfig, run_speed),
+    "learning": (LearningConfig, run_learning),
+    "layer": (LayerCostConfig, run_layer_cost),
+    "nonstationary": (NonstationaryConfig, run_nonstationary),
+    "equivalence": (EquivalenceConfig, run_equivalence),
+    "seeds": (SeedSpeedConfig, run_seed_speed),
+    "report": (ReportSpeedConfig, run_report_speed),
+    "docs": (DocsConfig, run_docs),
 }
+"""Each benchmark: its options, and the function that runs it."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m benchmarks") -> int:
-    """Run one benchmark; the exit status."""
-    return run_command(Benchmark, HANDLERS, prog=prog, arguments=arguments)
+    """Run one benchmark, and return the exit status."""
+    return run_command(
+        subcommands(BENCHMARKS), dict(BENCHMARKS.values()), prog=prog, arguments=arguments
+    )
 
 
 if __name__ == "__main__":

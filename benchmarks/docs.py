@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 import tyro
 
+from benchmarks.docs_blocks import replace_block
 from benchmarks.docs_reproduction import write_readme
 from rn_rl.analysis.tables import markdown_table
 from rn_rl.commands.norms import NORM_COLUMNS, norm_rows
-from rn_rl.experiment.runs.io import replace_block
 
 
 @dataclass
@@ -21,13 +21,13 @@ class DocsConfig:
     what: Annotated[tyro.conf.Positional[Literal["norms", "reproduction"]], tyro.conf.arg()]
     """norms (the registry with its costs) or reproduction (the protocol's tasks)."""
     readme: Path = Path("README.md")
-    """The document."""
+    """Document with the marks."""
     results: Path = Path("results")
     """Folder of the CSV files of 'rn-rl reproduce'."""
 
 
 def run_docs(config: DocsConfig) -> None:
-    """Write the table."""
+    """Write the table of ``config.what`` into the document."""
     if config.what == "norms":
         replace_block(config.readme, "norms", markdown_table(NORM_COLUMNS, norm_rows()))
     else:

@@ -1,24 +1,19 @@
-"""The README's tables of the protocol: every arm on every task, and the questions that matter most."""
+"""Tables of the reproduction for a document: every arm on every task, and the main questions."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks.docs_blocks import replace_block
 from rn_rl.analysis.comparison import Comparison
 from rn_rl.analysis.tables import markdown_table
 from rn_rl.errors import UserError
-from rn_rl.experiment.runs.io import replace_block
 from rn_rl.experiment.settings.shipped import shipped
 from rn_rl.reproduction.protocol import PROTOCOLS, YOKED, Protocol, paper_and_controls
-from rn_rl.reproduction.report import (
-    Result,
-    compare_arms,
-    in_arms,
-    read_runs,
-    table_rows,
-)
+from rn_rl.reproduction.report import reproduction_rows
+from rn_rl.reproduction.results import Result, compare_arms, in_arms, read_runs
 
-README_TASKS: dict[str, tuple[str, Protocol]] = {
+DOCUMENT_TASKS: dict[str, tuple[str, Protocol]] = {
     **{
         f"{what}-huber": (what, protocol.with_huber())
         for what, protocol in PROTOCOLS.items()
@@ -31,19 +26,22 @@ README_TASKS: dict[str, tuple[str, Protocol]] = {
         if protocol.recurrent
     },
 }
-"""File names of the results that the README has, each with its task."""
+"""File names of the results in the document, each with its task."""
 
 
 def readme_block(folder: Path) -> str:
-    """Arms by tasks, and questions by tasks, from CSV files.
+    """Return a table of arms by tasks and one of questions by tasks, from CSV files.
+
+    Args:
+        folder: holds the CSV files of ``rn-rl reproduce``.
 
     Raises:
-        UserError: there are none, or one is no such file.
+        UserError: the folder has none of them, or one cannot be read.
     """
     cells: dict[str, dict[str, str]] = {}
     answers: dict[str, dict[str, str]] = {}
     columns, told, counts = [], [], {}
-    for stem, (what, protocol) in README_TASKS.items():
+    for stem, (what, protocol) in DOCUMENT_TASKS.items():
         path = folder / f"{stem}.csv"
         if not path.is_file():
             continue
@@ -52,10 +50,10 @@ def readme_block(folder: Path) -> str:
         task = f"{what}, LSTM" if stem.endswith("-recurrent") else what
         published = shipped("paper_results.yml")[what]
         columns += [task, f"{task}, paper"] if published else [task]
-        for name, _, shown, interval, _, paper in table_rows(what, results):
+        for name, _, shown, interval, _, paper in reproduction_rows(what, results):
             cells.setdefault(name, {})[task] = f"{shown.split()[0]} {interval}"
             cells[name][f"{task}, paper"] = paper
-        told.append(f"{what}{protocol.about}: {lengths(results)}")
+        told.append(f"{what}{protocol.about}: {length_and_seeds(results)}")
         comparisons = compare_arms(protocol, study, results)
         counts[task] = len(comparisons)
         found = {(each.norm, each.baseline): each for each in comparisons}
@@ -63,42 +61,47 @@ def readme_block(folder: Path) -> str:
             if pair in found:
                 answers.setdefault(label, {})[task] = answer(found[pair])
     if not cells:
-        expected = ".csv or ".join(README_TASKS)
+        expected = ".csv or ".join(DOCUMENT_TASKS)
         raise UserError(f"{folder}: no {expected}.csv of 'rn-rl reproduce' there")
-    parts = [table(["arm", *columns], cells), f"Timesteps and seeds: {'; '.join(told)}."]
+    parts = [cells_table(["arm", *columns], cells), f"Timesteps and seeds: {'; '.join(told)}."]
     if answers:
         corrected = ", ".join(f"{task} {count}" for task, count in counts.items())
         parts += [
-            table(["is it better?", *counts], answers),
+            cells_table(["is it better?", *counts], answers),
             "Each with its probability of improvement; p is corrected for the comparisons of its task "
             f"({corrected}).",
         ]
     return "\n\n".join(parts)
 
 
-def table(header: list[str], cells: dict[str, dict[str, str]]) -> str:
-    """Rows by columns; empty where there is nothing."""
+def cells_table(header: list[str], cells: dict[str, dict[str, str]]) -> str:
+    """Return a Markdown table of nested dictionaries; missing cells are empty."""
     columns = header[1:]
     rows = [[name, *(row.get(column, "") for column in columns)] for name, row in cells.items()]
     return markdown_table(header, rows)
 
 
-def lengths(results: list[Result]) -> str:
-    """How long runs are and how many an arm has."""
-    timesteps = sorted({run.timesteps for result in results for run in result.runs})
+def length_and_seeds(results: list[Result]) -> str:
+    """Return the length of the runs and the number of seeds of an arm, as text."""
+    runs = [run for result in results for run in result.runs]
+    found = sorted({(run.episodes or run.timesteps, run.episodes is None) for run in runs})
+    lengths = [f"{length:,}" if steps else f"{length:,} episodes" for length, steps in found]
     seeds = sorted({len(result.runs) for result in results})
     many = " or ".join(map(str, seeds))
-    return f"{' or '.join(f'{n:,}' for n in timesteps)}, {many} seed{'' if many == '1' else 's'}"
+    return f"{' or '.join(lengths)}, {many} seed{'' if many == '1' else 's'}"
 
 
 def answer(found: Comparison) -> str:
-    """A cell: the verdict and its figures."""
+    """Return the verdict of a comparison and its figures, as a cell."""
     hint = "exploratory: " if found.exploratory else ""
     return f"{hint}{found.verdict}, {found.improvement}, p = {found.corrected:.2g}"
 
 
 def key_questions(protocol: Protocol) -> dict[str, tuple[str, str]]:
-    """Does RN help, is it more than its gain, does LayerNorm do the same, does a ramp do more?"""
+    """Return the main comparisons by label: (arm, what it is compared with).
+
+    Does RN help, does it do more than its gain schedule, does LayerNorm do the same, does a ramp do more?
+    """
     return {
         "rn than none": ("rn", "none"),
         "ln than none": ("ln", "none"),
@@ -113,9 +116,9 @@ def key_questions(protocol: Protocol) -> dict[str, tuple[str, str]]:
 
 
 def write_readme(readme: Path, folder: Path) -> None:
-    """Put :func:`readme_block` between the document's marks.
+    """Write :func:`readme_block` between the ``reproduce`` marks of a document.
 
     Raises:
-        UserError: it has none.
+        UserError: the document has no marks, or there are no results.
     """
     replace_block(readme, "reproduce", readme_block(folder))

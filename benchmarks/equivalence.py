@@ -1,21 +1,18 @@
-"""Whether seeds that are trained together learn what SB3's runs learn, one after the other."""
+"""Equivalence of returns: seeds trained as one batch against SB3's runs one by one."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 from scipy import stats
 
+from benchmarks.harness import Line, Output, ResultTable, append_line, emit, read_lines
 from benchmarks.learning import Case
-from rn_rl.analysis.tables import markdown_table
 from rn_rl.errors import UserError, unknown
 from rn_rl.experiment.runs.folder import Run
-from rn_rl.experiment.runs.io import replace_block
 from rn_rl.experiment.runs.records import read_episodes
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.launch import train_seeds
@@ -25,58 +22,63 @@ ENGINES = {
     "together, gymnasium": ("batch", "gymnasium"),
     "together, envpool": ("batch", "envpool"),
 }
-"""What is compared, to the first: engine and kind of environments."""
+"""Engine and kind of environments of each way to train; the first is the reference."""
 
 
-CASES = {
+EQUIVALENCE_CASES = {
     "dqn": Case("dqn", "CartPole-v1", "paper", 30_000),
     "ppo": Case("ppo", "CartPole-v1", "zoo", 30_000),
     "images": Case("ppo", "MiniGrid-RedBlueDoors-6x6-v0", "paper", 300_000),
 }
 
 BEST = {"dqn": 500, "ppo": 500, "images": 1}
-"""Largest return of each case."""
+"""Largest possible return of each case."""
 
 
 @dataclass
-class EquivalenceConfig:
-    """Train with SB3 and together, and test whether mean returns are equivalent.
+class EquivalenceConfig(Output):
+    """Train with SB3 and in a seed batch, and test whether mean returns are equivalent.
 
-    A seed counts with the mean return of its training episodes in the last third of the run: the last
-    policy alone swings too much. Two one-sided Welch tests: equivalent where the 90% interval of the
-    difference lies within the margin. What the results file has is not trained again.
+    The value of a seed is the mean return of its training episodes in the last third of the run; the
+    return of the last policy alone varies too much. Two one-sided Welch tests: equivalent where the 90%
+    interval of the difference lies within the margin. Rows in the results file are not trained again.
     """
 
     cases: tuple[str, ...] = ("dqn", "ppo")
     """dqn and ppo on CartPole (configurations of the paper and the zoo), images: PPO on RedBlueDoors."""
     seeds: int = 30
-    """How many of each: SEED, SEED + 1, ..."""
+    """Number of seeds of each: SEED, SEED + 1, ..."""
     seed: int = 0
-    """The first of them. Other seeds are another experiment, with rows of its own."""
+    """First seed. Another first seed is another experiment, with its own rows."""
     timesteps: int | None = None
-    """Of each seed; default: 30,000, of images 300,000."""
+    """Timesteps of each seed; default: 30,000, of images 300,000."""
     margin: float = 0.08
-    """Largest difference of mean returns that counts as none, as a share of the largest return."""
+    """Largest difference of mean returns that counts as equivalent, as a share of the largest return."""
     out: Path = Path("runs/equivalence")
-    """Where the runs go."""
+    """Folder of the runs."""
     results: Path = Path("results/equivalence.jsonl")
     """One line for each case and engine."""
     table: bool = False
-    """Only print the table of what there is."""
-    readme: Path | None = None
-    """Also write the table into this document, between its equivalence marks."""
-    json: bool = False
-    """Print one JSON object a line."""
+    """Train nothing, and print the table of the results file."""
 
 
 def late_return(run: Run, timesteps: int) -> float:
-    """Mean return of the training episodes that ended in the last third of a run."""
+    """Return the mean return of the training episodes that ended in the last third of a run."""
     ended, returns = read_episodes(run)
     return float(returns[ended > timesteps * 2 / 3].mean())
 
 
 def equivalence(mine: np.ndarray, theirs: np.ndarray, margin: float) -> dict[str, float]:
-    """Difference of means, its 90% interval, and the p-value of two one-sided Welch tests."""
+    """Test whether two means differ by less than a margin.
+
+    Args:
+        mine, theirs: one value for each seed.
+        margin: largest difference that counts as equivalent, in the same unit.
+
+    Returns:
+        ``difference`` of means, its 90% interval ``low`` to ``high``, and ``p`` of two one-sided Welch
+        tests (the larger one).
+    """
     result = stats.ttest_ind(mine, theirs, equal_var=False)
     interval = result.confidence_interval(0.9)
     upper = stats.ttest_ind(mine - margin, theirs, equal_var=False, alternative="less").pvalue
@@ -89,30 +91,29 @@ def equivalence(mine: np.ndarray, theirs: np.ndarray, margin: float) -> dict[str
     }
 
 
-def read(path: Path) -> dict[tuple[str, int, str], np.ndarray]:
-    """Late returns of the seeds by case, first seed and engine."""
-    lines = path.read_text().splitlines() if path.is_file() else []
-    rows = [json.loads(line) for line in lines]
+def read_late_returns(path: Path) -> dict[tuple[str, int, str], np.ndarray]:
+    """Read the late returns of the seeds, by case, first seed and engine."""
+    rows = read_lines(path)
     return {
         (row["case"], row["seed"], row["engine"]): np.array(row["late_returns"]) for row in rows
     }
 
 
 def run_equivalence(config: EquivalenceConfig) -> None:
-    """Run what is missing, then print the table."""
+    """Train what the results file lacks, then print the table."""
     for name in config.cases:
-        if name not in CASES:
-            raise unknown("case", name, CASES)
+        if name not in EQUIVALENCE_CASES:
+            raise unknown("case", name, EQUIVALENCE_CASES)
     if config.seeds < 2 or not config.margin > 0:
         raise UserError(
             f"--seeds {config.seeds} --margin {config.margin}: expected 2 seeds, and > 0"
         )
     console = Console(stderr=config.json)
     for name in config.cases if not config.table else ():
-        case = CASES[name]
+        case = EQUIVALENCE_CASES[name]
         timesteps = config.timesteps or case.timesteps
         for engine, (how, vector_env) in ENGINES.items():
-            if (name, config.seed, engine) in read(config.results):
+            if (name, config.seed, engine) in read_late_returns(config.results):
                 continue
             console.print(f"{name}: {engine}", highlight=False)
             runs = train_seeds(
@@ -131,16 +132,19 @@ def run_equivalence(config: EquivalenceConfig) -> None:
                 console,
             )
             returns = [round(late_return(run, timesteps), 5) for run in runs]
-            line: dict[str, Any] = {"case": name, "seed": config.seed, "engine": engine}
-            line["timesteps"] = timesteps
-            config.results.parent.mkdir(parents=True, exist_ok=True)
-            with config.results.open("a") as file:
-                file.write(json.dumps({**line, "late_returns": returns}) + "\n")
-    show(config, console)
+            line = {"case": name, "seed": config.seed, "engine": engine, "timesteps": timesteps}
+            append_line(config.results, {**line, "late_returns": returns})
+    found = read_late_returns(config.results)
+    title = f"return against SB3 run by run; equivalent within {config.margin:.0%} of the largest"
+    rows = equivalence_rows(found, config.margin)
+    table = ResultTable(title, EQUIVALENCE_COLUMNS, rows)
+    emit(config, equivalence_lines(found), table, block="equivalence")
 
 
-def table_rows(found: dict[tuple[str, int, str], np.ndarray], margin: float) -> list[list[str]]:
-    """One row for each case and engine; the margin is a share of the largest return."""
+def equivalence_rows(
+    found: dict[tuple[str, int, str], np.ndarray], margin: float
+) -> list[list[str]]:
+    """Return one row for each case and engine; the margin is a share of the largest return."""
     first = next(iter(ENGINES))
     rows = []
     for (name, seed, engine), mine in found.items():
@@ -162,24 +166,22 @@ def table_rows(found: dict[tuple[str, int, str], np.ndarray], margin: float) -> 
     return rows
 
 
-COLUMNS = ["case", "trained", "seeds", "return ± s.e.", "to SB3 [90%]", "equivalent"]
+EQUIVALENCE_COLUMNS = ["case", "trained", "seeds", "return ± s.e.", "to SB3 [90%]", "equivalent"]
 
 
-def show(config: EquivalenceConfig, console: Console) -> None:
-    """As JSON lines, or as a Markdown table."""
-    found = read(config.results)
-    if config.json:
-        for (name, seed, engine), mine in found.items():
-            case = f"{name}/{engine}/{seed} to {seed + len(mine) - 1}"
-            line: dict[str, Any] = {"benchmark": "equivalence", "case": case}
-            line.update(value=float(mine.mean()), unit="return")
-            theirs = found.get((name, seed, next(iter(ENGINES))))
-            if theirs is not None:
-                ratio = float(mine.mean() / theirs.mean())
-                line.update(ratio=ratio, ratio_to=f"{name}/{next(iter(ENGINES))}")
-            print(json.dumps(line))
-        return
-    text = markdown_table(COLUMNS, table_rows(found, config.margin))
-    console.print(text, highlight=False, soft_wrap=True)
-    if config.readme is not None:
-        replace_block(config.readme, "equivalence", text)
+def equivalence_lines(found: dict[tuple[str, int, str], np.ndarray]) -> list[Line]:
+    """Return one line for each case and engine, with its ratio to SB3."""
+    reference = next(iter(ENGINES))
+    lines = []
+    for (name, seed, engine), mine in found.items():
+        line: Line = {
+            "benchmark": "equivalence",
+            "case": f"{name}/{engine}/{seed} to {seed + len(mine) - 1}",
+            "value": float(mine.mean()),
+            "unit": "return",
+        }
+        theirs = found.get((name, seed, reference))
+        if theirs is not None:
+            line.update(ratio=float(mine.mean() / theirs.mean()), ratio_to=f"{name}/{reference}")
+        lines.append(line)
+    return lines

@@ -1,8 +1,7 @@
-"""What a normalizer costs by itself, as a ratio to LayerNorm in one interleaved run."""
+"""Time of a normalizer by itself, as a ratio to LayerNorm's, in interleaved rounds."""
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import tempfile
@@ -10,49 +9,46 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
+from benchmarks.against import SpeedOutput, compare_checkouts
+from benchmarks.docs_blocks import around_block, replace_block
+from benchmarks.harness import ResultTable, emit, interleave
 from rn_rl.analysis.tables import markdown_table
 from rn_rl.errors import UserError, first_line
-from rn_rl.experiment.runs.io import (
-    around_block,
-    replace_block,
-    write_json,
-    write_npz,
-)
+from rn_rl.experiment.runs.io import write_json, write_npz
 from rn_rl.normalization import REGISTRY, make_normalizers, parse_spec
-from rn_rl.normalization.controls import RECORDING
 from rn_rl.normalization.costs import RECORD_FILE
+from rn_rl.normalization.recording import RECORDING
 
 REFERENCE = "ln"
 LINEAR = "linear"
-"""The layer without a normalizer, from which the cost of one inside its weights is told."""
+"""Name of the bare linear layer, whose time is subtracted for normalizers that change its weights."""
 
 SHOWN = ("rn", "rln", "rsn"), ((50, 64), (256, 256), (1024, 1024))
 """Normalizers and sizes of the table that ``--readme`` writes."""
 
 WARM_PHASES = 3
-"""Phases before the measurement, after which every gain has left its starting value."""
+"""Number of phases before the measurement; after them every gain differs from its first value."""
 
 
 @dataclass
-class LayerCostConfig:
-    """Forward and backward of every normalizer in training mode: CPU, one thread; eager, or compiled.
+class LayerCostConfig(SpeedOutput):
+    """Time the forward and backward pass of every normalizer: CPU, one thread, training mode.
 
-    A normalizer that changes the weights of a layer is measured as what it adds to that layer.
-    Commits are left out: there is one a phase. The clock counts this process's time on the CPU, so
-    that others on the machine disturb it little.
+    For a normalizer that changes the weights of a linear layer, the layer's own time is subtracted.
+    Commits are left out, since there is one a phase. CPU time of this process, which other processes
+    disturb little.
     """
 
     norms: tuple[str, ...] = ()
-    """Which normalizers; default: the whole registry."""
+    """Normalizers; default: the whole registry."""
     batch: int = 256
     """Rows of the input."""
     features: int = 256
@@ -64,22 +60,20 @@ class LayerCostConfig:
     compile: bool = False
     """Compile every module with torch.compile."""
     record: bool = False
-    """Also write the ratios to where 'rn-rl norms' finds them; takes the whole registry."""
+    """Also write the ratios that 'rn-rl norms' shows; only for the whole registry."""
     readme: Path | None = None
     """Write the table of rn, rln and rsn at three sizes, eager and compiled, into this document."""
-    json: bool = False
-    """Print one JSON object a line."""
 
 
 def reparametrizes(norm: str) -> bool:
-    """Whether this spec changes the weights of the layer before it."""
-    if norm in REGISTRY:  # a bare name need not be a whole spec
+    """Return True if a spec changes the weights of the layer before it."""
+    if norm in REGISTRY:  # a bare name may lack required arguments
         return REGISTRY[norm].reparametrize is not None
     return any(term.row.reparametrize is not None for term in parse_spec(norm))
 
 
 def with_recording(norm: str, folder: Path) -> str:
-    """The spec to build for a bare name: a row that replays a recording is given one."""
+    """Return a spec that can be built from a bare name; one that replays a recording is given one."""
     if norm not in REGISTRY or REGISTRY[norm].recording is None:
         return norm
     write_npz(folder / RECORDING, gains=np.linspace(1, 2, 8)[:, None], timesteps=np.arange(8))
@@ -87,7 +81,7 @@ def with_recording(norm: str, folder: Path) -> str:
 
 
 def one_pass(norm: str, batch: int, features: int, compile: bool = False) -> Callable[[], None]:
-    """A function that runs one training forward and backward of a warm module."""
+    """Return a function that runs one forward and backward pass of a module past its first phases."""
     layer = nn.Linear(features, features)
     modules = [] if norm == LINEAR else make_normalizers(norm, features, layer=layer)
     inside = norm == LINEAR or reparametrizes(norm)
@@ -101,8 +95,8 @@ def one_pass(norm: str, batch: int, features: int, compile: bool = False) -> Cal
     forward: Callable[..., torch.Tensor] = torch.compile(module) if compile else module
     if compile:
         try:
-            forward(x)  # which is when it is compiled
-        except Exception as error:  # whatever a compiler can run into
+            forward(x)  # compiles
+        except Exception as error:  # of the compiler, of any type
             raise UserError(
                 f"torch.compile failed ({first_line(error)[:200]}): leave out --compile and --readme, or "
                 "install a C++ compiler (g++), with torch in a folder without a space"
@@ -117,7 +111,7 @@ def one_pass(norm: str, batch: int, features: int, compile: bool = False) -> Cal
 
 
 def measure(config: LayerCostConfig, norms: list[str]) -> dict[str, np.ndarray]:
-    """Microseconds of a pass, for each normalizer in each round; for some, what it adds."""
+    """Measure the microseconds of a pass, ``(rounds,)`` for each normalizer."""
     inside = [norm for norm in norms if reparametrizes(norm)]
     with tempfile.TemporaryDirectory() as folder:
         passes = {
@@ -126,22 +120,23 @@ def measure(config: LayerCostConfig, norms: list[str]) -> dict[str, np.ndarray]:
             )
             for name in dict.fromkeys([REFERENCE, *norms, *([LINEAR] if inside else [])])
         }
-    times = {name: np.empty(config.rounds) for name in passes}
-    for round_ in range(-1, config.rounds):  # the first only warms up
-        order = list(passes)
-        np.random.default_rng(round_ + 1).shuffle(order)
-        for name in order:
-            begin = time.process_time()
-            for _ in range(config.repeats):
-                passes[name]()
-            times[name][round_] = 1e6 * (time.process_time() - begin) / config.repeats
+
+    def microseconds(run: Callable[[], None]) -> float:
+        begin = time.process_time()
+        for _ in range(config.repeats):
+            run()
+        return 1e6 * (time.process_time() - begin) / config.repeats
+
+    measurements = {name: partial(microseconds, run) for name, run in passes.items()}
+    interleave(measurements, 1)  # warm up
+    times = interleave(measurements, config.rounds)
     for name in inside:
         times[name] = times[name] - times[LINEAR]
     return times
 
 
-def summarize(config: LayerCostConfig, norms: list[str]) -> list[dict[str, Any]]:
-    """Measure; one line for each normalizer."""
+def cost_lines(config: LayerCostConfig, norms: list[str]) -> list[dict[str, Any]]:
+    """Measure, and return one line for each normalizer."""
     times = measure(config, norms)
     return [
         {
@@ -157,13 +152,16 @@ def summarize(config: LayerCostConfig, norms: list[str]) -> list[dict[str, Any]]
 
 
 def sizes_table(config: LayerCostConfig) -> str:
-    """Ratios at several sizes, eager and compiled; each column is one interleaved run."""
+    """Measure ratios at several sizes, eager and compiled, and return them as a Markdown table.
+
+    The rounds of one column are interleaved.
+    """
     norms, sizes = SHOWN
     cells: dict[str, list[str]] = {norm: [] for norm in norms}
     for compile in (False, True):
         for batch, features in sizes:
             one = replace(config, batch=batch, features=features, compile=compile)
-            for norm, line in zip(norms, summarize(one, list(norms)), strict=True):
+            for norm, line in zip(norms, cost_lines(one, list(norms)), strict=True):
                 cells[norm].append(f"{line['ratio']:.2f}")
     names = [f"{batch}x{features}" for batch, features in sizes]
     columns = ["normalizer", *names, *(f"{name}, compiled" for name in names)]
@@ -171,7 +169,11 @@ def sizes_table(config: LayerCostConfig) -> str:
 
 
 def run_layer_cost(config: LayerCostConfig) -> None:
-    """Measure, print, and record if asked to."""
+    """Measure and print; with ``--record`` also write the ratios.
+
+    Raises:
+        UserError: an option is out of range, or excludes another one.
+    """
     for name in ("batch", "features", "rounds", "repeats"):
         if getattr(config, name) < 1:
             raise UserError(f"--{name} {getattr(config, name)}: expected at least 1")
@@ -182,37 +184,37 @@ def run_layer_cost(config: LayerCostConfig) -> None:
             f"--record --norms {' '.join(config.norms)}: expected the whole registry, so that all "
             "ratios are of one run; leave out --norms"
         )
+    if config.against is not None:
+        if config.record:
+            raise UserError("--against --record: expected one of them")
+        compare_checkouts("layer", config)
+        return
     if config.readme is not None:
-        around_block(config.readme, "layers")  # an error comes before the work
+        around_block(config.readme, "layers")  # raises before the measurement
         with one_thread():
             replace_block(config.readme, "layers", sizes_table(config))
         return
     norms = list(config.norms) or [n for n, row in REGISTRY.items() if not row.is_identity]
     with one_thread():
-        lines = summarize(config, norms)
+        lines = cost_lines(config, norms)
     if config.record:
         record(lines, norms)
-    if config.json:
-        for line in lines:
-            print(json.dumps(line))
-        return
-    kind = "compiled" if config.compile else "eager"
-    table = Table(title=f"forward and backward of a training pass, CPU, one thread, {kind}")
-    for column in ("normalizer", "size", "us", f"to {REFERENCE}"):
-        table.add_column(column, justify="left" if column == "normalizer" else "right")
+    rows = []
     for norm, line in zip(norms, lines, strict=True):
         name = f"{norm} (added to a linear layer)" if reparametrizes(norm) else norm
         size = line["case"].rpartition("/")[2]
-        table.add_row(name, size, f"{line['value']:.0f}", f"{line['ratio']:.2f}")
-    Console().print(table)
+        rows.append([name, size, f"{line['value']:.0f}", f"{line['ratio']:.2f}"])
+    kind = "compiled" if config.compile else "eager"
+    title = f"forward and backward of a training pass, CPU, one thread, {kind}"
+    emit(config, lines, ResultTable(title, ["normalizer", "size", "us", f"to {REFERENCE}"], rows))
 
 
 def record(lines: list[dict[str, Any]], norms: list[str]) -> None:
-    """Keep the ratios beside the normalizers, with how they were made."""
+    """Write the ratios to :data:`RECORD_FILE`, with the command that made them."""
     ratios = {n: round(line["ratio"], 2) for n, line in zip(norms, lines, strict=True)}
     command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
     write_json(
-        RECORD_FILE,
+        Path(str(RECORD_FILE)),
         {
             "what": "time of a training forward and backward as a ratio to LayerNorm's; CPU, one "
             "thread, eager; of a change of weights (wn, spectral): what it adds to a linear layer",
@@ -225,7 +227,7 @@ def record(lines: list[dict[str, Any]], norms: list[str]) -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch on one thread, and as it was afterwards."""
+    """Set torch to one thread in this context, and restore the number afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

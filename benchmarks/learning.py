@@ -1,22 +1,18 @@
-"""Learning runs whose results the README cites: the tuned settings, several normalizers and seeds."""
+"""Learning with tuned hyperparameters: several normalizers and seeds."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import joblib
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
-from rn_rl.analysis.tables import markdown_table
+from benchmarks.harness import Line, Output, ResultTable, append_line, emit, read_lines
 from rn_rl.errors import UserError, unknown
 from rn_rl.experiment.evaluation.config import EvaluateConfig
 from rn_rl.experiment.evaluation.evaluate import evaluate
-from rn_rl.experiment.runs.io import replace_block
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.single import train
 from rn_rl.statistics import bootstrap_interval
@@ -24,7 +20,7 @@ from rn_rl.statistics import bootstrap_interval
 
 @dataclass(frozen=True)
 class Case:
-    """A task: what :class:`TrainConfig` takes, apart from normalizer and seed."""
+    """Options of a task: those of :class:`TrainConfig` other than normalizer and seed."""
 
     algo: str
     env: str
@@ -33,79 +29,76 @@ class Case:
     set: tuple[str, ...] = ()
 
 
-SMALL = ("learning_starts=500", "batch_size=64", "policy_kwargs.net_arch=[64,64]")
-"""SAC takes a long time with the zoo's network."""
+SAC_SMALL = ("learning_starts=500", "batch_size=64", "policy_kwargs.net_arch=[64,64]")
+"""Smaller network than the zoo's, with which SAC takes a long time."""
 
-PUBLISHED = ("learning_starts=1000", "gamma=0.99", "policy_kwargs.net_arch=[256,256]")
-"""TD3 as its authors run it (github.com/sfujim/TD3), learning earlier."""
+TD3_PUBLISHED = ("learning_starts=1000", "gamma=0.99", "policy_kwargs.net_arch=[256,256]")
+"""TD3 as its authors run it (github.com/sfujim/TD3), with fewer steps before learning starts."""
 
-EPISODES = (
+TD3_EPISODES = (
     "learning_starts=1000",
     "gamma=0.99",
     "train_freq=[1,episode]",
     "gradient_steps=-1",
     "policy_kwargs.net_arch=[64,64]",
 )
-"""TD3 that learns after each episode, so that a phase is one, in a narrower network: its gain rises
-less, and one step of Adam moves an action less."""
+"""TD3 that learns after each episode, so that an episode is one phase, with a narrower network.
 
-CASES: dict[str, Case] = {
+The gain rises less, and one step of Adam moves an action less.
+"""
+
+LEARNING_CASES: dict[str, Case] = {
     "cartpole": Case("dqn", "CartPole-v1", "zoo", 50_000),
     "lunarlander": Case("dqn", "LunarLander-v3", "zoo", 100_000),
     "redbluedoors": Case("ppo", "MiniGrid-RedBlueDoors-6x6-v0", "paper", 1_000_000),
     "redbluedoors-lstm": Case("ppo_lstm", "MiniGrid-RedBlueDoors-6x6-v0", "paper", 1_000_000),
-    "pendulum-sac": Case("sac", "Pendulum-v1", "zoo", 10_000, SMALL),
-    "pendulum-td3": Case("td3", "Pendulum-v1", "zoo", 10_000, EPISODES),
+    "pendulum-sac": Case("sac", "Pendulum-v1", "zoo", 10_000, SAC_SMALL),
+    "pendulum-td3": Case("td3", "Pendulum-v1", "zoo", 10_000, TD3_EPISODES),
     "pendulum-td3-slow": Case(
-        "td3", "Pendulum-v1", "zoo", 10_000, (*EPISODES, "learning_rate=3e-4")
+        "td3", "Pendulum-v1", "zoo", 10_000, (*TD3_EPISODES, "learning_rate=3e-4")
     ),
     "pendulum-td3-wide": Case(
-        "td3", "Pendulum-v1", "zoo", 10_000, (*PUBLISHED, "learning_rate=3e-4")
+        "td3", "Pendulum-v1", "zoo", 10_000, (*TD3_PUBLISHED, "learning_rate=3e-4")
     ),
     "pendulum-td3-wide-slow": Case(
-        "td3", "Pendulum-v1", "zoo", 10_000, (*PUBLISHED, "learning_rate=1e-4")
+        "td3", "Pendulum-v1", "zoo", 10_000, (*TD3_PUBLISHED, "learning_rate=1e-4")
     ),
 }
-"""The tasks, by name."""
+"""Tasks by name."""
 
 
 @dataclass
-class LearningConfig:
-    """Train every normalizer on every case with several seeds, evaluate, tabulate.
+class LearningConfig(Output):
+    """Train every normalizer on every case with several seeds, evaluate, and tabulate.
 
-    Runs that the results file has are not repeated, so a stopped benchmark goes on, and more seeds
-    add to it.
+    Runs in the results file are not repeated: a stopped benchmark continues, and more seeds add to it.
     """
 
-    cases: tuple[str, ...] = tuple(CASES)
-    """Which cases."""
+    cases: tuple[str, ...] = tuple(LEARNING_CASES)
+    """Tasks."""
     norms: tuple[str, ...] = ("none", "ln", "rn", "ln+rn")
-    """Which normalizers."""
+    """Normalizers."""
     seeds: int = 3
-    """How many seeds of each."""
+    """Number of seeds of each."""
     first_seed: int = 0
-    """The first of them."""
+    """First seed."""
     jobs: int = 2
-    """Processes."""
+    """Number of processes."""
     episodes: int = 100
     """Episodes on which each final policy is evaluated."""
     out: Path = Path("runs/learning")
-    """Where the runs go."""
+    """Folder of the runs."""
     results: Path = Path("results/learning.jsonl")
-    """One line a run."""
+    """Results file: one line for each run."""
     timesteps: int | None = None
-    """Instead of the case's own; for trying it out."""
+    """Timesteps of each run; default: the case's own."""
     table: bool = False
-    """Only print the table of what there is."""
-    readme: Path | None = None
-    """Also write the table into this document, between its learning marks."""
-    json: bool = False
-    """Print one JSON object a line."""
+    """Train nothing, and print the table of the results file."""
 
 
-def run_one(case: str, norm: str, seed: int, config: LearningConfig) -> dict[str, Any]:
-    """Train and evaluate one agent: its line in the results file."""
-    task = CASES[case]
+def run_one(case: str, norm: str, seed: int, config: LearningConfig) -> Line:
+    """Train and evaluate one agent, and return its line of the results file."""
+    task = LEARNING_CASES[case]
     timesteps = config.timesteps or task.timesteps
     run = train(
         TrainConfig(
@@ -121,7 +114,7 @@ def run_one(case: str, norm: str, seed: int, config: LearningConfig) -> dict[str
             quiet=True,
         )
     )
-    row: dict[str, Any] = {"case": case, "norm": norm, "seed": seed, "timesteps": timesteps}
+    row: Line = {"case": case, "norm": norm, "seed": seed, "timesteps": timesteps}
     for stochastic in (False, True) if case.startswith("redbluedoors") else (False,):
         result = evaluate(EvaluateConfig(run.folder, config.episodes, stochastic))
         kind = "stochastic" if stochastic else "greedy"
@@ -136,23 +129,18 @@ def run_one(case: str, norm: str, seed: int, config: LearningConfig) -> dict[str
     return row
 
 
-def read_results(path: Path) -> list[dict[str, Any]]:
-    """All lines of a results file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-
-
 def run_learning(config: LearningConfig) -> None:
-    """Run what is missing, then print the table."""
+    """Train what the results file lacks, then print the table."""
     for case in config.cases:
-        if case not in CASES:
-            raise unknown("case", case, CASES)
+        if case not in LEARNING_CASES:
+            raise unknown("case", case, LEARNING_CASES)
     if config.first_seed < 0:
         raise UserError(f"--first-seed {config.first_seed}: expected at least 0")
     if config.seeds < 1 or config.jobs < 1:
         raise UserError(f"--seeds {config.seeds} --jobs {config.jobs}: expected at least 1 each")
     console = Console(stderr=config.json)
     if not config.table:
-        done = {(r["case"], r["norm"], r["seed"]) for r in read_results(config.results)}
+        done = {(r["case"], r["norm"], r["seed"]) for r in read_lines(config.results)}
         jobs = [
             (case, norm, seed)
             for case in config.cases
@@ -160,38 +148,33 @@ def run_learning(config: LearningConfig) -> None:
             for norm in config.norms
             if (case, norm, seed) not in done
         ]
-        config.results.parent.mkdir(parents=True, exist_ok=True)
         parallel = joblib.Parallel(n_jobs=config.jobs, return_as="generator_unordered")
         finished = parallel(joblib.delayed(run_one)(*job, config) for job in jobs)
         for count, row in enumerate(finished, 1):
-            with config.results.open("a") as stream:
-                stream.write(json.dumps(row) + "\n")
+            append_line(config.results, row)
             console.print(
                 f"{count}/{len(jobs)} {row['case']} {row['norm']} seed {row['seed']}: "
                 f"{row['greedy_mean']:.2f}"
             )
-    lines = summarize(read_results(config.results))
-    if config.readme is not None:
-        replace_block(config.readme, "learning", markdown_table(COLUMNS, table_rows(lines)))
-    if config.json:
-        for line in lines:
-            print(json.dumps(line))
-        return
-    table = Table(
-        title="final policies: mean over seeds of the mean return, 95% bootstrap interval"
+    lines = learning_lines(read_lines(config.results))
+    title = "final policies: mean over seeds of the mean return, 95% bootstrap interval"
+    emit(
+        config, lines, ResultTable(title, LEARNING_COLUMNS, learning_rows(lines)), block="learning"
     )
-    for column in COLUMNS:
-        table.add_column(column)
-    for row in table_rows(lines):
-        table.add_row(*row)
-    console.print(table)
 
 
-COLUMNS = ["case", "actions", "normalizer", "return [95% interval]", "each seed", "success"]
+LEARNING_COLUMNS = [
+    "case",
+    "actions",
+    "normalizer",
+    "return [95% interval]",
+    "each seed",
+    "success",
+]
 
 
-def table_rows(lines: list[dict[str, Any]]) -> list[list[str]]:
-    """The lines of :func:`summarize` as text."""
+def learning_rows(lines: list[Line]) -> list[list[str]]:
+    """Return the lines of :func:`learning_lines` as text."""
     rows = []
     for line in lines:
         digits = 2 if abs(line["value"]) < 2 else 1
@@ -204,10 +187,10 @@ def table_rows(lines: list[dict[str, Any]]) -> list[list[str]]:
     return rows
 
 
-def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line for each case, way of acting and normalizer; intervals are over seeds."""
+def learning_lines(rows: list[Line]) -> list[Line]:
+    """Return one line for each case, way of acting and normalizer; intervals are over seeds."""
     lines = []
-    for case in CASES:
+    for case in LEARNING_CASES:
         for kind in ("greedy", "stochastic"):
             mine = [r for r in rows if r["case"] == case and f"{kind}_mean" in r]
             for norm in dict.fromkeys(r["norm"] for r in mine):

@@ -1,29 +1,24 @@
-"""How the state follows data that change: a jump of the input, and a replay memory that lags."""
+"""State on changing data: a jump of the input's distribution, and a replay memory that lags."""
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from stable_baselines3 import DQN
 from stable_baselines3.common.evaluation import evaluate_policy
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from benchmarks.learning import read_results
+from benchmarks.harness import Line, Output, ResultTable, append_line, emit, read_lines
 from rn_rl.agents import AgeWeightedReplayBuffer
 from rn_rl.analysis.tables import markdown_table
 from rn_rl.errors import UserError
-from rn_rl.experiment.runs.io import replace_block
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.resolve import resolve
 from rn_rl.normalization import RegularityNorm, make_normalizers
@@ -42,7 +37,7 @@ JUMPING = ("rn", "rln", "rsn")
 HALF_LIVES: tuple[float | None, ...] = (20, 50, 200, None)
 ROWS, FEATURES = 64, 32
 SPAN = 200
-"""Phases that stand for a half-life where there is none."""
+"""Number of phases used as half-life where a normalizer has none."""
 
 SHADOWS: dict[str, tuple[float | None, float | None]] = {
     "plain": (None, None),
@@ -53,51 +48,46 @@ SHADOWS: dict[str, tuple[float | None, float | None]] = {
     "age_half_life=10000": (None, 10_000),
     "half_life=200, age_half_life=1000": (200, 1000),
 }
-"""Half-life of the state in phases and of the replayed samples in timesteps, of every variant."""
+"""Variants: half-life of the state in phases, and of the weights of replayed samples in timesteps."""
 
 AGE_UNIT = 1000.0
-"""Half-life of the weights that the replay memory itself gives; all others are powers of them."""
+"""Half-life of the weights that the replay memory computes, in timesteps; others are powers of them."""
 
 
 @dataclass
-class NonstationaryConfig:
-    """How normalizers follow a jump of their input, and the policy of a DQN that trains on replay.
+class NonstationaryConfig(Output):
+    """Measure how the state of a normalizer follows a jump of its input, and a DQN's current policy.
 
-    Seeds that the results file has are not repeated, so a stopped benchmark goes on, and more seeds
-    add to it.
+    Seeds in the results file are not repeated: a stopped benchmark continues, and more seeds add to it.
     """
 
     seeds: int = 5
-    """Seeds 0, 1, ... of the trainings."""
+    """Number of seeds 0, 1, ... of the trainings."""
     timesteps: int = 15_000
-    """Of each training: DQN with rn on LunarLander-v3, tuned settings, 64-64 units."""
+    """Timesteps of each training: DQN with rn on LunarLander-v3, tuned settings, 64-64 units."""
     episodes: int = 20
-    """Fresh episodes of each final agent."""
+    """Number of new episodes of each final agent."""
     results: Path = Path("results/nonstationary.jsonl")
-    """One line a training, and one a jump."""
+    """Results file: one line for each training and each jump."""
     table: bool = False
-    """Only print the tables of what there is."""
-    readme: Path | None = None
-    """Also write the tables into this document, between its nonstationary marks."""
-    json: bool = False
-    """Print one JSON object a line."""
+    """Train nothing, and print the tables of the results file."""
 
 
 def steady_gain(half_life: float | None, phases: int) -> float:
-    """``-log(1 - 2**(-1/half_life))``; without a half-life the ramp ``log(t + e - 1)``.
+    """Return the gain on stationary data: ``-log(1 - 2**(-1/half_life))``.
 
-    The t of the ramp is the number of commits after the first.
+    Without a half-life it is the ramp ``log(t + e - 1)``, t being the number of commits after the first.
     """
     if half_life is None:
         return math.log(phases - 2 + math.e)
     return -math.log(-math.expm1(-math.log(2) / half_life))
 
 
-def jump(norm: str, half_life: float | None, case: str) -> dict[str, Any]:
-    """The gain that a normalizer applies to an input around a jump of its distribution.
+def jump(norm: str, half_life: float | None, case: str) -> Line:
+    """Measure the gain of a normalizer around a jump of its input's distribution.
 
-    Ten half-lives before the jump and five after it, one batch of 64 x 32 a phase. Gains are means
-    of output over input, so for ``rsn`` over the samples.
+    Ten half-lives before the jump and five after it, one batch of 64 x 32 in each phase. A gain is the
+    mean of output / input; for ``rsn`` that averages over samples.
     """
     span = int(half_life or SPAN)
     [module] = make_normalizers(f"{norm}(half_life={half_life})", FEATURES)
@@ -122,9 +112,9 @@ def jump(norm: str, half_life: float | None, case: str) -> dict[str, Any]:
 
 
 def attach_shadows(norm: RegularityNorm, memory: AgeWeightedReplayBuffer) -> nn.ModuleDict:
-    """One normalizer of each variant that observes what ``norm`` observes, and changes nothing.
+    """Add one normalizer of each variant, which observes the inputs of ``norm`` and changes nothing.
 
-    They are children of ``norm``, so they go to training and evaluation mode, and commit, with it.
+    They are children of ``norm``, so that they change mode and commit together with it.
     """
     shadows = nn.ModuleDict()
     for name, (half_life, age_half_life) in SHADOWS.items():
@@ -146,7 +136,7 @@ def attach_shadows(norm: RegularityNorm, memory: AgeWeightedReplayBuffer) -> nn.
 
 
 def age_weights(memory: AgeWeightedReplayBuffer, half_life: float) -> Tensor:
-    """What the memory would give with this half-life for the samples drawn last."""
+    """Return the memory's weights of the last minibatch for another half-life, ``(batch,)``, mean 1."""
     weights = memory.weights()
     assert weights is not None
     weights = weights ** (AGE_UNIT / half_life)
@@ -154,7 +144,7 @@ def age_weights(memory: AgeWeightedReplayBuffer, half_life: float) -> Tensor:
 
 
 def watched_agent(seed: int, timesteps: int) -> tuple[DQN, list[RegularityNorm]]:
-    """Stock DQN with ``rn``, trained, and its normalizers, whose shadows watched."""
+    """Train SB3's DQN with ``rn``; return it and its normalizers, with their shadows."""
     spec = resolve(
         TrainConfig(
             algo="dqn",
@@ -179,11 +169,11 @@ def watched_agent(seed: int, timesteps: int) -> tuple[DQN, list[RegularityNorm]]
     return model, norms
 
 
-def tracking(seed: int, timesteps: int, episodes: int) -> dict[str, Any]:
-    """Train one agent; distance of each variant's statistics from those of the final policy.
+def tracking(seed: int, timesteps: int, episodes: int) -> Line:
+    """Train one agent, and measure how far each variant's state is from the final policy's data.
 
     The distance is KL(current || state) in nats between two Gaussians: the layer's pre-activations in
-    fresh greedy episodes, and what the variant holds of the same layer; one number a layer.
+    new greedy episodes, and the variant's state of that layer. One number for each layer.
     """
     model, norms = watched_agent(seed, timesteps)
     seen: list[list[Tensor]] = [[] for _ in norms]
@@ -213,7 +203,7 @@ def tracking(seed: int, timesteps: int, episodes: int) -> dict[str, Any]:
 
 
 def run_nonstationary(config: NonstationaryConfig) -> None:
-    """Run what is missing, then print the tables."""
+    """Run what the results file lacks, then print the tables."""
     for name in ("seeds", "timesteps", "episodes"):
         if getattr(config, name) < 1:
             raise UserError(f"--{name} {getattr(config, name)}: expected at least 1")
@@ -221,47 +211,35 @@ def run_nonstationary(config: NonstationaryConfig) -> None:
     if not config.table:
         torch.set_num_threads(1)
         run_missing(config, console)
-    rows = read_results(config.results)
+    rows = read_lines(config.results)
     jumps = [row for row in rows if row["part"] == "jump"]
     variants = summarize_tracking(rows)
-    if config.readme is not None:
-        replace_block(config.readme, "nonstationary", readme_text(rows))
-    if config.json:
-        for line in [*map(jump_line, jumps), *variants]:
-            print(json.dumps(line))
-        return
-    for title, columns, cells in (
-        (JUMP_TITLE, JUMP_COLUMNS, jump_cells(jumps)),
-        (tracking_title(rows), TRACKING_COLUMNS, tracking_cells(variants)),
-    ):
-        table = Table(title=title, caption=None if cells else "nothing yet", box=SIMPLE_HEAD)
-        table.padding = (0, 1, 0, 0)
-        for number, column in enumerate(columns):
-            table.add_column(column, min_width=0 if number else len("age_half_life=10000"))
-        for cell in cells:
-            table.add_row(*cell)
-        console.print(table)
+    emit(
+        config,
+        [*map(jump_line, jumps), *variants],
+        ResultTable(JUMP_TITLE, JUMP_COLUMNS, jump_cells(jumps)),
+        ResultTable(tracking_title(rows), TRACKING_COLUMNS, tracking_cells(variants)),
+        block="nonstationary",
+        text=readme_text(rows),
+    )
     console.print(verdict(variants))
 
 
 def run_missing(config: NonstationaryConfig, console: Console) -> None:
-    """Add to the results what is not there."""
-    rows = read_results(config.results)
+    """Add the missing jumps and trainings to the results file."""
+    rows = read_lines(config.results)
     done = {(r["norm"], r["half_life"], r["case"]) for r in rows if r["part"] == "jump"}
     seeds = {r["seed"] for r in rows if r["part"] == "tracking"}
-    config.results.parent.mkdir(parents=True, exist_ok=True)
-    with config.results.open("a") as stream:
-        for norm in JUMPING:
-            for half_life in HALF_LIVES:
-                for case in JUMPS:
-                    if (norm, half_life, case) not in done:
-                        stream.write(json.dumps(jump(norm, half_life, case)) + "\n")
-        for seed in range(config.seeds):
-            if seed not in seeds:
-                row = tracking(seed, config.timesteps, config.episodes)
-                stream.write(json.dumps(row) + "\n")
-                stream.flush()
-                console.print(f"seed {seed}: return {row['return']:.1f}")
+    for norm in JUMPING:
+        for half_life in HALF_LIVES:
+            for case in JUMPS:
+                if (norm, half_life, case) not in done:
+                    append_line(config.results, jump(norm, half_life, case))
+    for seed in range(config.seeds):
+        if seed not in seeds:
+            row = tracking(seed, config.timesteps, config.episodes)
+            append_line(config.results, row)
+            console.print(f"seed {seed}: return {row['return']:.1f}")
 
 
 JUMP_TITLE = "gain around a tenfold jump of the input, and 5 half-lives later"
@@ -269,19 +247,19 @@ JUMP_COLUMNS = ["normalizer", "jump", "before", "1st phase", "2nd", "later", "st
 GAINS = ("before", "first", "second", "after", "steady")
 
 
-def jump_cells(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """The rows of :func:`jump` as text."""
+def jump_cells(rows: list[Line]) -> list[list[str]]:
+    """Return the rows of :func:`jump` as text."""
     return [[named(row), row["case"], *(f"{row[key]:.2f}" for key in GAINS)] for row in rows]
 
 
-def named(row: dict[str, Any]) -> str:
-    """The spec of a jump's normalizer."""
+def named(row: Line) -> str:
+    """Return the spec of a jump's normalizer."""
     half_life = row["half_life"]
     return row["norm"] if half_life is None else f"{row['norm']}(half_life={half_life})"
 
 
-def jump_line(row: dict[str, Any]) -> dict[str, Any]:
-    """One jump as a line of JSON; the value is the gain five half-lives after it."""
+def jump_line(row: Line) -> Line:
+    """Return a jump as a line of JSON; its value is the gain five half-lives later."""
     return {
         "benchmark": "nonstationary",
         "case": f"jump/{row['case']}/{named(row)}",
@@ -293,8 +271,8 @@ def jump_line(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def summarize_tracking(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line for each variant: mean distance over layers and seeds, and paired with plain."""
+def summarize_tracking(rows: list[Line]) -> list[Line]:
+    """Return one line for each variant: mean distance, and its paired difference from ``plain``."""
     runs = sorted((r for r in rows if r["part"] == "tracking"), key=lambda r: r["seed"])
     lines = []
     for name in runs[0]["kl"] if runs else ():
@@ -324,8 +302,8 @@ def summarize_tracking(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 TRACKING_COLUMNS = ["state", "layer 1", "layer 2", "KL, mean [95%]", "less plain [95%]"]
 
 
-def tracking_cells(lines: list[dict[str, Any]]) -> list[list[str]]:
-    """The lines of :func:`summarize_tracking` as text."""
+def tracking_cells(lines: list[Line]) -> list[list[str]]:
+    """Return the lines of :func:`summarize_tracking` as text."""
     return [
         [
             line["case"].partition("/")[2],
@@ -338,16 +316,16 @@ def tracking_cells(lines: list[dict[str, Any]]) -> list[list[str]]:
     ]
 
 
-def tracking_title(rows: list[dict[str, Any]]) -> str:
-    """What was run, in words."""
+def tracking_title(rows: list[Line]) -> str:
+    """Return the title of the tracking table: unit, environment, timesteps and seeds."""
     runs = [row for row in rows if row["part"] == "tracking"]
     seeds = ", ".join(str(seed) for seed in sorted(row["seed"] for row in runs))
     steps = ", ".join(f"{n:,}" for n in sorted({row["timesteps"] for row in runs}))
     return f"KL(current policy || state) in nats, LunarLander-v3, {steps} timesteps, seeds {seeds}"
 
 
-def verdict(lines: list[dict[str, Any]]) -> str:
-    """Which variants follow the current policy better than the plain state, and which do not."""
+def verdict(lines: list[Line]) -> str:
+    """Return a sentence: which variants are closer to the current policy than the plain state."""
     others = [line for line in lines if not line["case"].endswith("/plain")]
     kinds = {
         "closer than the plain state": [r for r in others if r["difference_high"] < 0],
@@ -365,8 +343,8 @@ def verdict(lines: list[dict[str, Any]]) -> str:
 README_JUMP_COLUMNS = ["half-life", "steady gain", "peak rn", "rln", "rsn", "5 half-lives on, all"]
 
 
-def readme_jump_cells(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """One line for each half-life, over all jumps."""
+def readme_jump_cells(rows: list[Line]) -> list[list[str]]:
+    """Return one row for each half-life, over all jumps."""
     cells = []
     for half_life in dict.fromkeys(row["half_life"] for row in rows):
         mine = [row for row in rows if row["half_life"] == half_life]
@@ -383,8 +361,8 @@ def readme_jump_cells(rows: list[dict[str, Any]]) -> list[list[str]]:
     return cells
 
 
-def readme_text(rows: list[dict[str, Any]]) -> str:
-    """The block of the README: both tables, and the verdict in a sentence."""
+def readme_text(rows: list[Line]) -> str:
+    """Return the text of the document: both tables, and the verdict in a sentence."""
     variants = summarize_tracking(rows)
     jumps = [row for row in rows if row["part"] == "jump"]
     return "\n\n".join(

@@ -1,9 +1,8 @@
-"""Speed of many seeds in one process against SB3's one, as ratios in one interleaved run."""
+"""Speed of a seed batch against SB3 with one seed, in interleaved rounds."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import multiprocessing
 import os
 import time
@@ -19,7 +18,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
-from benchmarks.seed_batch_speed_table import read_lines, show
+from benchmarks.against import SpeedOutput, compare_checkouts
+from benchmarks.harness import Line, interleave
+from benchmarks.seed_batch_speed_table import emit_speeds, read_speeds
 from rn_rl.agents import SeedBatch, SeedBatchDQN
 from rn_rl.errors import UserError, unknown
 from rn_rl.experiment.runs.spec import RunSpec
@@ -29,7 +30,7 @@ from rn_rl.experiment.training.envpool import env_seeds, fast_envs, no_envpool
 from rn_rl.experiment.training.resolve import resolve
 from rn_rl.experiment.training.seed_batch import BATCHES, make_model_silently
 
-CASES = {
+SEED_CASES = {
     "cartpole": ("dqn", "CartPole-v1", 50),
     "lunarlander": ("dqn", "LunarLander-v3", 50),
     "redbluedoors": ("ppo", "MiniGrid-RedBlueDoors-6x6-v0", 8),
@@ -38,27 +39,27 @@ CASES = {
 """Algorithm, environment and number of seeds."""
 
 UNIT = 200
-"""Timesteps of a seed that are the least to measure, rounded up to whole rollouts."""
+"""Fewest timesteps of a seed in one measurement, rounded up to whole rollouts."""
 
 
 @dataclass
-class SeedSpeedConfig:
+class SeedSpeedConfig(SpeedOutput):
     """Timesteps per second of a seed batch, summed over seeds, against SB3 with one seed."""
 
-    cases: tuple[str, ...] = tuple(CASES)
+    cases: tuple[str, ...] = tuple(SEED_CASES)
     """cartpole, lunarlander (DQN), redbluedoors (PPO), redbluedoors-lstm (RecurrentPPO)."""
     norms: tuple[str, ...] = ("none", "rn")
-    """Normalizers of the batch; SB3 has none."""
+    """Normalizers of the batch; SB3 runs without one."""
     config: str = "paper"
     """Set of hyperparameters, paper or zoo; the Zoo's networks are larger."""
     seeds: int | None = None
     """Seeds in a batch; default: 50 for DQN, 8 for PPO."""
     rounds: int = 25
-    """Interleaved rounds, better many than long; a ratio is the median of the rounds' ratios."""
+    """Number of interleaved rounds; a ratio is the median of the rounds' ratios."""
     seconds: float = 1
-    """About how long each is measured in a round."""
+    """Approximate duration of one measurement."""
     jobs: int = 1
-    """Processes, a core each, that share the seeds, as compare does; SB3 gets as many threads."""
+    """Processes, one core each, that share the seeds; SB3 gets as many threads."""
     threads: int = 1
     """Threads that step the environments of the batch."""
     compile: bool = False
@@ -66,45 +67,43 @@ class SeedSpeedConfig:
     profile: bool = False
     """Also print where the time goes."""
     device: str = "cpu"
-    """Where the networks of the batch are; SB3 stays on the CPU."""
+    """Device of the batch's networks; SB3 stays on the CPU."""
     table: Path | None = None
-    """Measure nothing, and show these lines of --json."""
+    """Measure nothing, and show the lines that --json printed into this file."""
     readme: Path | None = None
     """Also write the table into this document, between its seeds marks (of a GPU: seeds-gpu)."""
-    json: bool = False
-    """Print one JSON object a line."""
 
 
 class Timed:
-    """Timesteps per second of something that is run again and again.
+    """Repeated measurement of timesteps per second.
 
     Args:
-        run: takes so many timesteps of each seed.
-        seeds: how many timesteps one of those is.
-        unit: the least that can be run.
+        run: trains for a number of timesteps of each seed.
+        seeds: number of seeds that ``run`` trains.
+        unit: fewest timesteps that can be run; a measurement is a multiple of it.
+        seconds: approximate duration of a measurement.
     """
 
     def __init__(self, run: Callable[[int], None], seeds: int, unit: int, seconds: float) -> None:
         self.run, self.seeds = run, seeds
         self.steps = unit
-        while True:  # as many units as fill the time, found by trying
+        while True:  # double the timesteps until they fill the time
             begin = time.perf_counter()
             self.run(self.steps)
             if time.perf_counter() - begin > seconds / 2:
                 break
             self.steps *= 2
-        self.speeds: list[float] = []
 
-    def measure(self) -> None:
-        """One round."""
+    def measure(self) -> float:
+        """Measure once: timesteps per second, summed over seeds."""
         begin = time.perf_counter()
         self.run(self.steps)
-        self.speeds.append(self.seeds * self.steps / (time.perf_counter() - begin))
+        return self.seeds * self.steps / (time.perf_counter() - begin)
 
 
 def prepare(case: str, norm: str, config: SeedSpeedConfig) -> tuple[RunSpec, VecEnv]:
-    """What is trained, and the environment of a single run."""
-    algo, env_id, _ = CASES[case]
+    """Return the resolved settings of a case, and the environment of one run."""
+    algo, env_id, _ = SEED_CASES[case]
     spec = resolve(
         TrainConfig(
             algo=algo,
@@ -123,14 +122,14 @@ def prepare(case: str, norm: str, config: SeedSpeedConfig) -> tuple[RunSpec, Vec
 
 
 def all_seeds(case: str, config: SeedSpeedConfig) -> range:
-    """Of a batch."""
-    return range(config.seeds or CASES[case][2])
+    """Return the seeds of a batch."""
+    return range(config.seeds or SEED_CASES[case][2])
 
 
 def build(
     case: str, norm: str, config: SeedSpeedConfig, seeds: Sequence[int] | None = None
 ) -> tuple[SeedBatch[Any], BaseAlgorithm]:
-    """A batch, and the SB3 agent that is trained in its place."""
+    """Return a seed batch, and an SB3 agent with the same settings."""
     spec, trial = prepare(case, norm, config)
     seeds = all_seeds(case, config) if seeds is None else seeds
     models = []
@@ -143,7 +142,7 @@ def build(
 
 
 def stock_env(spec: RunSpec) -> VecEnv:
-    """The environments as who uses SB3 makes them, without what our own runs put around them."""
+    """Return environments as SB3's ``make_vec_env`` makes them, without the wrappers of our runs."""
     wrapper = spec.hyperparameters.get("env_wrapper")
     return make_vec_env(
         spec.env,
@@ -155,13 +154,13 @@ def stock_env(spec: RunSpec) -> VecEnv:
 
 
 def go_on(batch: SeedBatch[Any]) -> Callable[[int], None]:
-    """Train a batch for so many more timesteps of each seed, at the end of every schedule."""
+    """Return a function that trains a batch for more timesteps, with schedules at their end."""
     return lambda steps: batch.learn(batch.num_timesteps + steps)
 
 
 @contextlib.contextmanager
 def shared(case: str, norm: str, config: SeedSpeedConfig) -> Iterator[Callable[[int], None]]:
-    """:func:`go_on` for a batch whose seeds are shared among processes."""
+    """Like :func:`go_on`, with the seeds of the batch shared among processes."""
     seeds = all_seeds(case, config)
     context = multiprocessing.get_context("spawn")
     pipes, processes = [], []
@@ -198,7 +197,7 @@ def _part(
 
 
 def random_play(case: str, config: SeedSpeedConfig) -> tuple[Callable[[int], None], int]:
-    """Step the environments of a batch, and do nothing else; and how many seeds those are of."""
+    """Return a function that only steps the environments of a batch, and their number of seeds."""
     spec, trial = prepare(case, "none", config)
     envs = fast_envs(spec, env_seeds(all_seeds(case, config), spec.n_envs, 0), trial)
     rng = np.random.default_rng(0)
@@ -213,7 +212,7 @@ def random_play(case: str, config: SeedSpeedConfig) -> tuple[Callable[[int], Non
 
 
 def profile(batch: SeedBatch[Any], steps: int) -> dict[str, float]:
-    """Shares of a training: environments, acting, gradients, optimizer, the rest."""
+    """Return the shares of the time of environments, acting, gradients, optimizer and the rest."""
     parts: dict[str, tuple[Any, str]] = {"environments": (batch.envs, "step")}
     parts["gradients"] = (batch, "_gradients")
     parts["optimizer"] = (batch.optimizer, "step")
@@ -248,10 +247,14 @@ def profile(batch: SeedBatch[Any], steps: int) -> dict[str, float]:
 
 
 def run_seed_speed(config: SeedSpeedConfig) -> None:
-    """Measure and print."""
+    """Measure and print.
+
+    Raises:
+        UserError: an option is out of range, or excludes another one.
+    """
     for case in config.cases:
-        if case not in CASES:
-            raise unknown("case", case, CASES)
+        if case not in SEED_CASES:
+            raise unknown("case", case, SEED_CASES)
     if config.rounds < 1 or (config.seeds is not None and config.seeds < 1):
         raise UserError(
             f"--rounds {config.rounds} --seeds {config.seeds}: expected at least 1 each"
@@ -261,10 +264,15 @@ def run_seed_speed(config: SeedSpeedConfig) -> None:
             f"--jobs {config.jobs}: expected at least 1, and 1 with --profile or --readme"
         )
     if config.table is not None:
-        show(read_lines(config.table), {}, config.readme)
+        emit_speeds(config, read_speeds(config.table))
+        return
+    if config.against is not None:
+        if config.profile:
+            raise UserError("--against --profile: expected one of them")
+        compare_checkouts("seeds", config)
         return
     torch.set_num_threads(config.jobs)
-    lines: list[dict[str, Any]] = []
+    lines: list[Line] = []
     shares: dict[str, dict[str, float]] = {}
     for case in config.cases:
         with contextlib.ExitStack() as stack:
@@ -282,27 +290,20 @@ def run_seed_speed(config: SeedSpeedConfig) -> None:
                 if config.profile:
                     shares[f"{case}/{norm}"] = profile(batch, timed[norm].steps)
                 if norm == config.norms[0]:
-                    if not options(config):  # which make no difference to them
+                    if not options(config):  # options do not change these two
                         play, size = random_play(case, config)
                         timed["environments alone"] = Timed(play, size, unit, config.seconds)
                     timed["sb3/none"] = Timed(_learn(single), 1, unit, config.seconds)
-            for round_ in range(config.rounds):
-                order = list(timed)
-                np.random.default_rng(round_).shuffle(order)
-                for name in order:
-                    timed[name].measure()
+            speeds = interleave({name: each.measure for name, each in timed.items()}, config.rounds)
+            sizes = {name: each.seeds for name, each in timed.items()}
             told = {"device": device_name(config), "options": options(config)}
-            lines.extend({**line, **told} for line in summarize(case, timed))
-    if config.json:
-        for line in lines:
-            print(json.dumps(line))
-    else:
-        show(lines, shares, config.readme)
+            lines.extend({**line, **told} for line in seed_speed_lines(case, sizes, speeds))
+    emit_speeds(config, lines, shares)
 
 
 @contextlib.contextmanager
 def on_cores(count: int) -> Iterator[None]:
-    """In this context the process and what it starts have so many cores, where a system can say so."""
+    """Limit this process and its children to ``count`` cores, where the system supports it."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -322,7 +323,7 @@ def _learn(model: BaseAlgorithm) -> Callable[[int], None]:
 
 
 def options(config: SeedSpeedConfig) -> str:
-    """How this differs from the usual run of a batch."""
+    """Return the options that differ from the default run of a batch, as text."""
     given = {
         f"--config {config.config}": config.config != SeedSpeedConfig.config,
         "--compile": config.compile,
@@ -332,28 +333,25 @@ def options(config: SeedSpeedConfig) -> str:
 
 
 def device_name(config: SeedSpeedConfig) -> str:
-    """What the networks of the batch run on."""
+    """Return the name of the device of the batch's networks."""
     return "cpu" if config.device == "cpu" else str(torch.cuda.get_device_name(config.device))
 
 
-def summarize(case: str, timed: dict[str, Timed]) -> list[dict[str, Any]]:
-    """One line for each case and reference."""
-    algo, env_id, _ = CASES[case]
+def seed_speed_lines(case: str, sizes: dict[str, int], speeds: dict[str, np.ndarray]) -> list[Line]:
+    """Return one line for each measurement and reference."""
+    algo, env_id, _ = SEED_CASES[case]
     named = f"{env_id}/lstm" if algo == "ppo_lstm" else env_id
-    lines = []
-    for name, each in timed.items():
-        for reference in ("sb3/none", "none"):
-            if reference in timed and name != reference:
-                ratios = np.array(each.speeds) / np.array(timed[reference].speeds)
-                lines.append(
-                    {
-                        "benchmark": "seeds",
-                        "case": f"{named}/{name}",
-                        "seeds": each.seeds,
-                        "value": float(np.median(each.speeds)),
-                        "unit": "steps/s",
-                        "ratio": float(np.median(ratios)),
-                        "ratio_to": reference,
-                    }
-                )
-    return lines
+    return [
+        {
+            "benchmark": "seeds",
+            "case": f"{named}/{name}",
+            "seeds": sizes[name],
+            "value": float(np.median(values)),
+            "unit": "steps/s",
+            "ratio": float(np.median(values / speeds[reference])),
+            "ratio_to": reference,
+        }
+        for name, values in speeds.items()
+        for reference in ("sb3/none", "none")
+        if reference in speeds and name != reference
+    ]

@@ -1,43 +1,40 @@
-"""What ``benchmark.py seeds`` measured, as a table: on a terminal, and in a README."""
+"""Table of what ``python -m benchmarks seeds`` measured."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from rn_rl.analysis.tables import markdown_table
+from benchmarks.harness import Line, Output, ResultTable, emit, read_lines
 from rn_rl.errors import UserError
-from rn_rl.experiment.runs.io import replace_block
 
-COLUMNS = ["case", "seeds", "steps/s", "to SB3, one seed", "to none"]
+SEED_SPEED_COLUMNS = ["case", "seeds", "steps/s", "to SB3, one seed", "to none"]
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """What ``--json`` printed.
+def read_speeds(path: Path) -> list[Line]:
+    """Return the lines that ``seeds --json`` printed.
 
     Raises:
-        UserError: it is something else.
+        UserError: the file has other lines, or those of several devices.
     """
     try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = read_lines(path)
         if all(line["benchmark"] == "seeds" for line in lines):
-            [_] = {line["device"] for line in lines}  # one table is of one device
+            [_] = {line["device"] for line in lines}  # one table shows one device
             return lines
     except (OSError, ValueError, KeyError, TypeError):
         pass
     raise UserError(f"--table {path}: expected a file of what 'benchmark.py seeds --json' printed")
 
 
-def table_rows(lines: list[dict[str, Any]]) -> list[list[str]]:
-    """One row for each case of each run, with its ratios."""
-    cells: dict[tuple[str, int, int], dict[str, dict[str, Any]]] = {}
+def seed_speed_rows(lines: list[Line]) -> list[list[str]]:
+    """Return one row for each case of each run of the benchmark, with its ratios."""
+    cells: dict[tuple[str, int, int], dict[str, Line]] = {}
     for line in lines:
         key = f"{line['case']} {line.get('options', '')}".strip(), line["seeds"], 0
-        while line["ratio_to"] in cells.get(key, ()):  # the same in another run
+        while line["ratio_to"] in cells.get(key, ()):  # the same case in another run
             key = *key[:2], key[2] + 1
         cells.setdefault(key, {})[line["ratio_to"]] = line
     rows = []
@@ -51,31 +48,22 @@ def table_rows(lines: list[dict[str, Any]]) -> list[list[str]]:
     return rows
 
 
-def show(
-    lines: list[dict[str, Any]], shares: dict[str, dict[str, float]], readme: Path | None
+def emit_speeds(
+    output: Output, lines: list[Line], shares: Mapping[str, Mapping[str, float]] | None = None
 ) -> None:
-    """Print the table, and put it into a README.
+    """Print the speeds, and write them to a document with ``seeds`` (GPU: ``seeds-gpu``) marks.
 
     Args:
+        output: options of the benchmark.
         lines: all measured on one device.
-        shares: by case, where its time goes.
-        readme: a document with seeds marks, of a GPU: seeds-gpu.
+        shares: shares of the time by case and part of the training.
     """
-    rows = table_rows(lines)
     [device] = {line["device"] for line in lines}
-    if readme is not None:
-        block = "seeds" if device == "cpu" else "seeds-gpu"
-        replace_block(readme, block, markdown_table(COLUMNS, rows))
     where = "one core for each process" if device == "cpu" else f"one process on one {device}"
-    table = Table(title=f"many seeds, {where}: median of interleaved rounds")
-    for column in COLUMNS:
-        left = column == "case"
-        table.add_column(column, justify="left" if left else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-    for case, parts in shares.items():
-        told = ", ".join(
-            f"{name} {share:.0%}" for name, share in sorted(parts.items(), key=lambda p: -p[1])
-        )
-        Console().print(f"{case}: {told}", highlight=False)
+    title = f"many seeds, {where}: median of interleaved rounds"
+    table = ResultTable(title, SEED_SPEED_COLUMNS, seed_speed_rows(lines))
+    emit(output, lines, table, block="seeds" if device == "cpu" else "seeds-gpu")
+    for case, parts in (shares or {}).items():
+        ordered = sorted(parts.items(), key=lambda part: -part[1])
+        told = ", ".join(f"{name} {share:.0%}" for name, share in ordered)
+        Console(stderr=output.json).print(f"{case}: {told}", highlight=False)

@@ -16,7 +16,7 @@ def markdown(text: str) -> str:
     text = re.sub(r":\w+:`([^`]*)`", r"`\1`", text)
     text = re.sub(r"\.\. math::\s*(.*?)(?=\n[ \t]*\n|\Z)", _display, text, flags=re.DOTALL)
     rule = r"^[ \t]*=+  +=+[ \t]*$"
-    text = re.sub(rf"({rule}\n(?:.*\n)*?{rule})", _fence, text, flags=re.MULTILINE)
+    text = re.sub(rf"({rule}\n(?:.*\n)*?{rule})", _listed, text, flags=re.MULTILINE)
     return re.sub(r"^([ \t]*)Example:[ \t]*$", r"\1Examples:", text, flags=re.MULTILINE)
 
 
@@ -24,8 +24,18 @@ def _display(found: re.Match[str]) -> str:
     return f"$$\n{' '.join(found[1].split())}\n$$"
 
 
-def _fence(found: re.Match[str]) -> str:
-    return f"```text\n{textwrap.dedent(found[1]).replace('``', '')}\n```"
+def _listed(found: re.Match[str]) -> str:
+    """Rewrite a table of two columns as a list, which also fits a phone."""
+    rule, *rows, _ = textwrap.dedent(found[1]).splitlines()
+    start = rule.rindex(" ") + 1
+    items: list[str] = []
+    for row in rows:
+        first, second = row[:start].strip().replace("``", ""), row[start:].strip()
+        if first:
+            items.append(f"- `{first}`: {second}")
+        else:  # the second column goes on
+            items[-1] += f" {second}"
+    return "\n" + "\n".join(items) + "\n"
 
 
 class Docstrings(griffe.Extension):

@@ -1,6 +1,6 @@
-"""rn-rl: regularity normalization and its relatives inside Stable-Baselines3 agents.
+"""rn-rl: regularity normalization and related normalizers inside Stable-Baselines3 agents.
 
-Importing this loads neither Stable-Baselines3 nor gymnasium, nor even torch before it is needed.
+``import rn_rl`` loads neither torch nor Stable-Baselines3 nor Gymnasium: names are imported on first use.
 """
 
 from __future__ import annotations

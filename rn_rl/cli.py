@@ -40,7 +40,7 @@ Modules of options import neither torch nor SB3, so ``--help`` and mistakes are 
 """
 
 
-def subcommands(commands: dict[str, tuple[type, str]]) -> Any:
+def subcommands(commands: Mapping[str, tuple[type, Any]]) -> Any:
     """The union type from which tyro makes one subcommand for each entry."""
     return Union[  # noqa: UP007 - made at run time
         tuple(

@@ -1,4 +1,4 @@
-"""The one exception type that the command line turns into a single line and exit status 2."""
+"""Exceptions that the command line prints as one line, without a traceback."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Something that the person at the keyboard can fix: the value, what was expected, the fix."""
+    """A mistake that the user can fix: the message has the value, what was expected, and the fix.
+
+    The command line prints it as one line and exits with status 2.
+    """
 
 
 class TrainingStopped(Exception):
@@ -15,18 +18,18 @@ class TrainingStopped(Exception):
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what a library says, or what kind of error it is where it says nothing."""
+    """First line of the message of an error, or the name of its class if the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def unknown(kind: str, value: str, known: Iterable[str], hint: str | None = None) -> UserError:
-    """The error for a name that is in no table: the nearest names first, then where all of them are.
+    """Build the error for an unknown name: the value, the nearest valid names, then all of them.
 
     Args:
-        kind: what the name is a name of, such as ``"normalizer"``.
+        kind: kind of thing that is named, such as ``"normalizer"``.
         value: the name received.
-        known: every valid name.
-        hint: where to look further; by default the whole list is printed.
+        known: all valid names.
+        hint: text in place of the list of all names.
     """
     names = list(known)
     lower = {name.lower(): name for name in names}

@@ -1,9 +1,9 @@
-"""Statistics of many runs: what they have in common, how sure that is, and which of two is better.
+"""Statistics of many runs: averages, bootstrap intervals, comparisons of two methods.
 
 Definitions are those of Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical
-Precipice" (NeurIPS 2021) and of rliable, its library. A *task* is what is trained on, a *run* one
-seed of it. Every statistic takes one array of runs a task; runs lie along ``axis``, which is how SciPy
-asks for whole stacks of resamples at once, so one function serves figures and intervals.
+Precipice" (NeurIPS 2021) and of their library rliable. A *task* is an environment (or data set) to train
+on, a *run* is a training on it with one seed. Every statistic takes one array of scores for each task,
+with runs along ``axis``; other axes may hold resamples, as in SciPy's vectorized bootstrap.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ Statistic = Callable[..., np.ndarray]
 """``statistic(*tasks, axis=-1)``."""
 
 EXPLORATORY = 10
-"""With fewer runs than this a comparison is a hint and no result."""
+"""Number of runs below which a comparison is called exploratory."""
 
 RESAMPLES = 2000
-"""Of a bootstrap."""
+"""Number of bootstrap resamples."""
 
 
 def mean(*tasks: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -35,12 +35,12 @@ def interquartile_mean(*tasks: np.ndarray, axis: int = -1) -> np.ndarray:
 
 
 def optimality_gap(*tasks: np.ndarray, axis: int = -1) -> np.ndarray:
-    """``1 - mean(min(score, 1))``: how far scores fall short of 1, what exceeds it being no gain."""
+    """``1 - mean(min(score, 1))``: mean distance of scores below 1; scores above 1 count as 1."""
     return 1 - mean(*(np.minimum(task, 1) for task in tasks), axis=axis)
 
 
 def spread(*tasks: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Run-to-run spread: standard deviation over runs (n - 1), mean over tasks."""
+    """Run-to-run spread: standard deviation over runs (divided by n - 1), mean over tasks."""
     return np.mean([task.std(axis, ddof=1) for task in tasks], axis=0)
 
 
@@ -48,8 +48,8 @@ def probability_of_improvement(*tasks: np.ndarray, axis: int = -1) -> np.ndarray
     """``P(X > Y) + P(X = Y) / 2`` for random runs of X and Y, mean over tasks.
 
     Args:
-        tasks: the runs of X on every task, then those of Y on every task.
-        axis: along which runs lie.
+        tasks: scores of X on every task, then scores of Y on the same tasks.
+        axis: axis of the runs.
     """
     half = len(tasks) // 2
     found = []
@@ -63,7 +63,7 @@ def probability_of_improvement(*tasks: np.ndarray, axis: int = -1) -> np.ndarray
 
 
 def performance_profile(*tasks: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Share of runs that score above each threshold, mean over tasks: ``(len(thresholds),)``."""
+    """Share of runs with a score above each threshold, mean over tasks: ``(len(thresholds),)``."""
     return np.mean([(task[:, None] > thresholds).mean(0) for task in tasks], axis=0)
 
 
@@ -74,10 +74,17 @@ def interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Stratified percentile bootstrap: runs are drawn anew within every task. Seeded.
+    """Stratified percentile bootstrap interval: runs are resampled within every task.
+
+    Args:
+        statistic: for example :func:`mean`, or any function of the same signature.
+        tasks: scores, ``(runs,)`` for each task.
+        level: confidence level.
+        resamples: number of bootstrap resamples.
+        seed: seed of the resampling.
 
     Returns:
-        Lower and upper bound. Where a task has one run there is no interval: ``(nan, nan)``.
+        Lower and upper bound; ``(nan, nan)`` if a task has fewer than two runs.
     """
     if min(len(task) for task in tasks) < 2:
         return float("nan"), float("nan")
@@ -100,7 +107,17 @@ def interval(
 def bands(
     values: np.ndarray, statistic: Statistic = mean, resamples: int = 1000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pointwise 95% bootstrap intervals of curves ``(runs, points)``; whole runs are drawn anew."""
+    """Pointwise 95% bootstrap intervals of curves; whole runs are resampled.
+
+    Args:
+        values: ``(runs, points)``.
+        statistic: statistic over the runs of one point.
+        resamples: number of bootstrap resamples.
+        seed: seed of the resampling.
+
+    Returns:
+        Lower and upper bounds, ``(points,)`` each; NaN for fewer than two runs.
+    """
     runs, points = values.shape
     if runs < 2:
         return np.full(points, np.nan), np.full(points, np.nan)
@@ -113,7 +130,17 @@ def bands(
 def profile_bands(
     *tasks: np.ndarray, thresholds: np.ndarray, resamples: int = 1000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pointwise 95% stratified bootstrap intervals of a performance profile."""
+    """Pointwise 95% stratified bootstrap intervals of a performance profile.
+
+    Args:
+        tasks: scores, ``(runs,)`` for each task.
+        thresholds: scores at which the profile is evaluated.
+        resamples: number of bootstrap resamples.
+        seed: seed of the resampling.
+
+    Returns:
+        Lower and upper bounds, ``(len(thresholds),)`` each.
+    """
     rng = np.random.default_rng(seed)
     found = np.zeros((resamples, len(thresholds)))
     for task in tasks:
@@ -125,17 +152,17 @@ def profile_bands(
 
 
 def p_value(x: np.ndarray, y: np.ndarray) -> float:
-    """Two-sided Mann-Whitney test of ``P(X > Y) = P(X < Y)``; 1 where all runs are equal."""
+    """P value of the two-sided Mann-Whitney test of ``P(X > Y) = P(X < Y)``; 1 if all scores equal."""
     if np.ptp(np.concatenate([x, y])) == 0:
         return 1.0
-    # by permutations where a normal distribution would be a poor stand-in, above all with ties
+    # by permutations for few runs, where the normal approximation is poor, above all with ties
     few = 2 <= min(len(x), len(y)) <= 8
     method: Any = stats.PermutationMethod(rng=np.random.default_rng(0)) if few else "auto"
     return float(stats.mannwhitneyu(x, y, alternative="two-sided", method=method).pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P values corrected for how many there are (Holm 1979): the chance of one false alarm in all."""
+    """P values corrected for multiple comparisons (Holm 1979), which bounds the family-wise error."""
     p = np.asarray(p_values, dtype=float)
     order = np.argsort(p)
     corrected = np.empty(len(p))
@@ -144,20 +171,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def area_under_curve(timesteps: np.ndarray, returns: np.ndarray) -> float:
-    """Mean height of a learning curve, by trapezia, over the timesteps that were evaluated."""
+    """Mean height of a learning curve over its evaluated timesteps, by the trapezoidal rule."""
     if len(timesteps) < 2:
         return float(returns[0])
     return float(np.trapezoid(returns, timesteps) / (timesteps[-1] - timesteps[0]))
 
 
 def steps_to_threshold(timesteps: np.ndarray, returns: np.ndarray, threshold: float) -> float:
-    """Timesteps at the first evaluation that reaches the threshold; infinity if none does."""
+    """Timestep of the first evaluation that reaches the threshold; infinity if none does."""
     reached = np.flatnonzero(returns >= threshold)
     return float(timesteps[reached[0]]) if len(reached) else float("inf")
 
 
 def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95% bootstrap interval of a mean, of 10,000 resamples; of one value, the value itself."""
+    """95% bootstrap interval of a mean, with 10,000 resamples; for one value, the value itself."""
     if len(values) < 2:
         return float(np.mean(values)), float(np.mean(values))
     return interval(mean, np.asarray(values, dtype=float), resamples=10_000, seed=seed)

@@ -89,7 +89,7 @@ def test_contracts_cover_every_module(package):
 
 
 def test_the_imports_are_seen():
-    assert "rn_rl.policies.NormDQNPolicy" in imported(ROOT / "rn_rl/agents/sb3.py")
+    assert "rn_rl.policies.NormDQNPolicy" in imported(ROOT / "rn_rl/agents/rndqn.py")
     assert len(FILES) > 20
 
 

@@ -37,7 +37,7 @@ def test_a_run_evaluates_as_it_did(name, runs, capsys):
 
 @pytest.mark.parametrize("name", EVALUATIONS)
 def test_a_run_goes_on(name, runs):
-    """A seed batch goes on as a whole."""
+    """Resume a run; a seed batch resumes all its seeds."""
     assert main(["train", "--resume", str(runs / name), "--timesteps", "512", "--quiet"]) == 0
     assert main(["evaluate", str(runs / name), "--episodes", "1", "--json"]) == 0
     lines = (runs / name / "0.monitor.csv").read_text().splitlines()
@@ -66,7 +66,7 @@ def test_a_saved_agent_gives_the_values_that_it_gave(name):
 
 @pytest.mark.parametrize("name", ["norm-dqn", "norm-ppo", "policy_kwargs-ppo", "norm-sac"])
 def test_a_short_training_gives_the_weights_that_it_gave(name):
-    """Few updates, so that the rounding of another machine stays small."""
+    """Train for few updates, so that rounding on another machine makes a small difference."""
     module = record()
     old = module.ZIPS[name][0].load(DATA / "zips" / f"{name}.zip", device="cpu")
     new = module.agent_of(name)

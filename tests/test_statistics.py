@@ -67,7 +67,7 @@ def test_an_interval_is_seeded_and_covers_at_its_level():
 
 
 def test_resampling_stays_within_tasks():
-    """Tasks on different scales: drawing across them would give an interval as wide as both."""
+    """Tasks on different scales: resampling across them would give too wide an interval."""
     low, high = statistics.interval(statistics.mean, np.full(5, 0.0), np.full(5, 100.0))
     assert (low, high) == (50.0, 50.0)
 
@@ -150,7 +150,7 @@ def test_figures_agree_with_rliable(tasks):
 
 
 def test_intervals_agree_with_rliables_up_to_its_random_numbers(tasks):
-    """Both draw runs within tasks and take percentiles; 20,000 resamples leave little to chance."""
+    """Both resample runs within tasks and take percentiles; 20,000 resamples make the noise small."""
     from rliable import library, metrics
 
     x, _ = tasks

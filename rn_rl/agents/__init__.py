@@ -1,6 +1,6 @@
-"""Agents: SB3 subclasses with replay-aware normalizer state, their logging, and many seeds at once.
+"""Agents: SB3 subclasses with age-weighted normalizer state, the logging callback, and seed batches.
 
-Each name is loaded from its module when it is first asked for.
+Each name is imported from its module at its first use, so that importing this package is cheap.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rn_rl.agents.callbacks import NormalizerLogger
     from rn_rl.agents.replay import AgeWeightedDictReplayBuffer, AgeWeightedReplayBuffer
-    from rn_rl.agents.sb3 import RNDQN, RNPPO
+    from rn_rl.agents.rndqn import RNDQN
+    from rn_rl.agents.rnppo import RNPPO
     from rn_rl.agents.seed_batch import (
         EnvpoolSeedEnvs,
         SeedBatch,
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     )
 
 _EXPORTS = {
-    "RNDQN": "rn_rl.agents.sb3",
-    "RNPPO": "rn_rl.agents.sb3",
+    "RNDQN": "rn_rl.agents.rndqn",
+    "RNPPO": "rn_rl.agents.rnppo",
     "AgeWeightedDictReplayBuffer": "rn_rl.agents.replay",
     "AgeWeightedReplayBuffer": "rn_rl.agents.replay",
     "NormalizerLogger": "rn_rl.agents.callbacks",

@@ -1,4 +1,4 @@
-"""What the normalizers did, in SB3's logger: gain and code length per layer, the KL of commits."""
+"""Logging callback: gain and code length of each normalizer, and the KL divergence of commits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rn_rl.policies.divergence import behaviour, evenly_spaced, mean_kl, q_netwo
 
 
 class NormalizerLogger(BaseCallback):
-    """Logs, for any agent with normalizers, stock or ours, beside SB3's own figures:
+    """Log the state of the normalizers of any agent, stock or ours, to SB3's logger:
 
     ============================  ========================================================
     ``normalizer/gain/<layer>``    mean gain of the layer after the last commit
@@ -30,22 +30,23 @@ class NormalizerLogger(BaseCallback):
                                    action, each component in [-1, 1]
     ============================  ========================================================
 
-    Layers are those of the networks that act and learn; targets are left out. A commit is an
-    unclipped step of the policy, so its KL belongs beside ``train/approx_kl``. What it compares:
+    Layers are those of the online networks; target networks are left out. A commit is an unclipped step
+    of the policy, so its KL belongs beside ``train/approx_kl``. The policies before and after a commit
+    are compared as follows:
 
     =====================  ===============================================================
-    PPO, A2C, TRPO         the policies, on observations of the rollout just learned from
+    PPO, A2C, TRPO         action distributions, on observations of the last rollout
     MaskablePPO            the same, under the masks of those observations
     RecurrentPPO           the same, as if each observation began an episode (LSTM state 0)
     SAC, TQC, CrossQ       the Gaussians before squashing, on observations from the replay buffer
     DQN, QR-DQN            ``softmax(Q)``, on the same; Q of QR-DQN is the mean over quantiles
-    ARS                    nothing: it has no phases, and its normalizers stay as they began
+    ARS                    not at all: it has no phases, so its normalizers never commit
     =====================  ===============================================================
 
     Args:
-        max_observations: rows on which a KL is measured.
-        measure_every: measure every n-th commit; None is 1 for on-policy and 50 for off-policy
-            algorithms, whose commits are many and small.
+        max_observations: number of observations on which a KL is measured.
+        measure_every: interval of measurements in commits; None: 1 for on-policy algorithms, and 50 for
+            off-policy algorithms, whose commits are many and small.
     """
 
     def __init__(
@@ -57,35 +58,37 @@ class NormalizerLogger(BaseCallback):
         self.max_observations = max_observations
         self.measure_every = measure_every
         self.history: list[tuple[int, list[float]]] = []
-        """One entry a phase: timesteps, then the mean gain of each layer."""
+        """Timesteps, and mean gain of each layer, at the beginning of each phase."""
         self.commit_kls: list[float] = []
-        """Every KL measured."""
+        """KL divergences measured, in nats."""
         self.commit_actions: list[float] = []
-        """Every change of the action measured."""
+        """Mean absolute changes of the action measured (TD3, DDPG)."""
         self._recent: deque[dict[str, float]] = deque(maxlen=1)
         self.rollouts = 0
-        """Rollouts begun."""
+        """Number of rollouts begun."""
+        self._off_policy = False
         self._observations: Any = None
         self._masks: np.ndarray | None = None
         self._layers: dict[str, PhaseNorm] = {}
 
     def _init_callback(self) -> None:
         self._layers = online_norms(self.model.policy)
+        self._off_policy = isinstance(self.model, OffPolicyAlgorithm)
         if self.measure_every is None:
-            self.measure_every = 50 if isinstance(self.model, OffPolicyAlgorithm) else 1
-        if isinstance(self.model, OffPolicyAlgorithm):  # many small commits: smooth over the last
+            self.measure_every = 50 if self._off_policy else 1
+        if self._off_policy:  # many small commits: log the mean of the last ones
             self._recent = deque(maxlen=10)
 
     @property
     def layer_names(self) -> list[str]:
-        """Names of the columns of :attr:`history`."""
+        """Names of the layers, in the order of the gains in :attr:`history`."""
         return list(self._layers)
 
     def _on_rollout_start(self) -> None:
-        """Right after SB3 went to evaluation mode, that is, after the commit."""
+        """Record gains; SB3 has just switched to evaluation mode, so the normalizers have committed."""
         now = self.model.num_timesteps
         if not self._layers or (self.history and self.history[-1][0] == now):
-            return  # a resumed run stands at a phase that is in its history already
+            return  # a resumed run begins at a phase that is in its history already
         self.rollouts += 1
         self.history.append((now, [mean_gain(norm) for norm in self._layers.values()]))
         assert self.measure_every is not None
@@ -127,8 +130,8 @@ class NormalizerLogger(BaseCallback):
             self._masks = strided(buffer.action_masks, self.max_observations)
 
     def _sample_observations(self) -> Any:
-        if isinstance(self.model, OffPolicyAlgorithm):
-            memory = self.model.replay_buffer
+        if self._off_policy:
+            memory: Any = self.model.replay_buffer  # type: ignore[attr-defined]
             if memory is None or memory.size() == 0:
                 return None
             pick = evenly_spaced(memory.size(), self.max_observations)
@@ -144,7 +147,7 @@ class NormalizerLogger(BaseCallback):
 
     @torch.no_grad()
     def _commit_size(self, observations: Any) -> dict[str, float]:
-        """How far the last commit moved the policy, under the names that are logged."""
+        """Measure how far the last commit moved the policy; keys are the logged names."""
         policy = self.model.policy
         obs = obs_as_tensor(observations, self.model.device)
         with state_before_commit(policy):
@@ -160,18 +163,23 @@ class NormalizerLogger(BaseCallback):
 
 
 def online_norms(policy: BasePolicy) -> dict[str, PhaseNorm]:
-    """Normalizers of the networks that act and learn, by their names; those of targets left out."""
+    """Return the normalizers of a policy's online networks by name, without those of targets."""
     norms = phase_norms(q_network(policy) or policy)
     return {name: norm for name, norm in norms.items() if "_target." not in name}
 
 
 def mean_gain(norm: Any) -> float:
-    """Mean over the codes of a layer, as a number."""
+    """Return the mean gain over the codes of a normalizer."""
     return float(norm.gain.mean())
 
 
 def strided(array: Any, rows: int) -> Any:
-    """At most so many rows, evenly spaced, of a rollout of shape ``(steps, envs, ...)``."""
+    """Return at most ``rows`` evenly spaced rows of an array, or a dict of arrays.
+
+    Args:
+        array: rollout array ``(steps, envs, ...)``, of which each step of an environment is a row.
+        rows: largest number of rows.
+    """
     if isinstance(array, dict):
         return {key: strided(value, rows) for key, value in array.items()}
     flat = array.reshape(-1, *array.shape[2:])

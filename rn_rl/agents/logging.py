@@ -2,4 +2,4 @@
 
 from rn_rl.agents._moved import forward
 
-__getattr__ = forward(__name__, "rn_rl.agents.callbacks")
+__getattr__ = forward(__name__, "rn_rl.agents.callbacks", {"kl": "rn_rl.policies.divergence:kl"})

@@ -1,4 +1,4 @@
-"""Replay buffers that know how old their samples are."""
+"""Replay buffers that weight their samples by age."""
 
 from __future__ import annotations
 
@@ -14,19 +14,23 @@ from rn_rl.errors import UserError
 
 
 class AgeWeights(ReplayBuffer):
-    """What both buffers below add to SB3's: the weight of each sample that was drawn last.
+    """Mixin for SB3's replay buffers: weights of the sampled transitions by their replay age.
 
-    Sampling is uniform as ever, so the gradient sees the whole memory; the weights, proportional to
-    ``2 ** (-age_i / half_life_steps)``, are for statistics that ought to follow the current policy, see
-    :func:`rn_rl.observation_weights`. The age of a transition is the number of timesteps taken since it
-    was stored; the newest has age 0.
+    Sampling remains uniform, and the gradient weights all samples equally; the weights, proportional to
+    ``2 ** (-age / half_life_steps)``, are for the normalizers' statistics, which should follow the
+    current policy (see :func:`rn_rl.observation_weights`). The replay age of a transition is the number
+    of timesteps since it was stored; that of the newest is 0.
 
-    The mean weight of a batch is 1. Otherwise the batches of the first minutes, whose samples are all
-    young, would outweigh every later one in a state that does not forget.
+    The weights of a batch are scaled to mean 1. Otherwise early batches, whose samples are all young,
+    would outweigh all later ones in the state of a normalizer without a half-life.
 
     Args:
-        half_life_steps: timesteps after which a sample counts half; None weighs all the same.
-        args, kwargs: see SB3.
+        half_life_steps: half-life of the weights in timesteps; None: equal weights.
+        args: arguments of SB3's buffer.
+        kwargs: arguments of SB3's buffer.
+
+    Raises:
+        UserError: a half-life that is not above 0.
     """
 
     def __init__(self, *args: Any, half_life_steps: float | None = 10_000, **kwargs: Any) -> None:
@@ -37,9 +41,10 @@ class AgeWeights(ReplayBuffer):
         super().__init__(*args, **kwargs)
         self.half_life_steps = half_life_steps
         self.last_weights: Tensor | None = None
+        """Weights of the batch sampled last, ``(batch,)``; None if they are equal."""
 
     def ages(self, batch_inds: np.ndarray) -> np.ndarray:
-        """Ages in timesteps of the transitions at these positions."""
+        """Return the replay ages in timesteps of the transitions at positions ``batch_inds``."""
         return (self.pos - 1 - batch_inds) % self.buffer_size * self.n_envs
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
@@ -50,13 +55,13 @@ class AgeWeights(ReplayBuffer):
         return super()._get_samples(batch_inds, env)
 
     def weights(self) -> Tensor | None:
-        """Weights of the batch drawn last, ``(batch,)``; None when all count the same."""
+        """Return :attr:`last_weights`."""
         return self.last_weights
 
 
 class AgeWeightedReplayBuffer(AgeWeights):
-    """SB3's ``ReplayBuffer`` with the ages of its samples; see :class:`AgeWeights`."""
+    """SB3's ``ReplayBuffer`` with weights by replay age; see :class:`AgeWeights`."""
 
 
 class AgeWeightedDictReplayBuffer(AgeWeights, DictReplayBuffer):
-    """SB3's ``DictReplayBuffer`` with the ages of its samples; see :class:`AgeWeights`."""
+    """SB3's ``DictReplayBuffer`` with weights by replay age; see :class:`AgeWeights`."""

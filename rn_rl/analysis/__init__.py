@@ -1,1 +1,1 @@
-"""Analysis: from run folders to figures, pictures, sentences and the page that shows them."""
+"""Analysis of run folders: figures, plots, comparisons, and the page that shows them."""

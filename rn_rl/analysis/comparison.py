@@ -1,4 +1,4 @@
-"""From runs to what can and cannot be concluded: tasks, their arms, comparisons, sentences."""
+"""Comparisons of normalizers: runs sorted into tasks and arms, tests, and sentences."""
 
 from __future__ import annotations
 
@@ -12,32 +12,41 @@ from typing import Any
 import numpy as np
 
 from rn_rl import statistics
-from rn_rl.analysis.metrics import Arm, Estimate, Scale, estimate, scale_of
+from rn_rl.analysis.metrics import ArmMetrics, Estimate, Scale, estimate, scale_of
 from rn_rl.analysis.references import Reference, published
 from rn_rl.experiment.runs.records import Problem, RunRecord
 
 ALPHA = 0.05
-"""Chance of a false alarm in all comparisons of a report together."""
+"""Familywise error rate of all comparisons of a report."""
 
 
 @dataclass
 class Comparison:
-    """One arm against the baseline, on one task."""
+    """Comparison of one arm with the baseline on one task."""
 
     task: str
+    """Name of the task."""
     norm: str
+    """Normalizer of the arm."""
     baseline: str
+    """Normalizer of the baseline."""
     runs: tuple[int, int]
+    """Number of runs of the arm and of the baseline."""
     improvement: Estimate
+    """Probability that a run of the arm returns more than one of the baseline."""
     p: float
+    """p value of the two-sided test."""
     equal: bool
-    """Whether every run of both returns the same."""
+    """True if all runs of both return the same."""
     corrected: float = math.nan
-    """p, corrected for all comparisons of the report."""
+    """p value corrected for all comparisons of the report (Holm)."""
 
     @property
     def verdict(self) -> str:
-        """``"better"``, ``"worse"`` or ``"cannot tell"``."""
+        """Return ``"better"``, ``"worse"`` or ``"cannot tell"``.
+
+        A difference needs a corrected p below :data:`ALPHA` and an interval that excludes 0.5.
+        """
         low, high = self.improvement.low, self.improvement.high
         if self.corrected < ALPHA and low > 0.5:
             return "better"
@@ -45,11 +54,15 @@ class Comparison:
 
     @property
     def exploratory(self) -> bool:
-        """Whether there are too few runs for a result."""
+        """Return True if there are too few runs for a result."""
         return min(self.runs) < statistics.EXPLORATORY
 
     def sentence(self, comparisons: int) -> str:
-        """What can be concluded, in plain words."""
+        """Return the conclusion as a sentence.
+
+        Args:
+            comparisons: number of comparisons for which p is corrected.
+        """
         mine, theirs = self.runs
         seeds = f"{mine} seeds" if mine == theirs else f"{mine} and {theirs} seeds"
         figures = (
@@ -71,36 +84,47 @@ class Comparison:
 
 
 def upper(text: str) -> str:
-    """The first letter of a sentence; not of a normalizer's name, which is spelled as it is."""
+    """Capitalize a sentence, unless it begins with the name of a normalizer."""
     return text[0].upper() + text[1:] if text.startswith("cannot") else text
 
 
 @dataclass
 class Task:
-    """One algorithm on one environment with one setting."""
+    """An algorithm on an environment with one set of settings."""
 
     name: str
+    """Name in the report."""
     algo: str
+    """Algorithm."""
     env: str
+    """Environment id."""
     settings: dict[str, Any]
+    """Settings that all of its runs share."""
     scale: Scale
-    arms: dict[str, Arm]
+    """Scale of its returns."""
+    arms: dict[str, ArmMetrics]
+    """Arms by normalizer."""
     references: list[Reference] = field(default_factory=list)
-    """Single results beside the arms."""
+    """Single results shown beside the arms."""
 
 
 @dataclass
 class Summary:
-    """Everything that a report shows."""
+    """Content of a report."""
 
     tasks: list[Task]
+    """Tasks, by environment and algorithm."""
     baseline: str
+    """Normalizer that the others are compared with."""
     comparisons: list[Comparison]
+    """One for each arm other than the baseline."""
     problems: list[Problem]
+    """Runs that could not be read, or only in part."""
     notes: list[str] = field(default_factory=list)
+    """Sentences about limits of the data."""
 
     def add_references(self, agents: Iterable[Reference], *, zoo: bool) -> None:
-        """Set single agents, and what the RL Zoo published, beside the tasks that they are of."""
+        """Add single agents, and results that the RL Zoo published, to the tasks that they belong to."""
         for task in self.tasks:
             own = task.settings["hyperparameters"].get("env_kwargs") or {}
             for agent in agents:
@@ -119,36 +143,36 @@ class Summary:
 
     @property
     def norms(self) -> list[str]:
-        """Of all tasks, the baseline first."""
+        """Normalizers of all tasks, the baseline first."""
         names = dict.fromkeys(norm for task in self.tasks for norm in task.arms)
         return sorted(names, key=lambda norm: norm != self.baseline)
 
     @property
     def scored(self) -> list[Task]:
-        """Tasks whose returns can be put on a scale."""
+        """Tasks whose returns have a scale of nonzero width."""
         return [task for task in self.tasks if task.scale.one != task.scale.random]
 
     def everywhere(self) -> list[str]:
-        """Normalizers that were run on every task that has scores."""
+        """Return the normalizers that were run on every task that has scores."""
         if not self.scored:
             return []
         return [norm for norm in self.norms if all(norm in task.arms for task in self.scored)]
 
     @property
     def left_out(self) -> list[str]:
-        """The others, of which nothing can be said over all tasks."""
+        """Normalizers that lack runs on some task, and so have no score over all tasks."""
         return [norm for norm in self.norms if norm not in self.everywhere()]
 
     def sentences(self) -> list[str]:
-        """One for each comparison."""
+        """Return one sentence for each comparison."""
         return [each.sentence(len(self.comparisons)) for each in self.comparisons]
 
     def improvements(self) -> dict[tuple[str, str], str]:
-        """Probabilities of improvement over the baseline, by task and normalizer."""
+        """Return the probabilities of improvement over the baseline, by task and normalizer."""
         return {(each.task, each.norm): str(each.improvement) for each in self.comparisons}
 
     def overall(self) -> dict[str, dict[str, Estimate]]:
-        """Scores over all tasks, of the normalizers that were run on every one."""
+        """Return scores over all tasks, for the normalizers that were run on every one."""
         found: dict[str, dict[str, Estimate]] = {}
         for norm in self.everywhere():
             scores = [task.arms[norm].scores for task in self.scored]
@@ -174,8 +198,9 @@ def summarize(
     """Sort runs into tasks and arms, and compare each arm with the baseline.
 
     Args:
-        records, problems: from :func:`rn_rl.experiment.runs.records.read_records`.
-        baseline: a normalizer.
+        records: runs, from :func:`rn_rl.experiment.runs.records.read_records`.
+        problems: runs that could not be read, from the same function.
+        baseline: normalizer that the others are compared with.
         threshold: return that counts as learned; default: the environment's own, if it is known.
     """
     by_task: dict[str, list[RunRecord]] = {}
@@ -200,20 +225,28 @@ def summarize(
 
 
 def make_task(runs: list[RunRecord], threshold: float | None) -> Task:
-    """Runs with the same setting, by normalizer; plain first, then as they came."""
+    """Make a task from runs with the same settings; ``none`` is the first arm."""
     spec = runs[0].spec
     scale = scale_of(spec.env, runs, threshold)
-    arms: dict[str, Arm] = {}
+    arms: dict[str, ArmMetrics] = {}
     for norm in sorted({run.spec.norm for run in runs}, key=lambda norm: (norm != "none", norm)):
         mine = sorted((r for r in runs if r.spec.norm == norm), key=lambda r: r.spec.seed)
         returns = np.array([run.last_return for run in mine])
         returns = np.where(np.isfinite(returns), returns, scale.worst)
-        arms[norm] = Arm(norm, mine, scale, returns)
+        arms[norm] = ArmMetrics(norm, mine, scale, returns)
     return Task("", spec.algo, spec.env, spec.settings(), scale, arms)
 
 
 def compare(task: str, norm: str, baseline: str, x: np.ndarray, y: np.ndarray) -> Comparison:
-    """Returns ``x`` of one normalizer against returns ``y`` of another; :func:`correct` is to follow."""
+    """Compare two arms by the returns of their runs; p is not yet corrected.
+
+    Args:
+        task: name of the task.
+        norm: normalizer of ``x``.
+        baseline: normalizer of ``y``.
+        x: one return for each run of the arm.
+        y: one return for each run of the baseline.
+    """
     return Comparison(
         task,
         norm,
@@ -226,14 +259,14 @@ def compare(task: str, norm: str, baseline: str, x: np.ndarray, y: np.ndarray) -
 
 
 def correct(comparisons: list[Comparison]) -> None:
-    """Correct p values for how many comparisons there are."""
+    """Set the corrected p values (Holm), for all comparisons of a report."""
     corrected = statistics.holm([each.p for each in comparisons])
     for comparison, p in zip(comparisons, corrected, strict=True):
         comparison.corrected = p
 
 
 def name_tasks(tasks: list[Task]) -> None:
-    """``dqn on CartPole-v1``, and what differs where there are several of these."""
+    """Set the names of tasks, such as ``dqn on CartPole-v1``; equal ones also name their differences."""
     for task in tasks:
         like = [t for t in tasks if (t.algo, t.env) == (task.algo, task.env)]
         flat = [flatten(t.settings) for t in like]
@@ -243,13 +276,13 @@ def name_tasks(tasks: list[Task]) -> None:
         told = ", ".join(f"{key} {mine.get(key, 'default')}" for key in differ)
         task.name = f"{task.algo} on {task.env}" + (f" ({told})" if told else "")
     names = [task.name for task in tasks]
-    for i, task in enumerate(tasks):  # what differs may look the same in words
+    for i, task in enumerate(tasks):  # different values may have the same text
         if names.count(task.name) > 1:
             task.name += f" #{names[: i + 1].count(names[i])}"
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names, hyperparameters by their own."""
+    """Return nested settings by dotted names; hyperparameters keep their own names."""
     found: dict[str, Any] = {}
     for key, value in settings.items():
         name = prefix + key
@@ -261,7 +294,7 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def notes_on(task: Task, baseline: str) -> list[str]:
-    """What a reader must know about the runs of a task."""
+    """Return notes on limits of a task's data: no baseline, no scale, one seed, unequal runs."""
     notes = []
     if baseline not in task.arms:
         notes.append(
@@ -300,7 +333,7 @@ def notes_on(task: Task, baseline: str) -> list[str]:
 
 
 def last_policy(held_out: bool, episodes: int) -> str:
-    """How the return of a last policy was measured."""
+    """Return, as text, how the return of a last policy was measured."""
     if held_out:
         return f"{episodes} episodes after the training"
     return f"{episodes} episodes of the last evaluation while training"

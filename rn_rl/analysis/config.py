@@ -18,18 +18,18 @@ class ReportConfig:
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUNS ...")]
     """Folders that hold runs, at any depth."""
     out: Path = Path("report.html")
-    """The page; the same in Markdown and the CSV files of all figures go beside it."""
+    """HTML page; the Markdown version and the CSV files of all figures go beside it."""
     baseline: str = "none"
-    """Normalizer with which the others are compared."""
+    """Normalizer that the others are compared with."""
     threshold: Annotated[float | None, shown_as("RETURN")] = None
     """Return that counts as learned; default: the environment's, if it is one of the tuned ones."""
     title: Annotated[str | None, shown_as("TEXT")] = None
     """Headline of the page."""
     zoo: bool = False
-    """Set what the RL Zoo published beside our figures."""
+    """Show the results that the RL Zoo published beside the arms."""
     agent: Annotated[tuple[Path, ...], shown_as("PATH ...")] = ()
-    """SB3 zips, folders of the RL Zoo or runs, to be evaluated and set beside our figures."""
+    """SB3 zips, folders of the RL Zoo or runs, to be evaluated and shown beside the arms."""
     episodes: int = 20
-    """In which they are evaluated."""
+    """Number of episodes in which each --agent is evaluated."""
     trust: bool = False
-    """Allow --agent to unpickle a foreign zip, which runs code that is in it."""
+    """Allow --agent to unpickle a foreign zip, which runs the code in it."""

@@ -1,4 +1,4 @@
-"""The figures of an arm, that is of the runs of one normalizer on one task, with their intervals."""
+"""Figures of an arm (the runs of one normalizer on one task), with their intervals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rn_rl.experiment.settings.shipped import shipped
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its 95% interval, whose bounds are not numbers where there is none."""
+    """Figure and its 95% interval; the bounds are NaN where there is none."""
 
     value: float
     low: float = math.nan
@@ -32,31 +32,37 @@ class Estimate:
 
 
 def number(value: float) -> str:
-    """As many digits as a return or a timestep needs."""
+    """Format a return or a number of timesteps; infinity is ``never``."""
     if math.isinf(value):
         return "never"
     return f"{value:,.{decimals(value)}f}"
 
 
 def decimals(value: float) -> int:
-    """Digits after the point that a return or a timestep needs."""
+    """Return the number of decimals with which a return or a number of timesteps is shown."""
     size = abs(value)
     return 0 if size >= 1000 else 1 if size >= 20 else 2
 
 
 @dataclass
-class Arm:
-    """The runs of one normalizer on one task."""
+class ArmMetrics:
+    """Runs of one normalizer on one task, and their figures."""
 
     norm: str
+    """Normalizer."""
     runs: list[RunRecord]
+    """Runs, by seed."""
     scale: Scale
+    """Scale of the task."""
     last: np.ndarray
-    """Return of the last policy of each run."""
+    """Return of the last policy of each run, ``(runs,)``."""
 
     @cached_property
     def curves(self) -> tuple[np.ndarray, np.ndarray]:
-        """Timesteps (of the run with the fewest evaluations), and the returns of all runs at them."""
+        """Timesteps ``(points,)`` and the returns of all runs at them ``(runs, points)``.
+
+        The timesteps are those of the run with the fewest evaluations; others are interpolated.
+        """
         curves = [run for run in self.runs if len(run.timesteps)]
         if not curves:
             return np.empty(0), np.empty((0, 0))
@@ -71,32 +77,32 @@ class Arm:
 
     @cached_property
     def band(self) -> tuple[np.ndarray, np.ndarray]:
-        """Pointwise 95% interval of the mean curve."""
+        """Pointwise 95% interval of the mean curve: two arrays ``(points,)``."""
         return statistics.bands(self.curves[1])
 
     def filled(self, run: RunRecord) -> np.ndarray:
-        """Returns of a run's evaluations, the worst of the task where one is not finite."""
+        """Return the returns of a run's evaluations; the task's worst replaces those not finite."""
         return np.where(np.isfinite(run.returns), run.returns, self.scale.worst)
 
     def complete(self, run: RunRecord) -> bool:
-        """Whether a run was evaluated up to its end, so that its area covers what others' do."""
+        """Return True if a run was evaluated up to its end, so that its area is comparable."""
         every = run.spec.eval_freq or run.spec.timesteps
         return bool(len(run.timesteps)) and run.timesteps[-1] > run.spec.timesteps - every
 
     @property
     def unequal(self) -> bool:
-        """Whether its runs were evaluated at different timesteps."""
+        """True if the runs were evaluated at different timesteps."""
         grids = {run.timesteps.tobytes() for run in self.runs if len(run.timesteps)}
         return len(grids) > 1
 
     @property
     def scores(self) -> np.ndarray:
-        """Last returns on the scale of 0 (random) to 1."""
+        """Last returns on the scale of 0 (random) to 1 (full), ``(runs,)``."""
         return self.scale.score(self.last)
 
     @cached_property
     def areas(self) -> np.ndarray:
-        """Area under the learning curve of each run; not a number where it has no whole curve."""
+        """Area under the learning curve of each run, ``(runs,)``; NaN where the curve is incomplete."""
         return np.array(
             [
                 statistics.area_under_curve(run.timesteps, self.filled(run))
@@ -108,9 +114,9 @@ class Arm:
 
     @cached_property
     def steps(self) -> np.ndarray:
-        """Timesteps to the threshold of each run, infinity if it was never reached.
+        """Timesteps to the threshold of each run, ``(runs,)``; infinity if it was never reached.
 
-        Not a number where there is no threshold, or no whole curve.
+        NaN where there is no threshold, or the curve is incomplete.
         """
         threshold = self.scale.threshold
         return np.array(
@@ -124,7 +130,7 @@ class Arm:
 
     @cached_property
     def figures(self) -> dict[str, Estimate]:
-        """Every figure of the arm, by its name in :data:`METRICS`."""
+        """All figures of the arm, by their names in :data:`METRICS`."""
         areas, steps = (values[~np.isnan(values)] for values in (self.areas, self.steps))
         found = {
             "last return, IQM": estimate(statistics.interquartile_mean, self.last),
@@ -156,47 +162,50 @@ METRICS = {
 
 
 def estimate(statistic: statistics.Statistic, *tasks: np.ndarray) -> Estimate:
-    """A statistic with its stratified bootstrap interval."""
+    """Return a statistic with its stratified bootstrap interval; NaN if there are no values."""
     if any(len(task) == 0 or np.isnan(task).any() for task in tasks):
         return Estimate(math.nan)
     return Estimate(float(statistic(*tasks)), *statistics.interval(statistic, *tasks))
 
 
 def median_steps(steps: np.ndarray) -> Estimate:
-    """Median with the exact interval of order statistics, which knows no trouble with infinity."""
+    """Return the median with the exact interval of order statistics; values may be infinite."""
     if len(steps) == 0:
         return Estimate(math.nan)
     value = float(np.quantile(steps, 0.5, method="inverted_cdf"))
     if len(steps) < 2:
         return Estimate(value)
-    order = np.arange(len(steps), dtype=float)  # ranks, since infinities have no differences
+    order = np.arange(len(steps), dtype=float)  # ranks, since differences of infinities are NaN
     found: Any = stats.quantile_test(order, p=0.5).confidence_interval(0.95)
     if not math.isfinite(found.low) or not math.isfinite(found.high):
-        return Estimate(value)  # too few runs for any
+        return Estimate(value)  # too few runs for an interval
     ranked = np.sort(steps)
     return Estimate(value, float(ranked[int(found.low)]), float(ranked[int(found.high)]))
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What returns of a task are worth."""
+    """Scale of the returns of a task."""
 
     random: float
+    """Return of a random policy: score 0."""
     one: float
+    """Return of a full score: 1."""
     threshold: float | None
+    """Return that counts as learned."""
     worst: float
-    """Lowest return of all evaluations of all runs, or of a random policy: what NaN counts for."""
+    """Lowest return of all evaluations and of a random policy; replaces NaN."""
     known: bool
-    """False where 0 and 1 are the lowest and highest return of this comparison."""
+    """False if 0 and 1 are the lowest and highest return of this comparison."""
 
     def score(self, returns: np.ndarray) -> np.ndarray:
-        """0 for a random policy, 1 for a full score."""
+        """Return scores: 0 for a random policy, 1 for a full score; NaN if the scale has no width."""
         width = self.one - self.random
         return (returns - self.random) / width if width else np.full_like(returns, math.nan)
 
 
 def scale_of(env: str, runs: list[RunRecord], threshold: float | None) -> Scale:
-    """The known scale of an environment; else lowest and highest last return, and no threshold."""
+    """Return the known scale of an environment; else that of the lowest and highest last return."""
     last = np.array([run.last_return for run in runs])
     last = last[np.isfinite(last)]
     every = np.concatenate([last, *(run.returns[np.isfinite(run.returns)] for run in runs)])

@@ -1,4 +1,4 @@
-"""The pictures of a report: SVG text in the colours of the page, so that one suits light and dark."""
+"""Plots of a report: SVG in the colours of the page, so that one plot serves light and dark mode."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ import numpy as np
 
 from rn_rl import statistics
 from rn_rl.analysis.comparison import Summary, Task
-from rn_rl.analysis.metrics import Arm, Estimate
+from rn_rl.analysis.metrics import ArmMetrics, Estimate
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 INK, GRID = "#010203", "#010204"
-"""Stand for the page's colours of text and lines, which differ between light and dark."""
+"""Placeholders for the page's colours of text and lines, which differ between light and dark mode."""
 
 SERIES = [f"#0102{i:02x}" for i in range(0x10, 0x10 + 10)]
-"""Stand for the colours of normalizers; more than ten begin again, with another dash."""
+"""Placeholders for the colours of normalizers; after ten they repeat with another dash style."""
 
 DASHES = ["solid", "dashed", "dotted", "dashdot"]
 
@@ -57,28 +57,34 @@ STYLE: Any = {
 
 
 class Palette:
-    """The look of each normalizer, the same in every picture of a report."""
+    """Colour and dash style of each normalizer, the same in every plot of a report.
+
+    Args:
+        norms: normalizers, in the order in which they take colours.
+    """
 
     def __init__(self, norms: Sequence[str]) -> None:
         looks = itertools.product(DASHES, SERIES)
         self.looks = {norm: look for norm, look in zip(norms, looks, strict=False)}
 
     def __getitem__(self, norm: str) -> dict[str, Any]:
-        dash, color = self.looks.get(norm, ("solid", INK))  # ink is for what is no normalizer
+        dash, color = self.looks.get(
+            norm, ("solid", INK)
+        )  # others, such as references, in the colour of text
         return {"color": color, "linestyle": dash}
 
     def colors(self) -> dict[str, str]:
-        """The page's colour of each normalizer."""
+        """Return the page's colour of each normalizer."""
         return {norm: variable(color) for norm, (_, color) in self.looks.items()}
 
 
 def picture(width: float = 5.6, height: float = 3.4) -> matplotlib.figure.Figure:
-    """An empty figure, in inches of the text's size."""
+    """Return an empty figure; sizes in inches."""
     return matplotlib.figure.Figure(figsize=(width, height))
 
 
 def svg(figure: matplotlib.figure.Figure, title: str) -> str:
-    """Text that can stand in a page; colours become the page's variables."""
+    """Return a figure as SVG for a page; placeholder colours become CSS variables."""
     stream = io.StringIO()
     figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
@@ -87,7 +93,7 @@ def svg(figure: matplotlib.figure.Figure, title: str) -> str:
     text = re.sub(r'(width|height)="[\d.]+pt" ', "", text, count=2)
     for color in (INK, GRID, *SERIES):
         text = text.replace(color, variable(color))
-    # every picture of a page has names of its own
+    # ids are unique within a page
     mark = re.sub(r"\W+", "-", title)
     text = re.sub(r'\bid="([^"]+)"', rf'id="{mark}-\1"', text)
     text = re.sub(r'href="#([^"]+)"', rf'href="#{mark}-\1"', text)
@@ -96,25 +102,25 @@ def svg(figure: matplotlib.figure.Figure, title: str) -> str:
 
 
 def css() -> str:
-    """What the page's names for colours stand for, in light and in dark."""
+    """Return the CSS that defines the page's colours in light and dark mode."""
     return (files("rn_rl") / "analysis" / "templates" / "colors.css").read_text("utf-8")
 
 
 def by_itself(text: str) -> str:
-    """A picture with its colours, for a file of its own."""
+    """Return an SVG with its own CSS, for a separate file."""
     style = "svg { background: var(--page) }"
     end = text.index(">") + 1
     return f"{text[:end]}<style>{css()}{style}</style>{text[end:]}\n"
 
 
 def variable(color: str) -> str:
-    """The page's name for a colour."""
+    """Return the CSS variable of a placeholder colour."""
     names = {INK: "ink", GRID: "line", **{c: f"s{i}" for i, c in enumerate(SERIES)}}
     return f"var(--{names[color]})"
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """Draws with our style, and nobody else's settings."""
+    """Decorate a function to draw with :data:`STYLE` and matplotlib's defaults alone."""
 
     @functools.wraps(draw)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -126,14 +132,14 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
 
 def steps_axis(axes: matplotlib.axes.Axes) -> None:
-    """Timesteps as 20k and 1M."""
+    """Format the x axis as timesteps: 20k, 1M."""
     axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
     axes.set_xlabel("timesteps")
 
 
 @styled
 def learning_curves(task: Task, palette: Palette) -> str | None:
-    """Mean return of the evaluations, with its pointwise 95% interval over seeds."""
+    """Plot the mean return of evaluations with its pointwise 95% interval over seeds."""
     figure = picture()
     axes = figure.subplots()
     drawn = False
@@ -149,7 +155,7 @@ def learning_curves(task: Task, palette: Palette) -> str | None:
         axes.fill_between(steps, low, high, color=look["color"], alpha=0.18, linewidth=0)
     if not drawn:
         return None
-    bottom, top = axes.get_ylim()  # a threshold far off would squeeze the curves
+    bottom, top = axes.get_ylim()  # a distant threshold would compress the curves
     if task.scale.threshold is not None and bottom <= task.scale.threshold <= top:
         axes.axhline(task.scale.threshold, color=INK, linewidth=0.8, linestyle=(0, (2, 3)))
     steps_axis(axes)
@@ -166,7 +172,15 @@ def intervals(
     title: str,
     middle: float | None = None,
 ) -> str:
-    """One line a normalizer: a point and its 95% interval."""
+    """Plot a point and its 95% interval for each normalizer.
+
+    Args:
+        rows: normalizers and their figures.
+        palette: their colours.
+        label: of the x axis.
+        title: of the plot, for screen readers.
+        middle: value at which a vertical line is drawn.
+    """
     figure = picture(height=0.75 + 0.34 * len(rows))
     axes = figure.subplots()
     interval_lines(axes, rows, palette, label)
@@ -178,7 +192,7 @@ def intervals(
 def interval_lines(
     axes: matplotlib.axes.Axes, rows: list[tuple[str, Estimate]], palette: Palette, label: str
 ) -> None:
-    """A point and its interval in each line; a diamond for what has no colour of its own."""
+    """Draw a point and its interval in each row; a diamond if a row has no colour of its own."""
     for place, (name, found) in enumerate(rows):
         color = palette[name]["color"]
         if np.isfinite([found.low, found.high]).all():
@@ -195,7 +209,7 @@ def interval_lines(
 
 @styled
 def performance_profiles(summary: Summary, palette: Palette) -> str | None:
-    """Share of runs above each score, over all tasks, with pointwise 95% intervals."""
+    """Plot the share of runs above each score, over all tasks, with pointwise 95% intervals."""
     norms = summary.everywhere()
     if not norms:
         return None
@@ -223,7 +237,10 @@ def performance_profiles(summary: Summary, palette: Palette) -> str | None:
 
 @styled
 def gain_curves(task: Task, palette: Palette) -> str | None:
-    """Gain of each layer over time, mean over seeds; for rn and its kin the code length in nats."""
+    """Plot the gain of each layer over time, mean and range over seeds.
+
+    The gain of regularity normalizers is a code length in nats.
+    """
     arms = {norm: arm for norm, arm in task.arms.items() if gains(arm) is not None}
     if not arms:
         return None
@@ -262,14 +279,15 @@ def training(
     title: str,
     unit: str = "timesteps",
 ) -> str:
-    """Two panels, in a file of its own: an interval for each arm, and training curves of some.
+    """Plot an interval for each arm and training curves of some arms, as a separate SVG file.
 
     Args:
-        estimates: of every arm.
-        curves: mean return in equal parts of the run, ``(runs, parts)``, not a number where none ended.
-        length: of a run.
-        title: of the picture.
-        unit: of the length, timesteps or episodes.
+        estimates: names of all arms and their figures.
+        curves: mean return in equal parts of the run by arm, ``(runs, parts)``; NaN where
+            no episode ended.
+        length: length of a run.
+        title: title of the plot, for screen readers.
+        unit: unit of ``length``, timesteps or episodes.
     """
     palette = Palette(list(curves))
     figure = picture(width=10.0, height=1.2 + 0.28 * max(len(estimates), 8))
@@ -278,7 +296,7 @@ def training(
     for name, rows in curves.items():
         parts = rows.shape[1]
         steps = (np.arange(parts) + 0.5) * length / parts
-        full = np.isfinite(rows).all(0)  # a part in which some run ended no episode is left out
+        full = np.isfinite(rows).all(0)  # leave out parts in which some run ended no episode
         if not full.any():
             continue
         look = palette[name]
@@ -293,8 +311,8 @@ def training(
     return by_itself(svg(figure, title))
 
 
-def gain_layers(arm: Arm) -> list[str]:
-    """Layers whose gain was recorded, counted within their network: ``q_net, layer 1``."""
+def gain_layers(arm: ArmMetrics) -> list[str]:
+    """Return the layers whose gain was recorded, numbered within their network: ``q_net, layer 1``."""
     counts: Counter[str] = Counter()
     names = []
     for layer in usual_layers(arm):
@@ -304,14 +322,14 @@ def gain_layers(arm: Arm) -> list[str]:
     return names
 
 
-def usual_layers(arm: Arm) -> list[str]:
-    """The layers that most runs recorded."""
+def usual_layers(arm: ArmMetrics) -> list[str]:
+    """Return the layers that most runs recorded."""
     lists = Counter(tuple(run.gains.layers) for run in arm.runs if run.gains is not None)
     return list(lists.most_common(1)[0][0]) if lists else []
 
 
-def gains(arm: Arm) -> tuple[np.ndarray, np.ndarray] | None:
-    """Timesteps, and gains ``(runs, timesteps, layers)`` interpolated at them."""
+def gains(arm: ArmMetrics) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return timesteps ``(points,)`` and gains ``(runs, points, layers)``; None without any."""
     recorded = [run.gains for run in arm.runs if run.gains is not None]
     recorded = [found for found in recorded if found.layers == usual_layers(arm)]
     if not recorded:
@@ -326,7 +344,7 @@ def gains(arm: Arm) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def legend(figure: matplotlib.figure.Figure, *axes: matplotlib.axes.Axes) -> None:
-    """Above the picture, in one or more lines, each name once."""
+    """Add a legend above the plots, with each name once."""
     entries: dict[str, Any] = {}
     for each in axes:
         for handle, label in zip(*each.get_legend_handles_labels(), strict=True):

@@ -1,4 +1,4 @@
-"""Single results to hold against many seeds: what the RL Zoo published, and anybody's agent."""
+"""Single results beside many seeds: those that the RL Zoo published, and any saved agent."""
 
 from __future__ import annotations
 
@@ -28,22 +28,28 @@ from rn_rl.statistics import bootstrap_interval
 
 @dataclass
 class Reference:
-    """One result of one agent; its interval is over episodes, and says nothing about other seeds."""
+    """Result of one agent; its interval is over episodes, and says nothing about other seeds."""
 
     label: str
+    """Name in tables and plots."""
     algo: str
+    """Algorithm."""
     env: str
+    """Environment id."""
     value: float
+    """Mean return."""
     low: float
+    """Lower bound of the 95% interval over episodes; NaN if unknown."""
     high: float
+    """Upper bound; NaN if unknown."""
     env_kwargs: dict[str, Any]
-    """Of the environment in which it was evaluated."""
+    """Arguments of the environment in which it was evaluated."""
     note: str
-    """What it is, and how it differs from the runs beside it."""
+    """Sentence about its source, and its differences from the runs beside it."""
 
 
 def published(spec: RunSpec) -> list[Reference]:
-    """What the RL Zoo published for the algorithm of a run on its environment, or another version."""
+    """Return the RL Zoo's published results for a run's algorithm and environment, in any version."""
     algo, env, timesteps = spec.algo, spec.env, spec.timesteps
     kwargs = spec.hyperparameters.get("env_kwargs")
     found = []
@@ -77,7 +83,8 @@ def evaluate_agent(
 
     Args:
         path: a run of ours, a folder of the RL Zoo (``ALGO/ENV_K``), or an SB3 zip.
-        algos, envs: of the comparison; a zip that stands alone must be of the only ones.
+        algos: of the comparison; a zip that stands alone must be of the only one.
+        envs: of the comparison; likewise.
         episodes: to play.
         trust: whether a zip may be unpickled, which runs code that is in it.
 
@@ -124,7 +131,7 @@ def evaluate_agent(
 
 
 def reference(path: Path, spec: RunSpec, returns: np.ndarray, what: str) -> Reference:
-    """With what must be said of it."""
+    """Return an evaluated agent as a reference, with its note."""
     low, high = bootstrap_interval(returns)
     note = (
         f"Agent {path} ({what}), {spec.algo} on {spec.env}: {returns.mean():.2f} ± "
@@ -136,7 +143,11 @@ def reference(path: Path, spec: RunSpec, returns: np.ndarray, what: str) -> Refe
 
 
 def find_zip(folder: Path) -> Path:
-    """The agent in a folder of the RL Zoo."""
+    """Return the zip of the agent in a folder of the RL Zoo.
+
+    Raises:
+        UserError: the folder is missing, or has no agent.
+    """
     if not folder.exists():
         raise UserError(f"--agent {folder}: no such file or folder")
     stem = folder.name.rpartition("_")[0]
@@ -150,7 +161,18 @@ def find_zip(folder: Path) -> Path:
 
 
 def guess(path: Path, given: list[str], flag: str, known: list[str], stem: str = "") -> str:
-    """The algorithm or environment of an agent: by its path, or the only one that is compared."""
+    """Return the algorithm or environment of an agent: from its path, or the only one compared.
+
+    Args:
+        path: the agent.
+        given: names that are compared.
+        flag: option with which one is chosen.
+        known: all valid names.
+        stem: another part in which a name may be.
+
+    Raises:
+        UserError: the path names none, and several are compared.
+    """
     parts = [*reversed(path.parts), stem]
     names = {file_name(name): name for name in known}
     for part in parts:
@@ -167,7 +189,11 @@ def guess(path: Path, given: list[str], flag: str, known: list[str], stem: str =
 
 
 def load_foreign(path: Path, spec: RunSpec, env: VecEnv, *, trust: bool) -> BaseAlgorithm:
-    """An SB3 zip: its weights into the tuned network, or, if that is trusted, all that is in it."""
+    """Load an SB3 zip: its weights into the tuned network, or, with ``trust``, the pickled agent.
+
+    Raises:
+        UserError: the weights do not fit, statistics are missing, or a pickle is not trusted.
+    """
     statistics = path.parent / file_name(spec.env) / "vecnormalize.pkl"
     normalizer = unwrap_vec_normalize(env)
     if normalizer is not None and normalizer.norm_obs and not statistics.is_file():
@@ -205,7 +231,7 @@ def load_foreign(path: Path, spec: RunSpec, env: VecEnv, *, trust: bool) -> Base
 
 
 def load_statistics(path: Path, env: VecEnv) -> None:
-    """VecNormalize's pickle into the environment's VecNormalize."""
+    """Load the pickled statistics of VecNormalize into the environment's VecNormalize."""
     normalizer = unwrap_vec_normalize(env)
     if normalizer is None:
         raise UserError(

@@ -1,15 +1,13 @@
-"""Reports: one self-contained HTML page, the same in Markdown, and CSV files of every figure."""
+"""Reports: a self-contained HTML page, the same in Markdown, and CSV files of all figures."""
 
 from __future__ import annotations
 
-import csv
 import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -21,32 +19,48 @@ from rich.text import Text
 from rn_rl import statistics
 from rn_rl.analysis import plots
 from rn_rl.analysis.comparison import Summary, Task, last_policy
+from rn_rl.analysis.export import (
+    csv_file,
+    write_curves,
+    write_figures,
+    write_run_figures,
+    write_text,
+)
 from rn_rl.analysis.metrics import METRICS, Estimate
 from rn_rl.analysis.tables import markdown_table
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.console import say
-from rn_rl.experiment.runs.io import atomic_write
 from rn_rl.normalization import canonical_spec
 
 
 @dataclass
 class Section:
-    """A task, as a page shows it."""
+    """Part of a page about one task. Plots are SVG text; None where there is nothing to plot."""
 
     task: Task
+    """The task."""
     anchor: str
+    """Id of the part in the page."""
     sentences: list[str]
+    """Conclusions, one for each comparison."""
     columns: list[str]
+    """Headers of the table of figures."""
     rows: list[list[str]]
+    """Rows of the table: arms, then references."""
     curves: str | None
+    """Learning curves."""
     intervals: str
+    """Last returns with intervals."""
     improvements: str | None
+    """Probabilities of improvement over the baseline."""
     gains: str | None
+    """Gains of the layers over time."""
     how: str
+    """How last policies were measured."""
 
 
 def print_summary(summary: Summary, out: Path, console: Console) -> None:
-    """Last policies, what was concluded, what to mind, and where the pages are."""
+    """Print a table of each task, the conclusions, notes, problems, and the path of the page."""
     for task in summary.tasks:
         console.print(Padding(last_policies(summary, task), (1, 0)))
     for sentence in summary.sentences():
@@ -60,7 +74,7 @@ def print_summary(summary: Summary, out: Path, console: Console) -> None:
 
 
 def last_policies(summary: Summary, task: Task) -> Table:
-    """As much about a task as a terminal has room for."""
+    """Return the table of a task for a terminal, with the figures that fit."""
     table = Table(title=task.name, title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column("normalizer")
     for name in ("seeds", "last return, IQM", "worst run", "P(better)"):
@@ -78,7 +92,17 @@ def last_policies(summary: Summary, task: Task) -> Table:
 def write_report(
     summary: Summary, out: Path, *, title: str | None = None, commands: Iterable[str] = ()
 ) -> None:
-    """``out`` (HTML), and beside it ``.md``, ``-figures.csv``, ``-runs.csv`` and ``-curves.csv``."""
+    """Write the page, and beside it ``.md``, ``-figures.csv``, ``-runs.csv`` and ``-curves.csv``.
+
+    Args:
+        summary: content.
+        out: path of the HTML page.
+        title: headline; default: normalizers and environments.
+        commands: commands that made the runs; default: those that the runs recorded.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
     palette = plots.Palette(summary.norms)
     content = {
         "title": title or headline(summary),
@@ -96,13 +120,12 @@ def write_report(
         "csv": [csv_file(out, name).name for name in ("figures", "runs", "curves")],
     }
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(out) as temporary:
-            write_text(temporary, template("report.html.jinja", escape=True).render(content))
-        with atomic_write(out.with_suffix(".md")) as temporary:
-            write_text(temporary, template("report.md.jinja", escape=False).render(content))
+        write_text(out, template("report.html.jinja", escape=True).render(content))
+        write_text(
+            out.with_suffix(".md"), template("report.md.jinja", escape=False).render(content)
+        )
         write_figures(summary, csv_file(out, "figures"))
-        write_runs(summary, csv_file(out, "runs"))
+        write_run_figures(summary, csv_file(out, "runs"))
         write_curves(summary, csv_file(out, "curves"))
     except OSError as error:
         raise UserError(
@@ -110,22 +133,17 @@ def write_report(
         ) from None
 
 
-def write_text(path: Path, text: str) -> None:
-    """UTF-8 wherever we are; bytes of a path that are no text are shown as such."""
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")
-
-
 def check_page(page: Path, flag: str) -> None:
-    """Raise a :class:`UserError` where no page can be written, before anything long is done."""
+    """Raise a :class:`UserError` if a path is no HTML file, before the work begins."""
     if page.suffix not in (".html", ".htm") or page.is_dir():
         raise UserError(f"{flag} {page}: expected the name of a page, such as report.html")
 
 
 def check_baseline(baseline: str, norms: Iterable[str]) -> str:
-    """In the spelling in which runs have it.
+    """Return the baseline in the spelling of the runs.
 
     Raises:
-        UserError: it is none of the several normalizers that there are.
+        UserError: none of several normalizers is the baseline.
     """
     norms = list(dict.fromkeys(norms))
     known = canonical_spec(baseline)
@@ -135,13 +153,13 @@ def check_baseline(baseline: str, norms: Iterable[str]) -> str:
 
 
 def check_threshold(threshold: float | None) -> None:
-    """Raise a :class:`UserError` for what no return can reach or miss."""
+    """Raise a :class:`UserError` if the threshold is not finite."""
     if threshold is not None and not math.isfinite(threshold):
         raise UserError(f"--threshold {threshold}: expected a return")
 
 
 def template(name: str, *, escape: bool) -> jinja2.Template:
-    """One of the two pages."""
+    """Return the template of the HTML or the Markdown page."""
     environment = jinja2.Environment(
         autoescape=escape, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -152,13 +170,13 @@ def template(name: str, *, escape: bool) -> jinja2.Template:
 
 
 def headline(summary: Summary) -> str:
-    """Of a report that was not given one."""
+    """Return the default headline: normalizers and environments."""
     envs = list(dict.fromkeys(task.env for task in summary.tasks))
     return f"{', '.join(summary.norms)} on {', '.join(envs)}"
 
 
 def section(summary: Summary, task: Task, palette: plots.Palette) -> Section:
-    """Everything about one task."""
+    """Return the part of the page about one task."""
     mine = [each for each in summary.comparisons if each.task == task.name]
     columns = ["normalizer", "seeds", *METRICS]
     rows = [
@@ -195,29 +213,8 @@ def section(summary: Summary, task: Task, palette: plots.Palette) -> Section:
     )
 
 
-def short(summary: Summary) -> str:
-    """The last policies of each task, and what can be concluded, as Markdown."""
-    better = summary.improvements()
-    rows = [
-        [
-            task.name,
-            norm,
-            str(len(arm.runs)),
-            str(arm.figures["last return, IQM"]),
-            str(arm.figures["area under curve, IQM"]),
-            better.get((task.name, norm), ""),
-        ]
-        for task in summary.tasks
-        for norm, arm in task.arms.items()
-    ]
-    columns = ["training", "normalizer", "seeds", "last return, IQM", "area under curve, IQM"]
-    columns.append(f"better than {summary.baseline} with probability")
-    sentences = "\n".join(f"- {sentence}" for sentence in summary.sentences())
-    return f"{markdown_table(columns, rows)}\n\n{sentences}"
-
-
 def overall_rows(summary: Summary) -> list[list[str]]:
-    """Scores over all tasks."""
+    """Return the rows of the table of scores over all tasks."""
     none = Estimate(math.nan)
     names = ("IQM", "mean", "optimality gap", "probability of improvement")
     return [
@@ -227,13 +224,13 @@ def overall_rows(summary: Summary) -> list[list[str]]:
 
 
 def run_commands(summary: Summary) -> list[str]:
-    """The commands that made the runs, each once."""
+    """Return the commands that made the runs, each once."""
     runs = [run for task in summary.tasks for arm in task.arms.values() for run in arm.runs]
     return list(dict.fromkeys(run.spec.command for run in runs if run.spec.command))
 
 
 def facts(summary: Summary) -> list[tuple[str, str]]:
-    """Versions, wall time, environments."""
+    """Return facts about the runs by name: their number, wall time, versions, and kind of training."""
     runs = [run for task in summary.tasks for arm in task.arms.values() for run in arm.runs]
     found = [("runs", f"{len(runs):,}")]
     seconds = [run.seconds for run in runs if run.seconds is not None]
@@ -251,71 +248,3 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
     )
     found.append(("environments and training", "; ".join(f"{k}: {n}" for k, n in engines.items())))
     return found
-
-
-def csv_file(out: Path, name: str) -> Path:
-    """Beside the page."""
-    return out.with_name(f"{out.stem}-{name}.csv")
-
-
-def write_rows(path: Path, columns: list[str], rows: Iterable[list[Any]]) -> None:
-    """A CSV file."""
-    with (
-        atomic_write(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
-    ):
-        writer = csv.writer(stream)
-        writer.writerow(columns)
-        writer.writerows(rows)
-
-
-def write_figures(summary: Summary, path: Path) -> None:
-    """Every figure of every arm, every comparison, and scores over all tasks."""
-    rows: list[list[Any]] = []
-
-    def add(task: str, norm: str, seeds: Any, name: str, found: Estimate) -> None:
-        rows.append([task, norm, seeds, name, found.value, found.low, found.high])
-
-    for task in summary.tasks:
-        for norm, arm in task.arms.items():
-            for name, found in arm.figures.items():
-                add(task.name, norm, len(arm.runs), name, found)
-    for each in summary.comparisons:
-        what = f"probability of improvement over {each.baseline}"
-        seeds = f"{each.runs[0]} and {each.runs[1]}"
-        add(each.task, each.norm, seeds, what, each.improvement)
-        add(each.task, each.norm, seeds, f"p against {each.baseline}", Estimate(each.p))
-        corrected = f"p against {each.baseline}, corrected"
-        add(each.task, each.norm, seeds, corrected, Estimate(each.corrected))
-    if len(summary.tasks) > 1:
-        for norm, figures in summary.overall().items():
-            for name, found in figures.items():
-                add("all tasks", norm, "", f"score, {name}", found)
-    write_rows(path, ["task", "normalizer", "seeds", "figure", "value", "low", "high"], rows)
-
-
-def write_runs(summary: Summary, path: Path) -> None:
-    """One line a run."""
-    columns = ["task", "normalizer", "seed", "last_return", "score", "area_under_curve"]
-    columns += ["steps_to_threshold", "episodes", "after_training", "seconds", "folder"]
-    rows = []
-    for task in summary.tasks:
-        for norm, arm in task.arms.items():
-            figures = zip(arm.runs, arm.last, arm.scores, arm.areas, arm.steps, strict=True)
-            for run, *found in figures:
-                one = [task.name, norm, run.spec.seed, *found, run.episodes]
-                rows.append([*one, run.held_out, run.seconds, str(run.run.folder)])
-    write_rows(path, columns, rows)
-
-
-def write_curves(summary: Summary, path: Path) -> None:
-    """Learning curves with their intervals, as they are drawn."""
-    rows = []
-    for task in summary.tasks:
-        for norm, arm in task.arms.items():
-            steps, values = arm.curves
-            if len(steps):
-                low, high = arm.band
-                line = zip(steps, values.mean(0), low, high, strict=True)
-                rows += [[task.name, norm, *map(float, each), len(values)] for each in line]
-    write_rows(path, ["task", "normalizer", "timesteps", "mean", "low", "high", "seeds"], rows)

@@ -6,11 +6,12 @@ import re
 
 
 def markdown_table(columns: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table; columns that hold mostly numbers are aligned to the right.
+    """Return a table in Markdown.
 
     Args:
         columns: headers.
-        rows: cells of each row, as many as there are columns.
+        rows: one cell for each column. A column is aligned right if most of its cells begin with a
+            number, else left.
     """
     cells = list(zip(*rows, strict=True)) or [()] * len(columns)
     numbers = [sum(bool(re.match(r"[+-]?\d", text)) for text in column) for column in cells]

@@ -1,1 +1,1 @@
-"""Many networks of one architecture as one: stacked, traced, replayed, without repeated work."""
+"""Train many networks of one architecture together: stack, trace, replay, deduplicate."""

@@ -1,4 +1,4 @@
-"""Programs on a GPU as CUDA graphs: one launch in place of one for each operation."""
+"""Functions on a GPU as CUDA graphs: one launch instead of one for each operation."""
 
 from __future__ import annotations
 
@@ -10,49 +10,50 @@ from torch import Tensor
 
 
 class CudaGraphed:
-    """A program that a GPU is given as a whole once it has been run the ordinary way.
+    """A function on a GPU that is captured as a CUDA graph at its second call and replayed after that.
 
-    Starting an operation takes the CPU longer than networks of this size take the GPU. The first call
-    runs the operations one by one, which also has libraries set themselves up; the second records what
-    is launched, and from then on the recording is launched.
+    For networks of this size, launching an operation takes the CPU longer than the GPU needs to compute
+    it. The first call runs eagerly, which also lets libraries initialize themselves; the second call
+    captures the graph.
 
     Args:
-        run: from tensors on the GPU to tensors; it may change them in place, and never waits for one.
-        constant: how many of the first tensors are the same in many calls. They are read and written
-            where they lie, and where they lie elsewhere than when it was recorded the operations are
-            launched one by one again. The others are copied to a place of their own.
+        run: maps tensors on the GPU to tensors. It may modify them in place, and must not synchronize.
+        num_static: number of leading arguments that are read and written where they lie. While they have
+            other addresses than in the first call, ``run`` is called eagerly. The other arguments are
+            copied to buffers of the graph.
 
-    Results lie in memory of the recording: the next call writes over them.
+    The results lie in the graph's memory, so the next call overwrites them.
     """
 
-    def __init__(self, run: Callable[..., Any], constant: int) -> None:
+    def __init__(self, run: Callable[..., Any], num_static: int) -> None:
         self.run = run
-        self.constant = constant
+        self.num_static = num_static
         self._addresses: list[int] | None = None
-        self._alive: Sequence[Tensor] = ()
-        self._copies: list[Tensor] = []
+        self._static: Sequence[Tensor] = ()
+        self._buffers: list[Tensor] = []
         self._graph: torch.cuda.CUDAGraph | None = None
         self._results: Any = None
 
     def __call__(self, *tensors: Tensor) -> Any:
-        given, others = tensors[: self.constant], tensors[self.constant :]
-        addresses = [t.data_ptr() for t in given]
+        static, inputs = tensors[: self.num_static], tensors[self.num_static :]
+        addresses = [t.data_ptr() for t in static]
         if addresses != self._addresses:
             if self._graph is None:
-                self._addresses, self._alive = addresses, given  # alive, so that nothing moves in
+                # the references keep the memory from being reused by other tensors
+                self._addresses, self._static = addresses, static
             return self.run(*tensors)
         if self._graph is None:
-            self._capture(given, others)
+            self._capture(static, inputs)
         else:
-            for copy, tensor in zip(self._copies, others, strict=True):
-                copy.copy_(tensor)
+            for buffer, tensor in zip(self._buffers, inputs, strict=True):
+                buffer.copy_(tensor)
         assert self._graph is not None
         self._graph.replay()
         return self._results
 
-    def _capture(self, given: Sequence[Tensor], others: Sequence[Tensor]) -> None:
-        self._copies = [tensor.clone() for tensor in others]
+    def _capture(self, static: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
+        self._buffers = [tensor.clone() for tensor in inputs]
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self._results = self.run(*given, *self._copies)
+            self._results = self.run(*static, *self._buffers)
         self._graph = graph

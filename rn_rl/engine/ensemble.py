@@ -1,4 +1,4 @@
-"""Many networks of one architecture as one: stacked weights and states, evaluated together."""
+"""Many networks of one architecture, stacked and evaluated together."""
 
 from __future__ import annotations
 
@@ -19,155 +19,187 @@ from rn_rl.normalization import PhaseNorm, phase_norms
 
 
 class ModuleStack:
-    """The weights and normalizer states of S networks, which were built one by one and alike.
+    """The weights and normalizer states of S networks of one architecture, one network per seed.
 
     ===============  =================================================================
-    ``weights``       ``(S, P)``, all parameters of a network in a row: what an optimizer,
-                      a target update and a gradient norm want
-    ``tensors``       the same by parameter, ``(S, *shape)``, views of ``weights``; then buffers
-    state buffers     ``(rows, S, codes)``: S more columns of one state, so that the commit
-                      of all of them is the commit of one :class:`~rn_rl.normalization.PhaseNorm`
+    ``weights``       ``(S, P)``: the P parameters of each network in one row
+    ``tensors``       the parameters, ``(S, *shape)``, views of ``weights``; then the buffers
+    state buffers     ``(rows, S, codes)``, the states of all seeds side by side
     other buffers     ``(S, *shape)``
     ===============  =================================================================
 
+    ``torch.func.stack_module_state`` stacks tensors too, each by itself. Here all parameters of a network
+    lie in one row, so that an optimizer step, a target update and a gradient norm are one operation for
+    all layers; and states lie side by side, as columns of one
+    :class:`~rn_rl.normalization.PhaseNorm`, so that one commit commits all seeds.
+
     Args:
-        modules: S networks; they are copied. The parameters keep their order.
+        modules: S networks, which are copied. The order of their parameters is kept.
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self.size = len(modules)
+        """Number of networks, S."""
         self.module = copy.deepcopy(modules[0])
-        """Applied to a slice of the stack; its normalizers hold the stacked states."""
+        """Network that is called with slices of the stack; its normalizers hold the stacked states."""
         self.norms = phase_norms(self.module)
         self.training = False
         with torch.no_grad():
             self.weights = torch.stack([parameters_to_vector(m.parameters()) for m in modules])
-        named = dict(self.module.named_parameters())
-        sizes = [p.numel() for p in named.values()]
+        parameters = dict(self.module.named_parameters())
+        sizes = [p.numel() for p in parameters.values()]
         self.tensors: list[Tensor] = [
             part.view(self.size, *p.shape)
-            for part, p in zip(self.weights.split(sizes, 1), named.values(), strict=True)
+            for part, p in zip(self.weights.split(sizes, 1), parameters.values(), strict=True)
         ]
-        self.parameters = len(named)
-        """How many of the tensors are parameters; they come first."""
-        self.names = list(named)
-        self.axes = [0] * len(named)
-        others = [dict(m.named_buffers()) for m in modules]
-        for name in others[0]:
+        self.num_parameters = len(parameters)
+        """Number of leading ``tensors`` that are parameters."""
+        self.names = list(parameters)
+        """Name of each of ``tensors``."""
+        self.axes = [0] * len(parameters)
+        """Axis of the seeds in each of ``tensors``."""
+        buffers = [dict(m.named_buffers()) for m in modules]
+        for name in buffers[0]:
             axis = int(name.rpartition(".")[0] in self.norms)
-            self.tensors.append(torch.stack([o[name] for o in others], axis))
+            self.tensors.append(torch.stack([b[name] for b in buffers], axis))
             self.names.append(name)
             self.axes.append(axis)
-        self.committing = [self._committing(group) for group in self._groups()]
-        """Normalizers that hold the states of all that commit alike, and whose states those are."""
-        self.committed = False
-        """Whether :meth:`before_commit` is known: not until the first commit here."""
+        self.commit_groups = [self._merge_states(group) for group in self._group_by_commit()]
+        """Normalizers that each hold the states of a group that commits alike, with the group's names."""
+        self.has_committed = False
+        """Whether a commit has happened, so that :meth:`tensors_before_commit` is known."""
         captured = bool(self.norms) and self.weights.is_cuda
         self._commit = CudaGraphed(self._commit_all, 0) if captured else self._commit_all
 
-    def _groups(self) -> list[list[str]]:
+    def _group_by_commit(self) -> list[list[str]]:
+        """Names of the normalizers, grouped by equal arithmetic of their commits."""
         groups: dict[Any, list[str]] = {}
         for name, norm in self.norms.items():
             like = norm.commits_like
             groups.setdefault(name if like is None else like, []).append(name)
         return list(groups.values())
 
-    def _committing(self, group: list[str]) -> tuple[PhaseNorm, list[str]]:
-        """Put the states of these normalizers side by side, and give what commits them as one."""
+    def _merge_states(self, group: list[str]) -> tuple[PhaseNorm, list[str]]:
+        """Concatenate the states of a group in one normalizer, whose commit commits the group."""
         leader = copy.deepcopy(self.norms[group[0]])
         for buffer in ("running_state", "pending_sums"):
-            places = [self.names.index(f"{name}.{buffer}") for name in group]
-            whole = torch.cat([self.tensors[i] for i in places], 1)
-            leader._buffers[buffer] = whole
-            for name, i, part in zip(group, places, whole.split(self.size, 1), strict=True):
+            indices = [self.names.index(f"{name}.{buffer}") for name in group]
+            merged = torch.cat([self.tensors[i] for i in indices], 1)
+            leader._buffers[buffer] = merged
+            for name, i, part in zip(group, indices, merged.split(self.size, 1), strict=True):
                 self.tensors[i] = self.norms[name]._buffers[buffer] = part
         leader._state_before_commit = leader.running_state
         return leader, group
 
-    def part(self, rows: Tensor, name: str) -> Tensor:
-        """Of what lies as the weights do, ``(S, P)``, what belongs to one parameter; a view."""
+    def parameter_view(self, rows: Tensor, name: str) -> Tensor:
+        """View of one parameter's columns in a tensor with the layout of ``weights``.
+
+        Args:
+            rows: ``(S, P)``, for example the weights, their gradient or an optimizer's average.
+            name: name of a parameter.
+
+        Returns:
+            ``(S, *shape)``.
+        """
         like = self.tensors[self.names.index(name)]
         first = like.storage_offset()
         return rows[:, first : first + like[0].numel()].view(like.shape)
 
     def set_training_mode(self, mode: bool) -> None:
-        """As SB3's, and as there the normalizers commit when training ends.
+        """Set the phase: a change from training to evaluation commits all normalizers.
 
-        The modules themselves change their mode only when something is recorded.
+        The module itself is set to a mode only while it is traced, by :meth:`vmap_modules`.
         """
         if self.training and not mode:
             self._commit()
-            self.committed = True
+            self.has_committed = True
         self.training = mode
 
     def _commit_all(self) -> None:
-        for leader, _ in self.committing:
+        for leader, _ in self.commit_groups:
             leader.commit()
 
-    def before_commit(self) -> list[Tensor]:
-        """The tensors with the normalizer states of before the last commit."""
-        old = {
+    def tensors_before_commit(self) -> list[Tensor]:
+        """Return ``tensors`` with the normalizer states from before the last commit."""
+        before = {
             f"{name}.running_state": state
-            for leader, group in self.committing
+            for leader, group in self.commit_groups
             for name, state in zip(
                 group, leader._state_before_commit.split(self.size, 1), strict=True
             )
         }
         named = zip(self.names, self.tensors, strict=True)
-        return [old.get(name, tensor) for name, tensor in named]
+        return [before.get(name, tensor) for name, tensor in named]
 
-    def running(self) -> list[Tensor]:
-        """The state that SB3 copies to targets: every tensor with ``running_`` in its name."""
+    def running_state(self) -> list[Tensor]:
+        """Return the tensors that SB3 copies to target networks: those with ``running_`` in the name."""
         named = zip(self.names, self.tensors, strict=True)
         return [tensor for name, tensor in named if "running_" in name]
 
     @torch.no_grad()
-    def put_back(self, states: Sequence[Tensor], seeds: Tensor) -> None:
-        """Give these seeds the :meth:`running` state that they had."""
+    def restore_running_state(self, states: Sequence[Tensor], seeds: Tensor) -> None:
+        """Copy some seeds' columns of an earlier :meth:`running_state` back.
+
+        Args:
+            states: copies of :meth:`running_state`.
+            seeds: indices of the seeds, ``(n,)``, int64.
+        """
         axes = [a for n, a in zip(self.names, self.axes, strict=True) if "running_" in n]
-        for now, before, axis in zip(self.running(), states, axes, strict=True):
+        for now, before, axis in zip(self.running_state(), states, axes, strict=True):
             now.index_copy_(axis, seeds, before.index_select(axis, seeds))
 
-    def over_seeds(
+    def vmap_modules(
         self,
         function: Callable[..., Any],
         tensors: Sequence[Tensor],
         *inputs: Tensor,
         training: bool = False,
     ) -> Any:
-        """``function(network, *inputs)`` for every seed, with these tensors as what it is made of."""
+        """Compute ``function(network, *inputs)`` for every seed, under ``torch.func.vmap``.
+
+        Args:
+            function: of a network and of one seed's inputs.
+            tensors: parameters and buffers to call the networks with, in the order of ``self.tensors``.
+            inputs: tensors with a leading axis of seeds.
+            training: mode of the network. In training mode normalizers add their inputs to their pending
+                sums, in place.
+
+        Returns:
+            The results of ``function`` with a leading axis of seeds.
+        """
         set_mode(self.module, training)
         call = _Call(self.module, function)
         names = [f"module.{name}" for name in self.names]
 
-        def one(slices: list[Tensor], *given: Tensor) -> Any:
-            return functional_call(call, dict(zip(names, slices, strict=True)), given)
+        def call_one(slices: list[Tensor], *args: Tensor) -> Any:
+            return functional_call(call, dict(zip(names, slices, strict=True)), args)
 
-        # acting asks about few observations
-        with StackedConvolutions(many=training), StackedGroupNorms():
-            return vmap(one, in_dims=(self.axes, *(0 for _ in inputs)))(list(tensors), *inputs)
+        # batches are large while learning and small while acting
+        with StackedConvolutions(large_batch=training), StackedGroupNorms():
+            mapped = vmap(call_one, in_dims=(self.axes, *(0 for _ in inputs)))
+            return mapped(list(tensors), *inputs)
 
-    def of_seed(self, seed: int) -> dict[str, Tensor]:
-        """One seed's tensors by name, in the shapes of an ordinary network; views of the stack."""
-        each = zip(self.names, self.axes, self.tensors, strict=True)
-        return {name: tensor.select(axis, seed) for name, axis, tensor in each}
+    def unstack(self, seed: int) -> dict[str, Tensor]:
+        """Return one seed's tensors by name, as views with the shapes of a single network's."""
+        stacked = zip(self.names, self.axes, self.tensors, strict=True)
+        return {name: tensor.select(axis, seed) for name, axis, tensor in stacked}
 
     @torch.no_grad()
     def load_into(self, seed: int, module: nn.Module) -> None:
-        """Copy one seed's weights and state into an ordinary network."""
-        state = self.of_seed(seed)
+        """Copy one seed's parameters and buffers into a single network of the same architecture."""
+        state = self.unstack(seed)
         for name, value in (*module.named_parameters(), *module.named_buffers()):
             value.copy_(state[name])
 
 
 def set_mode(module: nn.Module, training: bool) -> None:
-    """Training or evaluation mode without what follows from a change of it: no normalizer commits."""
+    """Set training or evaluation mode without a commit, which ``module.eval()`` would cause."""
     for part in module.modules():
         part.training = training
 
 
 class _Call(nn.Module):
-    """``function(module, ...)`` as a forward, which is all that ``functional_call`` calls."""
+    """``function(module, ...)`` as a ``forward``, since ``functional_call`` calls modules only."""
 
     def __init__(self, module: nn.Module, function: Callable[..., Any]) -> None:
         super().__init__()
@@ -179,7 +211,15 @@ class _Call(nn.Module):
 
 
 def clip_gradients(gradients: Tensor, max_norm: float) -> Tensor:
-    """``clip_grad_norm_`` for each row of ``(seeds, parameters)``, in place."""
+    """Clip the norm of each seed's gradient in place, as ``torch.nn.utils.clip_grad_norm_`` does.
+
+    Args:
+        gradients: ``(S, P)``.
+        max_norm: largest norm of a row; infinity leaves the gradients unchanged.
+
+    Returns:
+        ``gradients``.
+    """
     if math.isinf(max_norm):
         return gradients
     norms = torch.linalg.vector_norm(gradients, dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Normalizers: torch only. No Stable-Baselines3 and no gymnasium below this door."""
+"""Normalizers as torch modules; imports neither Stable-Baselines3 nor gymnasium."""
 
 from rn_rl.normalization.phase import (
     PhaseNorm,
@@ -7,6 +7,7 @@ from rn_rl.normalization.phase import (
     state_before_commit,
     unobserved,
 )
+from rn_rl.normalization.published import PublishedRegularityNorm, observed_acting
 from rn_rl.normalization.registry import (
     REGISTRY,
     available_normalizers,
@@ -16,12 +17,13 @@ from rn_rl.normalization.registry import (
     parse_spec,
     split_outside,
 )
-from rn_rl.normalization.regularity import RegularityNorm, observed_acting
+from rn_rl.normalization.regularity import RegularityNorm
 from rn_rl.normalization.saliency import SaliencyNorm, class_shares, saliency_prior
 
 __all__ = [
     "REGISTRY",
     "PhaseNorm",
+    "PublishedRegularityNorm",
     "RegularityNorm",
     "SaliencyNorm",
     "available_normalizers",

@@ -1,4 +1,4 @@
-"""Unsupervised adaptive normalization: by the clusters of a learned mixture of Gaussians."""
+"""Unsupervised adaptive normalization: standardize by the clusters of a learned Gaussian mixture."""
 
 from __future__ import annotations
 
@@ -13,30 +13,33 @@ from rn_rl.normalization.functional import MEAN, VAR
 from rn_rl.normalization.phase import PhaseNorm, decay_per_phase
 
 CLUSTERS = 3
+"""Number K of Gaussians for each feature, as in the paper's networks."""
+
 FARTHEST = 1e9
-"""Beyond this distance from 0, responsibilities stay as they are there: squares must not overflow."""
+"""Inputs are clamped to this size to compute responsibilities, so that squares do not overflow."""
 
 
 class AdaptiveNorm(PhaseNorm):
-    r"""Standardize every activation by the cluster it belongs to, softly.
+    r"""Standardize every activation by the moments of its cluster, weighted by responsibility.
 
-    A mixture of K = 3 Gaussians for each feature has learned means, variances and weights
-    :math:`\lambda_k`, which give the responsibilities
+    A mixture of K = 3 Gaussians for each feature, with learned means :math:`\mu_k`, variances
+    :math:`\sigma_k^2` and weights :math:`\lambda_k`, gives responsibilities and output
 
     .. math:: \tau_k(x) = \frac{\lambda_k N(x; \mu_k, \sigma_k^2)}
         {\sum_j \lambda_j N(x; \mu_j, \sigma_j^2)}, \qquad
         y = \sum_k \frac{\tau_k(x)}{\sqrt{\lambda_k}} \, \frac{x - m_k}{\sqrt{s_k^2 + \epsilon}},
 
-    where m and s are the mean and standard deviation of the input weighted by :math:`\tau_k`. The
-    paper takes them from the batch; here they are running ones, frozen within a phase, so that acting
-    and learning are one function. On N(0, 1) the output of a new mixture has mean 0 and a standard
-    deviation of about 1.5, not 1. The authors' code departs from this formula (its densities leave out
-    :math:`1/\sigma_k`, its softmax has one term, its averages are of the output); the formula is kept.
+    where :math:`m_k` and :math:`s_k` are the mean and standard deviation of the input weighted by
+    :math:`\tau_k`. The paper takes them from the batch; here they are running statistics, frozen within
+    a phase, so that acting and learning apply the same function. For N(0, 1) input, the output of a new
+    mixture has mean 0 and a standard deviation of about 1.5, not 1. This is the formula of the paper. The
+    authors' code departs from it: its densities leave out :math:`1/\sigma_k`, its softmax runs over an
+    axis of size 1, and its running averages are of the output.
 
     Args:
         num_features: size of axis 1 of the input.
-        half_life: phases after which an observation counts half; None never forgets. Responsibilities
-            are learned, so old moments are of clusters that are no more.
+        half_life: number of phases after which an observation counts half; None never forgets. A
+            finite one is the default because the clusters change while they are learned.
         eps: added to all variances.
 
     Shape:
@@ -46,12 +49,12 @@ class AdaptiveNorm(PhaseNorm):
         ``running_state``: rows mean m, variance s**2, sum of responsibilities, ``(3, K,
         num_features)``; moves at commits. Until the first, m is 0 and s is 1. A batch with a NaN or an
         infinity is skipped for the features it touches. Parameters, ``(K, num_features)``:
-        ``mean`` starts at the quantiles of N(0, 1) (the paper takes those of a batch: there is no
-        data at construction), ``raw_variance`` (through softplus) at variance 1, ``logits`` (through
-        softmax) at equal weights.
+        ``mean`` starts at quantiles of N(0, 1) (the paper takes those of a batch, which a constructor
+        does not have), ``raw_variance`` (through softplus) at variance 1, ``logits`` (through softmax)
+        at equal weights.
 
     Raises:
-        UserError: a half-life that is not above 0, an input whose axis 1 is not ``num_features``.
+        UserError: the half-life is not above 0, or axis 1 of an input is not ``num_features``.
 
     Source: Faye et al., arXiv 2409.04757, 2024.
     """
@@ -72,12 +75,15 @@ class AdaptiveNorm(PhaseNorm):
 
     @property
     def gain(self) -> Tensor:
-        """``sum_k sqrt(lambda_k) / s_k``, the mean factor if clusters are as frequent as lambda says."""
+        """``sum_k sqrt(lambda_k) / s_k``, ``(num_features,)``: the mean factor on x - m_k.
+
+        It assumes that each cluster has the share lambda_k of the data.
+        """
         weight = self.logits.detach().softmax(0).to(self.running_state.dtype)
         return (weight.sqrt() / (self.running_state[VAR] + self.eps).sqrt()).sum(0)
 
     def log_responsibilities(self, x: Tensor) -> Tensor:
-        """``log tau``, ``(K, *x.shape)``, of x's dtype, which has to be float32 or better."""
+        """Compute ``log tau``, ``(K, *x.shape)``, in x's dtype, which must be float32 or float64."""
         mean, raw, logits = (
             of_each_cluster(p.to(x.dtype), x) for p in (self.mean, self.raw_variance, self.logits)
         )
@@ -115,5 +121,5 @@ class AdaptiveNorm(PhaseNorm):
 
 
 def of_each_cluster(values: Tensor, x: Tensor) -> Tensor:
-    """``(K, features)`` in the shape that broadcasts against ``(K, *x.shape)``."""
+    """Reshape ``(K, features)`` so that it broadcasts against ``(K, *x.shape)``."""
     return values.reshape((CLUSTERS, 1, -1) + (1,) * (x.dim() - 2))

@@ -5,25 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rn_rl.normalization import functional
+from rn_rl.normalization import dispatch, functional
 from rn_rl.normalization.functional import VAR
 from rn_rl.normalization.phase import PhaseNorm, decay_per_phase
 
 
 class BatchNorm(PhaseNorm):
-    r"""Standardize every feature by its history, which is frozen within a phase.
+    r"""Standardize every feature by its running mean and variance, which are frozen within a phase.
 
     .. math:: y = \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} \, w + b
 
-    in training and in evaluation alike, so that acting and learning are one function and PPO's ratio
-    starts at 1. Torch's divides by the statistics of the *batch* in training. For the gradient the
-    statistics are constants; :class:`BatchRenorm` is the one whose gradient knows of the batch.
+    in training and in evaluation alike, so that acting and learning apply the same function and PPO's
+    ratio starts at 1. ``nn.BatchNorm1d`` uses the statistics of the *batch* in training. Here the
+    statistics are constants for the gradient; :class:`BatchRenorm` differentiates through the batch's.
 
     Args:
         num_features: size of axis 1 of the input.
-        half_life: phases after which an observation counts half; None never forgets. Torch's
-            ``momentum`` counts batches instead: with it, one pass over many small batches would
-            forget everything else.
+        half_life: number of phases after which an observation counts half; None never forgets. It
+            replaces the ``momentum`` of ``nn.BatchNorm1d``, which counts batches: with that, one phase
+            of many small batches would forget all earlier ones.
         eps: added to the variance.
 
     Shape:
@@ -32,10 +32,11 @@ class BatchNorm(PhaseNorm):
     State:
         ``running_state``: rows mean, variance (of the population: divided by n), elements,
         ``(3, num_features)``; moves at commits, by an exact merge. Parameters ``weight`` (1) and
-        ``bias`` (0) as in torch.
+        ``bias`` (0) as in torch. A batch with a NaN or an infinity is skipped for the features it
+        touches.
 
     Raises:
-        UserError: a half-life that is not above 0, an input whose axis 1 is not ``num_features``.
+        UserError: the half-life is not above 0, or axis 1 of an input is not ``num_features``.
 
     Example:
         >>> norm = BatchNorm(3)
@@ -65,7 +66,7 @@ class BatchNorm(PhaseNorm):
 
     def observe(self, x: Tensor, weight: Tensor | None) -> None:
         mean = self.running_state[0]
-        functional.accumulate(self.pending_sums, functional.observe_moments, x, mean, weight)
+        dispatch.accumulate_moments(self.pending_sums, x, mean, weight)
 
     def next_state(self) -> Tensor:
         return functional.commit_moments(self.running_state, self.pending_sums, self.decay)
@@ -76,7 +77,7 @@ class BatchNorm(PhaseNorm):
         return (self.standardize(wide) * weight + bias).to(x.dtype)
 
     def standardize(self, x: Tensor) -> Tensor:
-        """``(x - mean) / sqrt(variance + eps)`` by the frozen state."""
+        """Compute ``(x - mean) / sqrt(variance + eps)`` from the frozen state."""
         mean, scale = (self.running_state[0], self._std().reciprocal())
         return (x - functional.on_axis_1(mean.to(x.dtype), x)) * functional.on_axis_1(
             scale.to(x.dtype), x
@@ -90,27 +91,27 @@ class BatchNorm(PhaseNorm):
 
 
 class BatchRenorm(BatchNorm):
-    r"""The value of :class:`BatchNorm`, with a gradient through the batch's own mean and variance.
+    r"""The output of :class:`BatchNorm`, with a gradient through the batch's own mean and variance.
 
     .. math:: \hat{x} = \frac{x - \mu_B}{\sigma_B} r + d, \qquad
         r = \mathrm{sg}\frac{\sigma_B}{\sigma}, \quad d = \mathrm{sg}\frac{\mu_B - \mu}{\sigma},
 
-    where sg stops the gradient. With r and d unlimited this equals ``(x - mu) / sigma``, the frozen
-    function, for every batch; in training the gradient is that of batch normalization times r, in
-    evaluation (and when frozen) that of BatchNorm here. A batch of one gives finite values; its
-    gradient is 0 in x, as the batch's mean is x itself.
+    where sg stops the gradient, and B marks moments of the batch. Without limits on r and d the output
+    equals ``(x - mu) / sigma``, the frozen function, for every batch. The gradient in training is that of
+    batch normalization times r; in evaluation, and when frozen, that of :class:`BatchNorm`. For a batch
+    of one, values are finite and the gradient with respect to x is 0, since the batch mean is x itself.
 
-    The paper clips r and d. It is not done here: what is clipped depends on the batch, so the same
-    sample would have one output in the rollout and another in the update, and PPO's ratio would not
-    start at 1. Nor is this the one of sb3-contrib: its variance of a batch of one is NaN, which its
+    The paper clips r and d. Here they are not clipped: clipping depends on the batch, so a sample would
+    have one output in the rollout and another in the update, and PPO's ratio would not start at 1. The
+    ``BatchRenorm1d`` of sb3-contrib is not used either: for a batch of one its variance is NaN, which its
     running average keeps for ever, and it has parameters even with ``affine=False``.
 
-    Arguments, shapes and state are those of BatchNorm.
+    Arguments, shapes and state are those of :class:`BatchNorm`.
 
     Source: Ioffe, NeurIPS 2017.
     """
 
-    depends_on_batch = True  # its gradient
+    depends_on_batch = True  # through the gradient
 
     def standardize(self, x: Tensor) -> Tensor:
         frozen = super().standardize(x)
@@ -120,7 +121,7 @@ class BatchRenorm(BatchNorm):
         real = self.real()
         mean = mean_of_features(wide, real)
         std = (mean_of_features((wide - mean).square(), real) + self.eps).sqrt()
-        # Both are 0 to the last bit: they add to the gradient and leave the value alone.
+        # both are exactly 0: they contribute a gradient and do not change the value
         shift = mean.detach() - mean
         stretch = (std.detach() - std) / std
         moved = (shift + (wide - mean) * stretch) / functional.on_axis_1(self._std(), x)
@@ -128,7 +129,12 @@ class BatchRenorm(BatchNorm):
 
 
 def mean_of_features(x: Tensor, real: Tensor | None) -> Tensor:
-    """Mean over every axis but 1, which is kept, of the samples that are real, ``(batch,)``."""
+    """Mean over all axes but axis 1, with ``keepdim``; of the samples where ``real`` is True, if given.
+
+    Args:
+        x: ``(batch, features, ...)``.
+        real: ``(batch,)``, False for padding; None: all samples.
+    """
     over = [axis for axis in range(x.dim()) if axis != 1]
     if real is None:
         return x.mean(over, keepdim=True)

@@ -1,16 +1,14 @@
-"""Controls: gains that follow a schedule and know nothing of the activations.
+"""Controls: gains that follow a schedule and do not depend on the activations.
 
-Any effect of regularity must show beyond these. They count phases as RegularityNorm does (a commit
-with observations is a phase) and obey the same rule.
+An effect of regularity is an effect beyond these. They count phases as RegularityNorm does (a phase is
+a commit with observations) and obey the phase rule.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-import zipfile
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,21 +16,24 @@ from torch import Tensor
 
 from rn_rl.errors import UserError
 from rn_rl.normalization.phase import PhaseNorm
+from rn_rl.normalization.recording import no_recording, read_recording, recording_file
 
 PHASES, GAIN, NEXT = range(3)
-"""Rows of the state; NEXT, the gain after the coming commit, only where a recording is replayed."""
-
-RECORDING = "code_length.npz"
+"""Rows of the state: phases, gain, and for :class:`YokedNorm` the gain after the next commit."""
 
 
 class ScheduleNorm(PhaseNorm):
-    """``y = gain(phases) x``, with ``phases`` the number of commits that had observations.
+    """``y = gain(t) x``, with t the number of phases committed so far.
 
     Args:
-        schedule: from the number of phases (a tensor) to the gain (a tensor of the same shape).
-        label: how it prints.
+        schedule: maps the number of phases, a float64 tensor, to the gain, a tensor of the same shape.
+        label: text that ``repr`` shows.
 
-    State: ``running_state``, rows phases and gain, ``(2, 1)``; moves at commits.
+    Shape:
+        Any shape to the same shape and dtype.
+
+    State:
+        ``running_state``: rows phases and gain, ``(2, 1)``; moves at commits.
     """
 
     def __init__(self, schedule: Callable[[Tensor], Tensor], label: str) -> None:
@@ -42,7 +43,7 @@ class ScheduleNorm(PhaseNorm):
 
     @staticmethod
     def start(schedule: Callable[[Tensor], Tensor]) -> Tensor:
-        """The state before any phase."""
+        """State before the first phase."""
         phases = torch.zeros(1, dtype=torch.float64)
         return torch.stack((phases, schedule(phases)))
 
@@ -65,7 +66,7 @@ class ScheduleNorm(PhaseNorm):
 
 
 class LogSchedule:
-    """``log(t + e - 1)``, t phases after the first: what ``rn`` does on stationary data."""
+    """``log(t + e - 1)``, t phases after the first: the gain of ``rn`` on stationary data."""
 
     def __call__(self, phases: Tensor) -> Tensor:
         return ((phases - 1).clamp(min=1) + (math.e - 1)).log()
@@ -82,7 +83,7 @@ class LinearRamp:
 
 
 class Constant:
-    """Always c."""
+    """The same gain c in every phase."""
 
     def __init__(self, c: float) -> None:
         self.c = c
@@ -92,12 +93,16 @@ class Constant:
 
 
 def logt(num_features: int) -> ScheduleNorm:
-    """Control: multiply by ``log(t + e - 1)``, the gain of ``rn`` on stationary data."""
+    """Build the control that multiplies by ``log(t + e - 1)``, the gain of ``rn`` on stationary data."""
     return ScheduleNorm(LogSchedule(), "logt")
 
 
 def ramp(num_features: int, to: float = 5.0, over: float = 5000) -> ScheduleNorm:
-    """Control: a gain that rises linearly from 0.1 to ``to`` over ``over`` phases, then stays."""
+    """Build the control whose gain rises linearly from 0.1 to ``to`` over ``over`` phases, then stays.
+
+    Raises:
+        UserError: ``over`` is not above 0, or ``to`` is not finite.
+    """
     if not over > 0:
         raise UserError(f"ramp over={over!r}: expected a number of phases above 0")
     if not math.isfinite(to):
@@ -106,14 +111,18 @@ def ramp(num_features: int, to: float = 5.0, over: float = 5000) -> ScheduleNorm
 
 
 def gain(num_features: int, c: float = 3.0) -> ScheduleNorm:
-    """Control: multiply by the constant ``c``."""
+    """Build the control that multiplies by the constant ``c``.
+
+    Raises:
+        UserError: ``c`` is not finite.
+    """
     if not math.isfinite(c):
         raise UserError(f"gain c={c!r}: expected a finite number")
     return ScheduleNorm(Constant(c), f"gain c={c:g}")
 
 
 class Recording:
-    """A recorded column: the gain after t commits, then the last one for ever."""
+    """The gain recorded after t commits; after the last one it stays."""
 
     def __init__(self, gains: Tensor) -> None:
         self.gains = gains
@@ -124,27 +133,34 @@ class Recording:
 
 
 class YokedNorm(ScheduleNorm):
-    """Control: replay the gains that one layer of another run had, phase by phase.
+    """Control that replays, phase by phase, the gains that one layer had in another run.
 
-    The same ramp as in that run, with the tie between this network's activity and its gain cut: this
-    alone separates regularity from a schedule. After the last recorded phase the gain stays. A run
-    records what it acted with, so the commit after its very last update is not in it.
+    The gain follows the same schedule as in that run but does not depend on the activations of this
+    network. So a difference between the two is an effect of regularity, not of the schedule. After the
+    last recorded phase the gain stays. A run records the gains it acted with, so the commit after its
+    last update is not in the recording.
 
     Args:
-        run: a run folder with a ``code_length.npz``, or such a file; see :func:`read_recording`.
-        index: which column: which hidden layer of its network this follows. A network with hidden
-            layers of its own beside the first (the critic of PPO) replays those of the first.
+        run: a run folder with a ``code_length.npz``, or such a file; see
+            :func:`~rn_rl.normalization.recording.read_recording`.
+        index: column of the recording: number of the hidden layer of its network to replay. A network
+            with hidden layers of its own beside the first one's (the critic of PPO) replays the gains
+            of the first.
+
+    Shape:
+        Any shape to the same shape and dtype.
 
     State:
-        ``running_state``: rows phases, gain, gain after the coming commit, ``(3, 1)``. With the last
-        one, an agent saved in the middle of a phase acts on where the recording is not.
+        ``running_state``: rows phases, gain, gain after the next commit, ``(3, 1)``; moves at commits.
+        With the third row, an agent that was saved in the middle of a phase can act where the recording
+        is missing.
 
     Warns:
-        UserWarning: there is no such recording. A trained agent can then be loaded and can act.
+        UserWarning: the recording is missing. A trained agent can still be loaded and act.
 
     Raises:
-        UserError: a recording that cannot be read or has no such column; at a training forward, that
-            there is none.
+        UserError: the recording cannot be read or has no such column; or it is missing, in a training
+            forward.
     """
 
     def __init__(self, run: str, index: int = 0) -> None:
@@ -152,9 +168,7 @@ class YokedNorm(ScheduleNorm):
         self.missing = not recording_file(run).exists()
         gains = np.ones((1, index + 1)) if self.missing else read_recording(run)
         if self.missing:
-            warnings.warn(
-                f"{_no_recording(run)}; the agent can act, and cannot learn", stacklevel=2
-            )
+            warnings.warn(f"{no_recording(run)}; the agent can act, and cannot learn", stacklevel=2)
         if index >= gains.shape[1]:
             raise UserError(
                 f"yoked({run}): there is no gain for hidden layer {index + 1}: the recording has "
@@ -169,7 +183,7 @@ class YokedNorm(ScheduleNorm):
 
     def observe(self, x: Tensor, weight: Tensor | None) -> None:
         if self.missing:
-            raise UserError(f"{_no_recording(self.run)}; learning needs it")
+            raise UserError(f"{no_recording(self.run)}; learning needs it")
         super().observe(x, weight)
 
     def next_state(self) -> Tensor:
@@ -179,50 +193,6 @@ class YokedNorm(ScheduleNorm):
         return torch.stack((phases, gain, after if self.missing else self.schedule(phases + 1)))
 
 
-def recording_file(run: str) -> Path:
-    """The file that a run folder keeps its gains in; a file is itself."""
-    path = Path(run)
-    return path if path.suffix == ".npz" else path / RECORDING
-
-
-def _no_recording(run: str) -> str:
-    return f"yoked({run}): no recording {recording_file(run)}"
-
-
-def read_recording(run: str) -> np.ndarray:
-    """The gains of a recorded run, ``(phases + 1, layers)``: row t is what it applied after t commits.
-
-    A recording has one row for each rollout, written at its start, after the commit. Rollouts before
-    there was anything to learn from (row 0; for DQN all up to ``learning_starts``, which the file
-    tells) are phase 0 together.
-
-    Raises:
-        UserError: no such file, or not a recording of gains.
-    """
-    file = recording_file(run)
-    if not file.exists():
-        raise UserError(
-            f"{_no_recording(run)}; give the folder of a run that had a normalizer with gains"
-        )
-    try:
-        # np.load leaves a file open that it opened itself and cannot read
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            gains, timesteps = np.asarray(arrays["gains"], float), arrays["timesteps"]
-            learning_starts = arrays.get("learning_starts", 0)
-        if gains.ndim != 2 or not gains.size or timesteps.shape != gains.shape[:1]:
-            raise ValueError(f"gains {gains.shape}, timesteps {timesteps.shape}")
-        learned = (timesteps > learning_starts) & (np.arange(len(gains)) > 0)
-        recorded = np.concatenate((gains[:1], gains[learned]))
-        if not np.isfinite(recorded).all():
-            raise ValueError("no finite gains")
-    except (OSError, EOFError, TypeError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"yoked({run}): {file} is no recording of gains ({error}); expected finite gains of shape "
-            "(phases, layers) and timesteps, as training writes them"
-        ) from None
-    return recorded
-
-
 def yoked(num_features: int, run: str, index: int = 0) -> YokedNorm:
-    """Control: the gains of another run's hidden layer ``index``."""
+    """Build the control that replays the gains of hidden layer ``index`` of another run."""
     return YokedNorm(run, index)

@@ -1,17 +1,20 @@
-"""Measured costs of the normalizers, which ``rn-rl norms`` shows."""
+"""Measured costs of the normalizers, which ``rn-rl norms`` prints."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from importlib import resources
 
-RECORD_FILE = Path(__file__).with_name("costs.json")
-"""Ratios to LayerNorm's time; ``python -m benchmarks layer --record`` writes them."""
+RECORD_FILE = resources.files(__package__) / "costs.json"
+"""Times as ratios to LayerNorm's; ``python -m benchmarks layer --record`` writes them."""
 
 
 def recorded() -> dict[str, float]:
-    """The measured ratios to LayerNorm that ship with the library, by name."""
+    """Time of a training forward and backward as a ratio to LayerNorm's, by name of the normalizer.
+
+    Empty where the file is missing.
+    """
     if not RECORD_FILE.is_file():
         return {}
-    ratios: dict[str, float] = json.loads(RECORD_FILE.read_text())["ratios"]
+    ratios: dict[str, float] = json.loads(RECORD_FILE.read_text(encoding="utf-8"))["ratios"]
     return ratios

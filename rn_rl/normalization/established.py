@@ -1,4 +1,4 @@
-"""LayerNorm, RMSNorm and GroupNorm from torch, with features on axis 1 for vectors and images alike."""
+"""LayerNorm, RMSNorm and GroupNorm from torch, with features on axis 1 of vectors and of images."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from rn_rl.normalization.functional import on_axis_1
 
 
 class LayerNorm(nn.LayerNorm):
-    """``y = (x - mean) / sqrt(var + eps) * weight + bias``, moments over all axes but the batch's.
+    """``y = (x - mean) / sqrt(var + eps) * weight + bias``, moments over all axes but the batch axis.
 
     Args:
         num_features: size of axis 1 of the input; ``weight`` and ``bias`` are per feature.
         eps: added to the variance.
 
     Shape:
-        ``(batch, num_features, ...)`` to the same shape. Torch's own would take the *last* axes of
-        an image, whose sizes it then has to know.
+        ``(batch, num_features, ...)`` to the same shape. ``nn.LayerNorm`` normalizes the *last* axes
+        instead, and for an image would need their sizes.
 
     Source: Ba et al., arXiv 1607.06450, 2016.
     """
@@ -35,7 +35,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class RMSNorm(nn.RMSNorm):
-    """``y = x / sqrt(mean(x ** 2) + eps) * weight``, the mean over all axes but the batch's.
+    """``y = x / sqrt(mean(x ** 2) + eps) * weight``, the mean over all axes but the batch axis.
 
     Args:
         num_features: size of axis 1 of the input; ``weight`` is per feature.
@@ -59,19 +59,22 @@ class RMSNorm(nn.RMSNorm):
 
 
 class GroupNorm(nn.GroupNorm):
-    """LayerNorm within each of several groups of neighbouring features.
+    """Layer normalization within each of several groups of neighbouring features.
+
+    ``y = (x - mean_g) / sqrt(var_g + eps) * weight + bias``, with moments over a group g of features and
+    all further axes of a sample, and torch's default ``eps`` of 1e-5.
 
     Args:
         num_features: size of axis 1 of the input; ``weight`` and ``bias`` are per feature.
-        groups: how many, a divisor of ``num_features``. By default 8, 4, 2 or 1: the most that leave
-            every group at least 4 features. Of a vector, a group of one feature would always be 0,
-            and one of two features nothing but signs.
+        groups: number of groups, a divisor of ``num_features``. Default: the largest of 8, 4, 2 and 1
+            that leaves at least 4 features in a group. For vectors, a group of one feature would always
+            give 0, and one of two features only signs.
 
     Shape:
         ``(batch, num_features, ...)`` to the same shape.
 
     Raises:
-        UserError: ``groups`` that do not divide ``num_features``.
+        UserError: ``groups`` does not divide ``num_features``.
 
     Source: Wu & He, ECCV 2018.
     """

@@ -1,302 +1,190 @@
-"""Regularity normalization as pure functions: observe, commit, code_length. One of each, ever.
+"""Regularity normalization as pure functions: observe a batch, commit a phase, code length.
 
-State is one tensor of shape ``(6, F)`` and what a phase has observed so far is one of shape
-``(4, F)``, where F is 1 (one code per layer) or the number of features (one per neuron). Packed like
-this, a copy to a target network is one tensor, and a stack of many agents is one more dimension.
-No function here looks at a value from Python, so all of them run under ``torch.func.vmap``,
-``torch.compile`` and on a GPU without a synchronisation.
+The state is one tensor of shape ``(6, F)``. The pending sums, which collect a phase, are one of shape
+``(4, F)``. F is the number of codes: 1 (one per layer) or the number of features (one per neuron).
+With so few tensors, copying the state to a target network is one copy, and stacking many agents adds
+one dimension. No function here converts a tensor to a Python number, so all of them run under
+``torch.func.vmap``, under ``torch.compile``, and on a GPU without synchronization.
 
-Source: Lin, B. "Regularity Normalization", Entropy 24(1):59, 2022. Departures are named where made.
+Functions typed ``Array`` take NumPy arrays as well as tensors; ``_numpy.py`` has the kernels that
+exist in NumPy alone, and ``dispatch.py`` chooses between the two.
+
+Source: Lin, B. "Regularity Normalization", Entropy 24(1):59, 2022. Each function says where it departs
+from the paper.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
+import sys
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+Array = TypeVar("Array", Tensor, np.ndarray)
+
 MEAN, VAR, COUNT, LOG_MASS, PHASES, GAIN = range(6)
-"""Rows of the state: mean and variance of the history, elements in it, log code mass (nats),
-phases committed, and the gain that the next phase will apply."""
+"""Rows of the state: mean and variance of all elements so far, their number, log code mass, number of
+commits, and the gain in nats that the next phase applies."""
 
 ELEMENTS, SUM, SUM_SQUARES, DENSITY = range(4)
-"""Rows of the pending sums: elements, sums of d and d**2 for d = x - mean, sum of exp(-z**2 / 2)."""
+"""Rows of the pending sums: number of elements, sums of d and d**2 for d = x - mean, and the sum of
+exp(-z**2 / 2) for z = d / sigma."""
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 LOG_INITIAL_MASS = math.log(math.e - 1)
 LOG2_E = math.log2(math.e)
 
+SMALLEST_EXPONENT = math.log(sys.float_info.min)
+"""Log of the smallest normal float64: densities below it are cut off, so code lengths stay finite."""
+
+MOST_OBSERVED = 64
+"""Largest number of samples of one batch that update the statistics."""
+
+WIDE = (torch.float32, torch.float64)
+"""Precisions in which sums are computed."""
+
 
 def initial_state(num_codes: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """An empty history, shape ``(6, num_codes)``: mean 0, variance 1, nothing counted, gain 1."""
+    """State before any observation, ``(6, num_codes)``: mean 0, variance 1, no elements, gain 1."""
     state = torch.zeros(6, num_codes, dtype=dtype)
     state[VAR] = 1
     state[GAIN] = 1
     return state
 
 
-def code_length(log_mass: Any, log_density: Any) -> Any:
-    """Length in nats of the universal code for something of density ``exp(log_density)``.
+def code_length(log_mass: Array, log_density: Array) -> Array:
+    """Length in nats of the universal code of data with density ``exp(log_density)``.
 
-    Formula: ``L = log M - log S``, where M is the code mass (the sum over all that the code has to
-    tell apart) and S the density of what is coded. Shapes broadcast. No effect on state.
+    Formula: ``L = log M - log S``, with M the code mass (the normalizer of the universal code) and S
+    the density. L >= 0 if M includes S: regular data have a short code, surprising data a long one.
     """
     return log_mass - log_density
 
 
-MOST_OBSERVED = 64
-"""Samples of one batch that are observed at most."""
-
-
 def step_of(rows: int) -> int:
-    """The k of a batch of which every k-th sample is observed, where no weights say which: at most 64.
+    """Stride for subsampling a batch so that at most 64 rows update the statistics.
 
-    So many settle the mean of a neuron to an eighth of its standard deviation, a phase of ten batches
-    to a twenty-fifth, and looking at all of a large batch costs more than applying the state does.
-    Every k-th is a random choice of a shuffled batch, and spread evenly over one in order. The
-    published RN (``commit="forward"``) looks at all.
+    64 rows give the mean of a neuron to an eighth of its standard deviation, and a phase of ten batches
+    to a twenty-fifth; observing all rows of a large batch would cost more than applying the state.
+    Every k-th row of a shuffled batch is a random sample of it. With observation weights, and in the
+    published RN (``commit="forward"``), all rows are observed.
     """
     return max(1, -(-rows // MOST_OBSERVED))
 
 
 def observed(x: Tensor, weight: Tensor | None = None) -> Tensor:
-    """The samples of a batch that a code is measured on: by :func:`step_of`, or all with weights."""
+    """The rows of a batch that update the statistics: every k-th by :func:`step_of`, all if weighted."""
     step = 1 if weight is not None else step_of(x.shape[0])
     return x if step == 1 else x[::step]
 
 
-SMALL = 2**16
-"""Elements up to which NumPy on the CPU is faster than torch, whose operations start slowly."""
-
-
-def accumulate(
-    pending: Tensor, observe: Callable[..., Any], x: Tensor, state: Tensor, weight: Tensor | None
-) -> None:
-    """``pending += observe(x, state, weight)``, in place.
-
-    On the CPU the state is an array there, and a small x too: for a layer of an agent, what torch
-    takes to start its operations is most of the time of observing.
-    """
-    values = wide(x)
-    arrays = as_arrays(pending, state, values)
-    if arrays is None:
-        pending.add_(observe(values, state, weight))
-        return
-    sums, before, small = arrays
-    sums += observe(small if values.numel() <= SMALL else values, before, weight)
-
-
-def as_arrays(*tensors: Tensor) -> list[np.ndarray] | None:
-    """The same memory as arrays; None where there is none to look at.
-
-    So it is on other devices, under ``torch.compile``, and in the transforms of ``torch.func``.
-    """
-    if torch.compiler.is_compiling() or not tensors[0].is_cpu:
-        return None
-    try:
-        return [t.numpy() for t in tensors]
-    except (RuntimeError, TypeError):
-        return None
-
-
-def observe(x: Any, state: Any, weight: Tensor | None = None) -> Any:
-    """What a batch adds to the pending sums, with the state held frozen.
+def observe(x: Tensor, state: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Contribution of a batch to the pending sums, under the frozen state; pure.
 
     Args:
-        x: activations, ``(batch, features, ...)``, features on axis 1; without gradient, float32 or
-            float64, a tensor or an array.
-        state: ``(6, 1)`` for one code per layer, ``(6, features)`` for one per neuron; a tensor or an
-            array.
-        weight: ``(batch,)`` weights of the samples, at least 0; every sample counts 1 without it.
+        x: activations, ``(batch, features, ...)``, without gradient, float32 or float64.
+        state: ``(6, 1)`` for one code per layer, ``(6, features)`` for one per neuron.
+        weight: ``(batch,)``, at least 0: weights of the samples; None: each counts 1.
 
     Returns:
-        ``(4, F)``, a tensor or an array as the state is: element count, first and second moment sums
-        about the frozen mean, and the sum of ``exp(-z**2 / 2)``. Elements are taken at the precision
-        of x. A code whose sums are not finite (a NaN or an infinity in its column) returns zeros:
-        such a batch is skipped for that code and never enters the state.
+        ``(4, F)``: number of elements, sums of d and ``d**2`` about the frozen mean, and the sum of
+        ``exp(-z**2 / 2)``, computed in the precision of x. A code whose sums are not finite (a NaN, an
+        infinity or an overflow in its elements) gets zeros, so that batch is skipped for that code.
     """
-    if isinstance(x, np.ndarray) and weight is None:
-        usual = (_observe_layer if state.shape[1] == 1 else _observe_neurons)(x, state)
-        if usual is not None:
-            return usual
-    # powers of 2 in torch, which takes a third of the time that those of e do; NumPy's of e are fast
-    in_array = isinstance(x, np.ndarray)
-    with silent(state):
-        # rows, which broadcast as they are: under vmap each other shape is one more operation
-        mean, var = state[MEAN : MEAN + 1], state[VAR : VAR + 1]
-        scale = (-0.5 if in_array else -0.5 * LOG2_E) / var
-        centre = None
-        if torch.compiler.is_compiling():
-            centre, scale = at_precision(x.dtype, mean, scale)
-        sums, squares, total = _moments(x, mean, weight, centre)
-        squares *= _like(scale, squares)
-        # in place: fresh memory costs more than that
-        density = np.exp(squares, out=squares) if in_array else squares.exp2_()
-        return _packed((*sums, total(density)), mean)
+    # slices keep rows two-dimensional and broadcast as they are; under vmap each reshape costs
+    mean, var = state[MEAN : MEAN + 1], state[VAR : VAR + 1]
+    scale = -0.5 * LOG2_E / var  # for exp2, which takes a third of the time of exp in torch
+    centre = None
+    if torch.compiler.is_compiling():
+        centre, scale = at_precision(x.dtype, mean, scale)
+    sums, squares, total = _moments(x, mean, weight, centre)
+    squares *= scale.to(squares.dtype)
+    return _packed((*sums, total(squares.exp2_())), mean)
 
 
-def silent(values: Any) -> Any:
-    """A context without NumPy's warnings of what overflows, if these values are an array."""
-    in_array = isinstance(values, np.ndarray)
-    return np.errstate(all="ignore") if in_array else contextlib.nullcontext()
-
-
-FAR = 1e30
-"""Sums of squares from which on one of them, multiplied, may overflow."""
-
-
-def _observe_layer(x: np.ndarray, state: np.ndarray) -> np.ndarray | None:
-    """The same for one code without weights, in as few steps as it takes: the usual case of RN.
-
-    None for what is too far from the history, or not finite: a context without warnings takes as long
-    as a step, and only these would need one.
-    """
-    d = x.reshape(-1) - state.item(MEAN)
-    squares = np.vdot(d, d)  # which does not warn
-    if not squares < FAR:
-        return None
-    ones = ones_of(d.size, d.dtype)
-    first = np.dot(ones, d)
-    d *= d
-    d *= -0.5 / state.item(VAR)
-    sums = np.empty((4, 1), state.dtype)
-    sums[:, 0] = d.size, first, squares, np.dot(ones, np.exp(d, out=d))
-    return sums
-
-
-def _observe_neurons(x: np.ndarray, state: np.ndarray) -> np.ndarray | None:
-    """The same for one code per neuron."""
-    rows = per_feature(x)
-    mean, var = state[:COUNT].astype(rows.dtype, copy=False)
-    d = rows - mean
-    every = d.reshape(-1)
-    if not np.vdot(every, every) < FAR:
-        return None
-    ones = ones_of(rows.shape[0], rows.dtype)
-    sums = np.empty((4, rows.shape[1]), state.dtype)
-    sums[ELEMENTS] = rows.shape[0]
-    sums[SUM] = np.dot(ones, d)
-    d *= d
-    sums[SUM_SQUARES] = np.dot(ones, d)
-    d *= -0.5 / var
-    sums[DENSITY] = np.dot(ones, np.exp(d, out=d))
-    return sums
-
-
-@lru_cache(maxsize=8)
-def ones_of(size: int, dtype: np.dtype) -> np.ndarray:
-    """So many ones; a product with them is the faster sum."""
-    ones = np.ones(size, dtype)
-    ones.flags.writeable = False
-    return ones
-
-
-def observe_moments(x: Any, mean: Any, weight: Tensor | None = None) -> Any:
+def observe_moments(x: Tensor, mean: Tensor, weight: Tensor | None = None) -> Tensor:
     """The first three rows of :func:`observe`, ``(3, F)``, about a frozen mean of shape ``(F,)``."""
-    mean = mean[None]
-    with silent(mean):
-        sums, _, _ = _moments(x, mean, weight)
-        return _packed(sums, mean)
+    sums, _, _ = _moments(x, mean[None], weight)
+    return _packed(sums, mean[None])
+
+
+Sums = tuple[int | Tensor, Tensor, Tensor]
 
 
 def _moments(
-    x: Any, mean: Any, weight: Tensor | None, centre: Tensor | None = None
-) -> tuple[tuple[Any, Any, Any], Any, Callable[[Any], Any]]:
-    """Count, sums of d and d**2 by code; then each d**2, and what sums up others of its shape.
+    x: Tensor, mean: Tensor, weight: Tensor | None, centre: Tensor | None = None
+) -> tuple[Sums, Tensor, Callable[[Tensor], Tensor]]:
+    """Sums over a batch per code, each squared distance, and the function that sums up such values.
 
-    The mean is ``(1, F)``, and so are sums, or they broadcast to that. The centre is the mean at the
-    precision of x, where the caller has that already.
+    Args:
+        x: activations, ``(batch, features, ...)``.
+        mean: ``(1, F)``, frozen.
+        weight: ``(batch,)`` or None.
+        centre: the mean in the precision of x, if it is known already.
+
+    Returns:
+        The element count with the sums of d and ``d**2``, ``(1, F)``; ``d**2``, ``(rows, columns)``, a
+        new tensor that may be overwritten; the weighted sum over such a tensor, giving ``(1, F)``.
     """
     one_code = mean.shape[1] == 1
     rows = x.reshape(x.shape[0], math.prod(x.shape[1:])) if one_code else per_feature(x)
-    w = None if weight is None else _weights_of_rows(weight, rows)
-    if w is None and isinstance(rows, np.ndarray):
-        w = np.ones(rows.shape[0], rows.dtype)
-
-    def total(values: Any) -> Any:
-        if isinstance(values, np.ndarray):
-            columns = w @ values
-            return np.add.reduce(columns) if one_code else columns
-        values = values if w is None else w[:, None] * values
-        columns = values.sum((0, 1) if one_code else 0, keepdim=True)
-        return columns.numpy() if isinstance(mean, np.ndarray) else columns
-
-    number: Any = rows.shape[0] * (rows.shape[1] if one_code else 1)
+    over = (0, 1) if one_code else (0,)
+    count: int | Tensor = rows.shape[0] * (rows.shape[1] if one_code else 1)
+    w: Tensor | None = None
     if weight is not None:
-        in_array = isinstance(mean, np.ndarray)
-        each = weight.detach().to(torch.float64 if in_array else mean.dtype).sum()
-        number = (each.numpy() if in_array else each) * (number // max(1, weight.shape[0]))
-    # new: what follows may overwrite it
-    d = rows - (_like(mean, rows) if centre is None else centre)
+        given, samples = weight.detach(), max(1, weight.shape[0])
+        count = given.to(mean.dtype).sum() * (count // samples)
+        each = given.reshape(-1, 1).expand(-1, rows.shape[0] // samples)
+        w = each.reshape(-1, 1).to(rows.dtype)
+
+    def total(values: Tensor) -> Tensor:
+        return (values if w is None else w * values).sum(over, keepdim=True)
+
+    d = rows - (mean.to(rows.dtype) if centre is None else centre)
     first = total(d)
     d *= d
-    return (number, first, total(d)), d, total
+    return (count, first, total(d)), d, total
 
 
-def _packed(sums: tuple[Any, ...], mean: Any) -> Any:
-    """Sums as rows of what has the type and the columns of a mean; zeros where they are not finite."""
-    if isinstance(mean, np.ndarray):
-        array = np.empty((len(sums), mean.shape[1]), mean.dtype)
-        for row, values in enumerate(sums):
-            array[row] = values
-        return finite(array)
-    number = sums[ELEMENTS]
-    of_tensor = isinstance(number, Tensor)
-    full = torch.zeros_like(mean) + number if of_tensor else torch.full_like(mean, number)
-    packed = torch.cat((full, *sums[SUM:]))
-    return torch.where(sums[SUM_SQUARES] < math.inf, packed, 0.0)
+def _packed(sums: tuple[int | Tensor, *tuple[Tensor, ...]], mean: Tensor) -> Tensor:
+    """Stack sums as rows in the dtype of a mean ``(1, F)``; zeros for codes that are not finite."""
+    count, *others = sums
+    if isinstance(count, Tensor):
+        elements = torch.zeros_like(mean) + count
+    else:
+        elements = torch.full_like(mean, count)
+    return torch.where(others[1] < math.inf, torch.cat((elements, *others)), 0.0)
 
 
-def _weights_of_rows(weight: Tensor, rows: Any) -> Any:
-    """Each sample's weight for all of its rows, ``(rows,)``."""
-    each = weight.detach().reshape(-1, 1).expand(-1, rows.shape[0] // max(1, weight.shape[0]))
-    return _like(each.reshape(-1), rows)
+def finite(sums: Array) -> Array:
+    """Replace by zeros the columns of pending sums whose sum of squares is not finite."""
+    usable = sums[SUM_SQUARES] < math.inf  # False for NaN too
+    xp = array_module(sums)
+    return sums if xp is np and usable.all() else xp.where(usable, sums, 0.0)
 
 
-def array_module(values: Any) -> Any:
-    """``numpy`` for an array, ``torch`` for a tensor: what both have is called alike in both."""
+def array_module(values: Array) -> Any:
+    """``numpy`` for an array, ``torch`` for a tensor, to call functions that both have."""
     return np if isinstance(values, np.ndarray) else torch
 
 
-def _like(values: Any, reference: Any) -> Any:
-    """Values as an array or a tensor, and at the precision, of a reference."""
-    if isinstance(reference, np.ndarray):
-        array = values if isinstance(values, np.ndarray) else values.numpy()
-        return array.astype(reference.dtype, copy=False)
-    tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
-    return tensor.to(reference.dtype)
-
-
-WIDE = (torch.float32, torch.float64)
-"""Precisions that sums are taken at."""
-
-
 def wide(x: Tensor) -> Tensor:
-    """Without gradient, and of float32 or better."""
+    """Without gradient, in float32 or float64."""
     x = x.detach()
     return x if x.dtype in WIDE else x.float()
 
 
-def finite(sums: Any) -> Any:
-    """Zeros for the columns whose sums (rows as in :func:`observe`) are not finite."""
-    fine = sums[SUM_SQUARES] < math.inf  # false for NaN too
-    if isinstance(fine, np.ndarray) and fine.all():
-        return sums
-    return array_module(sums).where(fine, sums, 0.0)
-
-
 def at_precision(dtype: torch.dtype, *rows: Tensor) -> list[Tensor]:
-    """Rows of a frozen state at the precision of what they are applied to.
+    """Round rows of the frozen state to the precision of the activations they are applied to.
 
-    Under ``torch.compile`` they are made from a stack, which is computed once: else it divides and
-    rounds float64 numbers anew for every element of a batch, which takes longer than all the rest.
-    (Of rows that are all equal it sees through the stack.)
+    Under ``torch.compile`` the rows pass through a stack, which the compiler computes once. Otherwise
+    it fuses the float64 division and rounding into the loop over a batch and repeats them for each
+    element, which takes most of the time. The negated row is there because the compiler removes a
+    stack of equal rows.
     """
     rounded = [row.to(dtype) for row in rows]
     if torch.compiler.is_compiling():
@@ -305,20 +193,20 @@ def at_precision(dtype: torch.dtype, *rows: Tensor) -> list[Tensor]:
 
 
 def on_axis_1(values: Tensor, x: Tensor) -> Tensor:
-    """``(features,)`` in the shape that broadcasts along axis 1 of x."""
+    """Reshape ``(features,)`` so that it broadcasts along axis 1 of x."""
     return values if x.dim() == 2 else values.reshape((-1,) + (1,) * (x.dim() - 2))
 
 
-def per_feature(x: Any) -> Any:
-    """``(elements, features)``."""
+def per_feature(x: Array) -> Array:
+    """Reshape ``(batch, features, ...)`` to ``(elements, features)``."""
     if len(x.shape) == 2:
         return x
     last = np.moveaxis(x, 1, -1) if isinstance(x, np.ndarray) else x.movedim(1, -1)
     return last.reshape(-1, x.shape[1])
 
 
-def commit(state: Any, pending: Any, decay: float = 1.0, eps: float = 1e-5) -> Any:
-    """The state after a phase: one phase is one symbol of the code, however many batches it had.
+def commit(state: Array, pending: Array, decay: float = 1.0, eps: float = 1e-5) -> Array:
+    """The state after a phase; pure. A phase is one symbol of the code, however many batches it had.
 
     With S the element-weighted mean density of the phase under the frozen state:
 
@@ -327,52 +215,61 @@ def commit(state: Any, pending: Any, decay: float = 1.0, eps: float = 1e-5) -> A
     3. ``gain = log M - log S``, which on stationary data is ``log(t + e - 1)`` after t such commits,
        and with a decay q tends to ``-log(1 - q)``;
     4. mean and variance by the exact merge of Chan et al. (the published update leaves out the
-       between-batch term), the old counts multiplied by ``decay``; the variance is at least ``eps``.
+       between-batch term), with old counts multiplied by ``decay``; the variance is at least ``eps``.
 
     Densities are of ``z = (x - mean) / sigma``, not of x as published: the published code mass has
     units of 1/x, so its gain depends on the scale of the activations. They are taken relative to the
-    mode, ``exp(-z**2 / 2)``: the constant factor is in M and in S and cancels.
+    mode, ``exp(-z**2 / 2)``: the constant factor is in both M and S and cancels.
 
     Args:
-        state: ``(6, F)``, a tensor or, on the CPU, an array: it is a handful of numbers, for which
-            NumPy is several times faster.
+        state: ``(6, F)``.
         pending: ``(4, F)`` sums from :func:`observe`, of the same kind.
         decay: ``2 ** (-1 / half_life)``, or 1 for the cumulative state.
         eps: floor of the variance, as in batch normalization.
 
     Returns:
-        A new ``(6, F)`` state. Columns with nothing pending come back bit for bit as they were.
+        A new ``(6, F)`` state. Columns with nothing pending are returned bit for bit.
     """
     xp = array_module(state)
     mean, var, count, log_mass, phases, _ = state
-    elements, _, _, _ = pending
+    elements = pending[ELEMENTS]
     shift, mean_square, density = pending[SUM:] / elements
-    moments = merge(mean, var, count, elements, shift, mean_square, decay)
-    new_var = moments[1].clip(eps)
-
-    # never the log of 0: a phase wholly outside the history has a large but finite code length
+    new_mean, new_var, new_count = merge(
+        mean, var, count, elements, shift, mean_square, decay=decay
+    )
+    # never the log of 0: a phase far outside the history has a long but finite code
     log_density = xp.log(density.clip(xp.finfo(state.dtype).tiny))
-    # until there is mass (at the first commit, whose densities mean nothing, and the second) it
-    # starts anew, which makes the gain 1
+    # the first two commits start the mass anew, which makes the gain 1
     decayed = log_mass + math.log(decay)
     old_mass = xp.where(phases > 1, decayed, log_density + LOG_INITIAL_MASS)
     new_mass = xp.logaddexp(old_mass, log_density)
     gain = code_length(new_mass, log_density)
 
-    rows = moments[0], new_var, moments[2], new_mass, phases + 1, gain
-    committed = np.array(rows) if xp is np else torch.stack(rows)
-    return xp.where(elements > 0, committed, state)
+    rows = new_mean, new_var.clip(eps), new_count, new_mass, phases + 1, gain
+    committed = np.array(rows) if xp is np else xp.stack(rows)
+    updated: Array = xp.where(elements > 0, committed, state)
+    return updated
 
 
 def merge(
-    mean: Any, var: Any, count: Any, elements: Any, shift: Any, mean_square: Any, decay: float
-) -> tuple[Any, Any, Any]:
+    mean: Array,
+    var: Array,
+    count: Array,
+    elements: Array,
+    shift: Array,
+    mean_square: Array,
+    *,
+    decay: float,
+) -> tuple[Array, Array, Array]:
     """Mean, variance and count of a history and a phase together, exactly (Chan et al.).
 
     Args:
-        mean, var, count: of the history, whose count is first multiplied by ``decay``.
-        elements: of the phase.
-        shift, mean_square: means over the phase of d and ``d**2``, with d the distance from ``mean``.
+        mean: mean of the history.
+        var: variance of the history.
+        count: number of elements of the history; multiplied by ``decay`` first.
+        elements: number of elements of the phase.
+        shift: mean over the phase of ``d = x - mean``.
+        mean_square: mean over the phase of ``d**2``.
         decay: see :func:`commit`.
     """
     new_count = count * decay + elements
@@ -382,17 +279,22 @@ def merge(
 
 
 def commit_moments(state: Tensor, pending: Tensor, decay: float) -> Tensor:
-    """Rows mean, variance and count after a phase, from :func:`observe_moments`, by :func:`merge`.
+    """Rows mean, variance and count after a phase, by :func:`merge`; pure.
 
     Args:
         state: ``(3, ...)``.
-        pending: of the same shape; columns with nothing pending come back bit for bit as they were.
+        pending: sums from :func:`observe_moments`, of the same shape.
         decay: see :func:`commit`.
+
+    Returns:
+        A new state. Columns with nothing pending are returned bit for bit.
     """
     mean, var, count = state
     elements = pending[ELEMENTS]
     shift, mean_square = pending[SUM:] / elements
-    new_mean, new_var, new_count = merge(mean, var, count, elements, shift, mean_square, decay)
-    # of a constant, rounding can leave a variance just below 0
+    new_mean, new_var, new_count = merge(
+        mean, var, count, elements, shift, mean_square, decay=decay
+    )
+    # for constant data, rounding can leave a variance just below 0
     committed = torch.stack((new_mean, new_var.clamp(min=0), new_count))
     return torch.where(elements > 0, committed, state)

@@ -1,4 +1,4 @@
-"""Homeostatic (synaptic) scaling: every unit keeps its own mean activity near a target."""
+"""Homeostatic (synaptic) scaling: a gain per unit that keeps its mean activity near a target."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ TRACE, GAIN, PHASES = range(3)
 """Rows of the state: activity trace, gain, phases committed."""
 
 ELEMENTS, ACTIVITY = range(2)
-"""Rows of the pending sums: elements, and the sum of their activity."""
+"""Rows of the pending sums: number of elements, and the sum of their activity."""
 
 LOWEST, HIGHEST = 0.1, 10.0
+"""Range of the gain."""
 
 
 class HomeostaticNorm(PhaseNorm):
-    r"""Scale every unit until its mean activity is the target, slowly.
+    r"""Scale every unit slowly until its mean activity reaches a target.
 
-    With z the input and g the gain of a unit, :math:`y = g z`. At a commit, with m the mean over the
-    phase of :math:`\max(y, 0)`,
+    With z the input and g the gain of a unit, :math:`y = g z`. At a commit, with m the mean of
+    :math:`\max(y, 0)` over the phase, a its trace and t the target,
 
     .. math:: a \leftarrow \text{momentum} \cdot a + (1 - \text{momentum}) \, m, \qquad
         g \leftarrow g \, \exp\!\big(\text{rate} \cdot \mathrm{clip}((t - a) / t, -1, 1)\big),
 
-    g within 0.1 and 10, t the target; the first phase sets a to m. It equals scaling the unit's
-    incoming weights and bias. It is our own design after the two papers, not the arithmetic of
-    either.
+    with g clamped to [0.1, 10]; the first phase sets a to m. This equals scaling the incoming weights
+    and the bias of the unit. The rule is this library's own, after the two papers; it is the formula of
+    neither.
 
     Args:
         num_features: size of axis 1 of the input.
         rate: largest change of log g at a commit.
-        target: mean activity after ReLU that a unit is to have.
-        momentum: share of the trace that a phase leaves.
+        target: mean activity t after ReLU to reach.
+        momentum: share of the old trace in the new one.
 
     Shape:
         ``(batch, num_features, ...)`` to the same shape and dtype.
@@ -47,7 +48,7 @@ class HomeostaticNorm(PhaseNorm):
         with a NaN or an infinity is skipped for the units it touches.
 
     Raises:
-        UserError: an argument outside its range, an input whose axis 1 is not ``num_features``.
+        UserError: an argument is outside its range, or axis 1 of an input is not ``num_features``.
 
     Sources: Shen, Wang & Navlakha, Neural Computation 33:3179, 2021; van Rossum, Bi & Turrigiano,
     Journal of Neuroscience 20:8812, 2000.
@@ -84,7 +85,7 @@ class HomeostaticNorm(PhaseNorm):
             each = weight.detach().to(y.dtype).reshape(shape).expand_as(x)
             w = functional.per_feature(each)
         sums = torch.stack((w.sum(0), (w * y.relu()).sum(0)))
-        usable = y.abs().sum(0) < math.inf  # of -inf the activity would be 0
+        usable = y.abs().sum(0) < math.inf  # relu alone would hide -inf
         self.pending_sums.add_(torch.where(usable, sums, 0.0))
 
     def next_state(self) -> Tensor:

@@ -1,8 +1,9 @@
 """The phase rule: a normalizer's state changes between phases, never inside one.
 
-A normalizer whose state moves is a different function after every move. So training forwards only
-*observe*, and the state moves when the module goes from training to evaluation mode, which
-Stable-Baselines3 does once per phase: after the gradient steps, before the next rollout.
+A network is another function after each change of a normalizer's state. So a training forward only
+*observes* (adds its batch to pending sums), and the state changes when the module goes from training to
+evaluation mode: the *commit*. Stable-Baselines3 makes that switch once per phase, after the gradient
+steps and before the next rollout.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Weights = Tensor | Callable[[], Tensor | None]
 
 
 class PhaseNorm(nn.Module, ABC):
-    """Base of every normalizer that keeps state.
+    """Base class of normalizers with state.
 
     ======================  ==============================================================
     ``forward``, training   observes (adds to ``pending_sums``), applies the frozen state
@@ -29,23 +30,30 @@ class PhaseNorm(nn.Module, ABC):
     ``train() -> eval()``   commits what is pending; nothing pending changes no bit
     ======================  ==============================================================
 
-    Buffers: ``running_state``, which SB3 copies to target networks because of its name, and
-    ``pending_sums``, which it does not; both persistent, so a save in the middle of a phase is exact.
-    Both keep their precision (float64, float32 where a device has no float64) under ``.half()`` and
-    ``.to(dtype)``: in float32 a count stops growing at 1.7e7 elements. Parameters, if there are any,
-    follow every cast.
+    A subclass implements :meth:`observe`, :meth:`next_state`, :meth:`apply_state` and :attr:`gain`.
+
+    Args:
+        state: initial ``running_state``.
+        pending: initial ``pending_sums``, zeros.
+
+    State:
+        Two persistent buffers, so a save in the middle of a phase is exact: ``running_state``, which SB3
+        copies to target networks because its name contains ``running_``, and ``pending_sums``, which
+        it does not copy. Both keep their precision (float64; float32 where a device has no float64)
+        under ``.half()`` and ``.to(dtype)``: in float32 a count stops growing at 1.7e7 elements.
+        Parameters follow every cast.
 
     Raises:
-        UserError: an input whose axis 1 is not ``num_features``, where that is set.
+        UserError: an input whose axis 1 is not ``num_features``, if that is set.
     """
 
     running_state: Tensor
     pending_sums: Tensor
     num_features: int | None = None
     depends_on_batch: bool = False
-    """Whether what it makes of a sample, or the gradient, depends on the others of the batch."""
+    """True if a sample's output or gradient depends on the other samples of the batch."""
     observes_part: bool = False
-    """Whether it looks at a part of a large batch: :func:`rn_rl.normalization.functional.observed`."""
+    """True if it subsamples large batches; see :func:`rn_rl.normalization.functional.observed`."""
 
     def __init__(self, state: Tensor, pending: Tensor) -> None:
         super().__init__()
@@ -59,21 +67,26 @@ class PhaseNorm(nn.Module, ABC):
 
     @abstractmethod
     def observe(self, x: Tensor, weight: Tensor | None) -> None:
-        """Add this batch, whose samples have weights ``(batch,)``, to ``pending_sums``, in place."""
+        """Add a batch to ``pending_sums``, in place.
+
+        Args:
+            x: activations, ``(batch, num_features, ...)``.
+            weight: ``(batch,)``, weights of the samples; None: each counts 1.
+        """
 
     @abstractmethod
     def next_state(self) -> Tensor:
-        """The state that a commit now would give; pure."""
+        """Compute the state after a commit of ``pending_sums``; pure."""
 
     @abstractmethod
     def apply_state(self, x: Tensor) -> Tensor:
-        """The output for x under the frozen state; pure."""
+        """Compute the output for x under the frozen state; pure."""
 
     @property
     def commits_like(self) -> Any:
-        """Normalizers for which this is equal commit column by column, in the same way.
+        """Key of normalizers that can commit together, their states concatenated along columns.
 
-        So they can commit as one, with their columns side by side; None: this one by itself.
+        Equal keys mean equal commits, column by column; None: commits alone.
         """
         return None
 
@@ -93,18 +106,21 @@ class PhaseNorm(nn.Module, ABC):
         return self.apply_state(x)
 
     def weights(self) -> Tensor | None:
-        """Of the samples that are observed now, ``(batch,)``; None where each counts 1."""
+        """Weights of the samples of this forward, ``(batch,)``; None if each counts 1."""
         given = self.observation_weight
         return given if given is None or isinstance(given, Tensor) else given()
 
     def real(self) -> Tensor | None:
-        """``(batch,)``, False for samples of no weight, as padding is; None where all are real."""
+        """Mask ``(batch,)``, False for samples of weight 0 such as padding; None without weights."""
         weights = self.weights()
         return None if weights is None else weights > 0
 
     @torch.no_grad()
     def commit(self) -> None:
-        """End the phase: move the state by what is pending, then clear that. In place."""
+        """End the phase: update the state by the pending sums, then clear them, in place.
+
+        With nothing pending, no bit of the state changes. A frozen normalizer does nothing.
+        """
         if self.frozen:
             return
         self._state_before_commit = self.running_state.clone()
@@ -113,25 +129,25 @@ class PhaseNorm(nn.Module, ABC):
 
     def train(self, mode: bool = True) -> PhaseNorm:
         if mode == self.training:
-            return self  # every predict of SB3 comes by here: setting the attribute is not free
+            return self  # SB3 calls this in every predict; setting the attribute takes time
         if not mode:
             self.commit()
         super().train(mode)
         return self
 
     def freeze(self, frozen: bool = True) -> PhaseNorm:
-        """Stop observing and committing (fine-tuning, target networks); ``freeze(False)`` resumes."""
+        """Stop observing and committing, as for fine-tuning; ``freeze(False)`` resumes."""
         self.frozen = frozen
         return self
 
     @torch.no_grad()
     def reset_running_state(self) -> None:
-        """Forget the history and what is pending, in place."""
+        """Set the state to its initial value and clear the pending sums, in place."""
         self.running_state.copy_(self._initial_state)
         self.pending_sums.zero_()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PhaseNorm:
-        """Buffers follow the device of ``.to``, ``.cuda`` and the like, but not their precision."""
+        """Move buffers to the device of ``.to``, ``.cuda``, ..., without changing their precision."""
         buffers, self._buffers = self._buffers, {}
         super()._apply(fn, recurse)
         self._buffers = buffers
@@ -150,10 +166,13 @@ class PhaseNorm(nn.Module, ABC):
 
 
 def decay_per_phase(half_life: float | None) -> float:
-    """What a history is multiplied by at a commit: ``2 ** (-1 / half_life)``; 1 for None.
+    """Factor on counts and code mass at each commit: ``2 ** (-1 / half_life)``; 1 for None.
+
+    Args:
+        half_life: number of phases after which an observation counts half; None never forgets.
 
     Raises:
-        UserError: a half-life that is not above 0.
+        UserError: the half-life is not above 0.
     """
     if half_life is None:
         return 1.0
@@ -163,13 +182,13 @@ def decay_per_phase(half_life: float | None) -> float:
 
 
 def phase_norms(module: nn.Module) -> dict[str, PhaseNorm]:
-    """Every :class:`PhaseNorm` inside a module by its dotted name, each once."""
+    """Find every :class:`PhaseNorm` inside a module, by dotted name; a shared one appears once."""
     return {name: m for name, m in module.named_modules() if isinstance(m, PhaseNorm)}
 
 
 @contextlib.contextmanager
 def set_within(modules: Iterable[nn.Module], attribute: str, value: Any) -> Iterator[None]:
-    """Inside this context the modules have this value of an attribute, then again their own."""
+    """Set an attribute of several modules inside this context; restore their own values after it."""
     before = [(module, getattr(module, attribute)) for module in modules]
     for module, _ in before:
         setattr(module, attribute, value)
@@ -182,16 +201,16 @@ def set_within(modules: Iterable[nn.Module], attribute: str, value: Any) -> Iter
 
 @contextlib.contextmanager
 def observation_weights(module: nn.Module, weights: Weights) -> Iterator[None]:
-    """Weigh the samples that training forwards inside this context observe.
+    """Weight the samples that training forwards inside this context observe.
 
-    Statistics then follow the weighted samples (say, the newest in a replay batch), while the output
-    and its gradient use the whole batch as before. Where a gain or a gradient depends on the batch
-    (``commit="forward"``, ``brn``), samples of weight 0 are left out of it, and others count alike.
+    The statistics follow the weighted samples, for example the newest of a replay batch; the output and
+    its gradient still use the whole batch. Where a gain or a gradient depends on the batch (``rn-paper``,
+    ``rln-paper``, ``brn``), samples of weight 0 are left out of it and all others count 1.
 
     Args:
-        module: anything that contains normalizers.
-        weights: ``(batch,)``, at least 0; or a function that gives them, asked at every forward, for
-            a loop that draws a new batch for each gradient step.
+        module: any module that contains normalizers.
+        weights: ``(batch,)``, at least 0; or a function that returns them and is called in every
+            forward, for a loop that draws a new batch for each gradient step.
     """
     with set_within(phase_norms(module).values(), "observation_weight", weights):
         yield
@@ -199,16 +218,16 @@ def observation_weights(module: nn.Module, weights: Weights) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unobserved(module: nn.Module) -> Iterator[None]:
-    """Training forwards inside this context observe nothing: they ask, and do not learn."""
+    """Observe nothing in training forwards inside this context, as for values that train nothing."""
     with set_within(phase_norms(module).values(), "observing", False):
         yield
 
 
 @contextlib.contextmanager
 def state_before_commit(module: nn.Module) -> Iterator[None]:
-    """Inside this context every normalizer applies the state it had before its last commit.
+    """Apply the state before the last commit inside this context; restore the current one after it.
 
-    This is how the size of a commit, as a step of the policy, is measured.
+    Comparing the policy inside and outside measures a commit as a step of the policy.
     """
     norms = list(phase_norms(module).values())
     now = [norm.running_state.clone() for norm in norms]

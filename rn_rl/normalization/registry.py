@@ -1,4 +1,4 @@
-"""The one table of normalizers, and the grammar of specs such as ``"ln+rn(half_life=2000)"``."""
+"""Table of all normalizers, and the parser of specs such as ``"ln+rn(half_life=2000)"``."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from torch.nn.utils.parametrizations import weight_norm
 from rn_rl.errors import UserError, unknown
 from rn_rl.normalization.adaptive import AdaptiveNorm
 from rn_rl.normalization.batch import BatchNorm, BatchRenorm
-from rn_rl.normalization.controls import RECORDING, gain, logt, ramp, read_recording, yoked
+from rn_rl.normalization.controls import gain, logt, ramp, yoked
 from rn_rl.normalization.established import GroupNorm, LayerNorm, RMSNorm
 from rn_rl.normalization.homeostatic import HomeostaticNorm
+from rn_rl.normalization.published import PublishedRegularityNorm
+from rn_rl.normalization.recording import RECORDING, read_recording
 from rn_rl.normalization.regularity import RegularityNorm
 from rn_rl.normalization.saliency import SaliencyNorm
 from rn_rl.normalization.spectral import spectral
@@ -31,22 +33,23 @@ LIN = "Lin, Entropy 24(1):59, 2022"
 
 @dataclass(frozen=True)
 class NormalizerSpec:
-    """One row: a new normalizer is one file and one row.
+    """One row of the table: the name and properties of a normalizer.
 
     Attributes:
-        name: what users write.
-        factory: called with the number of features; None for the identity, which adds no module, and
-            for a row with ``reparametrize``.
-        reparametrize: changes the weights of the layer itself (weight and spectral normalization).
-        arguments: the keyword arguments a spec may give, in positional order.
+        name: name in specs, lower case.
+        factory: builds the module from the number of features and ``arguments``. None for the
+            identity, which adds no module, and for rows with ``reparametrize``.
+        source: paper.
+        summary: description in one line.
+        arguments: keyword arguments that a spec may give, in positional order.
         stateful: whether it keeps running state.
-        phase_rule: whether its state moves between phases alone.
-        scalar: whether it multiplies a whole layer or sample by one positive number.
-        scale_invariant: whether that makes no difference to it.
-        recording: the one argument, where that is the path of a recorded run; it has to be given, and
-            the factory then takes ``index`` too, see :func:`make_normalizers`.
-        source: where it comes from.
-        summary: one line.
+        phase_rule: whether its state changes only between phases.
+        scalar: whether it multiplies each layer or sample by one positive number.
+        scale_invariant: whether such a factor on its input does not change its output.
+        recording: name of the argument that is the path of a recorded run, if there is one. It is
+            then required, and the factory also takes ``index``, see :func:`make_normalizers`.
+        reparametrize: changes the weights of a given layer in place (weight and spectral
+            normalization) instead of adding a module.
     """
 
     name: str
@@ -63,12 +66,12 @@ class NormalizerSpec:
 
     @property
     def is_identity(self) -> bool:
-        """Whether it changes nothing."""
+        """True for ``none``."""
         return self.factory is None and self.reparametrize is None
 
     @property
     def build(self) -> Callable[..., nn.Module]:
-        """What is called with the number of features, or with the layer, and the arguments."""
+        """``factory`` or ``reparametrize``, whichever the row has."""
         build = self.factory or self.reparametrize
         assert build is not None
         return build
@@ -76,8 +79,7 @@ class NormalizerSpec:
 
 _rln = partial(RegularityNorm, axis="neuron")
 _rsn = partial(RegularityNorm, axis="sample")
-_rn_paper = partial(RegularityNorm, commit="forward")
-_rln_paper = partial(RegularityNorm, axis="neuron", commit="forward")
+_rln_paper = partial(PublishedRegularityNorm, axis="neuron")
 _HALF_LIFE = ("half_life",)
 
 _TABLE = (
@@ -94,16 +96,16 @@ _TABLE = (
         "rsn", _rsn, "this library", "regularity, one gain per sample", _HALF_LIFE, scalar=True
     ),
     NormalizerSpec(
-        "rn-paper", _rn_paper, LIN, "RN as published", phase_rule=False, scalar=True
+        "rn-paper", PublishedRegularityNorm, LIN, "RN as published", phase_rule=False, scalar=True
     ),
     NormalizerSpec("rln-paper", _rln_paper, LIN, "RLN as published", phase_rule=False),
     NormalizerSpec(
-        "logt", logt, "this library", "control: rn's ramp on stationary data", scalar=True
+        "logt", logt, "this library", "control: the gain of rn on stationary data", scalar=True
     ),
     NormalizerSpec(
-        "ramp", ramp, "this library", "control: a linear ramp", ("to", "over"), scalar=True
+        "ramp", ramp, "this library", "control: a gain that rises linearly", ("to", "over"), scalar=True
     ),
-    NormalizerSpec("gain", gain, "this library", "control: a constant", ("c",), scalar=True),
+    NormalizerSpec("gain", gain, "this library", "control: a constant gain", ("c",), scalar=True),
     NormalizerSpec(
         "yoked", yoked, "this library", "control: another run's gains, replayed", ("run",),
         scalar=True, recording="run",
@@ -135,11 +137,11 @@ _TABLE = (
         reparametrize=spectral,
     ),
     NormalizerSpec(
-        "uan", AdaptiveNorm, "Faye et al. 2024", "adaptive: by a learned mixture of Gaussians",
+        "uan", AdaptiveNorm, "Faye et al. 2024", "adaptive: by clusters of a learned Gaussian mixture",
         _HALF_LIFE,
     ),
     NormalizerSpec(
-        "hs", HomeostaticNorm, "after Shen et al. 2021", "homeostatic scaling of every neuron",
+        "hs", HomeostaticNorm, "after Shen et al. 2021", "homeostatic scaling, one gain per neuron",
         ("rate", "target", "momentum"),
     ),
 )  # fmt: skip
@@ -148,19 +150,19 @@ REGISTRY: dict[str, NormalizerSpec] = {row.name: row for row in _TABLE}
 
 
 def available_normalizers() -> dict[str, str]:
-    """Names of all normalizers with a one-line summary each."""
+    """Return the names of all normalizers, with a one-line summary each."""
     return {row.name: row.summary for row in _TABLE}
 
 
 @dataclass(frozen=True)
 class Term:
-    """One term of a spec: a row of the registry and the arguments given to it."""
+    """One term of a spec: a row of the registry and its arguments."""
 
     row: NormalizerSpec
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """One spelling: defaults left out, 2000.0 as 2000, a path without quotes."""
+        """Canonical spelling: without defaults, 2000.0 as 2000, a path without quotes."""
         if self.row.recording is not None:
             return f"{self.row.name}({self.arguments[self.row.recording]})"
         defaults = inspect.signature(self.row.build).parameters
@@ -177,11 +179,14 @@ _TERM = re.compile(r"\s*([A-Za-z][\w-]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
 
 
 def parse_spec(spec: str) -> list[Term]:
-    """Read ``"ln+rn(half_life=2000)"``: terms joined by ``+``, applied in that order.
+    """Parse a spec such as ``"ln+rn(half_life=2000)"``: terms joined by ``+``, applied in that order.
+
+    Args:
+        spec: names in any case, with arguments by position or name.
 
     Raises:
-        UserError: a name that is not in the table (with the nearest ones and the whole list), or
-            arguments that the normalizer does not take.
+        UserError: the text is no spec, a name is unknown (with the nearest names and the whole list),
+            arguments do not fit, or two terms change the weights of the layer.
     """
     if not isinstance(spec, str) or not spec.strip():
         raise UserError(f"normalizer {spec!r}: expected a spec such as 'rn' or 'ln+rn'")
@@ -202,14 +207,14 @@ def parse_spec(spec: str) -> list[Term]:
     changing = [term.row.name for term in terms if term.row.reparametrize is not None]
     if len(changing) > 1:
         raise UserError(
-            f"normalizer {spec!r}: expected at most one that changes the weights of the layer, got "
+            f"normalizer {spec!r}: expected at most one term that changes the weights of the layer, got "
             f"{' and '.join(changing)}"
         )
     return terms
 
 
 def split_outside(spec: str, mark: str) -> Iterator[str]:
-    """The texts between the marks that stand outside of all parentheses."""
+    """Split a text at each ``mark`` that is not inside parentheses."""
     start = depth = 0
     for i, character in enumerate(spec):
         depth += (character == "(") - (character == ")")
@@ -220,7 +225,7 @@ def split_outside(spec: str, mark: str) -> Iterator[str]:
 
 
 def _parse_path(row: NormalizerSpec, text: str) -> dict[str, Any]:
-    """A path, as it is or in quotes, in one spelling: a run by its folder."""
+    """Read the path of a recorded run, with or without quotes, and spell it as the run's folder."""
     assert row.recording is not None
     named = re.fullmatch(rf"(?:{row.recording}\s*=)?\s*(.*)", text.strip(), re.DOTALL)
     quoted = re.fullmatch(r"""(['"]?)\s*([^'"]*?)\s*\1""", named[1] if named else "")
@@ -231,7 +236,8 @@ def _parse_path(row: NormalizerSpec, text: str) -> dict[str, Any]:
             f"recorded run, such as {row.name}(runs/rn/dqn/CartPole-v1_1)"
         )
     given = PurePath(path)
-    return {row.recording: str(given.parent if given.name == RECORDING else given)}
+    # "/" on Windows too, so that a run has one spelling on every system
+    return {row.recording: (given.parent if given.name == RECORDING else given).as_posix()}
 
 
 def _parse_arguments(row: NormalizerSpec, text: str) -> dict[str, Any]:
@@ -259,17 +265,21 @@ def _parse_arguments(row: NormalizerSpec, text: str) -> dict[str, Any]:
 
 
 def canonical_spec(spec: str) -> str:
-    """One spelling per meaning, without spaces: names of run folders are made from it."""
+    """Spell a spec in the one canonical way, without spaces; run folders are named by it.
+
+    Raises:
+        UserError: see :func:`parse_spec`.
+    """
     terms = [term for term in parse_spec(spec) if not term.row.is_identity]
-    terms.sort(key=lambda term: term.row.reparametrize is None)  # where it stands does not matter
+    terms.sort(key=lambda term: term.row.reparametrize is None)  # their position has no effect
     return "+".join(map(str, terms)) or "none"
 
 
 def check_recordings(spec: str) -> None:
-    """Read every recording that a spec replays, for those who want to refuse before they start.
+    """Check that every recording that a spec replays can be read, before a training starts.
 
     Raises:
-        UserError: one is not there or is no recording; see :func:`parse_spec` too.
+        UserError: a recording is missing or broken; see also :func:`parse_spec`.
     """
     for term in parse_spec(spec):
         if term.row.recording is not None:
@@ -279,24 +289,25 @@ def check_recordings(spec: str) -> None:
 def make_normalizers(
     spec: str, num_features: int, layer: nn.Module | None = None, index: int = 0
 ) -> list[nn.Module]:
-    """The modules to put, in this order, between a layer and its activation.
+    """Build the modules of a spec, to put in this order between a layer and its activation.
 
     Args:
-        spec: such as ``"none"`` (no module), ``"rn"``, ``"ln+rn"``, ``"ramp(5, 5000)"``.
-        num_features: size of axis 1 of what will pass through.
-        layer: the linear or convolutional layer before them, whose weights ``wn`` and ``spectral``
-            change in place; needed for these alone.
-        index: which hidden layer of its network that is; a recording (``yoked``) has a gain for each.
+        spec: for example ``"none"`` (no module), ``"rn"``, ``"ln+rn"``, ``"ramp(5, 5000)"``.
+        num_features: size of axis 1 of the activations.
+        layer: the linear or convolutional layer before the modules. Only ``wn`` and ``spectral`` need
+            it: they change its weights in place.
+        index: number of that layer among the hidden layers of its network; ``yoked`` replays the gains
+            of the recorded layer of this number.
 
     Returns:
-        New modules, with their own state.
+        New modules with initial state; ``wn`` and ``spectral`` add none.
 
     Warns:
-        UserWarning: one positive gain per layer or sample right before LayerNorm, RMSNorm or
-            GroupNorm cancels; a recording is missing.
+        UserWarning: a gain per layer or sample stands right before LayerNorm, RMSNorm or GroupNorm,
+            which cancels it; or a recording is missing.
 
     Raises:
-        UserError: see :func:`parse_spec`; arguments outside their range.
+        UserError: see :func:`parse_spec`; or an argument is outside its range.
 
     Example:
         >>> [type(module).__name__ for module in make_normalizers("ln+rn", 64)]

@@ -1,39 +1,38 @@
-"""Regularity normalization: RN, RLN and RSN, one module."""
+"""Regularity normalization: RN, RLN and RSN in one module."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import functools
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rn_rl.errors import UserError
-from rn_rl.normalization import functional, published, sample_gain
-from rn_rl.normalization.phase import PhaseNorm, decay_per_phase, phase_norms, set_within
+from rn_rl.normalization import dispatch, functional, sample_gain
+from rn_rl.normalization.phase import PhaseNorm, decay_per_phase
 
 Axis = Literal["layer", "neuron", "sample"]
 Commit = Literal["phase", "forward"]
 
 
 class RegularityNorm(PhaseNorm):
-    r"""Multiply activations by how surprising they are: the length of their universal code.
+    r"""Multiply activations by the length of their universal code: surprising ones are amplified.
 
-    With z the activations standardized by their history, S the mean of their standard normal
-    density and M the code mass that S has summed up to over the phases so far,
+    With z the activations standardized by the running mean and variance, S the mean over a phase of the
+    standard normal density of z, and the code mass M the sum of S over the phases so far,
 
     .. math:: y = L x, \qquad L = \log M - \log S \;\text{(nats)}.
 
-    ``axis="layer"`` (RN) has one L per layer, ``"neuron"`` (RLN) one per neuron; both are constant
-    within a phase, so forward is one multiplication. ``"sample"`` (RSN) has one per sample, a
-    function of that sample and the frozen state, through which the gradient flows. On stationary
-    data the gain of RN and RLN is ``log(t + e - 1)`` at the t-th phase after the first: it starts
-    at 1 and rises without bound, so any effect must be compared with the control ``logt``.
+    ``axis="layer"`` (RN) has one gain L per layer and ``"neuron"`` (RLN) one per neuron; both are
+    constant within a phase, so forward is one multiplication. ``"sample"`` (RSN) has one per sample, a
+    function of that sample and the frozen state through which the gradient flows; see
+    :func:`~rn_rl.normalization.sample_gain.sample_gain`. On stationary data the gain of RN and RLN is
+    ``log(t + e - 1)`` at the t-th phase after the first: it starts at 1 and rises without bound, so
+    compare any effect with that of the control ``logt``.
 
-    A *phase* is what lies between two rollouts. How many a run has differs widely; choose
-    ``half_life`` by it:
+    A *phase* is the time between two commits: in SB3, one rollout and its gradient steps. The number of
+    phases in a run differs widely; choose ``half_life`` by it:
 
     ================================================  =======
     DQN, CartPole-v1, zoo configuration, 50k steps        192
@@ -43,26 +42,26 @@ class RegularityNorm(PhaseNorm):
 
     Args:
         num_features: size of axis 1 of the input.
-        axis: what shares a code.
-        half_life: phases after which an observation counts half; None (default) never forgets. The
-            gain then tends to ``-log(1 - 2 ** (-1 / half_life))`` whatever the input.
-        commit: ``"phase"``: state moves on ``train() -> eval()`` alone. ``"forward"``: the published
-            arithmetic, whose state moves in every training forward and whose gain depends on the
-            batch; in PPO its ratio does not start at 1. For fidelity only.
+        axis: ``"layer"``, ``"neuron"`` or ``"sample"``: the elements that share a code.
+        half_life: number of phases after which an observation counts half. The gain then tends to
+            ``-log(1 - 2 ** (-1 / half_life))`` on stationary data. None (default) never forgets.
+        commit: ``"phase"`` (default): the state changes only at commits. ``"forward"``: builds a
+            :class:`~rn_rl.normalization.PublishedRegularityNorm`, whose state changes in every training
+            forward, as in the paper; for reproduction only.
         eps: floor of the variance.
 
     Shape:
         ``(batch, num_features, ...)`` to the same shape and dtype.
 
     State:
-        ``running_state``: rows mean, variance, elements, log code mass, phases, gain (``"phase"``);
-        or mean, std, elements, log code mass (``"forward"``). ``pending_sums``: see
-        :mod:`rn_rl.normalization.functional`. Of more than 64 samples, 64 or fewer are observed:
+        ``running_state``: rows mean, variance, elements, log code mass, phases, gain, ``(6, 1)`` or
+        ``(6, num_features)``; moves at commits. ``pending_sums``: see
+        :mod:`rn_rl.normalization.functional`. At most 64 samples of a batch are observed, see
         :func:`~rn_rl.normalization.functional.observed`. A batch with a NaN or an infinity, or with
         squares too large for its precision, is skipped for the codes it touches.
 
     Raises:
-        UserError: an argument outside its range, or an input whose axis 1 is not ``num_features``.
+        UserError: an argument is outside its range, or axis 1 of an input is not ``num_features``.
 
     Example:
         >>> norm = RegularityNorm(8)
@@ -71,11 +70,13 @@ class RegularityNorm(PhaseNorm):
         >>> 1.2 < norm.gain.item() < 1.4      # log(2 + e - 1)
         True
 
-    Source: Lin, Entropy 24(1):59, 2022; where and why this departs from it:
-    :mod:`rn_rl.normalization.functional`.
+    Source: Lin, Entropy 24(1):59, 2022; :func:`~rn_rl.normalization.functional.commit` says where and
+    why this departs from it.
     """
 
     num_features: int
+    commit_on: Commit = "phase"
+    observes_part = True
 
     def __init__(
         self,
@@ -91,41 +92,40 @@ class RegularityNorm(PhaseNorm):
             raise UserError(f"axis={axis!r}: expected 'layer', 'neuron' or 'sample'")
         if commit not in ("phase", "forward"):
             raise UserError(f"commit={commit!r}: expected 'phase' or 'forward'")
-        self.decay = decay_per_phase(half_life)
+        if commit != self.commit_on:
+            raise UserError(
+                f"commit={commit!r}: {type(self).__name__} has commit={self.commit_on!r}; inherit from "
+                "PublishedRegularityNorm for 'forward' and from RegularityNorm for 'phase'"
+            )
         if not eps > 0:
             raise UserError(f"eps={eps!r}: expected a variance above 0")
-        if commit == "forward" and (axis == "sample" or half_life is not None):
-            raise UserError(
-                f"commit='forward' is the published arithmetic, which has no axis={axis!r} with "
-                f"half_life={half_life!r}; use axis='layer' or 'neuron' and half_life=None, or "
-                "commit='phase'"
-            )
-        num_codes = num_features if axis == "neuron" else 1
         self.num_features = num_features
         self.axis = axis
         self.half_life = half_life
-        self.commit_on = commit
-        self.depends_on_batch = commit == "forward"
-        self.observes_part = commit == "phase"
+        self.decay = decay_per_phase(half_life)
         self.eps = eps
-        self.acting = False
-        """Inside :func:`observed_acting` alone."""
-        if commit == "phase":
-            state = functional.initial_state(num_codes)
-            pending = torch.zeros(4, num_codes, dtype=state.dtype)
-        else:
-            state, pending = published.initial_state(num_codes), torch.zeros(0, num_codes)
-        super().__init__(state, pending)
+        super().__init__(*self.empty(num_features if axis == "neuron" else 1))
+
+    # wraps: inspect.signature then shows the arguments of __init__
+    @functools.wraps(__init__, assigned=())  # type: ignore[misc]
+    def __new__(cls, *args: Any, **kwargs: Any) -> RegularityNorm:
+        """Build a :class:`PublishedRegularityNorm` where ``commit="forward"``."""
+        if cls is RegularityNorm and "forward" in (*args[3:4], kwargs.get("commit")):
+            # not at the top: that module imports this one
+            from rn_rl.normalization.published import PublishedRegularityNorm
+
+            cls = PublishedRegularityNorm
+        return super().__new__(cls)
+
+    @staticmethod
+    def empty(num_codes: int) -> tuple[Tensor, Tensor]:
+        """State and pending sums before any observation."""
+        state = functional.initial_state(num_codes)
+        return state, torch.zeros(4, num_codes, dtype=state.dtype)
 
     @property
     def gain(self) -> Tensor:
-        """The frozen gain, ``(1,)`` or ``(num_features,)``.
-
-        For ``"sample"`` it is what RN would apply; for ``commit="forward"`` there is no frozen gain
-        (it depends on the batch), and this is NaN.
-        """
-        if self.commit_on == "forward":
-            return torch.full_like(self.running_state[0], float("nan"))
+        """The frozen gain in nats, ``(1,)`` or ``(num_features,)``; for ``"sample"``, that of RN."""
         return self.running_state[functional.GAIN]
 
     @property
@@ -134,35 +134,20 @@ class RegularityNorm(PhaseNorm):
         return self.gain
 
     def observe(self, x: Tensor, weight: Tensor | None) -> None:
-        if self.commit_on == "forward":
-            return  # that is one with applying it
         some = functional.observed(x, weight)
-        buffers: Any = self._buffers  # an attribute of a module takes as long as an operation
+        buffers: Any = self._buffers  # attribute lookup on a module is as slow as an operation
         pending, state = buffers["pending_sums"], buffers["running_state"]
-        functional.accumulate(pending, functional.observe, some, state, weight)
+        dispatch.accumulate(pending, some, state, weight)
 
     def next_state(self) -> Tensor:
-        if self.commit_on == "forward":
-            return self.running_state
-        state, pending = self.running_state, self.pending_sums
-        if state.device.type != "cpu":
-            return functional.commit(state, pending, self.decay, self.eps)
-        with np.errstate(
-            all="ignore"
-        ):  # columns with nothing pending divide by 0, and are not used
-            arrays = state.numpy(), pending.numpy()
-            return torch.from_numpy(functional.commit(*arrays, self.decay, self.eps))
+        return dispatch.commit(self.running_state, self.pending_sums, self.decay, self.eps)
 
     @property
     def commits_like(self) -> Any:
-        if self.commit_on == "forward":
-            return None
         return "regularity", self.decay, self.eps, self.frozen, self.running_state.shape[-1]
 
     def apply_state(self, x: Tensor) -> Tensor:
         state: Any = self._buffers["running_state"]
-        if self.commit_on == "forward":
-            return self._published_forward(x)
         if self.axis == "sample":
             return sample_gain.times_sample_gain(x, state)
         if self.axis == "layer":
@@ -172,31 +157,6 @@ class RegularityNorm(PhaseNorm):
             [gain] = functional.at_precision(x.dtype, gain)
         return x * functional.on_axis_1(gain.to(x.dtype), x)
 
-    def _published_forward(self, x: Tensor) -> Tensor:
-        moving = (self.training or self.acting) and self.observing and not self.frozen
-        before = self.running_state.clone()  # the gradient still needs it when the state has moved
-        real = self.real() if self.training else None
-        y, state = published.step(x, before, moving, real)
-        if moving:
-            self.running_state.copy_(state)
-        return y
-
     def extra_repr(self) -> str:
-        options = {"half_life": self.half_life, "commit": self.commit_on}
-        defaults = {"half_life": None, "commit": "phase"}
-        shown = "".join(f", {k}={v}" for k, v in options.items() if v != defaults[k])
-        return f"{self.num_features}, axis={self.axis}{shown}"
-
-
-@contextmanager
-def observed_acting(module: nn.Module) -> Iterator[None]:
-    """Inside this context acting is observed as training is, where the arithmetic is the published one.
-
-    A forward in evaluation mode then moves the state of every ``commit="forward"`` normalizer, as the
-    published agents had it: an action is chosen by another network than the one before it. Those that
-    obey the phase rule are not touched.
-    """
-    norms = phase_norms(module).values()
-    as_published = [n for n in norms if isinstance(n, RegularityNorm) and n.commit_on == "forward"]
-    with set_within(as_published, "acting", True):
-        yield
+        forgets = "" if self.half_life is None else f", half_life={self.half_life}"
+        return f"{self.num_features}, axis={self.axis}{forgets}"

@@ -1,4 +1,4 @@
-"""Saliency normalization: regularity with a prior on what is in the batch (top-down attention)."""
+"""Saliency normalization: regularity with a prior for each sample (top-down attention)."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ GivenPrior = Tensor | Callable[[], Tensor]
 
 
 class SaliencyNorm(RegularityNorm):
-    r"""RN with a data prior: what was to be expected is shortened, what was not is amplified.
+    r"""RN with a data prior: samples that the prior calls unlikely are amplified.
 
-    With the code mass M and density S of RN, and a prior s of each sample,
+    With the code mass M and density S of RN, and a prior probability s of each sample,
 
     .. math:: y_i = L_i x_i, \qquad L_i = (\log M - \log S) - \log s_i \;\text{(nats)}.
 
-    Without a prior it is exactly RN; until there is code mass, its part of the sum is 1, as in RN.
-    The prior comes from :func:`saliency_prior` or, where nothing is given, from ``prior``.
+    Without a prior it is exactly RN. Until the second commit, the first term is 1, as in RN. The prior is
+    that of the surrounding :func:`saliency_prior`, or else ``prior(x)``.
 
     Args:
         num_features: size of axis 1 of the input.
-        half_life: phases after which an observation counts half; None (default) never forgets.
-        prior: from the input to s, ``(batch,)``; a module is a part of this one.
+        half_life: number of phases after which an observation counts half; None (default) never
+            forgets.
+        prior: maps the input to s, ``(batch,)``; if it is a module, it becomes a submodule.
         eps: floor of the variance.
 
     Shape:
-        ``(batch, num_features, ...)`` to the same shape and dtype. s is in (0, 1]; what lies outside
-        is moved to the nearest of 1.2e-38 (the smallest normal float32) and 1. Gradients flow
-        through it.
+        ``(batch, num_features, ...)`` to the same shape and dtype. s is clamped to the range from
+        1.2e-38 (the smallest normal float32) to 1. Gradients flow through it.
 
     State:
-        As RegularityNorm's; the prior is observed nowhere and does not enter it.
+        That of RegularityNorm; the prior does not enter it.
 
     Raises:
-        UserError: a prior whose shape is not ``(batch,)``.
+        UserError: the shape of a prior is not ``(batch,)``.
 
     Example:
         >>> norm = SaliencyNorm(4)
@@ -86,11 +86,11 @@ class SaliencyNorm(RegularityNorm):
 
 @contextlib.contextmanager
 def saliency_prior(module: nn.Module, s: GivenPrior) -> Iterator[None]:
-    """The prior of every :class:`SaliencyNorm` in a module, for forwards inside this context.
+    """Set the prior of every :class:`SaliencyNorm` in a module, for forwards inside this context.
 
     Args:
-        module: anything that contains normalizers.
-        s: ``(batch,)``, in (0, 1]; or a function that gives it, asked at every forward.
+        module: any module that contains normalizers.
+        s: ``(batch,)``, in (0, 1]; or a function that returns it and is called in every forward.
     """
     norms = [m for m in module.modules() if isinstance(m, SaliencyNorm)]
     with set_within(norms, "given_prior", s):
@@ -98,6 +98,6 @@ def saliency_prior(module: nn.Module, s: GivenPrior) -> Iterator[None]:
 
 
 def class_shares(labels: Tensor) -> Tensor:
-    """The share of the batch that has the same label, for each sample: ``(batch,)`` to ``(batch,)``."""
+    """Share of the batch that has the same label as each sample: ``(batch,)`` to ``(batch,)``."""
     same = labels[:, None] == labels
     return same.to(torch.get_default_dtype()).mean(1)

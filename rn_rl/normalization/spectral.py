@@ -13,31 +13,37 @@ from rn_rl.normalization.phase import PhaseNorm
 
 U, SIGMA = range(2)
 """Rows of the state, ``(2, out)``: the left singular vector, of length 1, and an estimate of the
-largest singular value that is there to be looked at (repeated, as it is shared)."""
+largest singular value, repeated along the row, for :attr:`SpectralNorm.gain`."""
 
 INITIAL_ITERATIONS = 15
+"""Number of power iterations on a new weight."""
+
 EPS = 1e-12
+"""Smallest norm to divide by."""
 
 
 class SpectralNorm(PhaseNorm):
-    r"""A parametrization that divides a weight by its largest singular value.
+    r"""Parametrization that divides a weight by its largest singular value.
 
     .. math:: \hat{W} = W / \sigma, \qquad \sigma = |W^T u|,
 
     for W of shape ``(out, ...)``, flattened to a matrix. u is frozen within a phase, and the gradient
     of :math:`\sigma` is that of :math:`u^T W v` at :math:`v = W^T u / |W^T u|`. Each training forward
-    makes one step of the power iteration, on the pending u; the commit makes that the frozen one.
-    Torch's own moves u in every training forward, which changes PPO's ratio, and its buffers never
-    reach a target network.
+    makes one step of the power iteration on a pending u, which the commit makes the frozen one.
+    ``torch.nn.utils.parametrizations.spectral_norm`` moves u in every training forward instead, which
+    changes PPO's ratio, and its buffers never reach a target network.
 
     Args:
-        weight: the weight it is for. The start of u is the same for all and takes no random numbers,
-            so the same seed gives the same network with and without it; 15 steps follow.
+        weight: the weight to normalize. u starts from a fixed direction and 15 power iterations, and
+            draws no global random numbers: a seed gives the same network with and without it.
+
+    Shape:
+        ``(out, ...)`` to the same shape and dtype.
 
     State:
-        ``running_state``: rows u and sigma. A weight that is assigned (an initialization) starts it
-        anew. A weight of zeros, or one that is not finite, leaves u as it is. Weights of
-        observations do not apply: what is observed is the weight of the layer.
+        ``running_state``: rows u and sigma, ``(2, out)``; moves at commits. Assigning the weight, as an
+        initialization does, restarts it. A weight of zeros or one that is not finite leaves u
+        unchanged. Observation weights have no effect, because no samples are observed.
 
     Source: Miyato et al., ICLR 2018.
     """
@@ -48,7 +54,7 @@ class SpectralNorm(PhaseNorm):
 
     @property
     def gain(self) -> Tensor:
-        """``1 / sigma``, ``(1,)``, by the last step of the iteration; the weight may have moved since."""
+        """``1 / sigma``, ``(1,)``, at the last commit; the weight may have changed since."""
         return self.running_state[SIGMA, :1].reciprocal()
 
     def observe(self, x: Tensor, weight: Tensor | None) -> None:
@@ -65,14 +71,14 @@ class SpectralNorm(PhaseNorm):
 
     @torch.no_grad()
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """What torch calls for a weight that is assigned: it is kept whole, and u fits itself to it."""
+        """Keep an assigned weight as it is and restart u for it; torch calls this on assignment."""
         self._initial_state.copy_(initial_state(weight))
         self.reset_running_state()
         return weight
 
 
 def initial_state(weight: Tensor) -> Tensor:
-    """u after :data:`INITIAL_ITERATIONS` steps from the same random direction for all weights."""
+    """State after :data:`INITIAL_ITERATIONS` power iterations from a fixed pseudo-random direction."""
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(weight.shape[0], dtype=torch.float64, generator=generator)
     state = torch.stack((F.normalize(start, dim=0), torch.ones_like(start))).to(weight.device)
@@ -82,7 +88,7 @@ def initial_state(weight: Tensor) -> Tensor:
 
 
 def power_iteration(weight: Tensor, state: Tensor) -> Tensor:
-    """The next state: ``v = W^T u / |W^T u|``, ``u' = W v / |W v|``, ``sigma = |W v|``; pure."""
+    """One power iteration: ``v = W^T u / |W^T u|``, ``u' = W v / |W v|``, ``sigma = |W v|``; pure."""
     matrix = as_matrix(weight)
     v = F.normalize(matrix.mT @ state[U].to(matrix.dtype), dim=0, eps=EPS)
     u = (matrix @ v).to(state.dtype)
@@ -92,7 +98,7 @@ def power_iteration(weight: Tensor, state: Tensor) -> Tensor:
 
 
 def as_matrix(weight: Tensor) -> Tensor:
-    """``(out, in)`` in float32 or better."""
+    """Flatten a weight to ``(out, in)``, in float32 or float64."""
     return weight.flatten(1).to(torch.promote_types(weight.dtype, torch.float32))
 
 

@@ -1,4 +1,4 @@
-"""The binding to Stable-Baselines3: feature extractors, ``policy_kwargs()``, Norm policies."""
+"""Normalizers in Stable-Baselines3 agents: ``policy_kwargs()``, Norm policies, feature extractors."""
 
 from rn_rl.policies.ars import NormARSPolicy
 from rn_rl.policies.continuous import (

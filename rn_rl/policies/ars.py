@@ -1,4 +1,4 @@
-"""Norm policy for ARS."""
+"""Policy class with normalizers for ARS."""
 
 from __future__ import annotations
 
@@ -15,14 +15,19 @@ from rn_rl.policies.layers import activation, normalized
 class NormARSPolicy(ARSPolicy):
     """sb3-contrib's ``ARSPolicy`` with normalizers in every hidden layer.
 
-    ARS searches at random and never trains by gradient, so there is no training forward to observe
-    and no phase that ends: normalizers with state stay as they began (a gain of 1). Those without
-    state (``ln``, ``rms``, ``gn``) act as everywhere.
+    ARS is a random search without gradient steps: there are no training forwards to observe and no
+    commits, so normalizers with state keep their initial state (a gain of 1). Those without state
+    (``ln``, ``rms``, ``gn``) work as in other algorithms.
 
     Args:
-        norm: a spec, see :func:`rn_rl.make_normalizers`.
-        activation_fn: class or name.
-        kwargs: see sb3-contrib.
+        observation_space: see sb3-contrib.
+        action_space: see sb3-contrib.
+        norm: normalizer spec, see :func:`rn_rl.make_normalizers`.
+        activation_fn: class or name of the activation.
+        kwargs: further arguments of sb3-contrib's policy.
+
+    Raises:
+        UserError: ``norm`` or ``activation_fn`` is unknown.
     """
 
     norm: str

@@ -1,11 +1,12 @@
-"""Norm policies for SAC, TD3, DDPG, TQC and CrossQ: normalizers in actor and critic.
+"""Policy classes with normalizers in actor and critic, for SAC, TD3, DDPG, TQC and CrossQ.
 
-The critic's hidden layers see observation and action together, so Q stays a nonlinear function of
-both (through ``policy_kwargs()`` it would be linear in the action).
+The hidden layers of the critic take observation and action together, so Q is a nonlinear function of
+both (with ``policy_kwargs()`` it would be linear in the action).
 
-What the state follows: the actor observes the replayed observations of its own update, not the next
-ones that the critic's target asks it about (see :class:`rn_rl.policies.layers.Hidden`); the critic
-observes the replayed pairs that it learns from, not the actions about which the actor asks it.
+Normalizers observe only the inputs of the network's own update. The actor observes the replayed
+observations of its update, not the next observations for which the critic's target computes actions
+(see :class:`rn_rl.policies.layers.Hidden`). The critic observes the replayed pairs of its update, not
+the actions that the actor's update evaluates.
 """
 
 from __future__ import annotations
@@ -28,15 +29,21 @@ from rn_rl.policies.norm_policy import NormPolicyMixin, copy_state, freeze_norma
 
 
 class NormCriticMixin(BaseModel):
-    """A critic that tells what it learns from and what it is only asked about.
+    """Critic whose normalizers observe its own updates, and not those of the actor.
 
-    An action that carries a gradient comes from the actor, whose update asks for its value.
+    In the actor's update the action carries a gradient; in the critic's it does not.
     """
 
     q_networks: list[Any]
 
     def normalize(self, norm: str, hidden: int, first: int) -> None:
-        """Put normalizers into every network, before its optimizer is made."""
+        """Put normalizers into every Q-network; call it before the optimizer is created.
+
+        Args:
+            norm: normalizer spec.
+            hidden: number of hidden layers of one network.
+            first: number of the first of these layers in the policy, for recordings.
+        """
         for i, network in enumerate(self.q_networks):
             assert isinstance(network, nn.Sequential)
             self.q_networks[i] = normalized(network, norm, hidden, first + i * hidden)
@@ -49,30 +56,29 @@ class NormCriticMixin(BaseModel):
         return super().forward(obs, actions)
 
     def q1_forward(self, obs: Any, actions: Tensor) -> Tensor:
-        """The first network's value, which TD3's actor asks for: never observed."""
+        """Compute the first network's value, for the update of TD3's actor; observes nothing."""
         with unobserved(self):
             q_value: Tensor = super().q1_forward(obs, actions)  # type: ignore[misc]
         return q_value
 
 
 class NormContinuousCritic(NormCriticMixin, ContinuousCritic):
-    """SB3's critic of SAC and TD3."""
+    """SB3's critic for SAC and TD3, with normalizers."""
 
 
 class NormTQCCritic(NormCriticMixin, tqc.Critic):
-    """sb3-contrib's critic of TQC."""
+    """sb3-contrib's critic for TQC, with normalizers."""
 
 
 class NormCrossQCritic(NormCriticMixin, crossq.CrossQCritic):
-    """sb3-contrib's critic of CrossQ."""
+    """sb3-contrib's critic for CrossQ, with normalizers."""
 
 
 class NormContinuousMixin(NormPolicyMixin):
-    """Builds normalized actors and critics, and keeps the state of targets up to date.
+    """Build actors and critics with normalizers, and copy their state to target networks at commits.
 
-    SB3 copies running state to the targets inside an update, that is, before the commit that follows
-    it; these policies copy it right at the commit, so online and target networks have the same state
-    whenever anybody looks.
+    SB3 copies running state to the targets inside an update, before the commit that follows it. These
+    policies copy it at the commit too, so online and target networks always have the same state.
     """
 
     critic_class: type[NormCriticMixin]
@@ -99,7 +105,7 @@ class NormContinuousMixin(NormPolicyMixin):
             freeze_normalizers(target)
 
     def _pairs(self) -> list[tuple[nn.Module, nn.Module]]:
-        """Online networks with their targets."""
+        """Pairs of an online network and its target."""
         names = [name for name in ("actor", "critic") if hasattr(self, f"{name}_target")]
         return [(getattr(self, name), getattr(self, f"{name}_target")) for name in names]
 
@@ -120,10 +126,10 @@ class NormSACPolicy(NormContinuousMixin, SACPolicy):
 class NormTD3Policy(NormContinuousMixin, TD3Policy):
     """SB3's ``TD3Policy`` (TD3 and DDPG), normalized like :class:`NormSACPolicy`.
 
-    A gain that rises (``rn``, ``logt``) lets each step of the optimizer move an action further, up to
-    where tanh is flat and no gradient comes back. Narrow layers and ``train_freq=(1, "episode")``,
-    which makes a phase of an episode so that the gain rises less, learn where TD3's own (256, 256) and
-    a phase at each step fail; the README has figures.
+    A rising gain (``rn``, ``logt``) lets each optimizer step change the action more, until tanh
+    saturates and its gradient vanishes. Two settings avoid that: hidden layers narrower than TD3's
+    (256, 256), and ``train_freq=(1, "episode")``, which makes an episode one phase (by default each
+    environment step is one), so that the gain rises more slowly.
     """
 
     critic_class = NormContinuousCritic
@@ -138,9 +144,12 @@ class NormTQCPolicy(NormContinuousMixin, tqc.TQCPolicy):
 class NormCrossQPolicy(NormContinuousMixin, crossq.CrossQPolicy):
     """sb3-contrib's ``CrossQPolicy``, normalized like :class:`NormSACPolicy`.
 
-    CrossQ's own batch renormalization, before each layer, stays, since it is the algorithm; it moves
-    inside updates. ``batch_norm=False`` leaves it out: ``norm="brn", batch_norm=False`` is CrossQ
-    with batch renormalization that obeys the phase rule.
+    CrossQ's own batch renormalization before each layer stays, since it is part of the algorithm; its
+    state changes inside updates. ``norm="brn", batch_norm=False`` replaces it by batch renormalization
+    that obeys the phase rule.
+
+    Raises:
+        UserError: the observation space is a dict, which sb3-contrib's CrossQ does not support.
     """
 
     critic_class = NormCrossQCritic

@@ -1,4 +1,4 @@
-"""Divergence: how far two states of a policy differ in what it does."""
+"""Difference between the behaviour of two states of a policy: KL divergence of their actions."""
 
 from __future__ import annotations
 
@@ -19,9 +19,16 @@ def q_network(policy: BasePolicy) -> nn.Module | None:
 
 
 def behaviour(policy: Any, obs: Any, masks: np.ndarray | None) -> Any:
-    """What a policy does with observations: a list of torch distributions, or one tensor.
+    """Compute the action distributions of a policy, or its Q-values or actions.
 
-    The tensor has Q-values for DQN and QR-DQN, and actions in [-1, 1] for TD3 and DDPG.
+    Args:
+        policy: any SB3 or sb3-contrib policy but ARS.
+        obs: observations as the policy's networks take them, ``(batch, ...)`` or a dict of such.
+        masks: allowed actions, for maskable policies; else None.
+
+    Returns:
+        A list of torch distributions, one per independent component of the action. For DQN and QR-DQN,
+        Q-values ``(batch, actions)``; for TD3 and DDPG, actions in [-1, 1].
     """
     network = q_network(policy)
     if network is not None:
@@ -48,19 +55,24 @@ def behaviour(policy: Any, obs: Any, masks: np.ndarray | None) -> Any:
 
 
 def mean_kl(old: list[Distribution], new: list[Distribution]) -> float:
-    """Mean over rows of KL(old || new); the components of an action are independent, so they add."""
+    """Mean over the batch of ``KL(old || new)`` in nats, summed over the components of an action.
+
+    Args:
+        old: distributions as :func:`behaviour` returns them.
+        new: distributions of the same kinds and shapes.
+    """
     parts = [kl(p, q) for p, q in zip(old, new, strict=True)]
     return float(sum(part.reshape(len(part), -1).sum(1) for part in parts).mean())  # type: ignore[union-attr]
 
 
 def kl(p: Distribution, q: Distribution) -> Tensor:
-    """``KL(p || q)`` of each row, finite where a probability of q underflows."""
+    """``KL(p || q)`` of each row in nats, finite where a probability of q underflows."""
     if isinstance(p, Categorical) and isinstance(q, Categorical):
-        # torch's is infinite where a probability of q underflows to 0; its logit does not
+        # torch returns infinity where a probability of q underflows to 0; its logit is finite
         return (p.probs * (p.logits - q.logits)).sum(-1)
     return kl_divergence(p, q)
 
 
 def evenly_spaced(size: int, rows: int) -> np.ndarray:
-    """At most so many positions, spread over all of them."""
+    """At most ``rows`` indices, evenly spaced from 0 to ``size - 1``."""
     return np.linspace(0, size - 1, min(rows, size)).astype(int)

@@ -1,7 +1,6 @@
-"""Feature extractors: a trunk that fits the observation, then a normalized head.
+"""Feature extractors: a trunk for the kind of observation, then hidden layers with normalizers.
 
-With an empty ``net_arch`` there is no head, and an extractor is its trunk alone: that is how the
-Norm policies use them.
+With an empty ``net_arch`` an extractor is its trunk alone; the Norm policies use it so.
 """
 
 from __future__ import annotations
@@ -24,17 +23,20 @@ from rn_rl.policies.layers import activation, flat_size, normalized
 
 
 class NormExtractor(BaseFeaturesExtractor):
-    """Trunk, then ``net_arch`` hidden layers, each with normalizers before its activation.
+    """Trunk, then the ``net_arch`` hidden layers (the head), with normalizers before each activation.
+
+    Extractors of images also take ``trunk_norm``, a normalizer spec for their convolutions.
 
     Args:
-        observation_space: what the trunk reads.
-        trunk: from observations to ``(batch, trunk_dim)``.
-        trunk_dim: size of that.
-        norm: a spec for the head, see :func:`rn_rl.make_normalizers`.
+        observation_space: space of the observations.
+        trunk: maps observations to ``(batch, trunk_dim)``.
+        trunk_dim: number of features of the trunk.
+        norm: normalizer spec for the head, see :func:`rn_rl.make_normalizers`.
         net_arch: sizes of the head's layers.
-        activation_fn: class or name.
+        activation_fn: class or name of the activation.
 
-    Extractors of images also take ``trunk_norm``, a spec for their convolutions.
+    Raises:
+        UserError: a spec, name or space does not fit.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class NormExtractor(BaseFeaturesExtractor):
 
 
 class MlpExtractor(NormExtractor):
-    """Flat observations: ``net_arch`` normalized layers."""
+    """Extractor for flat observations: ``net_arch`` hidden layers with normalizers."""
 
     def __init__(
         self,
@@ -72,10 +74,10 @@ class MlpExtractor(NormExtractor):
 
 
 class MinigridExtractor(NormExtractor):
-    """MiniGrid's 7x7x3 codes (``ImgObsWrapper``): 2x2 convolutions 16-32-64, then the head.
+    """Extractor for MiniGrid's 7x7x3 codes (``ImgObsWrapper``): 2x2 convolutions 16-32-64, then the head.
 
-    The codes run from 0 to 10, so they must not be divided by 255: use it with
-    ``normalize_images=False``, as :func:`rn_rl.policies.policy_kwargs` and the Norm policies do.
+    The codes are 0 to 10 and must not be divided by 255: use ``normalize_images=False``, as
+    :func:`rn_rl.policies.policy_kwargs` and the Norm policies do.
     """
 
     def __init__(
@@ -104,7 +106,7 @@ class MinigridExtractor(NormExtractor):
 
 
 class NatureExtractor(NormExtractor):
-    """Images, with the convolutions of the Nature DQN (SB3's own), then the head."""
+    """Extractor for images: the convolutions of the Nature DQN (SB3's ``NatureCNN``), then the head."""
 
     def __init__(
         self,
@@ -127,7 +129,7 @@ class NatureExtractor(NormExtractor):
 
 
 class DictExtractor(NormExtractor):
-    """Dict observations: SB3's ``CombinedExtractor``, then the head."""
+    """Extractor for dict observations: SB3's ``CombinedExtractor``, then the head."""
 
     def __init__(
         self,
@@ -152,7 +154,11 @@ EXTRACTORS: dict[str, type[NormExtractor]] = {
 
 
 def extractor_class(features: str, observation_space: spaces.Space | None = None) -> type:
-    """The extractor of that name; ``"auto"`` picks by the observation space."""
+    """Look up an extractor class by name; ``"auto"`` chooses by the observation space.
+
+    Raises:
+        UserError: the name is unknown.
+    """
     if features == "auto":
         if isinstance(observation_space, spaces.Dict):
             return DictExtractor
@@ -163,7 +169,7 @@ def extractor_class(features: str, observation_space: spaces.Space | None = None
 
 
 def without_convolutions(features: str, trunk_norm: str) -> None:
-    """Refuse a ``trunk_norm`` where there is nothing that it could normalize."""
+    """Raise a :class:`UserError` for a ``trunk_norm`` where the trunk has no convolutions."""
     if canonical_spec(trunk_norm) != "none":
         raise UserError(
             f"trunk_norm={trunk_norm!r}: features={features!r} has no convolutions; it is for "
@@ -172,7 +178,7 @@ def without_convolutions(features: str, trunk_norm: str) -> None:
 
 
 def image_shape(space: spaces.Space, features: str) -> tuple[int, int, int]:
-    """``(channels, height, width)`` of an image space, or a :class:`UserError`."""
+    """Return ``(channels, height, width)`` of an image space; raise a :class:`UserError` for others."""
     if not isinstance(space, spaces.Box) or len(space.shape) != 3:
         raise UserError(
             f"features={features!r} on observations {space}: expected images of shape (channels, "

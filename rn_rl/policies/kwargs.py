@@ -1,4 +1,4 @@
-"""``policy_kwargs()``: normalizers for unmodified SB3 classes, in one argument."""
+"""``policy_kwargs()``: the argument that puts normalizers into unmodified SB3 classes."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ def policy_kwargs(
     trunk_norm: str = "none",
     **others: Any,
 ) -> dict[str, Any]:
-    """A fresh ``policy_kwargs`` that puts normalizers into a stock SB3 agent.
+    """Build ``policy_kwargs`` that put normalizers into an SB3 agent.
 
-    **Not for SAC, TD3, DDPG, TQC and CrossQ**: the hidden layers go into a features extractor and
-    ``net_arch`` becomes ``[]``, which makes a continuous critic linear in the action. Right for DQN,
-    QR-DQN, PPO, A2C, TRPO and MaskablePPO.
+    **Not for SAC, TD3, DDPG, TQC and CrossQ**: the hidden layers move into a features extractor and
+    ``net_arch`` becomes ``[]``, which makes a continuous critic linear in the action; use the Norm
+    policies there. It is right for DQN, QR-DQN, PPO, A2C, TRPO and MaskablePPO.
 
     Args:
-        norm: a spec such as ``"rn"`` or ``"ln+rn"``, see :func:`rn_rl.make_normalizers`.
-        net_arch: hidden layers, all of them normalized.
-        activation_fn: class or name (``"relu"``, ``"tanh"``, ...).
+        norm: normalizer spec such as ``"rn"`` or ``"ln+rn"``, see :func:`rn_rl.make_normalizers`.
+        net_arch: sizes of the hidden layers, which all get normalizers.
+        activation_fn: class or name (``"relu"``, ``"tanh"``, ...) of the activation.
         features: ``"mlp"``, ``"minigrid"`` (with ``ImgObsWrapper``), ``"nature"`` or ``"dict"``.
         share_trunk: on-policy algorithms only: whether actor and critic share the extractor (SB3's
             default, True) or have one each (False). Leave None for DQN and QR-DQN.
-        trunk_norm: a spec for the convolutions of ``"minigrid"`` and ``"nature"``; without one only
-            the hidden layers after them are normalized.
-        others: anything else that the policy takes, such as ``optimizer_kwargs``.
+        trunk_norm: normalizer spec for the convolutions of ``"minigrid"`` and ``"nature"``; by default
+            only the hidden layers after them get normalizers.
+        others: further arguments of the policy, such as ``optimizer_kwargs``.
 
     Returns:
-        A new dict every time: SB3 changes the one it is given.
+        A new dict in every call, since SB3 modifies the one it is given.
 
     Raises:
-        UserError: an unknown normalizer, activation or features name.
+        UserError: the name of a normalizer, activation or extractor is unknown.
 
     Example:
         >>> from stable_baselines3 import DQN

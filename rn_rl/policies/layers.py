@@ -1,4 +1,4 @@
-"""Where normalizers go in a network: between a hidden layer and its activation."""
+"""Insertion of normalizers into a network: between each hidden layer and its activation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def activation(name_or_class: str | type[nn.Module]) -> type[nn.Module]:
-    """An activation class from its class, or from its name, which is what YAML can hold."""
+    """Return an activation class from the class itself or from its name, as in a YAML file.
+
+    Raises:
+        UserError: the name is unknown.
+    """
     if isinstance(name_or_class, str):
         if name_or_class.lower() not in ACTIVATIONS:
             raise unknown("activation", name_or_class, ACTIVATIONS)
@@ -32,10 +36,10 @@ def activation(name_or_class: str | type[nn.Module]) -> type[nn.Module]:
 
 
 class Hidden(nn.Sequential):
-    """Hidden layers of a policy, with normalizers that learn only from what the policy learns from.
+    """Hidden layers of a policy, whose normalizers observe only forwards that train the policy.
 
-    A training forward under ``no_grad`` is a question (TRPO trying a step, SAC asking for the next
-    action), not a sample that is learned from, and is not observed.
+    A training forward under ``no_grad`` trains nothing, so it is not observed: TRPO's line search
+    evaluates a step in this way, and SAC computes next actions.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,7 +49,7 @@ class Hidden(nn.Sequential):
         return super().forward(x)
 
     def apply(self, fn: Callable[[nn.Module], None]) -> Hidden:
-        """SB3 initializes weights in place through this; reparametrized ones take the result over."""
+        """Apply ``fn``, by which SB3 initializes weights in place, to parametrized weights too."""
         changed: list[Any] = [m for m in self.modules() if parametrize.is_parametrized(m)]
         with parametrize.cached():
             super().apply(fn)
@@ -58,17 +62,20 @@ class Hidden(nn.Sequential):
 def normalized(
     layers: nn.Sequential, norm: str, hidden: int | None = None, first: int = 0
 ) -> Hidden:
-    """The same layers with new normalizers between each hidden layer and its activation.
+    """Insert new normalizers between each hidden layer and its activation.
 
-    The layers keep their weights and their order, so the same seed gives the same initial network
-    whatever the normalizer, and ``"none"`` gives the very modules that SB3 built.
+    The layers keep their weights and their order, so the same seed gives the same initial network with
+    every normalizer, and ``"none"`` gives the modules that SB3 built.
 
     Args:
-        layers: what ``create_mlp`` makes, or a stack of convolutions (features are on axis 1).
-        norm: a spec, see :func:`rn_rl.make_normalizers`.
-        hidden: how many linear or convolutional layers are hidden ones; the first so many are
-            normalized. None: all but a last one that nothing follows.
-        first: number of the first layer among the hidden layers of a policy, for recordings.
+        layers: the result of ``create_mlp``, or a stack of convolutions (features on axis 1).
+        norm: normalizer spec, see :func:`rn_rl.make_normalizers`.
+        hidden: number of leading linear or convolutional layers that get normalizers. None: all, but
+            not a final layer without an activation.
+        first: number of the first of these layers among the hidden layers of a policy, for recordings.
+
+    Returns:
+        A new module with the given layers inside.
     """
     modules: list[nn.Module] = []
     children = list(layers)
@@ -87,6 +94,6 @@ def normalized(
 
 
 def flat_size(trunk: nn.Module, shape: tuple[int, ...]) -> int:
-    """Number of features that a trunk makes of one observation of this shape."""
-    with torch.no_grad():  # under which nothing is observed
+    """Number of features that a trunk returns for one observation of this shape."""
+    with torch.no_grad():  # so that normalizers observe nothing
         return int(trunk(torch.zeros(1, *shape)).shape[1])

@@ -1,7 +1,8 @@
-"""What all Norm policies share: policy classes that take ``norm=``.
+"""Base class of the Norm policies: SB3 policy classes that take ``norm=``.
 
-Same networks as SB3's own policies, same initial weights for the same seed; plain values only, so a
-YAML file can name them: ``policy: rn_rl.policies.NormDQNPolicy``, ``policy_kwargs: {norm: rn}``.
+They have the networks of SB3's policies, with the same initial weights for the same seed. All arguments
+are plain values, so a YAML file can give them: ``policy: rn_rl.policies.NormDQNPolicy``,
+``policy_kwargs: {norm: rn}``.
 """
 
 from __future__ import annotations
@@ -20,15 +21,22 @@ from rn_rl.policies.layers import activation
 
 
 class NormPolicyMixin(BasePolicy):
-    """``norm``, ``features`` and activations by name.
+    """Arguments ``norm``, ``features`` and ``trunk_norm`` of a policy class; activations by name.
 
     Args:
-        norm: a spec, see :func:`rn_rl.make_normalizers`; goes into every hidden layer.
+        observation_space: see SB3.
+        action_space: see SB3.
+        lr_schedule: see SB3.
+        args: further positional arguments of SB3's policy.
+        norm: normalizer spec for every hidden layer, see :func:`rn_rl.make_normalizers`.
         features: the trunk before the hidden layers: ``"auto"`` (by the observation space),
             ``"mlp"``, ``"minigrid"``, ``"nature"`` or ``"dict"``.
-        trunk_norm: a spec for the convolutions of the trunk.
-        activation_fn: class or name.
-        kwargs: SB3's own, see its policy of the same kind.
+        trunk_norm: normalizer spec for the convolutions of the trunk.
+        activation_fn: class or name of the activation; None: SB3's default.
+        kwargs: further arguments of SB3's policy.
+
+    Raises:
+        UserError: the name of a normalizer, activation or extractor is unknown.
     """
 
     norm: str
@@ -70,14 +78,14 @@ class NormPolicyMixin(BasePolicy):
 
 
 def freeze_normalizers(target: nn.Module) -> None:
-    """A target network takes its state from the online one and from nowhere else."""
+    """Freeze the normalizers of a target network: their state is only ever copied from the online one."""
     for norm in phase_norms(target).values():
         norm.freeze()
 
 
 @torch.no_grad()
 def copy_state(online: nn.Module, target: nn.Module) -> None:
-    """Give a target network the state of the online one, in place."""
+    """Copy the normalizer state of an online network to its target, in place."""
     for source, copy in zip(
         phase_norms(online).values(), phase_norms(target).values(), strict=True
     ):

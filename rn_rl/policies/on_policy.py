@@ -1,4 +1,4 @@
-"""Norm policies for PPO, A2C, TRPO, MaskablePPO and RecurrentPPO."""
+"""Policy classes with normalizers for PPO, A2C, TRPO, MaskablePPO and RecurrentPPO."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rn_rl.policies.norm_policy import NormPolicyMixin
 
 
 class NormHeadsMixin(NormPolicyMixin):
-    """Normalizers in every hidden layer after the trunk, of actor and critic alike."""
+    """Put normalizers into every hidden layer of actor and critic after the trunk."""
 
     mlp_extractor: MlpExtractor
 
@@ -45,18 +45,17 @@ class NormMaskableActorCriticPolicy(NormHeadsMixin, MaskableActorCriticPolicy):
 class NormRecurrentActorCriticPolicy(NormPolicyMixin, RecurrentActorCriticPolicy):
     """sb3-contrib's ``RecurrentActorCriticPolicy`` with normalized recurrent features.
 
-    Normalizers stand after the LSTM of actor and critic and in every hidden layer that follows.
+    Normalizers are placed after the LSTM of actor and critic and in every hidden layer that follows.
 
-    RecurrentPPO pads sequences to one length with rows of zeros, which nobody ever saw. They are not
-    observed: at the end of a sequence, rows whose observation, action and episode start are all zero
-    are taken for padding. A real sequence that ends in such rows loses them in the statistics, and
-    there alone.
+    RecurrentPPO pads sequences to one length with rows of zeros. Normalizers do not observe them: rows
+    at the end of a sequence whose observation, action and episode start are all zero count as padding.
+    If a real sequence ends in such rows, they are missing from the statistics and from nothing else.
     """
 
     def _build_mlp_extractor(self) -> None:
         super()._build_mlp_extractor()
         heads, width = self.mlp_extractor, self.lstm_output_dim
-        # weight and spectral normalization are for the layers that follow
+        # weight and spectral normalization apply to linear layers, so only to those that follow
         acting = [str(term) for term in parse_spec(self.norm) if term.row.factory is not None]
         depth = 1 + sum(isinstance(layer, nn.Linear) for layer in heads.policy_net)
         for name, first in (("policy_net", 0), ("value_net", depth)):
@@ -73,7 +72,17 @@ class NormRecurrentActorCriticPolicy(NormPolicyMixin, RecurrentActorCriticPolicy
 
 
 def real_rows(obs: Any, actions: Tensor, episode_starts: Tensor, n_seq: int) -> Tensor:
-    """1 for each row of padded sequences up to the last that is not all zero, 0 after it, ``(rows,)``."""
+    """Mask of real rows of padded sequences: 1 up to the last row that is not all zero, then 0.
+
+    Args:
+        obs: ``(rows, ...)``, or a dict of such; ``rows = n_seq * length``, sequence by sequence.
+        actions: ``(rows, ...)``.
+        episode_starts: ``(rows,)``.
+        n_seq: number of sequences.
+
+    Returns:
+        ``(rows,)``, float64.
+    """
     parts = [*(obs.values() if isinstance(obs, dict) else [obs]), actions, episode_starts]
     rows = len(episode_starts)
     nonzero = torch.stack([(part.reshape(rows, -1) != 0).any(1) for part in parts]).any(0)

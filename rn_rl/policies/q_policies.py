@@ -1,4 +1,4 @@
-"""Norm policies for DQN and QR-DQN."""
+"""Policy classes with normalizers for DQN and QR-DQN."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import Tensor
 
 from rn_rl.errors import UserError
-from rn_rl.normalization import RegularityNorm, observed_acting, phase_norms
+from rn_rl.normalization import PublishedRegularityNorm, observed_acting, phase_norms
 from rn_rl.policies.layers import normalized
 from rn_rl.policies.norm_policy import NormPolicyMixin, freeze_normalizers
 
@@ -18,27 +18,30 @@ from rn_rl.policies.norm_policy import NormPolicyMixin, freeze_normalizers
 class NormDQNPolicy(NormPolicyMixin, DQNPolicy):
     """SB3's ``DQNPolicy`` with normalizers in every hidden layer of the Q-network.
 
-    The target network's normalizers are frozen: they take the online network's state at target
-    updates and from nowhere else, also when somebody calls ``policy.train()``.
+    The normalizers of the target network are frozen: their state changes only at target updates, by a
+    copy from the online network, even if ``policy.train()`` is called.
 
     Args:
-        acting_observes: with ``rn-paper`` or ``rln-paper``, acting during training moves the state as
-            learning does, as in the published agents; see :func:`rn_rl.normalization.observed_acting`.
-            SB3 tells acting from evaluating by ``deterministic=False`` alone, so that moves the state
-            wherever it is said; greedy predictions move nothing.
-        args, kwargs: see :class:`~rn_rl.policies.norm_policy.NormPolicyMixin`.
+        acting_observes: with ``rn-paper`` or ``rln-paper``, change the state while acting too, as the
+            published agents did; see :func:`rn_rl.normalization.observed_acting`. SB3 distinguishes
+            acting from evaluation only by ``deterministic=False``, so every such prediction changes
+            the state; greedy predictions do not.
+        args: see :class:`~rn_rl.policies.norm_policy.NormPolicyMixin`.
+        kwargs: see :class:`~rn_rl.policies.norm_policy.NormPolicyMixin`.
+
+    Raises:
+        UserError: ``acting_observes`` without ``rn-paper`` or ``rln-paper``.
     """
 
     def __init__(self, *args: Any, acting_observes: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.acting_observes = acting_observes
         if acting_observes and not any(
-            isinstance(n, RegularityNorm) and n.commit_on == "forward"
-            for n in phase_norms(self.q_net).values()
+            isinstance(n, PublishedRegularityNorm) for n in phase_norms(self.q_net).values()
         ):
             raise UserError(
                 f"acting_observes with normalizer {self.norm!r}: expected rn-paper or rln-paper in it, "
-                "since others move their state between phases alone"
+                "since the state of others changes between phases only"
             )
 
     def _predict(self, obs: PyTorchObs, deterministic: bool = True) -> Tensor:
@@ -64,7 +67,7 @@ class NormDQNPolicy(NormPolicyMixin, DQNPolicy):
 class NormQRDQNPolicy(NormPolicyMixin, QRDQNPolicy):
     """sb3-contrib's ``QRDQNPolicy`` with normalizers in every hidden layer of the quantile network.
 
-    Target network: as in :class:`NormDQNPolicy`.
+    The target network is treated as in :class:`NormDQNPolicy`.
     """
 
     def make_quantile_net(self) -> QuantileNetwork:

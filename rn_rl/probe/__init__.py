@@ -1,4 +1,4 @@
-"""Code lengths of any module, layer by layer, while it trains."""
+"""Measurement of the code length of each layer of any network while it trains."""
 
 from rn_rl.probe.core import CodeLengthProbe
 

@@ -1,4 +1,4 @@
-"""Code lengths of any network, normalized or not."""
+"""Code lengths of the layers of any network, with or without normalizers."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rn_rl.normalization import functional
+from rn_rl.normalization import dispatch, functional
+from rn_rl.normalization.phase import decay_per_phase
 
 
 class CodeLengthProbe:
-    """Measures the code length of every linear and convolutional layer's output, changing nothing.
+    """Measure the code length in nats of the output of every linear and convolutional layer.
 
-    While it is attached, forwards of a module in training mode are observed as ``rn`` would observe
-    them; :meth:`commit` ends a phase. The code length is in nats, one per layer.
+    Forward hooks observe the outputs of layers in training mode as ``rn`` does; the network computes what
+    it did before. :meth:`commit` ends a phase. The code length of a phase is
+    ``L = log M - log S``, see :func:`rn_rl.normalization.functional.commit`.
 
     Args:
         module: any network.
-        half_life: phases after which an observation counts half; None never forgets.
+        half_life: number of phases after which an observation counts half; None never forgets.
+
+    Raises:
+        UserError: the half-life is not above 0.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -32,7 +37,7 @@ class CodeLengthProbe:
     """
 
     def __init__(self, module: nn.Module, half_life: float | None = None) -> None:
-        self.decay = 1.0 if half_life is None else 2.0 ** (-1.0 / half_life)
+        self.decay = decay_per_phase(half_life)
         self._state: dict[str, Tensor] = {}
         self._pending: dict[str, Tensor] = {}
         self._hooks = []
@@ -47,25 +52,23 @@ class CodeLengthProbe:
         def observe(layer: nn.Module, inputs: Any, output: Tensor) -> None:
             if layer.training:
                 x = functional.observed(output)
-                functional.accumulate(
-                    self._pending[name], functional.observe, x, self._state[name], None
-                )
+                dispatch.accumulate(self._pending[name], x, self._state[name])
 
         return observe
 
     def commit(self) -> dict[str, float]:
-        """End a phase; returns :meth:`code_lengths`."""
+        """End a phase, and return :meth:`code_lengths`."""
         for name, pending in self._pending.items():
             self._state[name] = functional.commit(self._state[name], pending, self.decay)
             pending.zero_()
         return self.code_lengths()
 
     def code_lengths(self) -> dict[str, float]:
-        """Code length in nats of the last phase, by the layer's name; 1 until the third phase."""
+        """Code length in nats of the last phase, by name of the layer; 1 for the first two phases."""
         return {name: float(state[functional.GAIN]) for name, state in self._state.items()}
 
     def close(self) -> None:
-        """Detach from the network."""
+        """Remove the hooks from the network."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()

@@ -42,13 +42,13 @@ class ReproduceConfig:
     arms: Annotated[str | None, shown_as("ARM,...")] = None
     """Only these of the arms, or any normalizers, separated by commas; default: all arms."""
     out: Path = Path("runs/reproduce")
-    """Folder of the runs; the same command goes on where it stopped."""
+    """Folder of the runs; the same command continues where it stopped."""
     results: Annotated[Path | None, shown_as("FOLDER")] = None
-    """Where TASK.md, TASK.csv and TASK.svg go; default: OUT."""
+    """Folder of TASK.md, TASK.csv and TASK.svg; default: OUT."""
     add: bool = False
-    """To the runs in RESULTS/TASK.csv, from whatever machine: train only what is not there."""
+    """Add to the runs in RESULTS/TASK.csv, from any machine: train only missing arms and seeds."""
     engine: str = "auto"
-    """auto, process, batch or ray, as of 'rn-rl compare'."""
+    """auto, process, batch or ray, as in 'rn-rl compare'."""
     jobs: Annotated[int | None, shown_as("N")] = None
     """Trainings side by side; default: one for each core, on a GPU one."""
     compile: bool = False
@@ -64,7 +64,11 @@ class ReproduceConfig:
 
     @property
     def study_name(self) -> str | None:
-        """Of the study that was asked for in place of the protocol."""
+        """Name of the study that was chosen in place of the protocol; None: the protocol.
+
+        Raises:
+            UserError: several studies were chosen.
+        """
         asked = [name for name in STUDIES if getattr(self, name.replace("-", "_"))]
         if len(asked) > 1:
             raise UserError(f"--{asked[0]} --{asked[1]}: expected one study at a time")
@@ -72,16 +76,16 @@ class ReproduceConfig:
 
     @property
     def file_name(self) -> str:
-        """Of what is written, without suffix."""
+        """Name of the result files, without suffix."""
         return self.named(self.study_name)
 
     @property
     def protocol_name(self) -> str:
-        """The same of the protocol, whatever study was asked for."""
+        """Name of the protocol's result files, whatever study was chosen."""
         return self.named(None)
 
     def named(self, study: str | None) -> str:
-        """Name of a study's files, or of the protocol's."""
+        """Return the name of a study's result files; None: of the protocol's."""
         memory = "recurrent" if self.recurrent else None
         huber = "huber" if self.huber else None
         parts = (self.what, huber, memory, study, "quick" if self.quick else None)

@@ -1,4 +1,4 @@
-"""The paper's tasks, the arms of every study, and the questions asked of them, decided beforehand."""
+"""Tasks of the paper, and the arms and questions of every study, decided before the runs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from rn_rl.errors import UserError
 from rn_rl.normalization import canonical_spec
 
 PUBLISHED = ("none", "ln", "rn-paper", "rln-paper", "ln+rn-paper")
-"""What the paper compares, by its own arithmetic."""
+"""Arms of the paper, with its own arithmetic."""
 
 YOKED = "ln+yoked"
-"""Stands for the gains of another seed of ``ln+rn``, which is trained first."""
+"""Name of the arm that replays the gains of other runs of ``ln+rn`` (the donors), trained first."""
 
-RECORDED_SEED = 1_000_000
-"""Of that one: none of those compared, and the same however many there are."""
+DONORS = 10
+"""Number of donors; of n < 10 seeds, n. Donor ``seed * donors // seeds`` serves a seed."""
+
+DONOR_SEED = 1_000_000
+"""Seed of the first donor; the donors' seeds are none of those compared."""
 
 RATES = ("1e-4", "3e-4", "1e-3", "3e-3", "1e-2")
-"""Learning rates of the grid; the protocol's is 1e-3."""
+"""Learning rates of the grid; that of the protocol is 1e-3."""
 
 QUICK = ("none", "ln", "rn", "ln+rn", "logt")
 
@@ -28,44 +31,47 @@ class Protocol:
     """One of the paper's three tasks."""
 
     algo: str
+    """Algorithm."""
     recurrent: str | None
-    """The same algorithm with memory, if the task needs some."""
+    """Algorithm with memory, if the task needs memory."""
     env: str
+    """Environment id."""
     timesteps: int
+    """Timesteps of a run; with ``episodes`` the most that it may take."""
     quick: int
-    """Timesteps of --quick."""
+    """Timesteps of a run with --quick."""
     seeds: int
-    """By default."""
+    """Default number of seeds."""
     phase: int
     """Timesteps from one commit to the next."""
     half_life: int
-    """In phases, of the arm that forgets: well within a run."""
+    """Half-life in phases of the arm that forgets; shorter than a run."""
     ramp: int
-    """Phases over which the linear ramp rises, well within a run too."""
+    """Number of phases over which the linear ramp rises; shorter than a run."""
     about: str
-    """What else belongs to a line about it."""
+    """Further conditions, as the end of a sentence about the task."""
     episodes: int | None = None
-    """Training episodes of a run; None: it has ``timesteps``."""
+    """Training episodes of a run; None: it ends by ``timesteps``."""
     quick_episodes: int | None = None
-    """The same of --quick."""
+    """Training episodes of a run with --quick."""
     huber: tuple[int, int] | None = None
-    """Timesteps of a run, and of a quick one, with SB3's DQN as it is; None: the same algorithm."""
+    """Timesteps of a run and of a quick run with SB3's own DQN; None: the task is not trained by DQN."""
 
     @property
     def ramped(self) -> str:
-        """The linear ramp, after LayerNorm."""
+        """Spec of the linear ramp after LayerNorm."""
         return f"ln+{self.plain_ramp}"
 
     @property
     def plain_ramp(self) -> str:
-        """The same by itself."""
+        """Spec of the linear ramp without LayerNorm."""
         return f"ramp(5, {self.ramp})"
 
     def with_memory(self) -> Protocol:
-        """The same task with an LSTM.
+        """Return the same task with an LSTM.
 
         Raises:
-            UserError: it needs no memory.
+            UserError: the task needs no memory.
         """
         if self.recurrent is None:
             raise UserError(f"--recurrent: {self.env} needs no memory; expected redbluedoors")
@@ -114,34 +120,39 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Arm:
-    """A row of the table: a normalizer and what else differs from the protocol."""
+    """Row of the table: a normalizer, and its settings that differ from the protocol."""
 
     name: str
+    """Name in tables and questions."""
     norm: str
+    """Spec of the normalizer."""
     set: tuple[str, ...] = ()
     """Hyperparameters as name=value."""
     later: tuple[str, ...] = ()
-    """More of them, for every run but the first."""
+    """Further hyperparameters of every run but the first."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """Arms, and pairs (arm, what it is compared with); p values are corrected for all pairs."""
+    """Arms and the comparisons between them."""
 
     title: str
+    """Title of the page."""
     arms: tuple[Arm, ...]
+    """Arms, in the order of the table."""
     questions: tuple[tuple[str, str], ...]
+    """Pairs (arm, what it is compared with); p values are corrected for all of them."""
     drawn: tuple[str, ...] = ()
-    """Arms whose learning curves are drawn; all of them without."""
+    """Arms whose learning curves are plotted; empty: all arms."""
     make: Callable[[str], Arm] = lambda norm: Arm(norm, norm)
-    """An arm of a normalizer that is not among them."""
+    """Function that makes an arm for a normalizer that is not among ``arms``."""
 
 
 def find_arm(study: Study, text: str) -> Arm:
-    """One of a study's arms by its name, however that is spelled, or another normalizer.
+    """Return an arm of a study by its name in any spelling, or a new arm for another normalizer.
 
     Raises:
-        UserError: it is neither.
+        UserError: the text is neither.
     """
     for arm in study.arms:
         if arm.name == text:
@@ -154,23 +165,24 @@ def find_arm(study: Study, text: str) -> Arm:
 
 
 def plain(*norms: str) -> tuple[Arm, ...]:
-    """Normalizers under the protocol as it is."""
+    """Return one arm for each normalizer, without further settings."""
     return tuple(Arm(norm, norm) for norm in norms)
 
 
 def paper_and_controls(protocol: Protocol) -> Study:
-    """The paper's arms, ours, and the controls that the paper lacks."""
+    """Return the protocol's study: the paper's arms, this library's, and the missing controls."""
     ours = ("rn", "rln", "rsn", "ln+rn", f"ln+rn(half_life={protocol.half_life})")
     controls = ("logt", "ln+logt", protocol.ramped, "ln+gain(5)", YOKED)
-    # without LayerNorm too: decided on after the others had been seen on LunarLander
+    # without LayerNorm: added after the other results on LunarLander were known
     later: tuple[str, ...] = ("gain(5)", protocol.plain_ramp)
     equal_scale: tuple[tuple[str, str], ...] = ()
     if protocol.episodes is not None:
         equal_scale = (("gain(2.236)", "ln+gain(5)"), ("gain(5)", "ln+gain(25)"))
         # equal output scale of two layers: gain(5) has 25 = ln+gain(25), gain(2.236) has 5 = ln+gain(5)
         later += ("gain(2.236)", "ln+gain(25)", f"ln+ramp(25, {protocol.ramp})")
-    # DQN as SB3 has it differs in its loss and its clipping; RNDQN and PPO are set as the paper's
-    protocol_name = "SB3's DQN" if protocol.algo == "dqn" else "the paper's protocol"
+    # only RNDQN has the paper's loss, clipping and length of runs
+    names = {"dqn": "SB3's DQN", "rndqn": "the paper's protocol"}
+    protocol_name = names.get(protocol.algo, "PPO in the paper's configuration")
     return Study(
         f"{protocol_name}, with controls",
         plain(*PUBLISHED, *ours, *controls, *later),
@@ -190,10 +202,10 @@ def paper_and_controls(protocol: Protocol) -> Study:
 
 
 def learning_rates(protocol: Protocol) -> Study:
-    """A learning-rate grid: is what a rising gain does what another learning rate does?"""
+    """Return a learning-rate grid: does a rising gain do what another learning rate does?"""
     gains = ("ln+rn", protocol.ramped)
     grid = [(norm, rate) for norm in ("none", "ln") for rate in RATES]
-    # decided on after the others had been seen on both tasks
+    # added after the other results on both tasks were known
     later = [("rn", rate) for rate in RATES]
     return Study(
         "a grid of learning rates",
@@ -211,7 +223,7 @@ def learning_rates(protocol: Protocol) -> Study:
 
 
 def warm_up(protocol: Protocol) -> Study:
-    """A learning rate that rises as the ramp's gain does, from 0.1 to 5 times the protocol's."""
+    """Return a study of a learning rate that rises like the ramp, 0.1 to 5 times the protocol's."""
     share = protocol.ramp * protocol.phase / protocol.timesteps
     reached = 1e-4 + 4.9e-3 / max(share, 1.0)  # a short run ends before the ramp does
     share = min(share, 1.0)
@@ -233,7 +245,7 @@ def warm_up(protocol: Protocol) -> Study:
 
 
 def as_published(protocol: Protocol) -> Study:
-    """The paper's arms with what is known to confound them.
+    """Return the paper's arms with the known confounds.
 
     Epsilon is never reset after the first run, so that all others explore at 0.01 from their start;
     acting moves the state of RN, and at another gain than learning, since that depends on the batch.
@@ -264,4 +276,4 @@ STUDIES: dict[str, Callable[[Protocol], Study]] = {
     "warm-up": warm_up,
     "as-published": as_published,
 }
-"""Beside the protocol, each by a flag."""
+"""Studies other than the protocol, by flag."""

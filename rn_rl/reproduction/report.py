@@ -1,9 +1,7 @@
-"""What a reproduction gave: a table beside the paper's, answers, and a picture."""
+"""Page of a reproduction: a table beside the paper's, answers to questions, and a picture."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,105 +10,27 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from rn_rl import statistics
 from rn_rl.analysis import plots
-from rn_rl.analysis.comparison import Comparison, compare, correct
-from rn_rl.analysis.metrics import Estimate, decimals
-from rn_rl.analysis.report import write_rows, write_text
+from rn_rl.analysis.export import write_text
+from rn_rl.analysis.metrics import decimals
 from rn_rl.analysis.tables import markdown_table
-from rn_rl.errors import UserError
 from rn_rl.experiment.runs.console import say
-from rn_rl.experiment.runs.io import atomic_write
 from rn_rl.experiment.settings.shipped import shipped
-from rn_rl.reproduction.protocol import Arm, Protocol, Study
+from rn_rl.reproduction.protocol import Protocol, Study
+from rn_rl.reproduction.results import LAST_EPISODES, Result, compare_arms, write_runs
 
-LAST_EPISODES = 50
-"""Of a run, whose mean training return counts."""
-
-PARTS = 20
-"""Of a run, in each of which the mean training return is a point of its curve."""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A run, as a row of the CSV file."""
-
-    arm: str
-    seed: int
-    timesteps: int
-    last: float
-    """Mean return of its last 50 episodes."""
-    seconds: float
-    """Wall time of one process, its share if it was trained together with others; or not a number."""
-    command: str
-    """That trained it."""
-    parts: tuple[float, ...]
-    """Mean return in each of the PARTS of the timesteps; not a number where no episode ended."""
+REPRODUCTION_COLUMNS = [
+    "arm",
+    "seeds",
+    "last 50 episodes",
+    "95% interval",
+    "by fifths of the run",
+    "paper",
+]
 
 
-@dataclass
-class Result:
-    """Training returns of the runs of one arm."""
-
-    arm: Arm
-    runs: list[Trained]
-
-    @property
-    def last(self) -> np.ndarray:
-        """Mean return of the last 50 episodes of each run."""
-        return np.array([run.last for run in self.runs])
-
-    @property
-    def curves(self) -> np.ndarray:
-        """Mean return in each part of the timesteps, ``(runs, PARTS)``; not a number where none ended."""
-        return np.array([run.parts for run in self.runs]).reshape(len(self.runs), PARTS)
-
-    @property
-    def fifths(self) -> np.ndarray:
-        """Mean of the parts in each fifth of the timesteps, ``(runs, 5)``."""
-        return np.stack([mean_of(part) for part in np.split(self.curves, 5, axis=1)], 1)
-
-    @property
-    def estimate(self) -> Estimate:
-        """Mean over runs."""
-        return Estimate(float(self.last.mean()), *statistics.bootstrap_interval(self.last))
-
-
-def in_arms(study: Study, runs: Iterable[Trained]) -> list[Result]:
-    """Runs by arm, in the order of the study and then of their names; each seed once, the last of it."""
-    found: dict[str, dict[int, Trained]] = {arm.name: {} for arm in study.arms}
-    for run in runs:
-        found.setdefault(run.arm, {})[run.seed] = run
-    arms = {arm.name: arm for arm in study.arms}
-    return [
-        Result(arms.get(name) or study.make(name), [by_seed[seed] for seed in sorted(by_seed)])
-        for name, by_seed in found.items()
-        if by_seed
-    ]
-
-
-def mean_of(rows: np.ndarray) -> np.ndarray:
-    """Mean of each row over what is a number in it; not a number where nothing is."""
-    there = np.isfinite(rows)
-    total = np.where(there, rows, 0.0).sum(1)
-    return np.divide(total, there.sum(1), out=np.full(len(rows), np.nan), where=there.any(1))
-
-
-def compare_arms(protocol: Protocol, study: Study, results: list[Result]) -> list[Comparison]:
-    """The questions that these arms can answer."""
-    by_name = {result.arm.name: result for result in results}
-    task = f"{protocol.algo} on {protocol.env}"
-    asked = [pair for pair in study.questions if pair[0] in by_name and pair[1] in by_name]
-    comparisons = [compare(task, x, y, by_name[x].last, by_name[y].last) for x, y in asked]
-    correct(comparisons)
-    return comparisons
-
-
-COLUMNS = ["arm", "seeds", "last 50 episodes", "95% interval", "by fifths of the run", "paper"]
-
-
-def table_rows(what: str, results: list[Result]) -> list[list[str]]:
-    """Our figures, mean ± standard error over runs as the paper has them, beside the paper's."""
+def reproduction_rows(what: str, results: list[Result]) -> list[list[str]]:
+    """Return the table's rows: mean ± standard error, interval, fifths, and the paper's figures."""
     rows = []
     digits = decimals(max(abs(result.estimate.value) for result in results))
     rough = 2 if digits == 2 else 0
@@ -127,7 +47,7 @@ def table_rows(what: str, results: list[Result]) -> list[list[str]]:
 
 
 def costs(protocol: Protocol, results: list[Result]) -> str:
-    """What the trainings took, and what the published code would need for those it has."""
+    """Return a sentence about the wall time, and that of the published code for the arms it has."""
     runs = [run for result in results for run in result.runs]
     known = [run for run in runs if np.isfinite(run.seconds)]
     if not known:
@@ -151,14 +71,14 @@ def costs(protocol: Protocol, results: list[Result]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In the unit that suits."""
+    """Format seconds as hours, minutes or seconds."""
     if seconds >= 3600:
         return f"{seconds / 3600:.1f} hours"
     return f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.1f} seconds"
 
 
 def length_of(protocol: Protocol) -> str:
-    """Length of each run, in the unit in which it ends."""
+    """Return the length of a run as text, in the unit in which it ends."""
     if protocol.episodes is not None:
         return f"{protocol.episodes:,} episodes"
     return f"{protocol.timesteps:,} timesteps"
@@ -166,21 +86,31 @@ def length_of(protocol: Protocol) -> str:
 
 @dataclass
 class Reproduction:
-    """A study of one task, as far as it was run."""
+    """Study of one task, and its results so far."""
 
     what: str
+    """Name of the task."""
     protocol: Protocol
+    """The task."""
     study: Study
+    """Arms and questions."""
     results: list[Result]
+    """One for each arm that has runs."""
     rough: bool = False
-    """--quick."""
+    """True for runs of --quick."""
 
 
-def write(found: Reproduction, stem: Path, console: Console) -> None:
-    """``.md``, ``.csv`` and ``.svg`` of this stem, and the same on the terminal."""
+def write_reproduction(found: Reproduction, stem: Path, console: Console) -> None:
+    """Write the page, table and plot (``.md``, ``.csv``, ``.svg``), and print the table and answers.
+
+    Args:
+        found: the study and its results.
+        stem: path of the files, without suffix.
+        console: terminal.
+    """
     protocol, study, results = found.protocol, found.study, found.results
     comparisons = compare_arms(protocol, study, results)
-    rows = table_rows(found.what, results)
+    rows = reproduction_rows(found.what, results)
     length = length_of(protocol)
     paper = "otherwise the paper's" if protocol.algo == "dqn" else "the paper's"
     about = f"{protocol.algo} on {protocol.env}{protocol.about}, {paper} configuration, {length}"
@@ -194,25 +124,17 @@ def write(found: Reproduction, stem: Path, console: Console) -> None:
         f"{about}; mean training return of the last {LAST_EPISODES} episodes of each run, mean ± "
         "standard error over runs.",
         notes[1],
-        markdown_table(COLUMNS, rows),
+        markdown_table(REPRODUCTION_COLUMNS, rows),
         f"![{study.title}]({stem.name}.svg)",
         "\n".join(f"- {answer}" for answer in answers),
         notes[0],
         f"Made by\n\n```\n{commands}\n```",
     ]
-    with atomic_write(Path(f"{stem}.md")) as temporary:
-        write_text(temporary, "\n\n".join(line for line in lines if line) + "\n")
-    write_rows(
-        Path(f"{stem}.csv"),
-        [*LEADING, *(f"part_{i}" for i in range(1, PARTS + 1))],
-        (
-            [run.arm, run.seed, run.timesteps, run.last, run.seconds, run.command, *run.parts]
-            for run in runs
-        ),
-    )
+    write_text(Path(f"{stem}.md"), "\n\n".join(line for line in lines if line) + "\n")
+    write_runs(Path(f"{stem}.csv"), runs)
     draw(Path(f"{stem}.svg"), found)
     table = Table(title=about)
-    for column in COLUMNS:
+    for column in REPRODUCTION_COLUMNS:
         table.add_column(column, justify="left" if column in ("arm", "paper") else "right")
     for row in rows:
         table.add_row(*row)
@@ -224,7 +146,7 @@ def write(found: Reproduction, stem: Path, console: Console) -> None:
 
 
 def draw(path: Path, found: Reproduction) -> None:
-    """The intervals of all arms, and the curves of some."""
+    """Write the plot: intervals of all arms, training curves of the arms that the study names."""
     results = found.results
     drawn = found.study.drawn or [result.arm.name for result in results]
     curves = {r.arm.name: r.curves for r in results if r.arm.name in drawn}
@@ -235,33 +157,4 @@ def draw(path: Path, found: Reproduction) -> None:
         found.study.title,
         "timesteps" if found.protocol.episodes is None else "training episodes",
     )
-    with atomic_write(path) as temporary:
-        write_text(temporary, text)
-
-
-LEADING = ["arm", "seed", "timesteps", "last_50_episodes", "seconds", "command"]
-"""Columns of a CSV file before the parts of the curve."""
-
-
-def read_runs(path: Path) -> list[Trained]:
-    """The rows of a CSV file that :func:`write` wrote.
-
-    Raises:
-        UserError: it is none of those.
-    """
-    runs = []
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            header, *rows = csv.reader(stream)
-        if header[: len(LEADING)] != LEADING or len(header) != len(LEADING) + PARTS:
-            raise ValueError(f"expected {', '.join(LEADING)}, and {PARTS} parts")
-        for row in rows:
-            if len(row) != len(header):
-                raise ValueError(f"a row has {len(row)} of {len(header)} cells")
-            arm, seed, timesteps, last, seconds, command, *parts = row
-            figures = tuple(float(part) for part in parts)
-            run = (arm, int(seed), int(timesteps), float(last), float(seconds), command, figures)
-            runs.append(Trained(*run))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a table of 'rn-rl reproduce' ({error})") from None
-    return runs
+    write_text(path, text)

@@ -1,13 +1,12 @@
 """``rn-rl reproduce``: the paper's agents under its protocol, with the controls that it lacks.
 
-What is compared is what the paper compares: the mean *training* return of the last 50 episodes of each
-run of 2,000 episodes. CartPole and LunarLander are trained with the author's loss (mean squared error),
-without clipping of gradients, and with epsilon times 0.95 an episode. Where this differs from the
-published code: epsilon begins at 1 in every run, not in the first alone; acting moves no state, and the
-target network takes the online network's state; LunarLander-v3, since gymnasium refuses v2.
-``--as-published`` keeps the first two of these confounds. ``--huber`` is SB3's DQN as it is: Huber
-loss, gradients clipped to a norm of 10, a linear epsilon, a number of timesteps. The arms are in
-:mod:`rn_rl.reproduction.protocol`.
+Runs are compared, as in the paper, by the mean *training* return of their last 50 episodes of 2,000.
+CartPole and LunarLander are trained with the author's loss (mean squared error), without clipping of
+gradients, and with epsilon times 0.95 an episode. Differences from the published code: epsilon begins at
+1 in every run, not in the first alone; acting moves no state, and the target network takes the online
+network's state; LunarLander-v3, since gymnasium refuses v2. ``--as-published`` keeps the first two of
+these confounds. ``--huber`` is SB3's own DQN: Huber loss, gradients clipped to a norm of 10, a linear
+epsilon, a number of timesteps. The arms are in :mod:`rn_rl.reproduction.protocol`.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import numpy as np
 from rich.console import Console
 
 from rn_rl.errors import TrainingStopped, UserError, unknown
-from rn_rl.experiment.grid.cells import Cell, key_of
+from rn_rl.experiment.grid.cells import Cell
 from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.grid.disk import find_runs
 from rn_rl.experiment.grid.grid import check_options, grid_of, make_cells, new_grid, split_names
@@ -30,9 +29,10 @@ from rn_rl.experiment.runs.console import say
 from rn_rl.experiment.runs.records import read_episodes, read_seconds
 from rn_rl.reproduction.config import ReproduceConfig
 from rn_rl.reproduction.protocol import (
+    DONOR_SEED,
+    DONORS,
     PROTOCOLS,
     QUICK,
-    RECORDED_SEED,
     STUDIES,
     YOKED,
     Arm,
@@ -42,23 +42,22 @@ from rn_rl.reproduction.protocol import (
     paper_and_controls,
     plain,
 )
-from rn_rl.reproduction.report import (
+from rn_rl.reproduction.report import Reproduction, length_of, write_reproduction
+from rn_rl.reproduction.results import (
     LAST_EPISODES,
     PARTS,
-    Reproduction,
     Trained,
     in_arms,
     read_runs,
-    write,
 )
 
 
 def run_reproduce(config: ReproduceConfig) -> None:
-    """Train what is missing, then write and print the table.
+    """Train the missing runs, then write and print the table.
 
     Raises:
-        UserError: anything that the user can fix.
-        TrainingStopped: Ctrl-C; the same command goes on.
+        UserError: an option is wrong, or trainings failed.
+        TrainingStopped: Ctrl-C; the same command continues.
     """
     protocol = protocol_of(config)
     study = study_of(config, protocol)
@@ -88,7 +87,8 @@ def run_reproduce(config: ReproduceConfig) -> None:
     kept = kept_runs(config, protocol, folder) if config.add else []
     here = {(run.arm, run.seed) for run in kept}
     missing = {
-        name: [seed for seed in range(seeds) if (name, seed) not in here] for name in names(study)
+        name: [seed for seed in range(seeds) if (name, seed) not in here]
+        for name in arm_names(study)
     }
     cells = {
         arm.name: cells_of(shared, arm, missing[arm.name])
@@ -96,29 +96,39 @@ def run_reproduce(config: ReproduceConfig) -> None:
         if arm.name != YOKED
     }
     keys = [cell.keys[0] for each in cells.values() for cell in each]
-    if len({*names(study)}) < len(study.arms) or len({*keys}) < len(keys):
+    if len({*arm_names(study)}) < len(study.arms) or len({*keys}) < len(keys):
         raise UserError(f"--arms {config.arms}: two of them are the same")
     for reason in {cell.reason for each in cells.values() for cell in each if cell.reason}:
         say(console, f"one process for each seed, since {reason}")
     if missing.get(YOKED):
-        yoked = Arm(YOKED, f"ln+yoked({recorded(shared, console)})")
-        cells[YOKED] = cells_of(shared, yoked, missing[YOKED])
+        donors = train_donors(shared, console)
+        cells[YOKED] = [
+            cell
+            for number, donor in enumerate(donors)
+            for cell in cells_of(
+                shared,
+                Arm(YOKED, f"ln+yoked({donor.as_posix()})"),
+                [seed for seed in missing[YOKED] if seed * len(donors) // seeds == number],
+            )
+        ]
     grid = grid_of(shared, [cell for each in cells.values() for cell in each], console)
     stopped = run_grid(grid)
-    trained = [run for name in names(study) for run in read_arm(grid, name, cells.get(name, []))]
+    trained = [
+        run for name in arm_names(study) for run in read_arm(grid, name, cells.get(name, []))
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder / config.file_name):
-        if config.add:  # others may have added to the tables meanwhile
+        if config.add:  # other processes may have added runs meanwhile
             mine = {(run.arm, run.seed) for run in trained}
             kept = kept_runs(config, protocol, folder)
             kept = [run for run in kept if (run.arm, run.seed) not in mine]
         done = in_arms(whole_study(config, protocol), [*kept, *trained])
-        # of a run that was stopped, what there is does not take the place of results
+        # incomplete results do not replace those in --results
         if stopped:
             folder = config.out
         if done:
             found = Reproduction(config.what, protocol, study, done, config.quick)
-            write(found, folder / config.file_name, console)
+            write_reproduction(found, folder / config.file_name, console)
     if stopped:
         raise TrainingStopped("stopped; the same command goes on where it stopped")
     if grid.failed:
@@ -127,7 +137,11 @@ def run_reproduce(config: ReproduceConfig) -> None:
 
 
 def protocol_of(config: ReproduceConfig) -> Protocol:
-    """The task, checked."""
+    """Return the task with the length of its runs.
+
+    Raises:
+        UserError: an option is out of range, or does not apply to the task.
+    """
     if config.what not in PROTOCOLS:
         raise unknown("task", config.what, PROTOCOLS)
     for flag, value in (("seeds", config.seeds), ("timesteps", config.timesteps)):
@@ -149,13 +163,17 @@ def protocol_of(config: ReproduceConfig) -> Protocol:
 
 
 def whole_study(config: ReproduceConfig, protocol: Protocol) -> Study:
-    """With all of its arms."""
+    """Return the study that was chosen, with all of its arms."""
     name = config.study_name
     return paper_and_controls(protocol) if name is None else STUDIES[name](protocol)
 
 
 def study_of(config: ReproduceConfig, protocol: Protocol) -> Study:
-    """What was asked for: all arms of a study, or some."""
+    """Return the study with the arms that were chosen.
+
+    Raises:
+        UserError: an arm is unknown.
+    """
     study = whole_study(config, protocol)
     if config.arms is not None:
         arms = tuple(find_arm(study, each) for each in split_names(config.arms))
@@ -168,49 +186,51 @@ def study_of(config: ReproduceConfig, protocol: Protocol) -> Study:
 
 
 def kept_runs(config: ReproduceConfig, protocol: Protocol, folder: Path) -> list[Trained]:
-    """What the tables have already: the one asked for, and the protocol's of what a study shares with it.
+    """Read the runs of the existing tables: the study's own, and the arms it shares with the protocol.
 
     Raises:
-        UserError: one is no such table, or of runs of another length.
+        UserError: a file is no such table, or its runs have another length.
     """
     shared = {arm.name for arm in whole_study(config, protocol).arms if not (arm.set or arm.later)}
     kept = []
     for stem in (config.protocol_name, config.file_name):
         path = folder / f"{stem}.csv"
         for run in read_runs(path) if path.exists() else []:
-            if protocol.episodes is None and run.timesteps != protocol.timesteps:
+            theirs = replace(protocol, timesteps=run.timesteps, episodes=run.episodes)
+            if length_of(theirs) != length_of(protocol):
                 raise UserError(
-                    f"--add: {path} has runs of {run.timesteps:,} timesteps, these are of "
-                    f"{protocol.timesteps:,}; expected another --results, or --timesteps {run.timesteps}"
+                    f"--add: {path} has runs of {length_of(theirs)}, these are of "
+                    f"{length_of(protocol)}; expected another --results, or the same --episodes or "
+                    "--timesteps"
                 )
             if stem == config.file_name or run.arm in shared:
                 kept.append(run)
     return kept
 
 
-def names(study: Study) -> list[str]:
-    """Of its arms."""
+def arm_names(study: Study) -> list[str]:
+    """Return the names of a study's arms."""
     return [arm.name for arm in study.arms]
 
 
 def cells_of(shared: CompareConfig, arm: Arm, seeds: list[int]) -> list[Cell]:
-    """The trainings of an arm: a cell for each stretch of seeds, and one for a first run that differs."""
+    """Return an arm's trainings: a cell for each range of seeds, and for a different first run."""
     first = [seed for seed in seeds if arm.later and seed == shared.seed]
     groups = [(f"{arm.name}, first run", first, arm.set)] if first else []
     groups += [
-        (arm.name, stretch, arm.set + arm.later)
-        for stretch in stretches([seed for seed in seeds if seed not in first])
+        (arm.name, block, arm.set + arm.later)
+        for block in ranges([seed for seed in seeds if seed not in first])
     ]
     cells = []
-    for label, stretch, settings in groups:
-        one = replace(shared, norms=arm.norm, seed=stretch[0], seeds=len(stretch), set=settings)
-        quiet = Console(quiet=True)  # what it has to say is the same for most arms
+    for label, block, settings in groups:
+        one = replace(shared, norms=arm.norm, seed=block[0], seeds=len(block), set=settings)
+        quiet = Console(quiet=True)  # its messages are the same for most arms
         cells += [replace(cell, label=label) for cell in make_cells(one, quiet)]
     return cells
 
 
-def stretches(seeds: list[int]) -> list[list[int]]:
-    """Seeds that follow one another, together."""
+def ranges(seeds: list[int]) -> list[list[int]]:
+    """Split ascending seeds into ranges of consecutive ones."""
     found: list[list[int]] = []
     for seed in seeds:
         if found and seed == found[-1][-1] + 1:
@@ -220,19 +240,25 @@ def stretches(seeds: list[int]) -> list[list[int]]:
     return found
 
 
-def recorded(shared: CompareConfig, console: Console) -> Path:
-    """A run of ``ln+rn`` with a seed that is none of the others', whose gains are replayed."""
-    grid = new_grid(replace(shared, norms="ln+rn", seeds=1, seed=RECORDED_SEED), console)
+def train_donors(shared: CompareConfig, console: Console) -> list[Path]:
+    """Train the runs of ``ln+rn`` whose gains the yoked arm replays, and return their folders.
+
+    Several donors, so that a result does not rest on the gains of one run. Each serves a block of
+    consecutive seeds, which are trained together.
+    """
+    count = min(DONORS, shared.seeds)
+    grid = new_grid(replace(shared, norms="ln+rn", seeds=count, seed=DONOR_SEED), console)
     if run_grid(grid):
         raise TrainingStopped("stopped; the same command goes on where it stopped")
     if grid.failed:
-        raise UserError(f"the run to be replayed failed: {next(iter(grid.failed.values()))}")
-    spec = grid.cells[0].specs[0]
-    return find_runs(shared.out, spec)[key_of(spec)].run.folder
+        raise UserError(f"a run to be replayed failed: {next(iter(grid.failed.values()))}")
+    [cell] = grid.cells
+    found = find_runs(shared.out, cell.specs[0])
+    return [found[key].run.folder for key in cell.keys]
 
 
 def read_arm(grid: Grid, name: str, cells: list[Cell]) -> list[Trained]:
-    """What the runs of an arm returned while they trained."""
+    """Read the training returns of an arm's finished runs."""
     runs = []
     for cell in cells:
         found = find_runs(grid.config.out, cell.specs[0])
@@ -253,6 +279,7 @@ def read_arm(grid: Grid, name: str, cells: list[Cell]) -> list[Trained]:
                     arm=name,
                     seed=spec.seed,
                     timesteps=spec.timesteps if spec.episodes is None else int(ended[-1]),
+                    episodes=spec.episodes,
                     last=float(returns[-LAST_EPISODES:].mean()),
                     seconds=np.nan if took is None else took,
                     command=spec.command,
@@ -263,12 +290,12 @@ def read_arm(grid: Grid, name: str, cells: list[Cell]) -> list[Trained]:
 
 
 def curve(ended: np.ndarray, returns: np.ndarray, length: int) -> np.ndarray:
-    """Mean return of the episodes that ended in each part of a run, ``(PARTS,)``.
+    """Return the mean return of the episodes that ended in each part of a run, ``(PARTS,)``.
 
     Args:
-        ended: where in the run each episode ended, in timesteps or in episodes.
-        returns: of each episode.
-        length: of the run, in the same unit.
+        ended: position in the run at which each episode ended, in timesteps or episodes.
+        returns: return of each episode.
+        length: length of the run, in the same unit.
     """
     place = np.minimum(ended * PARTS // length, PARTS - 1).astype(int)
     count = np.bincount(place, minlength=PARTS)

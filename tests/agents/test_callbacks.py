@@ -1,4 +1,4 @@
-"""What the logger logs, and that the size of a commit is what it says."""
+"""NormalizerLogger: logged keys, history, and the KL divergence of commits."""
 
 import copy
 
@@ -27,7 +27,7 @@ PPO_FEW = {"n_steps": 64, "batch_size": 32, "n_epochs": 2, "seed": 0}
 
 
 class Recorder(KVWriter):
-    """Keeps all that is written."""
+    """Store every record that is written."""
 
     def __init__(self) -> None:
         self.rows = []
@@ -63,10 +63,10 @@ def test_stock_agents_log_gain_code_length_and_the_kl_of_commits(algorithm):
     assert last["normalizer/gain"] == pytest.approx(np.mean(gains))
     assert last["normalizer/commit_kl"] > 0
     assert ("normalizer/commit_greedy" in last) == (algorithm is DQN)
-    assert any(key.startswith("train/") for key in last)  # beside SB3's own
+    assert any(key.startswith("train/") for key in last)  # SB3's own records
 
 
-def test_controls_have_a_gain_and_no_code_length():
+def test_controls_log_a_gain_but_no_code_length():
     last = learn(agent(PPO, "ramp(5, 10)"), 256, NormalizerLogger())[-1]
     assert any(key.startswith("normalizer/gain/") for key in last)
     assert not any(key.startswith("normalizer/code_length/") for key in last)
@@ -79,7 +79,7 @@ def test_without_normalizers_nothing_is_logged():
     assert callback.history == callback.commit_kls == []
 
 
-def test_history_of_ppo_has_a_row_a_phase():
+def test_history_of_ppo_has_one_row_per_phase():
     callback = NormalizerLogger()
     model = agent(PPO, "rln")
     learn(model, 64 * 6, callback)
@@ -90,14 +90,14 @@ def test_history_of_ppo_has_a_row_a_phase():
     assert gains[-1] == pytest.approx(now)  # the sixth phase has not been committed yet
 
 
-def test_history_of_dqn_has_a_row_a_phase():
+def test_history_of_dqn_has_one_row_per_phase():
     callback = NormalizerLogger()
     learn(agent(DQN), 200, callback)
     assert [steps for steps, _ in callback.history] == list(range(0, 200, 5))
     assert callback.history[-1][1] != callback.history[0][1]
 
 
-def test_a_second_learn_goes_on_with_the_history():
+def test_a_second_learn_continues_the_history():
     callback = NormalizerLogger()
     model = agent(PPO)
     learn(model, 128, callback)
@@ -106,7 +106,7 @@ def test_a_second_learn_goes_on_with_the_history():
 
 
 class Independent(NormalizerLogger):
-    """Computes the KL anew: the policy as training left it, the commit still due, and after it."""
+    """Compute the KL independently, from copies of the policy before and after the commit."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -197,7 +197,8 @@ def test_kl_is_finite_where_a_probability_underflows():
     def softmax(*q):
         return Categorical(logits=torch.tensor([q]), validate_args=False)
 
-    old, new = softmax(0.0, -100.0), softmax(0.0, -110.0)  # of the second, 0 in float32
+    # the second probability of the new distribution underflows to 0 in float32
+    old, new = softmax(0.0, -100.0), softmax(0.0, -110.0)
     assert old.probs[0, 1] > 0 and new.probs[0, 1] == 0
     assert mean_kl([old], [new]) == pytest.approx(10 * np.exp(-100.0), rel=1e-3)
 
@@ -212,7 +213,7 @@ def test_logging_does_not_change_what_is_learned(algorithm):
     assert weights(NormalizerLogger(measure_every=1)) == weights(None)
 
 
-def test_our_agents_log_by_themselves():
+def test_rndqn_and_rnppo_log_without_a_callback():
     for model in (
         RNPPO("MlpPolicy", "CartPole-v1", norm="rn", **PPO_FEW),
         RNDQN("MlpPolicy", "CartPole-v1", norm="rn", **DQN_FEW),
@@ -222,7 +223,7 @@ def test_our_agents_log_by_themselves():
         assert any(key.startswith("normalizer/gain/") for row in rows for key in row)
 
 
-def test_other_on_policy_agents_are_logged_too():
+def test_other_on_policy_agents_are_logged():
     model = A2C("MlpPolicy", "CartPole-v1", seed=0, policy_kwargs=policy_kwargs("rsn"))
     rows = learn(model, 100, NormalizerLogger())
     assert any("normalizer/commit_kl" in row for row in rows)
@@ -232,12 +233,12 @@ def test_other_on_policy_agents_are_logged_too():
 def test_every_nth_commit_is_measured(measure_every):
     callback = NormalizerLogger(measure_every=measure_every)
     learn(agent(PPO), 64 * 7, callback)
-    phases = range(1, 8)  # the first begins before there is anything to measure on
+    phases = range(1, 8)  # at the first there are no observations to measure on
     assert len(callback.commit_kls) == len([p for p in phases if p % measure_every == 0 and p > 1])
 
 
 @pytest.mark.parametrize("steps", [10, 512, 700, 1000, 1024, 1535, 4096])
-def test_observations_for_the_kl_are_spread_over_the_whole_rollout(steps):
+def test_observations_for_the_kl_span_the_whole_rollout(steps):
     rows = strided(np.arange(steps).reshape(steps, 1, 1), 512)
     assert rows.shape[1:] == (1,) and len(rows) <= 512
     gaps = np.diff(rows[:, 0])

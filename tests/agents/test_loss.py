@@ -1,4 +1,4 @@
-"""RNDQN's mean squared error, no clipping, and epsilon by episodes: alone and in a batch of seeds."""
+"""RNDQN's mean squared error, unclipped gradients and epsilon by episodes, also in seed batches."""
 
 import copy
 import math
@@ -6,11 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from stable_baselines3.common.buffers import ReplayBufferSamples
 
 from rn_rl.agents import RNDQN, SeedBatchDQN
 from rn_rl.errors import UserError
-from tests.factories import envs_of, networks_agree, to_double, transitions
+from tests.factories import envs_of, networks_agree, replay_samples, to_double, transitions
 
 SEEDS = (3, 5)
 
@@ -36,7 +35,7 @@ def rndqn(seed=0, **kwargs):
 
 
 def adam_step(parameters, gradients, moments, rate, t):
-    """Adam by its formula (Kingma & Ba 2015), for arrays."""
+    """Update arrays by the formula of Adam (Kingma & Ba, 2015)."""
     for name, gradient in gradients.items():
         m, v = moments.setdefault(name, (0.0, 0.0))
         m = 0.9 * m + 0.1 * gradient
@@ -75,21 +74,21 @@ def by_hand(network, target, drawn, gamma, rate, steps):
     return w
 
 
-def test_an_update_is_the_published_arithmetic():
-    """Alone and in a batch of seeds, large errors included, which SB3's loss and clipping would cut."""
+def test_updates_equal_the_published_arithmetic():
+    """Single agents and seed batches, with errors so large that SB3's loss and clipping would differ."""
     theirs, mine = ([rndqn(seed, norm="none") for seed in SEEDS] for _ in range(2))
     for model in (*theirs, *mine):
         to_double(model.q_net)
         to_double(model.q_net_target)
         model._setup_learn(1000)
     drawn = transitions(np.random.default_rng(0), (len(SEEDS), 16), 4)
-    drawn[3] *= 100
+    drawn.rewards.mul_(100)
     right = []
     for i, model in enumerate(theirs):
         before = [copy.deepcopy(n.q_net.state_dict()) for n in (model.q_net, model.q_net_target)]
         one = [part[i] for part in drawn]
         right.append(by_hand(*before, one, model.gamma, 1e-2, steps=3))
-        samples = ReplayBufferSamples(one[0], one[2], one[1], one[4], one[3])
+        samples = replay_samples(drawn, i)
         model.replay_buffer.sample = lambda *args, samples=samples, **kwargs: samples
         model.train(3, 16)
         for name, value in right[i].items():
@@ -104,13 +103,13 @@ def test_an_update_is_the_published_arithmetic():
     networks_agree(batch, theirs, lambda m: m.q_net, 1e-10)
 
 
-def test_huber_is_sb3s_default():
+def test_max_grad_norm_none_does_not_clip():
     model = rndqn(loss="huber", max_grad_norm=10)
     assert model.max_grad_norm == 10
     assert rndqn().max_grad_norm == math.inf
 
 
-def test_epsilon_falls_at_the_end_of_episodes():
+def test_epsilon_decays_at_the_end_of_episodes():
     model = rndqn()
     rates = []
 
@@ -128,7 +127,7 @@ def test_epsilon_falls_at_the_end_of_episodes():
     assert model.exploration_rate == pytest.approx(0.1 if expected < 0.1 else expected)
 
 
-def test_epsilon_in_a_batch_is_each_seeds_own():
+def test_each_seed_of_a_batch_has_its_own_epsilon():
     models = [rndqn(seed) for seed in SEEDS]
     batch = SeedBatchDQN(models, envs_of(models))
     ended = np.zeros(len(SEEDS), int)
@@ -160,16 +159,17 @@ def test_epsilon_in_a_batch_is_each_seeds_own():
         ({"exploration_decay": 1.5}, "exploration_decay=1.5: expected a factor above 0"),
     ],
 )
-def test_wrong_options_are_one_line(given, match):
+def test_invalid_options_raise_user_errors(given, match):
     with pytest.raises(UserError, match=match):
         rndqn(**given)
 
 
-def test_a_loss_of_another_size_gives_another_update():
-    """The test above could not fail if the loss were ignored."""
+def test_mse_and_huber_give_different_updates():
+    """Otherwise the test of the arithmetic could pass with the loss ignored."""
     agents = [rndqn(loss=loss, max_grad_norm=None) for loss in ("mse", "huber")]
-    drawn = transitions(np.random.default_rng(0), (16,), 4)
-    samples = ReplayBufferSamples(drawn[0], drawn[2], drawn[1], drawn[4], 100 * drawn[3])
+    drawn = transitions(np.random.default_rng(0), (1, 16), 4)
+    drawn.rewards.mul_(100)
+    samples = replay_samples(drawn, 0)
     for model in agents:
         model._setup_learn(1000)
         model.replay_buffer.sample = lambda *args, **kwargs: samples

@@ -1,4 +1,4 @@
-"""Acting and learning use one function: what that means inside real training."""
+"""The phase rule in training: acting and learning use the same function within a phase."""
 
 import gymnasium as gym
 import numpy as np
@@ -46,7 +46,7 @@ def dqn(how, spec, **options):
 
 
 class Record:
-    """Every minibatch of PPO: how far its ratio is from 1, its values from those of the rollout."""
+    """Record max |ratio - 1| and max |value - rollout value| of every minibatch of PPO."""
 
     def __init__(self, model) -> None:
         self.ratio_errors, self.value_errors, self.gains = [], [], []
@@ -96,7 +96,7 @@ def test_the_published_normalizers_violate_the_ratio(spec):
 
 
 @pytest.mark.parametrize("spec", STATEFUL, indirect=True)
-def test_state_moves_once_a_rollout_and_stays_through_all_epochs(spec):
+def test_state_changes_once_per_rollout_and_not_within_epochs(spec):
     model = ppo("RNPPO", spec)
     record = Record(model)
     seen = []
@@ -117,11 +117,12 @@ def test_state_moves_once_a_rollout_and_stays_through_all_epochs(spec):
 @pytest.mark.parametrize("how", ["policy_kwargs", "NormDQNPolicy", "RNDQN"])
 @pytest.mark.parametrize("spec", STATEFUL, indirect=True)
 def test_target_has_the_state_of_the_online_network_after_an_update(spec, how):
-    model = dqn(how, spec).learn(300)  # the last step is one of a target update
+    model = dqn(how, spec).learn(300)  # the last step updates the target
     online, target = model.q_net, model.q_net_target
     assert bits(online, "running_") == bits(target, "running_")
     assert bits(online, "running_") != bits(dqn(how, spec).q_net, "running_")
-    model.predict(np.zeros(4, np.float32))  # commits; the target has to wait for its update
+    # commits the online network; the target changes at its next update
+    model.predict(np.zeros(4, np.float32))
     assert bits(online, "running_") != bits(target, "running_")
 
 
@@ -134,7 +135,7 @@ def test_the_target_has_observed_nothing(spec, how):
 
 
 @pytest.mark.parametrize("how", ["policy_kwargs", "NormDQNPolicy", "RNDQN"])
-def test_predictions_after_the_first_one_change_no_bit(how):
+def test_predictions_after_the_first_leave_the_state_bit_equal(how):
     model = dqn(how, "rn").learn(200)
     before = bits(model.policy)
     observations = np.random.default_rng(0).normal(size=(1000, 4)).astype(np.float32)
@@ -147,7 +148,7 @@ def test_predictions_after_the_first_one_change_no_bit(how):
 
 
 class Watching(EvalCallback):
-    """An EvalCallback that looks at the state before and after each evaluation."""
+    """An EvalCallback that compares the state before and after each evaluation."""
 
     def _on_step(self) -> bool:
         before = bits(self.model.policy)

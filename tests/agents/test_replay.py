@@ -1,4 +1,4 @@
-"""The age of replayed samples, and statistics that follow the newest."""
+"""Replay ages, and statistics that weight the newest samples most."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ SPACE = spaces.Box(-np.inf, np.inf, (1,), np.float32)
 
 
 def filled(steps, size, n_envs=1, half_life=5.0):
-    """A buffer whose observations are the step at which they were stored."""
+    """Fill a buffer with observations that equal the step at which they were stored."""
     buffer = AgeWeightedReplayBuffer(
         size, SPACE, spaces.Discrete(2), "cpu", n_envs, half_life_steps=half_life
     )
@@ -28,7 +28,7 @@ def filled(steps, size, n_envs=1, half_life=5.0):
 
 @pytest.mark.parametrize("n_envs", [1, 3])
 @pytest.mark.parametrize("steps", [1, 4, 8, 9, 13, 40])
-def test_age_is_the_number_of_timesteps_since(steps, n_envs):
+def test_age_is_the_number_of_timesteps_since_storage(steps, n_envs):
     buffer = filled(steps, 8 * n_envs, n_envs)
     stored = np.arange(buffer.size())
     ages = buffer.ages(stored)
@@ -51,26 +51,26 @@ def test_weights_belong_to_the_batch_drawn_last(steps, n_envs):
     assert len(drawn) == min(steps, 8)  # sampling stays uniform over the whole memory
 
 
-def test_a_memory_far_older_than_the_half_life_still_has_weights():
+def test_weights_do_not_underflow_for_ages_far_beyond_the_half_life():
     buffer = filled(100, 100, half_life=0.01)
     buffer.sample(4)
     assert buffer.weights().isfinite().all() and buffer.weights().mean() == 1
 
 
-def test_without_a_half_life_all_weigh_the_same():
+def test_without_a_half_life_weights_are_equal():
     buffer = filled(6, 8, half_life=None)
     buffer.sample(4)
     assert buffer.weights() is None
 
 
 @pytest.mark.parametrize("half_life", [0, -1, float("nan")])
-def test_half_life_out_of_range_is_named(half_life):
+def test_a_half_life_out_of_range_raises_a_user_error(half_life):
     with pytest.raises(UserError, match=f"half_life_steps={half_life}: expected timesteps above 0"):
         filled(0, 8, half_life=half_life)
 
 
 def with_drifting_memory(age_half_life):
-    """An agent that never learns, whose old memories differ from the new ones by a shift."""
+    """Build an agent with learning rate 0 whose old transitions differ from the new ones by a shift."""
     model = RNDQN(
         "MlpPolicy",
         "CartPole-v1",
@@ -89,7 +89,7 @@ def with_drifting_memory(age_half_life):
 
 
 def running_mean_over_all_old_and_new(age_half_life):
-    """Mean of the first layer's state after training, and what it is on all, old and new memories."""
+    """Return the first layer's mean after training, and its values on all, old and new transitions."""
     model = with_drifting_memory(age_half_life)
     model.train(gradient_steps=50, batch_size=64)
     model.policy.set_training_mode(False)
@@ -100,17 +100,17 @@ def running_mean_over_all_old_and_new(age_half_life):
     return norm.running_state[MEAN].item(), x.mean(), x[:500].mean(), x[500:].mean()
 
 
-def test_statistics_follow_the_newest_memories_with_age_weights():
+def test_statistics_follow_the_newest_transitions_with_age_weights():
     mean, _, old, new = running_mean_over_all_old_and_new(age_half_life=100)
     assert abs(mean - new) < 0.1 * abs(new - old)
 
 
-def test_statistics_follow_the_whole_memory_without():
+def test_statistics_follow_the_whole_buffer_without_age_weights():
     mean, everything, old, new = running_mean_over_all_old_and_new(age_half_life=None)
     assert abs(mean - everything) < 0.1 * abs(new - old)
 
 
-def test_age_weights_leave_the_gradient_alone():
+def test_age_weights_do_not_change_the_gradient():
     def trained(age_half_life):
         model = with_drifting_memory(age_half_life)
         model.policy.optimizer.param_groups[0]["lr"] = 1e-3
@@ -125,7 +125,7 @@ def test_age_weights_leave_the_gradient_alone():
     assert not torch.equal(pending[0][0], pending[1][0])
 
 
-def test_weights_are_in_force_while_training_and_only_then():
+def test_weights_apply_during_training_only():
     model = with_drifting_memory(100)
     [norm, _] = phase_norms(model.q_net).values()
     seen = []
@@ -135,7 +135,7 @@ def test_weights_are_in_force_while_training_and_only_then():
     assert norm.observation_weight is None
 
 
-def test_n_step_returns_are_refused_with_the_reason():
+def test_n_step_returns_with_age_weights_raise_a_user_error():
     with pytest.raises(UserError, match=r"n_steps=3: an age-weighted replay buffer"):
         RNDQN("MlpPolicy", "CartPole-v1", n_steps=3)
     RNDQN("MlpPolicy", "CartPole-v1", n_steps=3, age_half_life=None)

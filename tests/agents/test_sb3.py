@@ -1,4 +1,4 @@
-"""RNDQN and RNPPO, and agents on disk."""
+"""RNDQN and RNPPO: saving and loading, target networks, arguments, equality with stock agents."""
 
 import os
 import subprocess
@@ -70,7 +70,7 @@ for path in sys.argv[2:]:
 """
 
 
-def test_agents_come_back_in_a_new_process_and_another_folder(tmp_path):
+def test_agents_load_in_a_new_process_and_another_folder(tmp_path):
     observations = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
     np.save(tmp_path / "observations.npy", observations)
     models, saved = {}, {}
@@ -98,7 +98,7 @@ def test_agents_come_back_in_a_new_process_and_another_folder(tmp_path):
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_a_loaded_agent_goes_on_learning(name, tmp_path):
+def test_a_loaded_agent_continues_training(name, tmp_path):
     model = MAKE[name]().learn(100)
     model.save(tmp_path / "agent")
     loaded = type(model).load(tmp_path / "agent", env=model.get_env())
@@ -113,7 +113,7 @@ def test_a_loaded_agent_goes_on_learning(name, tmp_path):
 
 
 @pytest.mark.parametrize("agent", [RNDQN, RNPPO])
-def test_what_an_agent_was_built_with_is_loaded(agent, tmp_path):
+def test_constructor_arguments_are_loaded(agent, tmp_path):
     few = DQN_FEW if agent is RNDQN else PPO_FEW
     model = agent("MlpPolicy", "CartPole-v1", norm="ln+rln", **few)
     model.save(tmp_path / "agent")
@@ -135,7 +135,7 @@ def test_the_optimizer_has_exactly_the_learnable_parameters(name):
 
 
 def rebind(module):
-    """What ``.to(device)`` does to buffers: new tensors under the old names."""
+    """Replace buffers by new tensors of the same names, as ``.to(device)`` does."""
     for norm in phase_norms(module).values():
         norm.running_state = norm.running_state.clone()
         norm.pending_sums = norm.pending_sums.clone()
@@ -145,7 +145,7 @@ def test_rndqn_copies_state_to_its_target_after_the_buffers_were_replaced():
     model = RNDQN("MlpPolicy", "CartPole-v1", norm="rn", **DQN_FEW).learn(195)
     rebind(model.policy)
     before = bits(model.q_net_target, "running_")
-    model.learn(5, reset_num_timesteps=False)  # the very next update has to see the new ones
+    model.learn(5, reset_num_timesteps=False)  # the next target update must copy the new tensors
     assert bits(model.q_net_target, "running_") != before
     assert bits(model.q_net, "running_") == bits(model.q_net_target, "running_")
 
@@ -187,7 +187,7 @@ def test_without_age_weights_rndqn_is_stock_dqn_with_the_norm_policy():
     assert bits(ours.policy) == bits(stock.policy)
 
 
-def test_policies_can_be_given_as_classes_and_take_their_arguments():
+def test_policies_can_be_classes_with_arguments():
     model = RNDQN(
         NormDQNPolicy, "CartPole-v1", norm="ln", policy_kwargs={"net_arch": [8]}, **DQN_FEW
     )
@@ -196,7 +196,7 @@ def test_policies_can_be_given_as_classes_and_take_their_arguments():
     assert type(RNPPO("MlpPolicy", "CartPole-v1", **PPO_FEW).policy) is NormActorCriticPolicy
 
 
-def test_arguments_of_the_user_are_left_alone():
+def test_dictionaries_of_the_user_are_not_modified():
     kwargs = {"net_arch": [8]}
     RNDQN("MlpPolicy", "CartPole-v1", norm="rn", policy_kwargs=kwargs, **DQN_FEW)
     RNPPO("MlpPolicy", "CartPole-v1", norm="rn", policy_kwargs=kwargs, **PPO_FEW)
@@ -213,13 +213,13 @@ def test_arguments_of_the_user_are_left_alone():
         ("MlpPolicy", {"age_half_life": 0}, "half_life_steps=0: expected timesteps above 0"),
     ],
 )
-def test_what_a_user_can_get_wrong_is_named(policy, options, message):
+def test_invalid_arguments_raise_user_errors(policy, options, message):
     with pytest.raises(UserError, match=message):
         RNDQN(policy, "CartPole-v1", **{**DQN_FEW, **options})
 
 
 class Dicts(gym.Env):
-    """Observations of two parts."""
+    """An environment with a Dict of two observations."""
 
     action_space = spaces.Discrete(2)
     observation_space = spaces.Dict({"a": spaces.Box(-1, 1, (3,)), "b": spaces.Box(-1, 1, (2,))})
@@ -233,7 +233,7 @@ class Dicts(gym.Env):
 
 
 @pytest.mark.parametrize("agent", [RNDQN, RNPPO])
-def test_dict_observations_are_learned_from(agent):
+def test_agents_train_on_dict_observations(agent):
     few = DQN_FEW if agent is RNDQN else PPO_FEW
     model = agent("MultiInputPolicy", Dicts(), norm="rn", **few).learn(100)
     assert all(norm.running_state.abs().sum() > 2 for norm in phase_norms(model.policy).values())
@@ -257,7 +257,7 @@ def loggers(callback):
     ],
     ids=["none", "function", "list with a logger", "a logger", "nested logger", "another"],
 )
-def test_agents_log_once_whatever_callback_they_are_given(given, calls):
+def test_agents_log_once_with_any_form_of_callback(given, calls):
     seen = []
     model = RNPPO("MlpPolicy", "CartPole-v1", norm="rn", **PPO_FEW)
     prepared = []

@@ -11,18 +11,18 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from benchmarks.report_speed import made_up_run
 from rn_rl.analysis.comparison import summarize
 from rn_rl.analysis.metrics import Estimate
 from rn_rl.cli import main
 from rn_rl.experiment.runs.io import write_yaml
 from rn_rl.experiment.runs.records import find_runs, read_records
+from tests.factories import made_up_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 def fill(root, norms, seeds=12, env="CartPole-v1", evaluations=10, **kwargs):
-    """Runs of normalizers with these mean last returns, and a standard deviation of 10 over seeds."""
+    """Write runs with these mean last returns by normalizer; standard deviation over seeds 10."""
     rng = np.random.default_rng(1)
     runs = {}
     for norm, level in norms.items():
@@ -64,7 +64,7 @@ def test_few_seeds_are_exploratory_and_one_is_an_anecdote(tmp_path):
 
 
 def test_three_seeds_that_do_not_overlap_prove_nothing(tmp_path):
-    """The bootstrap interval is [1, 1] then, and would say that it is certain."""
+    """The bootstrap interval is [1, 1] then, which would claim certainty."""
     fill(tmp_path, {"none": 100, "ln": 400}, seeds=3)
     comparison = summary_of(tmp_path).comparisons[0]
     assert comparison.improvement == Estimate(1.0, 1.0, 1.0)
@@ -170,7 +170,7 @@ def test_equal_returns_give_a_report_and_no_verdict(tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """A report of two environments, four normalizers, the published results and a bad run."""
+    """Report on two environments, four normalizers, the published results and a bad run."""
     root = tmp_path_factory.mktemp("runs")
     norms = {"none": 100, "ln": 180, "rn": 40, "ln+rn(half_life=2000)": 101}
     fill(root, norms)
@@ -210,7 +210,7 @@ def test_the_page_is_the_same_twice(page, tmp_path):
 
 
 def browse(page, folder, *flags, width=1100, height=1400):
-    """A picture of the page, and what the browser's console said."""
+    """Return a screenshot of the page, and the messages of the browser's console."""
     picture = folder / f"page{width}{len(flags)}.png"
     quiet = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync"
     quiet += " --disable-background-networking --disable-component-update --hide-scrollbars"
@@ -264,7 +264,7 @@ def test_a_nan_is_not_as_good_as_the_best(tmp_path):
 
 
 def test_steps_and_areas_are_of_each_runs_own_evaluations(tmp_path):
-    """A run that was evaluated half as often costs the others nothing."""
+    """A run that was evaluated half as often does not change the figures of the others."""
     for seed in range(4):
         made_up_run(tmp_path, "none", seed, np.array([[480.0], [480.0], [10.0], [10.0]]))
     made_up_run(tmp_path, "none", 4, np.array([[480.0], [10.0]]))

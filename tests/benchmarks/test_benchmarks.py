@@ -1,43 +1,51 @@
-"""Benchmarks: what they print is what was measured, and the README holds what they printed."""
+"""Benchmarks: the printed results are the measured ones, and the docs contain them."""
 
 import json
 import os
+import sys
+import types
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.equivalence import COLUMNS as EQUIVALENCE_COLUMNS
+from benchmarks import against
+from benchmarks.__main__ import main
+from benchmarks.docs_blocks import replace_block
 from benchmarks.equivalence import (
     ENGINES,
+    EQUIVALENCE_COLUMNS,
     EquivalenceConfig,
     equivalence,
-    read,
+    equivalence_rows,
+    read_late_returns,
     run_equivalence,
 )
-from benchmarks.equivalence import table_rows as equivalence_rows
+from benchmarks.harness import append_line, interleave, read_lines
+from benchmarks.layer_cost import LayerCostConfig
 from benchmarks.learning import (
-    COLUMNS,
+    LEARNING_COLUMNS,
     LearningConfig,
-    read_results,
+    learning_lines,
+    learning_rows,
     run_learning,
     run_one,
-    summarize,
-    table_rows,
 )
+from benchmarks.report_speed import ReportSpeedConfig, run_report_speed
 from benchmarks.seed_batch_speed import SeedSpeedConfig, run_seed_speed
 from benchmarks.train_speed import SpeedConfig, run_speed
 from rn_rl.analysis.tables import markdown_table
 from rn_rl.errors import UserError
-from rn_rl.experiment.runs.io import replace_block
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_the_docs_have_the_table_of_the_recorded_runs():
     table = markdown_table(
-        COLUMNS, table_rows(summarize(read_results(ROOT / "results/learning.jsonl")))
+        LEARNING_COLUMNS,
+        learning_rows(learning_lines(read_lines(ROOT / "results/learning.jsonl"))),
     )
     block = (ROOT / "docs/results/learning.md").read_text().split("<!-- learning -->\n")[1]
     assert block.split("\n<!-- /learning -->")[0] == table
@@ -63,7 +71,7 @@ def test_a_stopped_benchmark_runs_only_what_is_missing(tmp_path, capsys):
     }
     config.seeds = 2
     run_learning(config)
-    assert len(read_results(config.results)) == 4
+    assert len(read_lines(config.results)) == 4
     assert len(list((tmp_path / "runs").glob("*/dqn/*"))) == 4
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert all(
@@ -77,7 +85,7 @@ def test_a_stopped_benchmark_runs_only_what_is_missing(tmp_path, capsys):
     ("case", "seed"), [("pendulum-sac", 0), *(("pendulum-td3", seed) for seed in (5, 6, 7))]
 )
 def test_pendulum_is_learned_in_10k_steps(case: str, norm: str, seed: int, tmp_path: Path):
-    """TD3 with seeds that were not seen when its setting was chosen."""
+    """Train TD3 with seeds other than those with which its settings were chosen."""
     config = LearningConfig(episodes=20, out=tmp_path)
     assert run_one(case, norm, seed, config)["greedy_mean"] > -400
 
@@ -120,22 +128,30 @@ def test_equivalence_is_shown_by_an_interval_within_the_margin():
     assert equivalence(other, theirs, 20)["p"] > 0.99
     few = equivalence(same[:3], theirs[:3], 5)  # not different, and not shown to be the same
     assert few["p"] > 0.05 and (few["low"] < -5 or few["high"] > 5)
-    for margin in (10.0, 40.0):  # the two ways to say it agree
+    for margin in (10.0, 40.0):  # p value and interval agree
         told = equivalence(same[:12], theirs[:12], margin)
         assert (told["p"] < 0.05) == (-margin < told["low"] and told["high"] < margin)
 
 
 def test_the_equivalence_benchmark_trains_what_is_missing(tmp_path, capsys):
     results = tmp_path / "results.jsonl"
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- equivalence -->\n<!-- /equivalence -->\n")
     config = EquivalenceConfig(
-        cases=("dqn",), seeds=2, timesteps=400, out=tmp_path / "runs", results=results
+        cases=("dqn",),
+        seeds=2,
+        timesteps=400,
+        out=tmp_path / "runs",
+        results=results,
+        readme=readme,
     )
     run_equivalence(config)
     assert [json.loads(line)["engine"] for line in results.read_text().splitlines()] == list(
         ENGINES
     )
-    assert "| dqn | together, envpool | 0 to 1 |" in capsys.readouterr().out
-    for row in read(results).values():
+    assert "| dqn | together, envpool | 0 to 1 |" in readme.read_text()
+    assert "together, envpool" in capsys.readouterr().out
+    for row in read_late_returns(results).values():
         assert len(row) == 2 and (row > 5).all()
     folders = len(list((tmp_path / "runs").glob("*/*/*/*")))
     run_equivalence(config)
@@ -143,7 +159,7 @@ def test_the_equivalence_benchmark_trains_what_is_missing(tmp_path, capsys):
 
 
 def test_the_docs_have_the_recorded_equivalence():
-    found = read(ROOT / "results/equivalence.jsonl")
+    found = read_late_returns(ROOT / "results/equivalence.jsonl")
     table = markdown_table(EQUIVALENCE_COLUMNS, equivalence_rows(found, EquivalenceConfig().margin))
     block = (ROOT / "docs/results/speed.md").read_text().split("<!-- equivalence -->\n")[1]
     assert block.split("<!-- /equivalence -->")[0].strip() == table
@@ -186,7 +202,7 @@ def test_the_docs_have_the_recorded_speeds(block, said, row, times, tmp_path, ca
     assert said in capsys.readouterr().out
     table = readme.read_text()
     assert table in (ROOT / "docs/results/speed.md").read_text()
-    assert table.count(row) == times  # the GPU's are of two runs
+    assert table.count(row) == times  # the GPU's table has two runs
 
 
 @pytest.mark.parametrize(
@@ -212,3 +228,125 @@ def test_a_first_seed_below_0_is_one_line(tmp_path):
     with pytest.raises(UserError, match="--first-seed -1: expected at least 0"):
         run_learning(config)
     assert not list(tmp_path.iterdir())
+
+
+def test_every_measurement_is_taken_once_in_each_round():
+    calls: list[str] = []
+
+    def measure(name: str) -> float:
+        calls.append(name)
+        return len(calls)
+
+    names = ["a", "b", "c"]
+    values = interleave({name: partial(measure, name) for name in names}, 20)
+    rounds = [tuple(calls[i : i + 3]) for i in range(0, 60, 3)]
+    assert all(sorted(order) == names for order in rounds)
+    assert len(set(rounds)) > 1  # not always in the same order
+    for name in names:
+        assert values[name].tolist() == [i + 1 for i, each in enumerate(calls) if each == name]
+
+
+def test_results_that_were_appended_are_read_back(tmp_path):
+    path = tmp_path / "new" / "results.jsonl"
+    assert read_lines(path) == []
+    for value in (1, 2):
+        append_line(path, {"value": value})
+    assert read_lines(path) == [{"value": 1}, {"value": 2}]
+
+
+@pytest.fixture
+def checkouts(monkeypatch):
+    """Replace processes by made-up values: this checkout takes half the time of the other one."""
+    ran = []
+
+    def run_benchmark(checkout, arguments):
+        ran.append((checkout, tuple(arguments)))
+        time = (1.0 if checkout == against.HERE else 2.0) * len(ran)
+        lines = {"a": {"case": "a", "value": time, "unit": "us"}}
+        lines["b"] = {"case": "b", "value": 100 / time, "unit": "steps/s"}
+        if checkout == against.HERE:
+            lines["new"] = {"case": "new", "value": 1.0, "unit": "us"}
+        return lines
+
+    monkeypatch.setattr(against, "run_benchmark", run_benchmark)
+    monkeypatch.setattr(against, "check_checkout", lambda checkout: None)
+    return ran
+
+
+def test_two_checkouts_are_measured_in_turns(checkouts, tmp_path, capsys):
+    options = ["--norms", "ln", "rn", "--rounds", "3", "--pairs", "8", "--json"]
+    assert main(["layer", *options, "--against", str(tmp_path)]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["case"] for line in lines] == ["a", "b"]  # without the case of one checkout alone
+    for line in lines:
+        assert len(line["each"]) == 8 and 1 <= line["low"] <= line["ratio"] <= line["high"] <= 4
+        assert line["ratio"] == np.median(line["each"]) and line["ratio_to"] == str(tmp_path)
+    turns = [[checkout for checkout, _ in checkouts[i : i + 2]] for i in range(0, 16, 2)]
+    assert all(set(turn) == {against.HERE, tmp_path} for turn in turns)
+    assert len({turn[0] for turn in turns}) == 2  # each of them is the first in some turns
+    [given] = {arguments for _, arguments in checkouts}
+    expected = "layer --norms ln rn --batch 256 --features 256 --rounds 3 --repeats 10 --json"
+    assert " ".join(given) == expected
+
+
+def test_the_flags_for_another_checkout_are_those_of_the_command():
+    config = SeedSpeedConfig(cases=("cartpole",), compile=True, against=Path("."), json=True)
+    flags = against.command_line(config)
+    assert flags[:2] == ["--cases", "cartpole"] and "--compile" in flags
+    assert not {"--against", "--pairs", "--json", "--profile", "--readme"} & set(flags)
+
+
+def test_this_checkout_is_one_and_its_lines_are_read():
+    against.check_checkout(against.HERE)
+    arguments = ["layer", "--norms", "rn", "--rounds", "1", "--repeats", "1", "--json"]
+    lines = against.run_benchmark(against.HERE, arguments)
+    assert list(lines) == ["rn/256x256"] and lines["rn/256x256"]["value"] > 0
+
+
+def test_a_benchmark_that_fails_elsewhere_is_one_line():
+    with pytest.raises(
+        UserError, match=r"layer --rounds 0 failed: .*--rounds 0: expected at least"
+    ):
+        against.run_benchmark(against.HERE, ["layer", "--rounds", "0"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pairs": 0}, "--pairs 0: expected at least 1"),
+        ({"readme": Path("README.md")}, "--against --readme: expected one of them"),
+        ({}, "expected a checkout of rn-rl"),
+    ],
+)
+def test_a_comparison_that_cannot_be_is_one_line(options, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        against.compare_checkouts("layer", LayerCostConfig(against=tmp_path, **options))
+
+
+def test_the_median_of_few_turns_has_no_interval():
+    assert against.median_interval(np.arange(5.0)) == (None, None)
+    assert against.median_interval(np.arange(10.0)) == (1.0, 8.0)  # binomial: 2nd and 9th of ten
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no resource module")
+def test_the_report_benchmark_measures_time_memory_and_size(capsys):
+    run_report_speed(ReportSpeedConfig(runs=20, evaluations=2, json=True))
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {line["unit"] for line in lines} == {"s", "GB", "MB page"}
+    assert all(line["value"] > 0 for line in lines)
+    assert {line["case"] for line in lines} == {"20 runs x 2 evaluations"}
+
+
+def test_the_worked_example_of_a_new_benchmark_runs(capsys):
+    text = (ROOT / "CONTRIBUTING.md").read_text().split("## A new benchmark")[1]
+    module = types.ModuleType("commit_cost")
+    sys.modules["commit_cost"] = module  # dataclass looks its module up
+    try:
+        exec(text.split("```python\n")[1].split("```")[0], module.__dict__)
+        config = module.CommitCostConfig(norms=("rn", "rln"), rounds=2, json=True)
+        module.run_commit_cost(config)
+    finally:
+        del sys.modules["commit_cost"]
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["case"] for line in lines] == ["rn", "rln"] and lines[0]["ratio"] == 1
+    assert all(line["value"] > 0 for line in lines)

@@ -1,4 +1,4 @@
-"""What the benchmark on changing data measures, and that the README holds what was measured."""
+"""Benchmark on changing data: its measurements, and the docs that contain them."""
 
 import json
 import math
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import nonstationary
-from benchmarks.learning import read_results
+from benchmarks.harness import read_lines
 from benchmarks.nonstationary import (
     HALF_LIVES,
     JUMPING,
@@ -33,11 +33,11 @@ def test_the_docs_have_the_tables_of_the_recorded_runs():
     block = (
         (ROOT / "docs/concepts/non-stationary.md").read_text().split("<!-- nonstationary -->\n")[1]
     )
-    assert block.split("\n<!-- /nonstationary -->")[0] == readme_text(read_results(RESULTS))
+    assert block.split("\n<!-- /nonstationary -->")[0] == readme_text(read_lines(RESULTS))
 
 
 def test_the_record_has_every_jump_and_at_least_three_seeds():
-    rows = read_results(RESULTS)
+    rows = read_lines(RESULTS)
     jumps = [(r["norm"], r["half_life"], r["case"]) for r in rows if r["part"] == "jump"]
     assert sorted(map(str, jumps)) == sorted(
         str((norm, half_life, case))
@@ -59,7 +59,7 @@ def test_the_gain_is_steady_again_five_half_lives_after_a_tenfold_jump(norm, hal
 
 
 def test_the_recorded_gains_with_a_half_life_of_200_are_steady_again_too():
-    rows = [r for r in read_results(RESULTS) if r["part"] == "jump" and r["half_life"] == 200]
+    rows = [r for r in read_lines(RESULTS) if r["part"] == "jump" and r["half_life"] == 200]
     assert len(rows) == len(JUMPING) * len(JUMPS)
     for row in rows:
         assert row["after"] == pytest.approx(math.log(1 / (1 - 2 ** (-1 / 200))), rel=0.15)
@@ -145,12 +145,12 @@ def test_a_stopped_benchmark_runs_only_what_is_missing(tmp_path, monkeypatch, ca
         seeds=1, timesteps=60, episodes=1, results=tmp_path / "r.jsonl", json=True
     )
     run_nonstationary(config)
-    first = read_results(config.results)
+    first = read_lines(config.results)
     assert [row["part"] for row in first] == ["jump"] * 4 + ["tracking"]
     config.seeds, config.readme = 2, readme
     capsys.readouterr()
     run_nonstationary(config)
-    rows = read_results(config.results)
+    rows = read_lines(config.results)
     assert rows[:5] == first and len(rows) == 6
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["case"] for line in lines[:4]] == [f"jump/{c}/rn(half_life=5)" for c in JUMPS]

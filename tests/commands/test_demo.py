@@ -18,14 +18,14 @@ def test_the_demo_compares_and_films_the_best(tmp_path, capsys):
     assert "4 trainings, 0 of them done" in first
     table = first[first.index("last return, IQM") : first.index("Exploratory")]
     rows = {line.split("  ")[0]: line.split() for line in table.splitlines()[1:]}
-    assert list(rows)[:3] == ["none", "rn", "RL Zoo, published"]
+    assert list(rows)[:3] == ["none", "ln", "RL Zoo, published"]
     assert rows["RL Zoo, published"][-1] == "500.0"
     returns = {}
-    for path in tmp_path.glob("rn/dqn/*/final.json"):
+    for path in tmp_path.glob("ln/ppo/*/final.json"):
         returns[path.parent] = json.loads(path.read_text())["mean_return"]
     assert len(returns) == 2
     worst, best = sorted(returns, key=returns.__getitem__)
-    assert float(rows["rn"][-4]) == round(returns[worst], 2 if returns[worst] < 20 else 1)
+    assert float(rows["ln"][-4]) == round(returns[worst], 2 if returns[worst] < 20 else 1)
     assert (best / "video.mp4").stat().st_size > 1000
     assert f"the best of 2: {best}/video.mp4" in first
     assert "4 trainings, 4 of them done" in demo()

@@ -1,5 +1,8 @@
 """The documentation: it builds without a warning, examples run, commands parse, links resolve."""
 
+import csv
+import importlib.util
+import json
 import os
 import re
 import shlex
@@ -8,12 +11,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from scipy.stats import mannwhitneyu
 
 from rn_rl import cli
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+ENGINE = ROOT / "rn_rl" / "engine" / "README.md"
+NOTEBOOKS = sorted(DOCS.rglob("*.ipynb"))
+PAGES = sorted(
+    [*DOCS.rglob("*.md"), *NOTEBOOKS, ENGINE, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+)
 SKIP = "<!-- not run: "
 """A comment before a code block that takes long, followed by the reason."""
 
@@ -22,16 +30,35 @@ def name(page):
     return page.relative_to(ROOT).as_posix()
 
 
+def text_of(page):
+    """The Markdown of a page; of a notebook that of its cells, without outputs."""
+    if page.suffix == ".md":
+        return page.read_text()
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in cells_of(page)]
+    return "\n\n".join(
+        source
+        if kind == "markdown"
+        else f"```{'' if source[0] == '!' else 'python'}\n{source}\n```"
+        for kind, source in cells
+    )
+
+
+def cells_of(notebook):
+    return json.loads(notebook.read_text())["cells"]
+
+
 def blocks(page, language):
     """The fenced blocks of a page, without those that a comment excepts."""
-    text = re.sub(
-        rf"{re.escape(SKIP)}[^>]+-->\n+```.*?\n```", "", page.read_text(), flags=re.DOTALL
-    )
+    text = re.sub(rf"{re.escape(SKIP)}[^>]+-->\n+```.*?\n```", "", text_of(page), flags=re.DOTALL)
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 def commands(page):
-    lines = [line for block in blocks(page, "") for line in block.splitlines()]
+    lines = [
+        line.lstrip("!").split(" | ")[0]
+        for block in blocks(page, "")
+        for line in block.splitlines()
+    ]
     return [line for line in lines if line.startswith("rn-rl ")]
 
 
@@ -59,30 +86,66 @@ def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # some examples save a file
     names: dict = {"__name__": "docs_example"}
     for block in blocks(page, "python"):
-        exec(block.replace("100_000", "64"), names)
+        if "runs/report" not in block:  # made by a command that takes minutes: the slow test below
+            exec(re.sub(r"learn\((100|4)_000", "learn(64", block), names)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name)
+def test_the_outputs_of_a_notebook_are_saved(notebook):
+    code = [cell for cell in cells_of(notebook) if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert all(output["output_type"] in ("stream", "display_data") for output in outputs)
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert notebook.stat().st_size < 200_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name)
+def test_a_notebook_runs(notebook, tmp_path):
+    """Executed as a user would, in a process of its own; an error in a cell fails it."""
+    script = (
+        "import nbformat, nbclient, sys\n"
+        "notebook = nbformat.read(sys.argv[1], 4)\n"
+        "nbclient.NotebookClient(notebook, timeout=1800, kernel_name='python3').execute()\n"
+        "nbformat.write(notebook, 'executed.ipynb')\n"
+    )
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "MPLBACKEND": ""}
+    command = [sys.executable, "-c", script, str(notebook)]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    executed = tmp_path / "executed.ipynb"
+    for old, new in zip(cells_of(notebook), cells_of(executed), strict=True):
+        kinds = [
+            [output["output_type"] for output in cell.get("outputs", [])] for cell in (old, new)
+        ]
+        assert kinds[0] == kinds[1], "".join(old["source"])
 
 
 @pytest.mark.parametrize(("page", "line"), LINES, ids=[f"{page}: {line}" for page, line in LINES])
 def test_a_command_parses(page, line):
-    assert cli.parse(cli.Command, shlex.split(line)[1:], "rn-rl", None) is not None
+    assert (
+        cli.parse(cli.subcommands(cli.COMMANDS), shlex.split(line)[1:], "rn-rl", None) is not None
+    )
 
 
 def test_a_mistyped_flag_would_be_found():
     with pytest.raises(cli.UserError):
-        cli.parse(cli.Command, ["train", "--allgo", "ppo"], "rn-rl", None)
+        cli.parse(cli.subcommands(cli.COMMANDS), ["train", "--allgo", "ppo"], "rn-rl", None)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_resolve_in_the_repository(page):
-    for link in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+    for link in re.findall(r"\]\(([^)#\s]+)", text_of(page)):
         if "://" not in link:
             assert (page.parent / link).exists(), link
 
 
 def test_every_page_is_in_the_navigation():
     text = (ROOT / "mkdocs.yml").read_text()
-    for page in DOCS.rglob("*.md"):
-        assert page.relative_to(DOCS).as_posix() in text
+    for page in (*DOCS.rglob("*.md"), *NOTEBOOKS):
+        assert page.relative_to(DOCS).with_suffix(".md").as_posix() in text
 
 
 def test_the_site_requests_nothing_from_other_hosts(site):
@@ -109,19 +172,25 @@ def test_links_of_the_site_resolve(site):
     assert found > 1000
 
 
+def test_a_notebook_is_a_page_with_its_outputs(site):
+    text = (site / "tutorials/layernorm.html").read_text()
+    assert 'src="data:image/png;base64,' in text and "probability of improvement" in text
+    assert 'href="layernorm.ipynb"' in text
+
+
 def test_formulas_are_mathml(site):
     text = (site / "concepts/regularity.html").read_text()
     assert text.count("<math") > 10 and "arithmatex" not in text
 
 
-EXAMPLES = {"clip.py", "seeds.py", "corridor.py", "dqn.py", "homeostatic.py"}
+EXAMPLES = {"clip.py", "commit_cost.py", "seeds.py", "corridor.py", "dqn.py", "homeostatic.py"}
 """Files that a worked example has the reader write, or names without a folder."""
 
 
 def test_files_named_in_pages_exist():
     """A path in code font is one of the repository, from its root or from a folder of the library."""
     bases = [ROOT, *(ROOT / "rn_rl" / room for room in ("", "experiment", "agents", "engine"))]
-    pages = [ROOT / "CONTRIBUTING.md", ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    pages = [ROOT / "CONTRIBUTING.md", ROOT / "README.md", ENGINE, *sorted(DOCS.rglob("*.md"))]
     named = 0
     for page in pages:
         for path in re.findall(
@@ -131,3 +200,63 @@ def test_files_named_in_pages_exist():
                 named += 1
                 assert any((base / path).exists() for base in bases), f"{page.name}: {path}"
     assert named > 10
+
+
+def figures(file):
+    """The figures of a CSV file of a report: (normalizer, figure) to (value, low, high)."""
+    with (ROOT / "results" / f"{file}-figures.csv").open() as lines:
+        return {
+            (row["normalizer"], row["figure"]): [
+                float(row[k] or "nan") for k in ("value", "low", "high")
+            ]
+            for row in csv.DictReader(lines)
+        }
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "results/findings.md"])
+def test_the_numbers_of_the_findings_are_those_on_record(page):
+    text = (ROOT / page).read_text()
+    ppo, dqn = (figures(f"standard-lunarlander-{algo}") for algo in ("ppo", "dqn"))
+    for norm in ("none", "ln"):
+        mean, low, high = ppo[norm, "last return, IQM"]
+        assert f"{mean:.0f} [{low:.0f}, {high:.0f}]" in text
+        assert f"{ppo[norm, 'steps to threshold, median'][0]:,.0f}" in text
+    rn, none, ln = (dqn[norm, "last return, IQM"] for norm in ("rn", "none", "ln"))
+    assert f"{rn[0]:.0f} against {none[0]:.0f}" in text
+    if page == "results/findings.md":
+        assert f"{ln[0]:.0f} [{ln[1]:.0f}, {ln[2]:.0f}]" in text
+    else:
+        assert f"{ln[0]:.0f} against {none[0]:.0f}" in text
+
+    with (ROOT / "results/redbluedoors.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    rn_runs, none_runs = (
+        [float(row["last_50_episodes"]) for row in rows if row["arm"] == arm]
+        for arm in ("rn", "none")
+    )
+    p = mannwhitneyu(rn_runs, none_runs).pvalue
+    assert f"p = {p:.3f}" in text or f"{p:.3f} before" in text
+
+
+def test_the_picture_of_the_readme_is_of_the_report_on_record():
+    spec = importlib.util.spec_from_file_location("picture", DOCS / "picture.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    report = (ROOT / "results/standard-lunarlander-ppo.html").read_text()
+    picture = ROOT / "results/standard-lunarlander-ppo.svg"
+    assert picture.read_text() == module.picture(report)
+
+
+def test_speeds_in_the_readme_are_those_on_record():
+    """Each row of the README's table is a row of the page of speeds, rounded."""
+    table = (ROOT / "README.md").read_text().split("| speed relative to SB3 |")[1].split("\n\n")[0]
+    said = re.findall(r"\| (\d+) \| ([\d.]+) \|$", table, re.MULTILINE)
+    page = (ROOT / "docs/results/speed.md").read_text()
+    recorded = re.findall(r"\| (\d+) \| [\d,]+ \| ([\d.]+) \| +\|$", page, re.MULTILINE)
+    assert len(said) == 6
+    for seeds, speed in said:
+        digits = len(speed.partition(".")[2])
+        assert any(seeds == s and speed == f"{float(r):.{digits}f}" for s, r in recorded), (
+            seeds,
+            speed,
+        )

@@ -1,4 +1,4 @@
-"""What is recorded for a GPU has all its tensors there; no GPU is needed to see that."""
+"""Traces for a GPU use tensors on the GPU only. A fake device shows it, without a GPU."""
 
 import subprocess
 import sys
@@ -11,45 +11,45 @@ from rn_rl.normalization import REGISTRY
 
 
 @pytest.mark.parametrize("algo", ["dqn", "ppo", "ppo_lstm"])
-def test_programs_stay_on_the_device_of_their_tensors(algo: str, recording):
-    """In a process of its own, since PyTorch cannot forget a device."""
+def test_traced_functions_create_tensors_on_the_device_of_their_inputs(algo: str, recording):
+    """In a process of its own, since a device of PyTorch cannot be unregistered."""
     command = [sys.executable, __file__, algo, str(recording)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 3 * len(REGISTRY)  # programs
+    assert int(done.stdout) > 3 * len(REGISTRY)  # traces
 
 
 def main(algo: str, recording: str) -> None:
-    """Train with each normalizer, and run every program of that elsewhere first."""
+    """Train with each normalizer; run each function that is traced on a fake device first."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "agents" / "seed_batch"))
     import torch
     from test_cuda import SPECS, batch_of
     from torch._subclasses import FakeTensorMode
     from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-    from rn_rl.engine.trace import TracedFunction, unchecked
+    from rn_rl.engine.trace import TracedFunction, no_distribution_validation
 
     torch.set_num_threads(1)
     _setup_privateuseone_for_python_backend("elsewhere")
     count = 0
 
-    def checked(self, *tensors):
+    def trace_on_fake_device_first(self, *tensors):
         nonlocal count
         count += 1
         with FakeTensorMode():  # no values, and no operation takes tensors of two devices
-            given = [
+            inputs = [
                 torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="elsewhere")
                 for t in tensors
             ]
-            run(*given, function=self.function)
+            run(*inputs, function=self.function)
         return lambda *tensors: run(*tensors, function=self.function)
 
     def run(*tensors, function):
-        with torch.enable_grad(), unchecked(), warnings.catch_warnings():
+        with torch.enable_grad(), no_distribution_validation(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
             return function(*tensors)
 
-    TracedFunction._record = checked
+    TracedFunction._trace = trace_on_fake_device_first
     images = "MiniGrid-RedBlueDoors-6x6-v0"
     cases = [(spec, "CartPole-v1") for spec in SPECS] + [("none", images), ("ln+rn", images)]
     for spec, env_id in cases:

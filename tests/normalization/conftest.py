@@ -1,4 +1,4 @@
-"""Modules for every row of the registry, also for those that need a layer or a recording."""
+"""Fixtures that build the normalizer of any row of the registry, and its inputs."""
 
 import numpy as np
 import pytest
@@ -12,13 +12,13 @@ FEATURES = 8
 
 @pytest.fixture(scope="session")
 def spec_of(recording):
-    """The shortest spec for the name of a row: the name, but for the one that needs an argument."""
+    """Shortest spec of a row: its name, except for ``yoked``, which needs a recording."""
     return lambda name: f"yoked({recording})" if name == "yoked" else name
 
 
 @pytest.fixture(scope="session")
 def build(spec_of):
-    """What a spec adds to a layer; with the (always same) layer, where it changes that."""
+    """Normalizers of a spec; after a layer with fixed weights, if the spec changes those."""
 
     def build(spec, features=FEATURES):
         layers = []
@@ -33,7 +33,7 @@ def build(spec_of):
 
 @pytest.fixture(scope="session")
 def used(build):
-    """The same with a few phases behind it, in evaluation mode."""
+    """Normalizers of a spec after a few phases, in evaluation mode."""
 
     def used(spec, phases=4):
         module = build(spec)
@@ -47,7 +47,7 @@ def used(build):
 
 @pytest.fixture(scope="session")
 def moving():
-    """Activations of one phase after the other; mean and spread drift, differently per feature."""
+    """Activations of consecutive phases; mean and spread drift, differently for each feature."""
 
     def moving(phases, seed=0):
         rng = np.random.default_rng(seed)
@@ -60,7 +60,7 @@ def moving():
 
 @pytest.fixture(scope="session")
 def learn_phase():
-    """Training forwards on the rows of x, batch by batch, and then the commit."""
+    """Train a module on the rows of x in several batches, then commit."""
 
     def learn_phase(module, x, batches=3):
         module.train()

@@ -12,7 +12,7 @@ EPS = 1e-5
 
 
 class Mixture:
-    """K Gaussians for each feature, with the parameters of a module."""
+    """The mixture of a module: K Gaussians for each feature, in NumPy."""
 
     def __init__(self, norm) -> None:
         raw = norm.raw_variance.detach().double().numpy()
@@ -42,14 +42,14 @@ class Mixture:
 
 
 def randomized(spec):
-    """In double precision, with a mixture of its own for each feature."""
+    """A module in double precision, with another mixture for each feature."""
     [norm] = make_normalizers(spec, FEATURES)
     learn(norm.double())
     return norm
 
 
 def learn(norm):
-    """As an optimizer moves the mixture."""
+    """Change the parameters of the mixture, as an optimizer does."""
     for parameter in norm.parameters():
         parameter.data += torch.randn(parameter.shape)
 

@@ -13,7 +13,7 @@ EPS = 1e-5
 
 
 def randomized(spec):
-    """In double precision, with weight and bias of its own for each feature."""
+    """A module in double precision, with another weight and bias for each feature."""
     [norm] = make_normalizers(spec, FEATURES)
     for parameter in norm.double().parameters():
         nn.init.normal_(parameter)
@@ -21,7 +21,7 @@ def randomized(spec):
 
 
 def weighted_moments(history, half_life):
-    """Mean, variance and count of all that was ever seen; what is h phases old counts half."""
+    """Mean, variance and count over all phases; data that are h phases old count half."""
     q = 1 if half_life is None else 0.5 ** (1 / half_life)
     x = np.concatenate(history)
     age = np.repeat(np.arange(len(history))[::-1], [len(phase) for phase in history])

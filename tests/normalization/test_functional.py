@@ -1,4 +1,4 @@
-"""The pure functions, and what they owe to being pure."""
+"""Pure functions of regularity normalization: chunking, long histories, vmap, compilation."""
 
 import copy
 import math
@@ -195,7 +195,7 @@ def test_stacked_modules_equal_separate_ones(name, build):
 
 
 class NextState(nn.Module):
-    """A normalizer whose forward is the state that a commit would give."""
+    """A module whose forward returns the state of a normalizer after a commit."""
 
     def __init__(self, norm):
         super().__init__()
@@ -244,7 +244,7 @@ def test_a_compiled_module_has_one_graph_and_the_same_numbers(name, build):
 @pytest.mark.skipif(" " in torch.__file__, reason="inductor does not quote the path of torch")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 def test_inductor_gives_the_same_numbers(build):
-    """The observing forward alone: every graph costs seconds of a C++ compiler."""
+    """Only the training forward: each graph takes the C++ compiler seconds."""
     torch.compiler.reset()
     plain = after_phases(build("rln"), dtype=torch.float64).train()
     twin = copy.deepcopy(plain)

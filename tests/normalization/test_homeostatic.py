@@ -1,4 +1,4 @@
-"""Homeostatic scaling, against its rule in NumPy, and that it does keep the target."""
+"""Homeostatic scaling against its rule in NumPy; the activity reaches its target."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Features are on axis 1: of an image, every pixel is a row, or every image is one long vector."""
+"""Images, features on axis 1: per-feature statistics are over pixels, per-sample ones over an image."""
 
 import math
 

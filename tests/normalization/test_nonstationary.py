@@ -1,4 +1,4 @@
-"""With a half-life, the gain comes back to its steady value after the input has jumped."""
+"""With a half-life, the gain returns to its steady value after a jump of the input."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The normalizers act, and do what METHODS.md says: against its arithmetic in plain NumPy."""
+"""State and output of normalizers with state against their formulas in plain NumPy."""
 
 import copy
 import math
@@ -28,7 +28,7 @@ def phi(z):
 
 
 class Oracle:
-    """RN (one code over everything) or RLN (one per column), for one phase after the other."""
+    """RN (one code for all elements) or RLN (one per column), phase by phase."""
 
     def __init__(self, per_neuron: bool, half_life: float | None) -> None:
         self.per_neuron = per_neuron
@@ -120,7 +120,7 @@ def test_the_schedules_are_their_formulas(phases, learn_phase):
 
 
 def with_prior(x, s, oracle):
-    """x times (log M - log S) - log s; the first part is 1 before there is code mass."""
+    """``x ((log M - log S) - log s)``; the first term is 1 before there is code mass."""
     return x * (oracle.gain - np.log(s)[:, None])
 
 

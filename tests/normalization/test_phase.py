@@ -1,4 +1,4 @@
-"""The phase rule, for every normalizer in the registry that keeps it."""
+"""The phase rule, for every normalizer in the registry that obeys it."""
 
 import copy
 import pickle
@@ -14,7 +14,7 @@ from rn_rl.normalization import (
     phase_norms,
     state_before_commit,
 )
-from rn_rl.normalization.functional import SMALL
+from rn_rl.normalization.dispatch import SMALL
 
 FEATURES = 8
 STATEFUL = [row.name for row in REGISTRY.values() if row.stateful and row.phase_rule]
@@ -325,7 +325,7 @@ def test_the_state_after_the_commit_comes_back_after_an_error(used):
 
 @pytest.mark.parametrize("spec", STATEFUL)
 def test_a_commit_writes_into_the_same_memory(spec, used):
-    """Targets, safe-weights files and SB3's lists hold on to the buffers themselves."""
+    """SB3's lists of buffers and shared memory refer to the tensors, not to the module."""
     module = used(spec)
     before = [buffer.data_ptr() for buffer in module.buffers()]
     module.train()(batch(3))

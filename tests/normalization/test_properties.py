@@ -1,4 +1,4 @@
-"""What holds for any input, looked for by Hypothesis: every example goes through the whole registry."""
+"""Properties that hold for any input: Hypothesis sends each example through the whole registry."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def doubles(build):
 
 
 def after(module, history):
-    """The same module with nothing but this history."""
+    """Reset the module, train it on this history, and return the outputs."""
     for norm in phase_norms(module).values():
         norm.reset_running_state()
     outputs = []
@@ -102,11 +102,11 @@ IGNORE_SCALE = ["ln", "rms", "gn"]
 IGNORE_SHIFT = ["ln", "gn"]
 """f(x + b) = f(x)."""
 STANDARDIZE = ["bn", "brn"]
-"""Learn from a x + b, and f(a x + b) is what it was for x."""
+"""After training on a x + b, f(a x + b) equals f(x) after training on x."""
 SAME_GAIN = ["rn", "rln", "rsn", "sn"]
-"""Learn from a x + b, and f(a x + b) / (a x + b) is what f(x) / x was."""
+"""After training on a x + b, f(a x + b) / (a x + b) equals f(x) / x after training on x."""
 OWN_SCALE = ["uan", "wn", "spectral"]
-"""The mixture has a scale of its own; the other two are of weights, see their tests."""
+"""No such law: the mixture has a learned scale; the other two change weights, see their tests."""
 
 
 def test_every_normalizer_has_a_law():

@@ -1,13 +1,18 @@
-"""The published arithmetic, against the numbers of the published code."""
+"""RN and RLN as published, against numbers of the published code."""
 
+import copy
+import inspect
 import json
 import math
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
 
+from rn_rl.errors import UserError
 from rn_rl.normalization import (
+    PublishedRegularityNorm,
     RegularityNorm,
     make_normalizers,
     observation_weights,
@@ -16,6 +21,7 @@ from rn_rl.normalization import (
 from rn_rl.normalization.published import COUNT, LOG_MASS, MEAN, STD
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data/regularity_golden.json").read_text())
+STATE_NAMES = ["running_state", "pending_sums"]
 AXIS = {"rn": "layer", "rln": "neuron"}
 
 
@@ -51,6 +57,40 @@ def test_the_published_numbers_are_reproduced(method, how):
         assert error(state[STD], step["std"]) <= 5e-5
         assert error(state[LOG_MASS], comp) <= 5e-5
         assert (state[COUNT] == step["count"]).all()
+
+
+@pytest.mark.parametrize(
+    "duplicate", [lambda m: m, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))]
+)
+@pytest.mark.parametrize(
+    "norm",
+    [
+        RegularityNorm(4, commit="forward"),
+        RegularityNorm(4, "neuron", None, "forward"),
+        make_normalizers("rln-paper", 4)[0],
+    ],
+)
+def test_commit_forward_gives_the_published_class(norm, duplicate):
+    found = duplicate(norm)
+    assert type(found) is PublishedRegularityNorm and isinstance(found, RegularityNorm)
+    assert found.commit_on == "forward" and list(found.state_dict()) == STATE_NAMES
+    assert repr(found) == f"PublishedRegularityNorm(4, axis={norm.axis})"
+
+
+def test_the_default_is_not_the_published_class():
+    norm = RegularityNorm(4, "neuron", None, "phase")
+    assert type(norm) is RegularityNorm and list(norm.state_dict()) == STATE_NAMES
+    assert list(inspect.signature(RegularityNorm).parameters)[3:] == ["commit", "eps"]
+
+
+@pytest.mark.parametrize(
+    ("base", "commit"), [(RegularityNorm, "forward"), (PublishedRegularityNorm, "phase")]
+)
+def test_a_class_of_ones_own_takes_the_commit_of_its_base(base, commit):
+    own = type("Own", (base,), {})
+    assert isinstance(own(4), base)
+    with pytest.raises(UserError, match=f"commit='{commit}': Own has commit='{base.commit_on}'"):
+        own(4, commit=commit)
 
 
 @pytest.mark.parametrize("name", ["rn-paper", "rln-paper"])
@@ -133,15 +173,17 @@ def test_acting_is_observed_where_it_is_asked_for(name):
 
 def test_acting_is_never_observed_by_those_that_obey_the_phase_rule():
     norm = RegularityNorm(4).eval()
+    before = norm.running_state.clone()
     with observed_acting(norm):
         norm(torch.randn(8, 4))
-    assert not norm.pending_sums.any() and not norm.acting
+        assert torch.equal(norm.running_state, before)
+    assert not norm.pending_sums.any() and "acting" not in vars(norm)
 
 
 @pytest.mark.parametrize("name", ["rn-paper", "rln-paper", "brn"])
 @pytest.mark.parametrize("shape", [(6, 4), (6, 4, 3, 2), (1, 4)])
 def test_rows_of_no_weight_have_no_part_in_what_others_become(name, shape):
-    """As the padding of sequences; the weights of others do not count, as nothing published has any."""
+    """Weight 0 marks padding; other weights count 1, since the published code has no weights."""
     alone, padded = (make_normalizers(name, 4)[0].train() for _ in range(2))
     for _ in range(3):
         x = torch.randn(shape, dtype=torch.float64, requires_grad=True)

@@ -1,9 +1,15 @@
-"""One table and one grammar."""
+"""The table of normalizers and the parser of specs."""
 
 import doctest
 import importlib
+import os
 import pkgutil
+import re
+import shutil
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 from torch import nn
@@ -206,3 +212,40 @@ def test_examples_in_docstrings_are_true():
     results = [doctest.testmod(importlib.import_module(name)) for name in MODULES]
     assert sum(result.attempted for result in results) >= 4
     assert sum(result.failed for result in results) == 0
+
+
+def test_a_new_normalizer_is_one_file_and_one_row(tmp_path):
+    """Run the worked example of CONTRIBUTING.md in a copy of the package."""
+    root = Path(__file__).parents[2]
+    shutil.copytree(
+        root / "rn_rl", tmp_path / "rn_rl", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    text = (root / "CONTRIBUTING.md").read_text().partition("## A new normalizer")[2]
+    file, row = re.findall(r"```(?:python|text)\n(.*?)```", text, re.DOTALL)[:2]
+    folder = tmp_path / "rn_rl/normalization"
+    (folder / "clip.py").write_text(file)
+    table = (folder / "registry.py").read_text()
+    assert table.count("_TABLE = (\n") == 1
+    imported = "_TABLE = (\n".join(
+        ("from rn_rl.normalization.clip import ClipNorm\n", f"    {row}")
+    )
+    (folder / "registry.py").write_text(table.replace("_TABLE = (\n", imported))
+    code = """
+import torch, sys
+from rn_rl.cli import main
+from rn_rl.normalization import canonical_spec, make_normalizers
+assert canonical_spec("LN+clip(3.0)+clip(2)") == "ln+clip+clip(limit=2)"
+_, clip = make_normalizers("ln+clip(limit=2)", 3)
+assert clip(torch.tensor([[-5.0, 1.0, 9.0]])).tolist() == [[-2, 1, 2]]
+sys.exit(main(["norms"]))
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "clip activations" in done.stdout and "limit" in done.stdout

@@ -1,4 +1,4 @@
-"""Regularity normalization at the edges of its input, its gradient, its arguments."""
+"""Regularity normalization: extreme inputs, gradients, precision, arguments."""
 
 import copy
 
@@ -276,7 +276,7 @@ def test_of_a_large_batch_evenly_spaced_samples_are_observed(norm: str):
 
 @pytest.mark.parametrize("features", [100, 1024, 12800])
 def test_a_sample_of_many_elements_is_coded_by_some_of_them(features: int):
-    """For every element of a small image the same share of rows and columns."""
+    """The elements that code a sample include every column of an image."""
     [norm] = make_normalizers("rsn", features)
     for _ in range(3):
         norm.train()(torch.randn(20, features))

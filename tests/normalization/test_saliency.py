@@ -1,4 +1,4 @@
-"""Where the prior of saliency normalization comes from, and its bounds; its numbers: test_oracle.py."""
+"""Sources and bounds of the prior of saliency normalization; test_oracle.py checks the numbers."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Spectral normalization, against its power iteration in NumPy, over weights that move."""
+"""Spectral normalization against its power iteration in NumPy, with changing weights."""
 
 import numpy as np
 import pytest

@@ -1,7 +1,8 @@
-"""Yoked: the gains that a run of rn had come back in another network, phase by phase."""
+"""Yoked normalizers replay in another network, phase by phase, the gains of a run with rn."""
 
 import copy
 import pickle
+from pathlib import PureWindowsPath
 
 import numpy as np
 import pytest
@@ -9,14 +10,20 @@ import torch
 from torch import nn
 
 from rn_rl.errors import UserError
-from rn_rl.normalization import check_recordings, make_normalizers, phase_norms
+from rn_rl.normalization import (
+    canonical_spec,
+    check_recordings,
+    make_normalizers,
+    phase_norms,
+    registry,
+)
 
 FEATURES = 8
 PHASES = 9
 
 
 def network(norm):
-    """Two hidden layers, each with what the spec says."""
+    """Two hidden layers with the normalizers of the spec."""
     return nn.Sequential(
         nn.Linear(FEATURES, FEATURES),
         *make_normalizers(norm, FEATURES, index=0),
@@ -31,7 +38,7 @@ def gains(net):
 
 
 def write(folder, **arrays):
-    """What training keeps of a run: one row for each rollout, written at its start."""
+    """Write a recording as training does: one row for each rollout, written at its start."""
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / "code_length.npz", **arrays)
     return folder
@@ -129,6 +136,16 @@ def test_without_the_recording_a_trained_agent_acts_and_cannot_learn(recorded, l
     with pytest.raises(UserError, match=r"no recording .*; learning needs it"):
         loaded.train()(torch.ones(1, 1))
     assert loaded.eval().gain.item() == rows[5, 0]
+
+
+@pytest.mark.parametrize(
+    "path", [r"C:\runs\rn\dqn\CartPole-v1_1", r"..\rn + ln (old)", r"\\server\share\new"]
+)
+def test_a_path_of_windows_has_one_spelling_there(path, monkeypatch):
+    monkeypatch.setattr(registry, "PurePath", PureWindowsPath)
+    spelled = path.replace("\\", "/")
+    for given in (path, rf"{path}\code_length.npz", f"'{path}'", f"run={path}", spelled):
+        assert canonical_spec(f"ln+yoked({given})+rn") == f"ln+yoked({spelled})+rn"
 
 
 def test_a_missing_recording_can_be_refused_before_the_start(tmp_path):

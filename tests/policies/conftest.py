@@ -1,4 +1,4 @@
-"""An environment for any spaces."""
+"""Fixture: an environment with given spaces."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 
 class Noise(gym.Env):
-    """Observations at random; the reward is the sum of the action; 20 steps an episode."""
+    """Random observations; the reward is the sum of the action; episodes of 20 steps."""
 
     def __init__(self, observations: spaces.Space, actions: spaces.Space) -> None:
         self.observation_space, self.action_space = observations, actions
@@ -28,5 +28,5 @@ class Noise(gym.Env):
 
 @pytest.fixture(scope="session")
 def noise() -> type[Noise]:
-    """The class, for tests to import nothing from one another."""
+    """The environment class, as a fixture so that tests need no import."""
     return Noise

@@ -1,4 +1,4 @@
-"""SAC, TD3, DDPG, TQC, CrossQ: what Q depends on, and what the state of actor and critic follows."""
+"""SAC, TD3, DDPG, TQC, CrossQ: Q is nonlinear in the action; data that actor and critic observe."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BATCH = 32
 
 
 def agent(algo: str, norm: str, env: Any = "Pendulum-v1", **kwargs: Any) -> Any:
-    """With a replay memory that it has not learned from yet."""
+    """An agent with a filled replay memory, before its first update."""
     cls, policy = ALGORITHMS[algo]
     kwargs = {"norm": norm, "net_arch": [16, 16], **kwargs}
     if algo == "crossq":
@@ -121,7 +121,7 @@ def test_actor_and_critic_observe_what_each_learns_from_and_nothing_else(algo: s
 
 
 def first(actor: Any) -> nn.Linear:
-    """Its first hidden layer."""
+    """First hidden layer of a network."""
     return next(m for m in actor.modules() if isinstance(m, nn.Linear))
 
 

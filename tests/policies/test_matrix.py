@@ -1,4 +1,4 @@
-"""Every normalizer in every algorithm, unmodified: one short real training for each pair."""
+"""Every normalizer in every unmodified SB3 algorithm: one short training for each pair."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALL = {"net_arch": [8, 8]}
 
 @dataclass
 class Case:
-    """An algorithm as its users call it, with settings that make a few hundred steps a training."""
+    """One algorithm with settings that make a training of a few hundred steps meaningful."""
 
     cls: Any
     policy: Any
@@ -83,12 +83,12 @@ def build(algo: str, norm: str) -> Any:
 
 
 def online_norms(policy: Any) -> dict[str, PhaseNorm]:
-    """Normalizers with state, those of target networks left out."""
+    """Normalizers with state, without those of target networks."""
     return {name: m for name, m in phase_norms(policy).items() if "_target." not in name}
 
 
 def obeys(norm: str) -> bool:
-    """Whether every term obeys the phase rule."""
+    """True if every term obeys the phase rule."""
     return not norm.endswith("-paper")
 
 
@@ -99,14 +99,14 @@ def observations(model: Any, count: int = 16) -> np.ndarray:
 
 
 def outputs(policy: Any, x: np.ndarray) -> np.ndarray:
-    """What the policy does, without chance."""
+    """Deterministic outputs of the policy."""
     return np.asarray(policy.predict(x, deterministic=True)[0])
 
 
 @pytest.mark.parametrize("norm", SPECS)
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_training(algo: str, norm: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    """State moves at commits alone, targets agree, losses are finite, and the agent is whole after."""
+    """State changes only at commits, targets agree, losses are finite, and the agent can be saved."""
     model = build(algo, norm)
     seen = {id(m): m.running_state.clone() for m in online_norms(model.policy).values()}
     commits = dict.fromkeys(seen, 0)
@@ -181,7 +181,7 @@ def check_optimizers(model: Any) -> None:
 
 
 def check_purity(model: Any, x: np.ndarray) -> None:
-    """Once a phase is committed, acting changes nothing, and neighbours in a batch do not matter."""
+    """After a commit, acting changes no state, and outputs do not depend on the rest of the batch."""
     outputs(model.policy, x)
     before = {k: v.clone() for k, v in model.policy.state_dict().items()}
     together = outputs(model.policy, x)
@@ -193,7 +193,7 @@ def check_purity(model: Any, x: np.ndarray) -> None:
 
 
 def check_copies(model: Any, x: np.ndarray, folder: Any) -> None:
-    """Saved and loaded, deep-copied, moved: the same agent."""
+    """Saving and loading, deep copies and casts give the same agent."""
     expected = outputs(model.policy, x)
     model.save(folder / "agent.zip")
     loaded = type(model).load(folder / "agent.zip", device="cpu")

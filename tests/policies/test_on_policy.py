@@ -1,4 +1,4 @@
-"""TRPO, MaskablePPO, RecurrentPPO, PPO on everything: what is observed, and that ratios are 1."""
+"""TRPO, MaskablePPO, RecurrentPPO and PPO: which samples are observed; first ratios are 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The binding to SB3: same networks, same weights, normalizers where they belong."""
+"""Norm policies and policy_kwargs: SB3's networks and initial weights, normalizers in their place."""
 
 import doctest
 import functools
@@ -44,7 +44,7 @@ def build(policy, **kwargs):
 
 
 def linear_weights(module):
-    """Weights and biases; where ``wn`` or ``spectral`` makes the weight of another one, that one."""
+    """Weights and biases; for ``wn`` and ``spectral``, the weight before the parametrization."""
     found = []
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
@@ -61,7 +61,7 @@ def assert_same_weights(one, other):
 
 
 def output(policy, x):
-    """All that a policy computes for observations."""
+    """All outputs of a policy for observations."""
     if hasattr(policy, "q_net"):
         return policy.q_net(x)
     distribution = policy.get_distribution(x).distribution
@@ -393,7 +393,7 @@ def test_the_published_normalizer_acts_differently_in_a_batch():
 
 
 def test_the_published_agent_observes_its_own_acting():
-    """Sampled actions move the state, greedy ones, as an evaluation takes them, do not."""
+    """Sampled actions change the state; greedy ones, as in an evaluation, do not."""
     kwargs = {"norm": "ln+rn-paper", "net_arch": [8], "acting_observes": True}
     model = DQN(NormDQNPolicy, "CartPole-v1", policy_kwargs=kwargs, seed=0, learning_starts=0)
     model.exploration_rate = 0.0

@@ -1,4 +1,4 @@
-"""The paper's protocol at toy size: every arm trains, and the tables say what the runs say."""
+"""The paper's protocol at toy size: every arm trains, and the tables agree with the runs."""
 
 import csv
 import re
@@ -23,14 +23,8 @@ from rn_rl.reproduction.protocol import (
     find_arm,
     paper_and_controls,
 )
-from rn_rl.reproduction.report import (
-    PARTS,
-    Reproduction,
-    Result,
-    Trained,
-    read_runs,
-    write,
-)
+from rn_rl.reproduction.report import Reproduction, write_reproduction
+from rn_rl.reproduction.results import PARTS, Result, Trained, read_runs, write_runs
 from rn_rl.reproduction.run import curve
 
 
@@ -66,8 +60,11 @@ def test_every_arm_of_the_paper_and_every_control(tmp_path):
             returns = [float(line.split(",")[0]) for line in lines]
             assert float(row["last_50_episodes"]) == pytest.approx(np.mean(returns[-50:]))
     replayed = [f for f in find_runs(tmp_path) if Run(f).read_spec().norm.startswith("ln+yoked(")]
-    recording = re.search(r"yoked\((.*)\)", Run(replayed[0]).read_spec().norm)
-    assert Run(Path(recording[1])).read_spec().seed == 1_000_000  # of none of the seeds compared
+    donors = {}
+    for spec in (Run(folder).read_spec() for folder in replayed):
+        recording = re.search(r"yoked\((.*)\)", spec.norm)
+        donors[spec.seed] = Run(Path(recording[1])).read_spec().seed
+    assert donors == {0: 1_000_000, 1: 1_000_001}  # a donor each, of none of the seeds compared
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("policy.safetensors")}
     assert toy(tmp_path, what, "--seeds", "2") == 0  # nothing is trained twice
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("policy.safetensors")}
@@ -195,11 +192,11 @@ def test_learning_rates_share_the_runs_of_the_protocol(tmp_path):
 
 
 def test_runs_of_several_machines_make_one_table(tmp_path, monkeypatch):
-    """--add trains what a table lacks, here in folders of runs that know nothing of one another."""
+    """--add trains the arms and seeds that a table lacks, here in separate folders of runs."""
     results, adding = tmp_path / "results", ["--add", "--results", str(tmp_path / "results")]
 
     def table(name="cartpole"):
-        """As text, in which not a number is itself."""
+        """Return rows as text, in which NaN equals NaN."""
         return {(run.arm, run.seed): str(run) for run in read_runs(results / f"{name}.csv")}
 
     monkeypatch.setattr("sys.argv", ["rn-rl", "on", "the", "first"])
@@ -235,7 +232,7 @@ def test_runs_of_several_machines_make_one_table(tmp_path, monkeypatch):
 def test_what_others_add_while_one_trains_is_kept(tmp_path, monkeypatch):
     adding = ["--seeds", "1", "--add", "--results", str(tmp_path / "results")]
     run_grid = reproduce.run_grid
-    others = ["none", "logt"]  # who is done first
+    others = ["none", "logt"]  # in reverse order of finishing
 
     def late(grid):
         stopped = run_grid(grid)
@@ -255,7 +252,47 @@ def test_runs_of_another_length_are_not_mixed(tmp_path, capsys):
     assert toy(tmp_path, "cartpole", "--huber", *adding) == 0
     assert toy(tmp_path, "cartpole", "--huber", *adding, timesteps=800) == 2
     error = capsys.readouterr().err
-    assert "has runs of 700 timesteps, these are of 800; expected another" in error
+    assert "has runs of 700 timesteps, these are of 800 timesteps; expected another" in error
+
+
+def test_runs_of_other_numbers_of_episodes_are_not_mixed(tmp_path, capsys):
+    adding = ["--arms", "none", "--seeds", "1", "--add"]
+    assert toy(tmp_path, "cartpole", *adding, "--episodes", "12") == 0
+    [run] = read_runs(tmp_path / "cartpole.csv")
+    assert run.episodes == 12
+    assert toy(tmp_path, "cartpole", *adding, "--episodes", "15") == 2
+    error = capsys.readouterr().err
+    assert "has runs of 12 episodes, these are of 15 episodes; expected another" in error
+
+
+def test_ten_donors_serve_blocks_of_seeds(tmp_path, monkeypatch):
+    trained = {}
+
+    def cells_of(shared, arm, seeds):
+        if arm.name == "ln+yoked":
+            trained[arm.norm] = seeds
+        return []
+
+    donors = [Path(f"donor_{i}") for i in range(10)]
+    monkeypatch.setattr(reproduce, "cells_of", cells_of)
+    monkeypatch.setattr(reproduce, "train_donors", lambda shared, console: donors)
+    monkeypatch.setattr(reproduce, "run_grid", lambda grid: False)
+    assert toy(tmp_path, "cartpole", "--seeds", "25", "--arms", "ln+yoked") == 0
+    assert trained["ln+yoked(donor_0)"] == [0, 1, 2] and trained["ln+yoked(donor_1)"] == [3, 4]
+    assert sorted(seed for seeds in trained.values() for seed in seeds) == list(range(25))
+
+
+def test_a_table_without_the_number_of_episodes_is_read(tmp_path):
+    runs = [
+        Trained("none", 0, 90, 1.0, 2.0, "command", (1.0,) * PARTS, episodes)
+        for episodes in (7, None)
+    ]
+    path = tmp_path / "runs.csv"
+    write_runs(path, runs)
+    assert read_runs(path) == runs
+    lines = [line.rpartition(",")[0] for line in path.read_text().splitlines()]
+    path.write_text("\n".join(lines) + "\n")  # as version 0.1.0 wrote it
+    assert [run.episodes for run in read_runs(path)] == [None, None]
 
 
 def test_redbluedoors_with_memory(tmp_path):
@@ -274,14 +311,14 @@ def test_an_arm_is_found_however_it_is_spelled():
 
 
 def test_a_picture_of_runs_that_have_no_common_part(tmp_path):
-    """One ended its episodes early, one late."""
+    """One run ended its episodes early, the other late."""
     curves = np.full((2, PARTS), np.nan)
     curves[0, :9] = curves[1, 10:] = 1.0
     runs = [Trained("none", i, 100, 1.0 + i, np.nan, "", tuple(curves[i])) for i in range(2)]
     result = Result(Arm("none", "none"), runs)
     study = paper_and_controls(PROTOCOLS["cartpole"])
     found = Reproduction("cartpole", PROTOCOLS["cartpole"], study, [result])
-    write(found, tmp_path / "some name", Console(quiet=True))
+    write_reproduction(found, tmp_path / "some name", Console(quiet=True))
     assert "Cost" not in (tmp_path / "some name.md").read_text()
     assert "<svg" in (tmp_path / "some name.svg").read_text()
 

@@ -1,5 +1,6 @@
-"""SB3's algorithms for many seeds at once, on the engine."""
+"""Seed batches: SB3's algorithms for many seeds at once, on the engine."""
 
+from rn_rl.agents._moved import forward
 from rn_rl.agents.seed_batch.base import SeedBatch
 from rn_rl.agents.seed_batch.dqn import SeedBatchDQN
 from rn_rl.agents.seed_batch.ppo import SeedBatchPPO
@@ -15,3 +16,15 @@ __all__ = [
     "SeedEnvs",
     "VecSeedEnvs",
 ]
+
+# names that version 0.1.0 had in the module of this name
+__getattr__ = forward(
+    __name__,
+    "rn_rl.agents.seed_batch.base",
+    {
+        "ELEMENTWISE": "rn_rl.agents.seed_batch.optimizer:ELEMENTWISE",
+        "clip_gradients": "rn_rl.engine.ensemble:clip_gradients",
+        "keep_freed_memory": "rn_rl.engine.host:raise_mmap_threshold",
+        "without_subnormals": "rn_rl.engine.host:flush_denormals",
+    },
+)

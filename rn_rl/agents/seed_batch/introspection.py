@@ -1,34 +1,65 @@
-"""Properties of a policy that the engine must be told, since it knows no policies."""
+"""Properties of a policy that the engine is told, since it knows nothing about policies."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from gymnasium import spaces
 from torch import nn
 
 from rn_rl.normalization import phase_norms
 from rn_rl.policies.extractors import NormExtractor
 
 ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.ELU, nn.GELU, nn.SiLU, nn.LeakyReLU, nn.Sigmoid, nn.Identity)
-"""Activations that treat equal contents equally."""
+"""Activations that map each element independently, so that equal inputs have equal outputs."""
 
 
-def looks_at_all_rows(network: nn.Module) -> bool:
-    """Whether what torch's own layers answer to a row depends on the others, or on its place."""
+def mixes_rows(network: nn.Module) -> bool:
+    """Return True if a layer of torch makes a row's output depend on other rows or on randomness.
+
+    Those layers are batch normalization and dropout; see :func:`is_row_wise` for our normalizers.
+    """
     mixing = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
     return any(isinstance(module, mixing) for module in network.modules())
 
 
-def answers_by_row(network: nn.Module) -> bool:
-    """Whether a network's answer to a row, and its gradient, depend on that row and weights alone."""
+def is_row_wise(network: nn.Module) -> bool:
+    """Return True if a row's output and gradient depend on that row and the weights alone.
+
+    Equal rows of a minibatch may then pass through the network once.
+    """
     norms = phase_norms(network).values()
-    return not looks_at_all_rows(network) and not any(norm.depends_on_batch for norm in norms)
+    return not mixes_rows(network) and not any(norm.depends_on_batch for norm in norms)
+
+
+def is_row_wise_before_lstm(policy: Any) -> bool:
+    """Return True if equal rows may pass once through what comes before a recurrent policy's LSTM.
+
+    Normalizers there would have to observe each unique row as often as it occurs outside of the padding
+    of sequences, which deduplication does not count.
+    """
+    return not phase_norms(policy.pi_features_extractor)
+
+
+def repeats_observations(space: spaces.Space) -> bool:
+    """Return True if equal observations are likely: those of integers, such as images of a gridworld."""
+    return np.issubdtype(space.dtype, np.integer)
+
+
+def acts_without_effect(policy: Any) -> bool:
+    """Return True if acting leaves the state of the normalizers unchanged, so that it can be cached."""
+    return not getattr(policy, "acting_observes", False)
 
 
 def convolutions(network: nn.Module) -> list[nn.Conv2d]:
-    """The convolutions that a network begins with, in their order; none where there is more to it.
+    """Return the convolutions that a network begins with, if patches of images can be deduplicated.
 
-    Nothing else may look at the images, and between the convolutions there is nothing but activations.
+    That takes a :class:`~rn_rl.policies.extractors.NormExtractor` that actor and critic share, whose
+    trunk has only elementwise activations between convolutions without padding, dilation and groups.
+
+    Returns:
+        The convolutions in their order; an empty list for any other network.
     """
     extractor = getattr(network, "features_extractor", None)
     if not isinstance(extractor, NormExtractor) or not getattr(
@@ -57,8 +88,13 @@ def convolutions(network: nn.Module) -> list[nn.Conv2d]:
     return [part for part in parts if isinstance(part, nn.Conv2d)]
 
 
-def first_weights(policy: Any) -> list[str]:
-    """Names of the weights that read what comes out of the trunk of an actor-critic policy."""
+def first_dense_weights(policy: Any) -> list[str]:
+    """Return the names of the weights of the dense layers that read the output of the convolutions.
+
+    Args:
+        policy: actor-critic policy; its extractor's head reads the convolutions, or else the first layers
+            of actor and critic do.
+    """
     head: Any = getattr(policy.features_extractor, "head", ())
     nets = {"features_extractor.head": head}
     if not len(head):

@@ -1,4 +1,4 @@
-"""Random numbers that belong to a seed and a purpose, and to nothing else."""
+"""Random number streams: one generator for each seed and purpose."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ import numpy as np
 
 
 class Streams:
-    """Uniform random numbers of many seeds, each from a generator of its own.
+    """Uniform random numbers of many seeds, each seed with its own generator.
 
-    What a seed draws does not depend on which other seeds there are, nor on their order, nor on what is
-    drawn for another purpose. Numbers are drawn in blocks, as a call for each seed and step would cost
-    more than the rest of acting.
+    The numbers of a seed depend on the seed and the purpose alone: not on the other seeds, their order,
+    or what is drawn for other purposes. They are drawn in blocks, since one call of a generator for each
+    seed and step would take longer than the rest of acting.
 
     Args:
-        seeds: one generator each.
-        purpose: such as ``"exploration"``.
-        shape: of what a seed draws at once.
+        seeds: seed of each generator.
+        purpose: name such as ``"exploration"``, from which the generators are seeded too.
+        shape: shape of the numbers that :meth:`draw` returns for each seed.
     """
 
     BLOCK = 8192
-    """Numbers of a seed that are drawn at once, about."""
+    """Approximate number of random numbers of a block, for each seed."""
 
     def __init__(self, seeds: Sequence[int], purpose: str, shape: tuple[int, ...]) -> None:
         key = zlib.crc32(purpose.encode())
         self.generators = [np.random.Generator(np.random.PCG64([seed, key])) for seed in seeds]
         self.shape = shape
         self.rows = max(self.BLOCK // max(int(np.prod(shape)), 1), 1)
+        """Number of draws of a block."""
         self._block = np.empty((self.rows, len(self.generators), *shape))
         self._fill()
 
     def draw(self) -> np.ndarray:
-        """The next numbers in [0, 1) of every seed, ``(seeds, *shape)``; not to be kept."""
+        """Return the next numbers in [0, 1), ``(seeds, *shape)``: a view, overwritten by later draws."""
         if self.used == self.rows:
             self._fill()
         self.used += 1
@@ -48,11 +49,11 @@ class Streams:
             self._block[:, seed] = generator.random((self.rows, *self.shape))
 
     def state(self, seed: int) -> dict[str, Any]:
-        """Plain data with which :meth:`restore` goes on where this seed stands."""
+        """Return one seed's state as plain (JSON) data."""
         return {"state": self._states[seed], "used": self.used}
 
     def restore(self, states: Sequence[dict[str, Any]]) -> None:
-        """Continue from one state for each seed."""
+        """Load the :meth:`state` of every seed."""
         for generator, stored in zip(self.generators, states, strict=True):
             generator.bit_generator.state = stored["state"]
         self._fill()

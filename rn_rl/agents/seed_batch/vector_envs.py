@@ -1,4 +1,4 @@
-"""The environments of many seeds, stepped together; each seed finishes episodes at its own times."""
+"""Environments of many seeds, stepped together; episodes end at different times in each."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from stable_baselines3.common.vec_env import VecEnv
 
 @dataclass
 class Step:
-    """What one step of all environments gave; arrays are ``(seeds, envs, ...)``."""
+    """Result of one step of all environments; arrays are ``(seeds, envs, ...)``."""
 
     observations: np.ndarray
-    """What to act on next: where an episode ended, the first of the next one."""
+    """Observations to act on next: the first of the next episode where one ended."""
     next_observations: np.ndarray
-    """What the action led to: where an episode ended, its last."""
+    """Observations that the actions led to: the last of the episode where one ended."""
     rewards: np.ndarray
     dones: np.ndarray
-    """Where an episode ended, for whatever reason."""
+    """True where an episode terminated or was truncated."""
     timeouts: np.ndarray
-    """Where it was cut off by a time limit, and only by that."""
+    """True where an episode was truncated by a time limit and did not terminate at the same step."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,21 @@ class Episode:
     """A finished episode."""
 
     seed: int
-    """Position of the seed among the seeds."""
+    """Index of the seed in the batch."""
     env: int
-    """Which of the seed's environments."""
+    """Index of the environment among the seed's environments."""
     reward: float
     """Undiscounted return."""
     length: int
+    """Number of steps."""
 
 
 class SeedEnvs(ABC):
-    """``num_envs`` environments for each of ``num_seeds`` seeds."""
+    """Environments of all seeds: ``num_envs`` for each of ``num_seeds`` seeds."""
 
     num_seeds: int
     num_envs: int
+    """Number of environments of each seed."""
     observation_space: spaces.Space
     action_space: spaces.Space
 
@@ -55,19 +57,23 @@ class SeedEnvs(ABC):
 
     @abstractmethod
     def reset(self) -> np.ndarray:
-        """First observations, ``(seeds, envs, ...)``."""
+        """Begin new episodes and return their first observations, ``(seeds, envs, ...)``."""
 
     @abstractmethod
     def step(self, actions: np.ndarray) -> Step:
-        """Take ``actions`` of shape ``(seeds, envs, ...)``."""
+        """Take actions ``(seeds, envs, ...)``, and begin a new episode where one ends."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of what the environments hold."""
+        """Close the environments."""
 
 
 class VecSeedEnvs(SeedEnvs):
-    """One SB3 vector environment for each seed: any environment and wrapper, one after the other."""
+    """One SB3 vector environment for each seed, stepped one after the other; any wrapper works.
+
+    Args:
+        envs: vector environments of equal size, one for each seed.
+    """
 
     def __init__(self, envs: Sequence[VecEnv]) -> None:
         super().__init__()
@@ -103,25 +109,26 @@ class VecSeedEnvs(SeedEnvs):
 
 
 def keep_config(pool: Any) -> None:
-    """Have a pool of envpool look up what it is made of once.
+    """Compute the ``config`` of an envpool pool once.
 
-    It puts its ``config`` together anew at every step, and twice at a reset.
+    envpool builds that dictionary anew at every step, and twice at a reset, which takes 36 us. The pool
+    gets a subclass of its class with the dictionary in place of the property.
     """
     kind: Any = type(pool)
-    # past its metaclass, which makes classes of environments
+    # type.__new__ bypasses envpool's metaclass, which builds classes of environments
     pool.__class__ = type.__new__(type(kind), kind.__name__, (kind,), {"config": pool.config})
 
 
 class EnvpoolSeedEnvs(SeedEnvs):
-    """envpool's environments, which step together in C++.
+    """Environments of envpool, which are stepped together in C++.
 
     Args:
-        env_id: one that envpool has.
-        seeds: a list of environment seeds for each seed.
-        view: from envpool's observations to those that the networks see; None where they are the same.
-        observation_space: what comes out of ``view``; None: envpool's own.
-        threads: that step them.
-        kwargs: as ``envpool.make`` takes them, such as ``max_episode_steps``.
+        env_id: an environment of envpool.
+        seeds: environment seeds, one list for each seed.
+        view: function from envpool's observations to those of the networks; None: the same.
+        observation_space: space of the result of ``view``; None: envpool's own.
+        threads: number of threads that step the environments.
+        kwargs: arguments of ``envpool.make``, such as ``max_episode_steps``.
     """
 
     def __init__(
@@ -138,7 +145,7 @@ class EnvpoolSeedEnvs(SeedEnvs):
         super().__init__()
         self.num_seeds, self.num_envs = len(seeds), len(seeds[0])
         flat = [int(seed) for group in seeds for seed in group]
-        with warnings.catch_warnings():  # of bounds that do not fit a float32
+        with warnings.catch_warnings():  # gymnasium warns of bounds that are not float32
             warnings.simplefilter("ignore")
             self.pool = envpool.make(
                 env_id,
@@ -180,9 +187,9 @@ class EnvpoolSeedEnvs(SeedEnvs):
                 self.finished.append(episode)
             self._returns[ended] = 0
             self._lengths[ended] = 0
-            fresh, _ = self.pool.reset(ended.astype(np.int32))
+            first, _ = self.pool.reset(ended.astype(np.int32))
             now = following.copy()
-            now[ended] = self.view(fresh)
+            now[ended] = self.view(first)
         arrays = (now, following, rewards, dones, truncated & ~terminated)
         return Step(*(self._by_seed(array) for array in arrays))
 

@@ -1,4 +1,4 @@
-"""Answers to observations that come again while the networks stay as they are."""
+"""Cache of network outputs for observations that recur while the networks stay unchanged."""
 
 from __future__ import annotations
 
@@ -8,58 +8,60 @@ import numpy as np
 
 
 class InferenceCache:
-    """The networks of all seeds, asked once about each observation until :meth:`forget`.
+    """Outputs of the networks of all seeds, computed once per observation and seed until :meth:`clear`.
 
-    In a rollout of RedBlueDoors-6x6 each seed meets some 220 images in 2,048 observations.
+    In a rollout of RedBlueDoors-6x6 each seed meets about 220 different images in 2,048 observations.
 
     Args:
-        ask: from observations ``(S, n, ...)`` to arrays ``(S, n, ...)``; n is a power of two.
-        seeds: S.
-        capacity: observations of each seed until it forgets, at most.
+        infer: maps observations ``(S, n, ...)`` to a tuple of arrays ``(S, n, ...)``. It is called with n
+            a power of two, so that few shapes are traced.
+        seeds: number of seeds, S.
+        capacity: largest number of different observations per seed between two calls of :meth:`clear`.
     """
 
     def __init__(
-        self, ask: Callable[[np.ndarray], tuple[np.ndarray, ...]], seeds: int, capacity: int
+        self, infer: Callable[[np.ndarray], tuple[np.ndarray, ...]], seeds: int, capacity: int
     ) -> None:
-        self.ask = ask
+        self.infer = infer
         self.capacity = capacity
         self.seeds = np.arange(seeds)[:, None]
-        self.numbers: list[dict[bytes, int]] = [{} for _ in range(seeds)]
-        """For each seed, what has been asked about, and its place among the answers."""
-        self.answers: list[np.ndarray] = []
-        """``(S, capacity + 1, ...)`` each; the last place is for what nobody asked."""
+        self.slots: list[dict[bytes, int]] = [{} for _ in range(seeds)]
+        """For each seed, the observations in the cache and their index in ``outputs``."""
+        self.outputs: list[np.ndarray] = []
+        """Cached outputs, ``(S, capacity + 1, ...)`` each; the last index receives padding."""
 
-    def forget(self) -> None:
-        """The networks have changed."""
-        for known in self.numbers:
-            known.clear()
+    def clear(self) -> None:
+        """Remove all entries, since the networks have changed."""
+        for slots in self.slots:
+            slots.clear()
 
     def __call__(self, observations: np.ndarray) -> list[np.ndarray]:
-        """Answers to observations ``(S, n, ...)``."""
-        where = np.empty(observations.shape[:2], np.int64)
-        new: list[dict[int, int]] = []
-        for row, given, known in zip(where, observations, self.numbers, strict=True):
+        """Return the outputs for observations ``(S, n, ...)``, arrays ``(S, n, ...)``."""
+        index = np.empty(observations.shape[:2], np.int64)
+        missing: list[dict[int, int]] = []  # for each seed, row to slot
+        for row, seed_observations, slots in zip(index, observations, self.slots, strict=True):
             added = {}
-            for i, observation in enumerate(given):
+            for i, observation in enumerate(seed_observations):
                 key = observation.tobytes()
-                if key not in known:
-                    known[key] = added[i] = len(known)
-                row[i] = known[key]
-            new.append(added)
-        most = max(map(len, new))
+                if key not in slots:
+                    slots[key] = added[i] = len(slots)
+                row[i] = slots[key]
+            missing.append(added)
+        most = max(map(len, missing))
         if most:
             size = 1 << (most - 1).bit_length()
-            asked = np.zeros((len(new), size), np.int64)
-            places = np.full((len(new), size), self.capacity)
-            for i, added in enumerate(new):
-                asked[i, : len(added)] = list(added)
-                places[i, : len(added)] = list(added.values())
-            self._keep(places, self.ask(observations[self.seeds, asked]))
-        return [answer[self.seeds, where] for answer in self.answers]
+            rows = np.zeros((len(missing), size), np.int64)
+            targets = np.full((len(missing), size), self.capacity)
+            for i, added in enumerate(missing):
+                rows[i, : len(added)] = list(added)
+                targets[i, : len(added)] = list(added.values())
+            self._store(targets, self.infer(observations[self.seeds, rows]))
+        return [output[self.seeds, index] for output in self.outputs]
 
-    def _keep(self, places: np.ndarray, given: tuple[np.ndarray, ...]) -> None:
-        if not self.answers:
-            shape = len(self.numbers), self.capacity + 1
-            self.answers = [np.zeros((*shape, *each.shape[2:]), each.dtype) for each in given]
-        for answer, each in zip(self.answers, given, strict=True):
-            answer[self.seeds, places] = each
+    def _store(self, targets: np.ndarray, results: tuple[np.ndarray, ...]) -> None:
+        """Write results ``(S, n, ...)`` to the indices ``targets``, ``(S, n)``, of the outputs."""
+        if not self.outputs:
+            shape = len(self.slots), self.capacity + 1
+            self.outputs = [np.zeros((*shape, *r.shape[2:]), r.dtype) for r in results]
+        for output, result in zip(self.outputs, results, strict=True):
+            output[self.seeds, targets] = result

@@ -1,4 +1,4 @@
-"""What networks are asked about for a minibatch: of what repeats, once."""
+"""Deduplicate minibatch inputs so that each distinct row or patch passes through the network once."""
 
 from __future__ import annotations
 
@@ -11,143 +11,154 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rn_rl.engine.dedup.patches import OverPatches, Patches, PatchNumbering
-from rn_rl.engine.dedup.positions import PositionContent, by_place, places
-from rn_rl.engine.dedup.rows import distinct, number_rows
+from rn_rl.engine.dedup.patches import PatchDeduplicator, Patches, PatchMode
+from rn_rl.engine.dedup.positions import PositionContent, position_content, position_major
+from rn_rl.engine.dedup.rows import row_ids, unique_rows
 from rn_rl.engine.ensemble import ModuleStack
 
 
 class DedupPlan:
-    """Finds what repeats in the observations of a rollout and its minibatches.
+    """Finds what repeats in the observations of a rollout, and prepares minibatches without repetition.
 
-    Rows that are equal are asked about once (:mod:`~rn_rl.engine.dedup.rows`), patches of images that are
-    equal go through convolutions once (:mod:`~rn_rl.engine.dedup.patches`), and what lies at a place of
-    several images goes through the next layers once (:mod:`~rn_rl.engine.dedup.positions`). The answers
-    and their gradients are the same numbers.
+    Equal rows pass through the network once (:mod:`~rn_rl.engine.dedup.rows`), equal patches of images
+    through the convolutions once (:mod:`~rn_rl.engine.dedup.patches`), and equal contents at one position
+    through the first dense layers once (:mod:`~rn_rl.engine.dedup.positions`). Outputs and gradients are
+    equal up to rounding. On a GPU nothing is deduplicated, since it computes repetitions faster than the
+    CPU finds them.
 
     Args:
         stack: the networks.
-        shape: of an observation.
-        batch: rows of a minibatch.
-        by_row: whether rows that are equal may be asked about once.
-        readers: names of the weights that images go through after the convolutions.
-        convolutions: those that the networks begin with, of ``stack.module``.
+        observation_shape: shape of one observation.
+        batch_size: rows of a minibatch.
+        dedup_rows: whether a network's output for a row depends on that row alone, so that equal rows may
+            be computed once.
+        dense_weights: names of the weights that read the flattened features of the convolutions.
+        convolutions: the layers of ``stack.module`` that images pass through first, without padding,
+            dilation and groups, and with only elementwise activations between them.
     """
 
     def __init__(
         self,
         stack: ModuleStack,
-        shape: tuple[int, ...],
-        batch: int,
-        by_row: bool,
-        readers: Sequence[str],
+        observation_shape: tuple[int, ...],
+        batch_size: int,
+        dedup_rows: bool,
+        dense_weights: Sequence[str],
         convolutions: Sequence[nn.Conv2d] = (),
     ) -> None:
         self.stack = stack
-        self.shape = shape
-        self.readers = list(readers)
+        self.observation_shape = observation_shape
+        self.dense_weights = list(dense_weights)
         self.device = stack.weights.device
-        # a GPU computes what repeats faster than it is found
         on_cpu = self.device.type == "cpu"
-        self.by_row = on_cpu and by_row
+        self.dedup_rows = on_cpu and dedup_rows
         self.convolutions = list(convolutions) if on_cpu else []
-        self.number_patches = PatchNumbering(self.convolutions, batch, self.device)
+        self.find_patches = PatchDeduplicator(self.convolutions, batch_size, self.device)
 
-    def rollout(self, observations: np.ndarray) -> tuple[np.ndarray | None, Patches | None]:
-        """Numbers of a rollout's observations, ``(seeds, rows, ...)``, and what patches they are of.
-
-        None of either where it would not pay.
-        """
-        if not (self.by_row or self.convolutions):
-            return None, None
-        numbers = number_rows(observations)
-        if numbers is None or not self.convolutions:
-            return numbers, None
-        return numbers, self.number_patches(observations, numbers)
-
-    def minibatch(
-        self, observations: Tensor, numbers: np.ndarray | None, patches: Patches | None
-    ) -> list[Tensor]:
-        """What a program is given.
+    def analyze_rollout(self, observations: np.ndarray) -> tuple[np.ndarray | None, Patches | None]:
+        """Find the distinct rows and patches of a rollout.
 
         Args:
-            observations: ``(seeds, batch, ...)``, or contents of patches.
-            numbers: ``(seeds, batch)`` of :func:`~rn_rl.engine.dedup.rows.number_rows`, or None.
-            patches: of the rollout, or None.
+            observations: ``(S, rows, ...)``.
 
         Returns:
-            Observations or contents; of patches, how they are put together; and where rows are asked
-            about once, what :func:`~rn_rl.engine.dedup.rows.distinct` says of them.
+            Row ids, ``(S, rows)``, of :func:`~rn_rl.engine.dedup.rows.row_ids`, and the patches. Each is
+            None if that kind of deduplication is not possible or does not pay.
         """
-        if numbers is None:
+        if not (self.dedup_rows or self.convolutions):
+            return None, None
+        ids = row_ids(observations)
+        if ids is None or not self.convolutions:
+            return ids, None
+        return ids, self.find_patches(observations, ids)
+
+    def prepare_minibatch(
+        self, observations: Tensor, ids: np.ndarray | None, patches: Patches | None
+    ) -> list[Tensor]:
+        """Deduplicate a minibatch.
+
+        Args:
+            observations: ``(S, batch, ...)``; if there are patches, ``patches.contents``.
+            ids: row ids of the minibatch, ``(S, batch)``, or None.
+            patches: patches of the rollout, or None.
+
+        Returns:
+            Tensors with a leading axis of seeds, for :meth:`patch_context` under ``vmap``: observations
+            or contents; if there are patches, their windows, the images, and the fields of
+            :class:`~rn_rl.engine.dedup.positions.PositionContent` if there are ``dense_weights``; if rows
+            are deduplicated, ``inverse``, ``counts`` and ``subsample_counts`` of
+            :class:`~rn_rl.engine.dedup.rows.UniqueRows`.
+        """
+        if ids is None:
             return [observations]
-        repeated: list[Tensor] = []
-        seeds = torch.arange(len(numbers), device=self.device)[:, None]
-        found = distinct(numbers) if self.by_row else None
-        if found is not None:
-            first, *repeated = map(self._tensor, found)
-            numbers = np.take_along_axis(numbers, found[0], 1)
+        row_tensors: list[Tensor] = []
+        seeds = torch.arange(len(ids), device=self.device)[:, None]
+        unique = unique_rows(ids) if self.dedup_rows else None
+        if unique is not None:
+            first, *row_tensors = map(self._tensor, unique)
+            ids = np.take_along_axis(ids, unique[0], 1)
             if patches is None:
                 observations = observations[seeds, first]
         if patches is None:
-            return [observations, *repeated]
-        images = np.take_along_axis(patches.images, numbers[..., None], 1)
-        parts = images, *(places(images, patches.last) if self.readers else ())
-        return [observations, *patches.windows, *map(self._tensor, parts), *repeated]
+            return [observations, *row_tensors]
+        images = np.take_along_axis(patches.images, ids[..., None], 1)
+        pairs = position_content(images, patches.num_contents) if self.dense_weights else ()
+        arrays = images, *pairs
+        return [observations, *patches.windows, *map(self._tensor, arrays), *row_tensors]
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device)
 
-    def over_patches(
+    def patch_context(
         self, policy: nn.Module, x: Tensor, others: Sequence[Tensor]
     ) -> tuple[contextlib.AbstractContextManager[Any], Sequence[Tensor]]:
-        """For one seed, a context in which a network takes what :meth:`minibatch` gave.
+        """Return the context in which a network takes a prepared minibatch, for one seed.
 
         Args:
             policy: the network.
-            x: the first of that.
-            others: the rest.
+            x: the first tensor of :meth:`prepare_minibatch`.
+            others: the other ones.
 
         Returns:
-            The context, and those of the others that are not about patches.
+            The context, and those of the other tensors that are about rows.
         """
-        if x.shape[1:] == self.shape:
+        if x.shape[1:] == self.observation_shape:
             return contextlib.nullcontext(), others
         *windows, images = others[: len(self.convolutions)]
         others = others[len(self.convolutions) :]
-        if not self.readers:
-            return OverPatches(windows, images), others
+        if not self.dense_weights:
+            return PatchMode(windows, images), others
         count = len(PositionContent._fields)
-        weights = [attrgetter(name)(policy) for name in self.readers]
-        return OverPatches(windows, images, weights, PositionContent(*others[:count])), others[
-            count:
-        ]
+        where = PositionContent(*others[:count])
+        weights = [attrgetter(name)(policy) for name in self.dense_weights]
+        return PatchMode(windows, images, weights, where), others[count:]
 
     @contextlib.contextmanager
-    def columns_by_place(
+    def position_major_weights(
         self, patches: Patches | None, state: Callable[[], Iterable[Tensor]]
     ) -> Iterator[None]:
-        """Inside this context weights that read images are as :class:`OverPatches` wants them.
+        """Store the first dense weights in the column order that :class:`PatchMode` expects, inside this
+        context.
 
         Args:
-            patches: of the rollout; without them nothing is changed.
-            state: gives what an optimizer keeps, of which what it keeps for each weight,
-                ``(seeds, P)``, is moved with them.
+            patches: patches of the rollout; with None nothing is changed.
+            state: returns the tensors of the optimizer's state. Those of shape ``(S, P)`` are reordered
+                together with the weights.
         """
-        if patches is None or not self.readers:
+        if patches is None or not self.dense_weights:
             yield
             return
         weights = self.stack.weights
 
-        def change(inner: int) -> None:
+        def reorder(inner: int) -> None:
             for rows in (weights, *(x for x in state() if x.shape == weights.shape)):
-                for name in self.readers:
-                    part = self.stack.part(rows, name)
-                    part.copy_(by_place(part, inner))
+                for name in self.dense_weights:
+                    view = self.stack.parameter_view(rows, name)
+                    view.copy_(position_major(view, inner))
 
-        count = patches.images.shape[2]
-        change(count)
+        positions = patches.images.shape[2]
+        reorder(positions)
         try:
             yield
         finally:
-            change(self.stack.part(weights, self.readers[0]).shape[2] // count)
+            reorder(self.stack.parameter_view(weights, self.dense_weights[0]).shape[2] // positions)

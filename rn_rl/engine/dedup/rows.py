@@ -1,13 +1,14 @@
-"""Rows of a minibatch that are equal, so that a network is asked about each of them once.
+"""Equal rows of a minibatch, so that each distinct row passes through the network once.
 
-A small gridworld shows the same few images again and again: of the 256 in a minibatch of PPO on
-RedBlueDoors-6x6 about 120 differ.
+A small gridworld shows the same few images again and again: of the 256 rows in a minibatch of PPO on
+RedBlueDoors-6x6 about 120 are distinct.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
@@ -16,62 +17,87 @@ from rn_rl.normalization import phase_norms
 from rn_rl.normalization.functional import step_of
 from rn_rl.normalization.phase import set_within
 
-MOST_SHARE = 0.75
-"""Of the rows that may differ for it to pay."""
+MAX_UNIQUE_FRACTION = 0.75
+"""Largest fraction of distinct rows for which deduplication pays."""
 
-STEP = 16
-"""Numbers of distinct rows are rounded up to multiples of this, since each takes a recording."""
+SIZE_MULTIPLE = 16
+"""Numbers of distinct rows are rounded up to multiples of this, since each shape is traced anew."""
 
 
-def number_rows(observations: np.ndarray) -> np.ndarray | None:
-    """A number for each row, ``(seeds, rows)``, the same for equal rows of a seed.
+class UniqueRows(NamedTuple):
+    """The distinct rows of minibatches of S seeds, padded to n rows each."""
 
-    None for observations, ``(seeds, rows, ...)``, that are not integers: those are hardly ever equal.
+    first: Any
+    """``(S, n)``: index in the minibatch of one row of each kind."""
+    inverse: Any
+    """``(S, batch)``: index of each row of the minibatch among the distinct ones."""
+    counts: Any
+    """``(S, n)``, float32: number of rows of each kind; 0 for padding."""
+    subsample_counts: Any
+    """``(S, n)``, float32: the same among the rows that
+    :func:`~rn_rl.normalization.functional.observed` selects."""
+
+
+def row_ids(observations: np.ndarray) -> np.ndarray | None:
+    """Number the distinct rows of each seed.
+
+    Args:
+        observations: ``(S, rows, ...)``.
+
+    Returns:
+        ``(S, rows)``, int64, equal where rows of a seed are equal; None if the observations are not
+        integers, since floats are hardly ever equal.
     """
     if not np.issubdtype(observations.dtype, np.integer):
         return None
     seeds, rows = observations.shape[:2]
     flat = np.ascontiguousarray(observations).reshape(seeds, rows, -1)
-    whole = flat.view(np.dtype((np.void, flat.shape[2] * flat.itemsize)))[:, :, 0]
-    numbers = np.empty((seeds, rows), np.int64)
+    keys = flat.view(np.dtype((np.void, flat.shape[2] * flat.itemsize)))[:, :, 0]
+    ids = np.empty((seeds, rows), np.int64)
     for seed in range(seeds):
-        _, numbers[seed] = np.unique(whole[seed], return_inverse=True)
-    return numbers
+        _, ids[seed] = np.unique(keys[seed], return_inverse=True)
+    return ids
 
 
-def distinct(numbers: np.ndarray) -> tuple[np.ndarray, ...] | None:
-    """Which rows of a minibatch to ask about; None where too many are.
+def unique_rows(ids: np.ndarray) -> UniqueRows | None:
+    """Find the distinct rows of a minibatch.
 
     Args:
-        numbers: ``(seeds, batch)`` of :func:`number_rows`.
+        ids: ``(S, batch)``, from :func:`row_ids`.
 
     Returns:
-        ``first`` ``(seeds, n)``, a row of the minibatch for each distinct one; ``where``
-        ``(seeds, batch)``, the place of each row among those; ``counts`` ``(seeds, n)``, how many it
-        stands for, 0 where a seed has fewer than n; and ``part``, how many among those of the
-        minibatch that codes are measured on.
+        None if more than ``MAX_UNIQUE_FRACTION`` of the rows are distinct.
     """
-    found = [np.unique(row, return_index=True, return_inverse=True) for row in numbers]
+    found = [np.unique(row, return_index=True, return_inverse=True) for row in ids]
     size = max(len(values) for values, _, _ in found)
-    size += -size % STEP
-    if size > MOST_SHARE * numbers.shape[1]:
+    size += -size % SIZE_MULTIPLE
+    if size > MAX_UNIQUE_FRACTION * ids.shape[1]:
         return None
-    first = np.zeros((len(numbers), size), np.int64)
-    counts, part = np.zeros((2, len(numbers), size), np.float32)
-    where = np.stack([inverse for _, _, inverse in found])
-    for seed, (values, places, inverse) in enumerate(found):
-        first[seed, : len(values)] = places
+    first = np.zeros((len(ids), size), np.int64)
+    counts, subsample_counts = np.zeros((2, len(ids), size), np.float32)
+    inverses = np.stack([inverse for _, _, inverse in found])
+    for seed, (values, indices, inverse) in enumerate(found):
+        first[seed, : len(values)] = indices
         counts[seed] = np.bincount(inverse, minlength=size)
-        part[seed] = np.bincount(inverse[:: step_of(len(inverse))], minlength=size)
-    return first, where, counts, part
+        subsample = inverse[:: step_of(len(inverse))]
+        subsample_counts[seed] = np.bincount(subsample, minlength=size)
+    return UniqueRows(first, inverses, counts, subsample_counts)
 
 
 @contextlib.contextmanager
-def counted(network: nn.Module, counts: Tensor, part: Tensor) -> Iterator[None]:
-    """Inside this context distinct rows are observed as often as those were that they stand for."""
+def weight_observations(
+    network: nn.Module, counts: Tensor, subsample_counts: Tensor
+) -> Iterator[None]:
+    """Weight each distinct row by its count in the statistics of normalizers, inside this context.
+
+    Args:
+        network: its normalizers are given the weights.
+        counts: ``(n,)``, of one seed, see :class:`UniqueRows`.
+        subsample_counts: likewise, for normalizers that observe a subsample of a large batch.
+    """
     norms = phase_norms(network).values()
     with contextlib.ExitStack() as stack:
-        for weights, partly in ((counts, False), (part, True)):
-            these = [norm for norm in norms if norm.observes_part == partly]
-            stack.enter_context(set_within(these, "observation_weight", weights))
+        for weights, subsampled in ((counts, False), (subsample_counts, True)):
+            chosen = [norm for norm in norms if norm.observes_part == subsampled]
+            stack.enter_context(set_within(chosen, "observation_weight", weights))
         yield

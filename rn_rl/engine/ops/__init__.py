@@ -1,1 +1,1 @@
-"""Operations in the forms that are fast for stacked networks."""
+"""Operations with implementations that are fast for stacked networks."""

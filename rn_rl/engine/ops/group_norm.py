@@ -1,4 +1,7 @@
-"""Group normalization of stacked networks, for which ``vmap`` has no rule where axes are not in order."""
+"""Group normalization of stacked networks.
+
+torch's own has no batching rule for inputs whose axes are permuted in memory.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +16,26 @@ from rn_rl.normalization.functional import on_axis_1
 
 
 class StackedGroupNorms(TorchFunctionMode):
-    """Inside this context ``F.group_norm`` is one of operations that ``vmap`` knows for every layout.
+    """Replace ``F.group_norm`` by :func:`group_norm`, inside this context.
 
-    Of one network it stays torch's own, which takes half as long of images.
+    A single network should use torch's own, which takes half of the time on images.
     """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        function = in_groups if func is F.group_norm else func
+        function = group_norm if func is F.group_norm else func
         return function(*args, **(kwargs or {}))
 
 
-def in_groups(
+def group_norm(
     x: Tensor,
     num_groups: int,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """See ``torch.nn.functional.group_norm``."""
+    """Compute ``torch.nn.functional.group_norm`` by operations with batching rules for every layout."""
     grouped = x.unflatten(1, (num_groups, -1)).flatten(2)
     y = F.layer_norm(grouped, grouped.shape[2:], eps=eps).reshape(x.shape)
     if weight is not None:

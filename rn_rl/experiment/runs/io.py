@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from rn_rl.errors import UserError
-
 WINDOWS = os.name == "nt"
 
 
@@ -75,28 +73,3 @@ def write_npz(path: Path, **arrays: Any) -> None:
     """Write arrays of numbers or strings as an npz; no object arrays, which would be pickled."""
     with atomic_write(path) as temporary:
         np.savez(temporary, **arrays)
-
-
-def around_block(path: Path, name: str) -> tuple[str, str]:
-    """Return the text before and after a generated block of a document, its two marks included.
-
-    Raises:
-        UserError: the document cannot be read, or has no ``<!-- name -->`` and ``<!-- /name -->``.
-    """
-    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-    try:
-        document = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-    head, found, rest = document.partition(begin)
-    _, closed, tail = rest.partition(end)
-    if not found or not closed:
-        raise UserError(f"{path}: expected the lines {begin.strip()} and {end} in it")
-    return head + begin, end + tail
-
-
-def replace_block(path: Path, name: str, text: str) -> None:
-    """Write a generated text between ``<!-- name -->`` and ``<!-- /name -->`` of a document."""
-    before, after = around_block(path, name)
-    with atomic_write(path) as temporary:
-        temporary.write_text(f"{before}{text.strip()}\n{after}", encoding="utf-8")

@@ -260,7 +260,7 @@ def linear_schedule(key: str, text: str) -> LinearSchedule:
         return LinearSchedule(*numbers)
     raise UserError(
         f"{key}={text!r}: expected a number, lin_NUMBER for one that falls to 0 over the run, or "
-        "lin_FROM_TO_SHARE for one that goes from FROM to TO over the first SHARE (0 to 1) of it"
+        "lin_FROM_TO_SHARE for one that gets there within the first SHARE (0 to 1) of it"
     )
 
 

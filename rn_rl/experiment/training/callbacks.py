@@ -75,8 +75,10 @@ class PhaseCallback(BaseCallback):
     A checkpoint is written ten times in a run, and before a stop.
 
     Args:
-        run, spec: the run and its description.
-        evaluation, log: callbacks whose records a checkpoint contains.
+        run: the run.
+        spec: its description.
+        evaluation: callback whose records a checkpoint contains.
+        log: likewise.
         watch: its ``stop`` is the request to stop.
         resuming: restore the random state of the checkpoint once more when the first rollout
             begins; see :mod:`rn_rl.experiment.runs.checkpoint`.

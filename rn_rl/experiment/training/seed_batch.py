@@ -14,7 +14,7 @@ from rich.console import Console
 from stable_baselines3.common.vec_env import VecEnv
 
 from rn_rl.agents import SeedBatch, SeedBatchDQN, SeedBatchPPO, SeedBatchRecurrentPPO
-from rn_rl.agents.seed_batch.actor_critic import components
+from rn_rl.agents.seed_batch.distributions import components
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.errors import TrainingStopped
 from rn_rl.experiment.evaluation.episodes import play_seed_batch
@@ -72,7 +72,8 @@ def train_batch(
     Whatever ends the training, every run then holds what was trained and can be loaded.
 
     Args:
-        specs, runs: description and folder of every seed's run.
+        specs: description of every seed's run.
+        runs: folder of every seed's run.
         trial: an environment of a single run, with which agents are made.
         console: where progress is printed.
         compile: compile the updates with ``torch.compile``.
@@ -118,7 +119,8 @@ class SeedBatchRun:
     """A seed batch in training, with its records, evaluations and checkpoints.
 
     Args:
-        specs, runs: description and folder of every seed's run.
+        specs: description of every seed's run.
+        runs: folder of every seed's run.
         batch: the seeds' networks and their algorithm.
         envs: their environments.
         noise: random numbers of stochastic evaluations.
@@ -230,6 +232,8 @@ class SeedBatchRun:
         now, every = self.batch.num_timesteps, self.spec.eval_freq
         if every and now // every > (now - self.spec.n_envs) // every:
             self.evaluate_seeds()
+        if self.envs.training.finished:
+            self._finish_seeds()  # before the next update, as a single run ends
         self.display.update(now, self.status)
 
     def evaluate_seeds(self) -> None:

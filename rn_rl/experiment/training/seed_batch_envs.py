@@ -80,7 +80,8 @@ class GymnasiumBatchEnvs(BatchEnvs):
     """SB3 vector environments, one of each kind for every seed. SB3's Monitor writes their episodes.
 
     Args:
-        specs, runs: description and folder of every seed's run.
+        specs: description of every seed's run.
+        runs: folder of every seed's run.
         resuming: append to the monitor files rather than begin them.
     """
 
@@ -136,7 +137,8 @@ class EnvpoolBatchEnvs(BatchEnvs):
     """envpool's environments, which step in C++. They cannot be saved, and write no monitor files.
 
     Args:
-        specs, runs: description and folder of every seed's run.
+        specs: description of every seed's run.
+        runs: folder of every seed's run.
         trial: an environment of a single run as gymnasium makes it, whose spaces these have.
         done: timesteps behind each seed. The environments' seeds depend on it, so that a resumed
             batch does not repeat its first episodes.

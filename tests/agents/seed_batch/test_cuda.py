@@ -1,4 +1,4 @@
-"""Seed batches on a GPU: the numbers of the CPU, which the other tests compare with SB3."""
+"""Seed batches on a GPU equal those on the CPU, which the other tests compare with SB3."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ALGOS = {
     "ppo": (PPO, NormActorCriticPolicy, SeedBatchPPO),
     "ppo_lstm": (RecurrentPPO, NormRecurrentActorCriticPolicy, SeedBatchRecurrentPPO),
 }
-# as SB3 does, advantages are made to have a mean of 0 in float32
+# advantages are normalized in float32, whose rounding differs between CPU and GPU
 ON_POLICY = {"batch_size": 16, "n_steps": 32, "n_epochs": 2, "normalize_advantage": False}
 OPTIONS = {
     "dqn": {"batch_size": 16, "buffer_size": 300, "learning_starts": 20, "tau": 0.3},
@@ -62,7 +62,7 @@ def batch_of(
     agent, policy, batch = ALGOS[algo]
     features = {"features": "minigrid"} if "MiniGrid" in env_id else {}
     kwargs = {**OPTIONS[algo], "learning_rate": 1e-2, "max_grad_norm": 0.05, **kwargs}
-    # with the usual one, Adam makes steps of what a gradient of 0 is rounded to
+    # with the default eps, Adam amplifies the rounding errors of gradients that are 0
     optimizer = {"optimizer_kwargs": {"eps": 1e-3}}
     memory = {"lstm_hidden_size": 8} if algo == "ppo_lstm" else {}
     policy_kwargs = {"norm": spec, "net_arch": [8, 8], **memory, **features, **optimizer}
@@ -76,7 +76,8 @@ def batch_of(
         targets = [models[-1].q_net_target] if algo == "dqn" else []
         for network in (models[-1].q_net, *targets) if targets else (models[-1].policy,):
             for name, parameter in network.named_parameters():
-                if name.endswith("bias"):  # away from 0, where an empty patch is at ReLU's kink
+                # so that no empty patch is at ReLU's kink, where gradients differ
+                if name.endswith("bias"):
                     parameter.data += 0.1
             if double:
                 network.double()
@@ -94,8 +95,8 @@ def batch_of(
     ],
     indirect=["spec"],
 )
-def test_a_training_on_a_gpu_is_the_one_on_the_cpu(algo: str, spec: str):
-    """Some 90 updates and as many commits; all but the first go as recorded."""
+def test_training_on_a_gpu_equals_training_on_the_cpu(algo: str, spec: str):
+    """About 90 updates and as many commits, all but the first replayed from a CUDA graph."""
     there, here = (batch_of(algo, spec, device) for device in ("cuda", "cpu"))
     for batch in (there, here):
         batch.learn(400)
@@ -109,8 +110,8 @@ def test_a_training_on_a_gpu_is_the_one_on_the_cpu(algo: str, spec: str):
 
 
 @pytest.mark.parametrize("algo", ALGOS)
-def test_images_on_a_gpu(algo: str):
-    """Convolutions as products, all rows of a minibatch."""
+def test_training_on_images_on_a_gpu_equals_training_on_the_cpu(algo: str):
+    """On a GPU convolutions are matrix products, and nothing is deduplicated."""
     env_id = "MiniGrid-RedBlueDoors-6x6-v0"
     there, here = (
         batch_of(algo, "ln+rn", device, env_id, learning_rate=1e-3) for device in ("cuda", "cpu")
@@ -122,7 +123,7 @@ def test_images_on_a_gpu(algo: str):
 
 
 @pytest.mark.parametrize("algo", ALGOS)
-def test_a_batch_on_a_gpu_goes_on_from_its_state_and_leaves_agents_for_a_cpu(algo: str, tmp_path):
+def test_a_batch_on_a_gpu_is_restored_and_its_agents_load_on_a_cpu(algo: str, tmp_path):
     whole, again = (batch_of(algo, "rn", "cuda", double=False) for _ in range(2))
     stored: list[Any] = []
 
@@ -145,7 +146,7 @@ def test_a_batch_on_a_gpu_goes_on_from_its_state_and_leaves_agents_for_a_cpu(alg
     loaded.learn(64)
 
 
-def test_what_lies_elsewhere_is_launched_one_by_one():
+def test_tensors_at_other_addresses_bypass_the_cuda_graph():
     table = torch.arange(4.0, device="cuda")
 
     def run(state: Tensor, x: Tensor) -> Tensor:
@@ -161,12 +162,12 @@ def test_what_lies_elsewhere_is_launched_one_by_one():
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(2, 1), ((3, 2), (2, 1))])
-def test_convolutions_on_a_gpu_have_the_gradients_of_convolutions(kernel: Any, stride: Any):
+def test_gradients_of_convolutions_on_a_gpu(kernel: Any, stride: Any):
     alone = [nn.Conv2d(3, 5, kernel, stride).cuda().double() for _ in SEEDS]
     stack = ModuleStack(alone)
     x = torch.randn(len(SEEDS), 6, 3, 7, 8, device="cuda", dtype=torch.float64)
     leaves = [t.detach().requires_grad_() for t in stack.tensors]
-    y = stack.over_seeds(lambda module, x: module(x), leaves, x, training=True)
+    y = stack.vmap_modules(lambda module, x: module(x), leaves, x, training=True)
     parts = torch.autograd.grad(y.square().sum(), leaves)
     for seed, module in enumerate(alone):
         expected = module(x[seed])

@@ -1,4 +1,4 @@
-"""PPO with an LSTM, many seeds in one process: sb3-contrib's sequences, cut in another way."""
+"""Seed batch of RecurrentPPO: equal to sb3-contrib, although it cuts sequences differently."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecTransposeImage
 from torch import Tensor, nn
 
 from rn_rl.agents import SeedBatchRecurrentPPO
-from rn_rl.agents.seed_batch.recurrent_ppo import sequences
+from rn_rl.agents.seed_batch.recurrent_policy import sequence_positions
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.vector_envs import VecSeedEnvs
 from rn_rl.engine.ensemble import ModuleStack
-from rn_rl.engine.ops.lstm import along
+from rn_rl.engine.ops.lstm import lstm_sequences
 from rn_rl.engine.trace import TracedFunction
 from rn_rl.policies import NormRecurrentActorCriticPolicy
 
@@ -39,7 +39,7 @@ SPECS = [
     "uan",
     "hs",
 ]
-"""Of each kind; :mod:`test_seed_batch` has them all."""
+"""One normalizer of each kind; :mod:`test_seed_batch` tests all."""
 LSTMS = {
     "own": {},
     "shared": {"shared_lstm": True, "enable_critic_lstm": False},
@@ -95,19 +95,19 @@ def batch_of(models: list[Any]) -> SeedBatchRecurrentPPO:
 
 
 def fill(buffer: Any, batch: SeedBatchRecurrentPPO, seed: int) -> None:
-    """Give sb3-contrib's buffer what one seed of a batch has gathered, in float64."""
+    """Copy the rollout of one seed of a batch into sb3-contrib's buffer, in float64."""
     advantages, returns = batch.advantages()
     buffer.reset()
     size = batch.model.policy.lstm_actor.hidden_size
-    states = batch.states[:, seed, None].astype(float)  # (time, 1, envs, size)
+    states = batch.actor_critics.states[:, seed, None].astype(float)  # (time, 1, envs, size)
     parts = np.split(states, states.shape[-1] // size, 3)
     critic = parts[2:] or parts[:2]
     arrays = {
-        "observations": batch.rollout["observations"][:, seed],
-        "actions": batch.rollout["actions"][:, seed, :, None].astype(np.float32),
-        "values": batch.rollout["values"][:, seed].astype(float),
-        "log_probs": batch.rollout["log_probs"][:, seed].astype(float),
-        "episode_starts": batch.rollout["starts"][:, seed],
+        "observations": batch.rollout.observations[:, seed],
+        "actions": batch.rollout.actions[:, seed, :, None].astype(np.float32),
+        "values": batch.rollout.values[:, seed].astype(float),
+        "log_probs": batch.rollout.log_probs[:, seed].astype(float),
+        "episode_starts": batch.rollout.starts[:, seed],
         "advantages": advantages[:, seed].astype(float),
         "returns": returns[:, seed].astype(float),
         **dict(zip(("hidden_states_pi", "cell_states_pi"), parts, strict=False)),
@@ -130,7 +130,7 @@ CASES = [
 def test_updates_are_those_of_sb3_contrib(
     spec: str, env_id: str, lstm: str, trunk: str, monkeypatch
 ):
-    """Two rollouts of two environments, in minibatches that begin and end anywhere."""
+    """Two rollouts of two environments, in minibatches that begin and end within sequences."""
     steps = {"n_steps": 48, "batch_size": 60} if env_id == IMAGES else {}
     theirs, mine = ([agent(spec, s, env_id, lstm, trunk, **steps) for s in SEEDS] for _ in range(2))
     for model in (*theirs, *mine):
@@ -139,13 +139,13 @@ def test_updates_are_those_of_sb3_contrib(
     batch = batch_of(mine)
     batch.total_timesteps = 1000
     batch.last_observations = batch.envs.reset()
-    drawn = Streams(SEEDS, "sequences", (1,))  # what the batch will draw
+    drawn = Streams(SEEDS, "sequences", (1,))  # the numbers that the batch will draw
     begun = 0
     for _ in range(2):
         batch.stack.set_training_mode(False)
         for t in range(batch.rollout_length):
             batch.step(t)
-        begun += int(batch.rollout["starts"][1:].sum())
+        begun += int(batch.rollout.starts[1:].sum())
         total = batch.rollout_length * 2
         splits = [(drawn.draw()[:, 0] * total).astype(int) for _ in range(2)]  # two epochs
         for i, model in enumerate(theirs):
@@ -195,8 +195,8 @@ def test_a_batch_acts_as_sb3_contrib_does(lstm: str):
     last = np.random.default_rng(0).normal(size=(3, 2, 4)).astype(np.float32)
     future = batch.values(last)
     for i, model in enumerate(theirs):
-        size = batch.state_size
-        state = torch.from_numpy(batch.lstm_state[i]).double()
+        size = batch.actor_critics.state_size
+        state = torch.from_numpy(batch.actor_critics.lstm_state[i]).double()
         parts = state.chunk(size // 6, 1)
         h, c = parts[2:4] if len(parts) > 2 else parts
         found = model.policy.predict_values(
@@ -205,7 +205,7 @@ def test_a_batch_acts_as_sb3_contrib_does(lstm: str):
         np.testing.assert_allclose(future[i], found[:, 0].detach(), rtol=0, atol=1e-5)
 
 
-def test_lstms_along_sequences_are_torchs_step_by_step():
+def test_lstm_sequences_equal_torchs_lstm_step_by_step():
     class Both(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -222,14 +222,14 @@ def test_lstms_along_sequences_are_torchs_step_by_step():
             nn.functional.linear(x, lstm.weight_ih_l0, lstm.bias_ih_l0 + lstm.bias_hh_l0)
             for lstm in module.lstms
         ]
-        return along(module.lstms, torch.stack(inputs), h, c, keep)
+        return lstm_sequences(module.lstms, torch.stack(inputs), h, c, keep)
 
     def run(*tensors: Tensor) -> Any:
         leaves = [t.detach().requires_grad_() for t in tensors[:count]]
-        states, last = stack.over_seeds(one, leaves, *tensors[count:], training=True)
+        states, last = stack.vmap_modules(one, leaves, *tensors[count:], training=True)
         return states.detach(), last.detach(), *torch.autograd.grad((states**2).sum(), leaves)
 
-    for program in (run, TracedFunction(run, constant=count)):
+    for program in (run, TracedFunction(run, num_static=count)):
         states, last, *gradients = program(*stack.tensors, x, h, c, keep)
         for i, module in enumerate(alone):
             expected = []
@@ -248,27 +248,28 @@ def test_lstms_along_sequences_are_torchs_step_by_step():
                 torch.testing.assert_close(ours[i], their, rtol=0, atol=1e-12)
 
 
-def test_sequences_are_what_a_minibatch_has_of_each_environment():
-    sequence, step, row = sequences(np.array([[6], [10]]), 8, 4, 12)
+def test_minibatches_are_cut_where_an_environment_begins():
+    sequence, step, row = sequence_positions(np.array([[6], [10]]), 8, 4, 12)
     assert row.tolist() == [[6, 7, 8, 9, 10, 11, 0, 1], [10, 11, 0, 1, 2, 3, 4, 5]]
     assert sequence.tolist() == [[0, 0, 1, 1, 1, 1, 2, 2], [0, 0, 1, 1, 1, 1, 2, 2]]
     assert step.tolist() == [[0, 1, 0, 1, 2, 3, 0, 1], [0, 1, 0, 1, 2, 3, 0, 1]]
 
 
-def test_what_images_brought_is_recalled_until_the_networks_change():
+def test_the_cache_of_lstm_inputs_is_cleared_when_the_networks_change():
     models = [agent("ln+rn", seed, IMAGES, n_steps=32, batch_size=32) for seed in SEEDS]
     batch = batch_of(models)
-    batch.learn(64)  # one rollout, whose last observation was recalled, and its updates
+    batch.learn(64)  # one rollout, after which the last observation is cached, and its updates
     begins = batch.last_observations
-    before = batch.memo(begins)
+    policies = batch.actor_critics
+    before = policies.cache(begins)
     batch.step(0)
-    recalled, asked = batch.memo(begins), batch._ask(begins)
+    recalled, asked = policies.cache(begins), policies.cached_outputs(begins)
     for old, found, expected in zip(before, recalled, asked, strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
         assert np.abs(old - expected).max() > 1e-3
 
 
-def test_it_learns_and_goes_on_and_plays_with_what_it_remembers():
+def test_training_restoring_and_playing_keep_the_lstm_state():
     models = [agent("rn", seed, env_id=IMAGES, n_steps=32, batch_size=40) for seed in SEEDS]
     batch = batch_of(models)
     batch.learn(256)
@@ -279,7 +280,8 @@ def test_it_learns_and_goes_on_and_plays_with_what_it_remembers():
         [agent("rn", seed + 10, env_id=IMAGES, n_steps=32, batch_size=40) for seed in SEEDS]
     )
     again.restore(stored)
-    assert np.array_equal(again.lstm_state, batch.lstm_state) and again.lstm_state.any()
+    mine, theirs = (b.actor_critics.lstm_state for b in (again, batch))
+    assert np.array_equal(mine, theirs) and mine.any()
     observations = np.repeat(batch.last_observations[:, :1], 2, 1)
     act = again.player(None)
     seen = []
@@ -289,7 +291,7 @@ def test_it_learns_and_goes_on_and_plays_with_what_it_remembers():
         mine = act(observations, np.broadcast_to(begins, (3, 2)))
         theirs, state = model.predict(observations[1], state, begins, deterministic=True)
         assert np.array_equal(mine[1], theirs)
-        begins = np.array([False, True])  # the second forgets
+        begins = np.array([False, True])  # resets the state of the second environment
         seen.append(mine)
     sampled = again.player(Streams(SEEDS, "evaluation", (2, 1)))(
         observations, np.ones((3, 2), bool)
@@ -307,7 +309,7 @@ def test_it_learns_and_goes_on_and_plays_with_what_it_remembers():
     ],
 )
 @pytest.mark.filterwarnings("ignore:dropout option adds dropout:UserWarning")
-def test_what_cannot_be_trained_together_says_why(spec: str, kwargs: dict[str, Any], said: str):
+def test_unsupported_settings_are_named(spec: str, kwargs: dict[str, Any], said: str):
     model = agent(spec, 0)
     if "lstm_kwargs" in kwargs:
         model.policy.lstm_kwargs = kwargs["lstm_kwargs"]

@@ -1,4 +1,4 @@
-"""Many seeds in one process: the same algorithm as SB3's, and seeds that do not know of each other."""
+"""Seed batches of DQN and PPO: updates equal SB3's, and seeds are independent of each other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3 import DQN, PPO
-from stable_baselines3.common.buffers import ReplayBufferSamples, RolloutBufferSamples
+from stable_baselines3.common.buffers import RolloutBufferSamples
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.distributions import (
     CategoricalDistribution,
@@ -19,15 +19,22 @@ from stable_baselines3.common.distributions import (
 from stable_baselines3.common.utils import LinearSchedule
 
 from rn_rl.agents import SeedBatchDQN, SeedBatchPPO
-from rn_rl.agents.seed_batch.actor_critic import sample
-from rn_rl.agents.seed_batch.introspection import answers_by_row
+from rn_rl.agents.seed_batch.distributions import sample
+from rn_rl.agents.seed_batch.introspection import is_row_wise
 from rn_rl.agents.seed_batch.rng import Streams
-from rn_rl.engine.dedup.rows import STEP, number_rows
-from rn_rl.engine.host import without_subnormals
+from rn_rl.engine.dedup.rows import SIZE_MULTIPLE, row_ids
+from rn_rl.engine.host import flush_denormals
 from rn_rl.errors import UserError
 from rn_rl.normalization import REGISTRY
 from rn_rl.policies import NormActorCriticPolicy, NormDQNPolicy
-from tests.factories import envs_of, networks_agree, to_double, transitions
+from tests.factories import (
+    envs_of,
+    networks_agree,
+    replay_samples,
+    rollout_samples,
+    to_double,
+    transitions,
+)
 
 SPECS = [*REGISTRY, "ln+rn", "rn(half_life=5)"]
 SEEDS = (3, 5, 8)
@@ -76,9 +83,7 @@ def test_updates_of_dqn_are_those_of_sb3(spec: str):
     for _ in range(3):
         drawn = transitions(rng, (len(SEEDS), 16), 4)
         for i, model in enumerate(theirs):
-            one = ReplayBufferSamples(
-                drawn[0][i], drawn[2][i], drawn[1][i], drawn[4][i], drawn[3][i]
-            )
+            one = replay_samples(drawn, i)
             model.replay_buffer.sample = lambda *args, one=one, **kwargs: one
             model.policy.set_training_mode(False)
             model.train(2, 16)
@@ -98,16 +103,16 @@ def test_updates_of_dqn_are_those_of_sb3(spec: str):
 @pytest.mark.parametrize("spec", SPECS, indirect=True)
 @pytest.mark.parametrize("repeating", [0, 64, 300])
 def test_updates_of_ppo_are_those_of_sb3(spec: str, repeating: int):
-    """Also where a minibatch has so many rows, few of which differ."""
+    """Without and with repeated rows; ``repeating`` is the number of rows of a minibatch."""
     theirs, mine = ([ppo(spec, seed, clip_range_vf=0.1) for seed in SEEDS] for _ in range(2))
     for model in (*theirs, *mine):
         to_double(model.policy)
         model._setup_learn(1000)
     batch = SeedBatchPPO(mine, envs_of(mine))
     rng = np.random.default_rng(0)
-    asked = []  # how many rows the networks were asked about
+    asked = []  # rows that pass through the networks
     compute = batch._compute_gradients
-    repeats = repeating and answers_by_row(batch.stack.module)
+    repeats = repeating and is_row_wise(batch.stack.module)
 
     def counting(*tensors: torch.Tensor) -> Any:
         asked.append(tensors[-4 if repeats else -1].shape[1])
@@ -117,31 +122,26 @@ def test_updates_of_ppo_are_those_of_sb3(spec: str, repeating: int):
     for _ in range(3):
         rows = (len(SEEDS), repeating or 16)
         observations = rng.normal(size=(*rows, 4)).astype(np.float32)
-        numbers = None
-        if repeating:  # 7, 8, 9 distinct ones
+        ids = None
+        if repeating:  # 7, 8 and 9 distinct rows
             images = np.stack([rng.integers(0, 7 + i, rows[1:]) for i in range(rows[0])])
             observations = np.repeat(images[..., None], 4, 2).astype(np.uint8)
-            numbers = number_rows(observations) if repeats else None
-        drawn = [
-            torch.from_numpy(observations),
-            torch.from_numpy(rng.integers(0, 2, rows)),
-            *(torch.from_numpy(rng.normal(size=rows)) for _ in range(4)),
-        ]
-        drawn[3] = -0.7 + 0.3 * drawn[3]
+            ids = row_ids(observations) if repeats else None
+        seen = torch.from_numpy(observations)
+        samples = rollout_samples(rng, rows)
         for i, model in enumerate(theirs):
-            observations, actions, values, log_prob, advantages, returns = (d[i] for d in drawn)
-            one = RolloutBufferSamples(observations, actions, values, log_prob, advantages, returns)
+            one = RolloutBufferSamples(seen[i], *(part[i] for part in samples))
             model.rollout_buffer.get = lambda *args, one=one: [one]
             model.policy.set_training_mode(False)
             model.train()  # two epochs
             model.policy.set_training_mode(False)
         batch.stack.set_training_mode(True)
         batch.set_learning_rate()
-        batch.update(drawn, numbers)
-        batch.update(drawn, numbers)
+        batch.update(seen, samples, ids)
+        batch.update(seen, samples, ids)
         batch.stack.set_training_mode(False)
         networks_agree(batch, theirs, lambda m: m.policy, 1e-10)
-    assert asked == [STEP if repeats else rows[1]]
+    assert asked == [SIZE_MULTIPLE if repeats else rows[1]]
 
 
 def trained(cls: Any, models: list[Any], steps: int, num_envs: int = 1) -> Any:
@@ -155,7 +155,7 @@ def weights_of(batch: Any, seed: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("algo", ["dqn", "ppo"])
-def test_a_seed_does_not_know_of_the_others(algo: str):
+def test_a_seed_is_independent_of_the_others(algo: str):
     """Seed 5 alone, among three, and among others in another order, over 1,000 steps.
 
     In float64: rounding depends on the size of a matrix product, and a training amplifies it.
@@ -170,7 +170,7 @@ def test_a_seed_does_not_know_of_the_others(algo: str):
                 to_double(model.q_net_target)
         runs.append(trained(cls, models, 1000))
     expected = weights_of(runs[0], 5)
-    assert np.abs(expected - weights_of(runs[1], 3)).max() > 0.1  # it is a run of its own
+    assert np.abs(expected - weights_of(runs[1], 3)).max() > 0.1  # another seed trains differently
     for run in runs[1:]:
         np.testing.assert_allclose(weights_of(run, 5), expected, rtol=0, atol=1e-6)
         mine = run.last_observations[run.seeds.index(5)]
@@ -178,7 +178,7 @@ def test_a_seed_does_not_know_of_the_others(algo: str):
 
 
 @pytest.mark.parametrize("algo", ["dqn", "ppo"])
-def test_a_batch_goes_on_from_its_state(algo: str):
+def test_a_batch_continues_from_its_state(algo: str):
     build, cls = {"dqn": (dqn, SeedBatchDQN), "ppo": (ppo, SeedBatchPPO)}[algo]
     first = cls([build("ln+rn", s) for s in SEEDS], envs_of([build("ln+rn", s) for s in SEEDS]))
     stored: list[Any] = []
@@ -203,7 +203,7 @@ def test_a_batch_goes_on_from_its_state(algo: str):
 
 
 def test_schedules_and_targets_are_those_of_sb3():
-    """Epsilon, learning rate and the number of target updates, along a training of both."""
+    """Epsilon, learning rate and number of updates, at every rollout of a training."""
     falling = {"learning_rate": LinearSchedule(1e-2, 0, 1.0), "learning_starts": 30}
     theirs = dqn("none", 0, **falling)
     seen: list[tuple[float, ...]] = []
@@ -240,7 +240,7 @@ def test_schedules_and_targets_are_those_of_sb3():
         ({"policy_kwargs": {"norm": "rn", "optimizer_class": torch.optim.LBFGS}}, "LBFGS"),
     ],
 )
-def test_what_cannot_be_trained_together_says_why(kwargs: dict[str, Any], said: str):
+def test_unsupported_settings_raise_user_errors(kwargs: dict[str, Any], said: str):
     models = [dqn("rn", seed, **kwargs) for seed in SEEDS]
     with pytest.raises(UserError, match=said):
         SeedBatchDQN(models, envs_of(models))
@@ -259,7 +259,7 @@ def test_continuous_actions_and_a_truncated_minibatch():
         models = [ppo("ln+rn", seed, "Pendulum-v1", **kwargs) for seed in SEEDS]
     batch = SeedBatchPPO(models, envs_of(models, "Pendulum-v1", 1))
     before = batch.stack.weights.clone()
-    batch.learn(500)  # past two episodes, which end at a time limit alone
+    batch.learn(500)  # two episodes, which end by the time limit
     assert torch.isfinite(batch.stack.weights).all() and not torch.equal(
         before, batch.stack.weights
     )
@@ -279,7 +279,7 @@ def test_sampled_actions_follow_their_distribution():
     assert abs(float(drawn.mean()) - 3) < 1e-3 and abs(float(drawn.std()) - 0.5) < 5e-3
 
 
-def test_numbers_belong_to_a_seed_and_a_purpose():
+def test_random_numbers_depend_on_seed_and_purpose_alone():
     def rows(seeds: tuple[int, ...], purpose: str, count: int = 5000) -> np.ndarray:
         stream = Streams(seeds, purpose, (3,))
         return np.stack([stream.draw().copy() for _ in range(count)], 1)
@@ -289,7 +289,7 @@ def test_numbers_belong_to_a_seed_and_a_purpose():
     assert not np.array_equal(together[0], rows((4,), "exploration")[0])
     assert abs(together.mean() - 0.5) < 0.01 and together.min() >= 0 and together.max() < 1
     half = Streams((4, 9), "replay", (3,))
-    for _ in range(2731):  # one more than a block
+    for _ in range(2731):  # past the end of a block
         half.draw()
     other = Streams((4, 9), "replay", (3,))
     other.restore([half.state(0), half.state(1)])
@@ -298,7 +298,7 @@ def test_numbers_belong_to_a_seed_and_a_purpose():
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 @pytest.mark.skipif(" " in torch.__file__, reason="inductor does not quote the path of torch")
-def test_compiled_updates_are_the_same_numbers():
+def test_compiled_updates_equal_those_without():
     drawn = transitions(np.random.default_rng(0), (len(SEEDS), 16), 4)
     batches = []
     for compiled in (False, True):
@@ -314,7 +314,7 @@ def test_compiled_updates_are_the_same_numbers():
 
 
 @pytest.mark.parametrize("spec", ["rn-paper", "ln+rln-paper"])
-def test_published_agents_of_a_batch_observe_their_acting_as_single_ones_do(spec):
+def test_acting_of_published_agents_is_observed_as_in_single_agents(spec):
     kwargs = {"norm": spec, "net_arch": [8, 8], "acting_observes": True}
     options = {"policy_kwargs": kwargs, "learning_starts": 0}
     theirs, mine = ([dqn(spec, seed, **options) for seed in SEEDS] for _ in range(2))
@@ -326,7 +326,7 @@ def test_published_agents_of_a_batch_observe_their_acting_as_single_ones_do(spec
     observations = np.random.default_rng(0).normal(size=(6, len(SEEDS), 1, 4)).astype(np.float32)
     for step, seen in enumerate(observations):
         if step % 2:
-            batch.predict(seen)  # an evaluation: moves nothing
+            batch.predict(seen)  # an evaluation leaves the state unchanged
         actions = batch.act(seen)
         for model, one, chosen in zip(theirs, seen, actions, strict=True):
             assert model.predict(one, deterministic=False)[0] == chosen
@@ -335,13 +335,13 @@ def test_published_agents_of_a_batch_observe_their_acting_as_single_ones_do(spec
     assert all(state[2, 0] == 6 * 8 for state in states)
 
 
-def test_published_agents_of_a_batch_observe_nothing_where_they_explore():
+def test_random_actions_of_published_agents_are_not_observed():
     kwargs = {"norm": "ln+rn-paper", "net_arch": [8], "acting_observes": True}
     models = [dqn("ln+rn-paper", seed, policy_kwargs=kwargs, learning_starts=0) for seed in SEEDS]
     batch = SeedBatchDQN(models, envs_of(models))
     batch.exploration_rates[:] = 0.5
     asked = np.zeros(len(SEEDS), int)
-    chances = Streams(SEEDS, "exploration", (2,))  # what the batch will draw
+    chances = Streams(SEEDS, "exploration", (2,))  # the numbers that the batch will draw
     for seen in np.random.default_rng(0).normal(size=(40, len(SEEDS), 1, 4)).astype(np.float32):
         asked += chances.draw()[:, 0] >= 0.5
         batch.act(seen)
@@ -351,7 +351,7 @@ def test_published_agents_of_a_batch_observe_nothing_where_they_explore():
         assert norm.running_state[2].item() == 8 * count
 
 
-def test_numbers_that_a_cpu_is_slow_with_are_zero_while_a_batch_learns():
+def test_denormals_are_flushed_while_a_batch_learns():
     def is_zero() -> bool:
         return not torch.tensor(1e-40) * 1
 
@@ -360,14 +360,14 @@ def test_numbers_that_a_cpu_is_slow_with_are_zero_while_a_batch_learns():
     assert not is_zero()
     batch.learn(40, on_step=lambda: seen.append(is_zero()))
     assert seen == [True] * 40 and not is_zero()
-    with without_subnormals():  # who wants it everywhere keeps it
+    with flush_denormals():  # a setting of the caller is kept
         batch.learn(60)
         assert is_zero()
 
 
 @pytest.mark.parametrize("spec", SPECS, indirect=True)
-def test_a_batch_acts_with_the_weights_that_it_has_now(spec: str):
-    """Also where it acts with something that was computed from them, such as normalized weights."""
+def test_a_batch_acts_with_its_current_weights(spec: str):
+    """Values derived from the weights, such as normalized weights, are cached between updates only."""
     models = [dqn(spec, seed) for seed in SEEDS]
     for model in models:
         to_double(model.q_net)

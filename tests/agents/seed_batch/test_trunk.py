@@ -1,4 +1,4 @@
-"""Normalizers between convolutions, many seeds in one process: updates of SB3."""
+"""Seed batches of networks with normalizers between convolutions: updates equal SB3's."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3 import DQN, PPO
-from stable_baselines3.common.buffers import ReplayBufferSamples, RolloutBufferSamples
+from stable_baselines3.common.buffers import RolloutBufferSamples
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rn_rl.agents import SeedBatchDQN, SeedBatchPPO, VecSeedEnvs
+from rn_rl.agents.seed_batch.minibatch import Transitions
+from rn_rl.agents.seed_batch.optimizer import state_tensors
 from rn_rl.normalization import REGISTRY
 from rn_rl.policies import NormActorCriticPolicy, NormDQNPolicy
+from tests.factories import replay_samples, rollout_samples
 
 SEEDS = (3, 5, 8)
 ROWS = 12
@@ -22,7 +25,7 @@ SHAPE = (3, 6, 6)
 
 
 class Images(gym.Env):
-    """Nobody looks at them: minibatches are made up."""
+    """An environment that has spaces only; it is never stepped."""
 
     observation_space = gym.spaces.Box(0, 255, SHAPE, np.uint8)
     action_space = gym.spaces.Discrete(2)
@@ -51,14 +54,14 @@ def agree(batch: Any, theirs: list[Any]) -> None:
     for i, model in enumerate(theirs):
         expected = model.policy.state_dict()
         for name, value in batch.write_back(i).policy.state_dict().items():
-            # moments of many pixels, most of which are equal, are large numbers
+            # sums over many equal pixels are large
             rtol = 1e-9 if "running_state" in name else 0
             torch.testing.assert_close(
                 value, expected[name], rtol=rtol, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}"
             )
 
 
-TRUNKS = [name for name in REGISTRY if name != "yoked"]  # no recording has their names
+TRUNKS = [name for name in REGISTRY if name != "yoked"]  # no recording has layers of these names
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)
@@ -72,10 +75,10 @@ def test_updates_of_dqn(trunk: str):
         now, after = (torch.from_numpy(rng.integers(0, 3, (*rows, *SHAPE))) for _ in range(2))
         actions = torch.from_numpy(rng.integers(0, 2, (*rows, 1)))
         rewards, dones = (torch.rand(*rows, 1) for _ in range(2))
-        drawn = [x.to(torch.uint8) for x in (now, after)] + [actions, rewards, dones.round()]
+        images = (x.to(torch.uint8) for x in (now, after))
+        drawn = Transitions(*images, actions, rewards, dones.round())
         for i, model in enumerate(theirs):
-            now, after, actions, rewards, dones = (x[i] for x in drawn)
-            one = ReplayBufferSamples(now, actions, after, dones, rewards)
+            one = replay_samples(drawn, i)
             model.replay_buffer.sample = lambda *args, one=one, **kwargs: one
             model.policy.set_training_mode(False)
             model.train(2, ROWS)
@@ -90,7 +93,7 @@ def test_updates_of_dqn(trunk: str):
 
 @pytest.mark.parametrize("trunk", TRUNKS)
 def test_updates_of_ppo(trunk: str):
-    """By rows and patches that differ, where that is possible."""
+    """With rows and patches deduplicated where that is possible."""
     options = {"n_steps": 4 * ROWS, "n_epochs": 2}
     theirs, mine = (
         [agent(PPO, NormActorCriticPolicy, trunk, seed, **options) for seed in SEEDS]
@@ -101,29 +104,26 @@ def test_updates_of_ppo(trunk: str):
     for _ in range(2):
         few = np.zeros((len(SEEDS), 4, *SHAPE), np.uint8)
         few[:, :, 0, 0, 0] = rng.integers(1, 9, (len(SEEDS), 4))
-        images = few.repeat(ROWS, 1)  # of a rollout
-        numbers, patches = batch.asking.rollout(images)
+        images = few.repeat(ROWS, 1)  # images of a rollout
+        numbers, patches = batch.actor_critics.dedup.analyze_rollout(images)
         chosen = np.arange(ROWS) * 4
-        drawn = [
-            torch.from_numpy(images[:, chosen]),
-            torch.from_numpy(rng.integers(0, 2, (len(SEEDS), ROWS))),
-            *(torch.from_numpy(rng.normal(size=(len(SEEDS), ROWS))) for _ in range(4)),
-        ]
-        drawn[3] = -0.7 + 0.3 * drawn[3]
+        seen = torch.from_numpy(images[:, chosen])
+        samples = rollout_samples(rng, (len(SEEDS), ROWS))
         for i, model in enumerate(theirs):
-            now, actions, values, log_prob, advantages, returns = (x[i] for x in drawn)
-            one = RolloutBufferSamples(now, actions, values, log_prob, advantages, returns)
+            one = RolloutBufferSamples(seen[i], *(part[i] for part in samples))
             model.rollout_buffer.get = lambda *args, one=one: [one]
             model.policy.set_training_mode(False)
             model.train()
             model.policy.set_training_mode(False)
         batch.stack.set_training_mode(True)
         batch.set_learning_rate()
-        asked = drawn if patches is None else [patches.contents, *drawn[1:]]
-        of_rows = None if numbers is None else numbers[:, chosen]
-        with batch.asking.columns_by_place(patches, lambda: batch._optimizer_state().values()):
-            batch.update(asked, of_rows, patches)
-            batch.update(asked, of_rows, patches)
+        given = seen if patches is None else patches.contents
+        ids = None if numbers is None else numbers[:, chosen]
+        with batch.actor_critics.dedup.position_major_weights(
+            patches, lambda: state_tensors(batch.optimizer).values()
+        ):
+            batch.update(given, samples, ids, patches)
+            batch.update(given, samples, ids, patches)
         batch.stack.set_training_mode(False)
         agree(batch, theirs)
         assert (patches is not None) == (trunk in ("none", "wn", "spectral"))

@@ -1,4 +1,4 @@
-"""Environments of many seeds: what a step gives, and that envpool's are gymnasium's."""
+"""Environments of many seeds: results of steps, and equality of envpool with gymnasium."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def random_play(envs: SeedEnvs, steps: int) -> tuple[list[float], list[int]]:
 
 
 @pytest.mark.parametrize("kind", ["envpool", "gymnasium"])
-def test_a_step_keeps_the_last_observation_and_begins_anew(kind: str):
+def test_a_step_returns_last_and_first_observations_at_the_end_of_an_episode(kind: str):
     envs = build(kind, "CartPole-v1")
     observations = envs.reset()
     assert observations.shape == (3, 4, 4) and observations.dtype == np.float32
     ended = 0
     for _ in range(60):
-        step = envs.step(
-            np.zeros((3, 4), np.int64)
-        )  # always to the left: falls within a dozen steps
+        # always left: the pole falls within a dozen steps
+        step = envs.step(np.zeros((3, 4), np.int64))
         same = (step.observations == step.next_observations).all(-1)
         assert np.array_equal(same, ~step.dones) and not step.timeouts.any()
-        assert (np.abs(step.observations[step.dones]) <= 0.05).all()  # how CartPole begins
-        assert (np.abs(step.next_observations[step.dones][:, 2]) > 0.2).all()  # how it ends
+        assert (np.abs(step.observations[step.dones]) <= 0.05).all()  # range of first observations
+        # angles at which an episode ends
+        assert (np.abs(step.next_observations[step.dones][:, 2]) > 0.2).all()
         found = {(e.seed, e.env) for e in envs.finished}
         assert found == set(zip(*np.nonzero(step.dones), strict=True))
         assert all(e.reward == e.length and 7 <= e.length <= 12 for e in envs.finished)
@@ -73,8 +73,10 @@ def test_a_time_limit_is_a_timeout(kind: str):
     ("env_id", "steps", "kwargs"),
     [("CartPole-v1", 2000, {}), ("LunarLander-v3", 4000, {"max_episode_steps": 100})],
 )
-def test_envpools_are_gymnasiums(env_id: str, steps: int, kwargs: dict[str, Any]):
-    """Returns and lengths of a random policy come from one distribution."""
+def test_returns_and_lengths_of_envpool_equal_gymnasiums(
+    env_id: str, steps: int, kwargs: dict[str, Any]
+):
+    """Under a random policy, by a two-sample Kolmogorov-Smirnov test."""
     played = []
     for kind in ("envpool", "gymnasium"):
         envs = build(kind, env_id, **kwargs)
@@ -86,8 +88,8 @@ def test_envpools_are_gymnasiums(env_id: str, steps: int, kwargs: dict[str, Any]
         assert abs(np.mean(mine) / np.mean(theirs) - 1) < 0.1
 
 
-def test_every_step_of_envpools_cartpole_is_gymnasiums():
-    """From what is seen, which is the whole state; by a policy that comes to all of it."""
+def test_steps_of_envpools_cartpole_equal_gymnasiums():
+    """Each step is repeated in gymnasium from the observation, which is the whole state."""
     envs, single = build("envpool", "CartPole-v1"), gym.make("CartPole-v1").unwrapped
     assert isinstance(single, CartPoleEnv)
     single.reset()
@@ -108,8 +110,8 @@ def test_every_step_of_envpools_cartpole_is_gymnasiums():
     envs.close()
 
 
-def test_minigrid_of_envpool_shows_what_minigrid_shows():
-    """The agent's view, its size, codes and time limit, in the places where the first episodes begin."""
+def test_observations_of_envpools_minigrid_equal_minigrids():
+    """First images are among those of minigrid's resets, and walking forward changes them."""
     single = gym.make("MiniGrid-RedBlueDoors-6x6-v0")
     theirs = {single.reset(seed=seed)[0]["image"].tobytes() for seed in range(3000)}
     envs = EnvpoolSeedEnvs(

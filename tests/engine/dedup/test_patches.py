@@ -1,4 +1,4 @@
-"""Equal patches of images, and what convolutions make of them."""
+"""Convolutions of distinct patches compute the same as those of images."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecTransposeImage
 from torch import Tensor, nn
 
 from rn_rl.agents import SeedBatchPPO
+from rn_rl.agents.seed_batch.actor_critic import ActorCritics
 from rn_rl.agents.seed_batch.introspection import convolutions
 from rn_rl.agents.seed_batch.vector_envs import VecSeedEnvs
-from rn_rl.engine.dedup.patches import OverPatches, PatchNumbering
-from rn_rl.engine.dedup.rows import number_rows
+from rn_rl.engine.dedup.patches import PatchDeduplicator, PatchMode
+from rn_rl.engine.dedup.rows import row_ids
 from rn_rl.engine.ensemble import ModuleStack
 from rn_rl.engine.trace import TracedFunction
 from rn_rl.policies import NormActorCriticPolicy
@@ -30,7 +31,7 @@ SPACE = gym.spaces.Box(0, 255, (3, 7, 7), np.uint8)
 
 
 def rooms(rng: np.random.Generator, rows: int, places: int = 3) -> np.ndarray:
-    """Images ``(rows, 3, 7, 7)`` with a wall and a thing somewhere."""
+    """Images ``(rows, 3, 7, 7)`` with a wall and an object at random places."""
     images = np.zeros((rows, 3, 7, 7), np.uint8)
     for image, wall, place in zip(
         images, rng.integers(0, 7, rows), rng.integers(0, places, (rows, 2)), strict=True
@@ -56,61 +57,66 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("layers", SHAPES.values(), ids=SHAPES)
-def test_convolutions_of_contents_give_answers_and_gradients_of_images(layers: Any):
+def test_convolutions_of_patches_have_outputs_and_gradients_of_images(layers: Any):
     alone = [trunk(seed, *layers) for seed in range(3)]
     convs = [part for part in alone[0] if isinstance(part, nn.Conv2d)]
     stack = ModuleStack(alone)
     rng = np.random.default_rng(0)
     images = np.stack([rooms(rng, 400) for _ in alone])
-    images[2, :] = images[2, 0]  # one seed sees one thing
-    numbers = number_rows(images)
-    assert numbers is not None
-    patches = PatchNumbering(convs, 256, CPU)(images, numbers)
+    images[2, :] = images[2, 0]  # one seed has a single image
+    ids = row_ids(images)
+    assert ids is not None
+    patches = PatchDeduplicator(convs, 256, CPU)(images, ids)
     assert patches is not None
     rows = rng.integers(0, 400, (3, 20))
     x = torch.from_numpy(np.take_along_axis(images, rows[:, :, None, None, None], 1))
-    of_rows = np.take_along_axis(numbers, rows, 1)
-    seen = torch.from_numpy(np.take_along_axis(patches.images, of_rows[..., None], 1))
+    row_ids_of_batch = np.take_along_axis(ids, rows, 1)
+    images_of_batch = torch.from_numpy(
+        np.take_along_axis(patches.images, row_ids_of_batch[..., None], 1)
+    )
 
     def contents(module: nn.Module, x: Tensor, *where: Tensor) -> Tensor:
-        with OverPatches(where[:-1], where[-1]):
-            answer: Tensor = module(x.double())
-        return answer
+        with PatchMode(where[:-1], where[-1]):
+            output: Tensor = module(x.double())
+        return output
 
     def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
         leaves = [t.detach().requires_grad_() for t in tensors[: len(stack.tensors)]]
-        y = stack.over_seeds(contents, leaves, *tensors[len(leaves) :], training=True)
+        y = stack.vmap_modules(contents, leaves, *tensors[len(leaves) :], training=True)
         return y.detach(), *torch.autograd.grad(y.square().sum(), leaves)
 
-    given = patches.contents, *patches.windows, seen
-    answers, *mine = TracedFunction(gradients)(*stack.tensors, *given)
+    inputs = patches.contents, *patches.windows, images_of_batch
+    outputs, *gradients_of_patches = TracedFunction(gradients)(*stack.tensors, *inputs)
     for i, module in enumerate(alone):
         y = module(x[i].double())
-        torch.testing.assert_close(answers[i], y.detach(), rtol=1e-12, atol=1e-12)
-        theirs = torch.autograd.grad(y.square().sum(), module.parameters())
-        for ours, their in zip(mine, theirs, strict=True):
-            torch.testing.assert_close(ours[i], their, rtol=1e-11, atol=1e-9)
+        torch.testing.assert_close(outputs[i], y.detach(), rtol=1e-12, atol=1e-12)
+        expected = torch.autograd.grad(y.square().sum(), module.parameters())
+        for gradient, reference in zip(gradients_of_patches, expected, strict=True):
+            torch.testing.assert_close(gradient[i], reference, rtol=1e-11, atol=1e-9)
 
 
-def test_images_of_noise_are_not_parted():
+def test_images_of_noise_are_not_deduplicated():
     layers = convolutions(policy())
     noise = np.random.default_rng(0).integers(0, 255, (1, 64, 3, 7, 7)).astype(np.uint8)
-    numbers = number_rows(noise)
-    assert PatchNumbering(layers, 256, CPU)(noise, numbers) is None
-    often = np.concatenate([noise] * 4, 1)  # few images, but of patches that all differ
-    assert PatchNumbering(layers, 64, CPU)(often, number_rows(often)) is None
+    ids = row_ids(noise)
+    assert PatchDeduplicator(layers, 256, CPU)(noise, ids) is None
+    often = np.concatenate([noise] * 4, 1)  # few images, but all of their patches differ
+    assert PatchDeduplicator(layers, 64, CPU)(often, row_ids(often)) is None
 
 
-def test_places_for_contents_never_shrink():
-    """For each number of them an update is recorded anew."""
-    number = PatchNumbering(convolutions(policy()), 256, CPU)
+def test_padded_sizes_never_shrink():
+    """The update is traced anew after each change of a size."""
+    deduplicator = PatchDeduplicator(convolutions(policy()), 256, CPU)
     many = rooms(np.random.default_rng(0), 150, places=7)[None].repeat(4, 1)
     sizes = []
     for images in (np.zeros_like(many), many, many[:, :1].repeat(600, 1)):
-        patches = number(images, number_rows(images))
+        patches = deduplicator(images, row_ids(images))
         assert patches is not None
-        assert [patches.contents.shape[1], *(w.shape[1] for w in patches.windows)] == number.sizes
-        sizes.append(list(number.sizes))
+        assert [
+            patches.contents.shape[1],
+            *(w.shape[1] for w in patches.windows),
+        ] == deduplicator.sizes
+        sizes.append(list(deduplicator.sizes))
     assert sizes[0] == [64, 64, 64] and sizes[1] == sizes[2]
     assert sizes[1][2] > 64
 
@@ -120,7 +126,7 @@ def policy(**kwargs: Any) -> NormActorCriticPolicy:
     return NormActorCriticPolicy(SPACE, gym.spaces.Discrete(3), lambda _: 1e-3, **kwargs)
 
 
-def test_only_plain_convolutions_are_done_by_patches():
+def test_only_plain_convolutions_are_deduplicated():
     assert len(convolutions(policy())) == 3
     assert convolutions(policy(features="mlp")) == []
     assert convolutions(policy(trunk_norm="ln")) == []
@@ -141,7 +147,7 @@ def make_env() -> gym.Env:
 def trained(
     norm: str, change: Callable[[Any], None] = lambda _: None, **more: Any
 ) -> tuple[SeedBatchPPO, set[Any]]:
-    """A batch after three rollouts, and what its networks were asked about."""
+    """A batch after three rollouts, and the shapes of the inputs of its updates."""
     models, envs = [], []
     for seed in (1, 2, 3):
         env = VecTransposeImage(DummyVecEnv([make_env] * 2))
@@ -155,28 +161,28 @@ def trained(
         models.append(model)
         envs.append(env)
     batch = SeedBatchPPO(models, VecSeedEnvs(envs))
-    asked = []
+    shapes = []
     compute = batch._gradients.function
 
     def counting(*tensors: Tensor) -> Any:
-        asked.append(tensors[len(batch.stack.tensors) + 7].shape[2:])
+        shapes.append(tensors[len(batch.stack.tensors) + 7].shape[2:])
         return compute(*tensors)
 
     batch._gradients.function = counting
     batch.learn(384)
-    return batch, {tuple(shape) for shape in asked}
+    return batch, {tuple(shape) for shape in shapes}
 
 
-def acts_as_its_agents(batch: SeedBatchPPO) -> None:
-    """With the weights that it has now, convolutions too."""
-    seen = np.moveaxis(batch.rollout["observations"][:8, :, 0], 1, 0)
+def assert_acts_as_its_agents(batch: SeedBatchPPO) -> None:
+    """Compare actions and values of the batch with those of its single agents."""
+    seen = np.moveaxis(batch.rollout.observations[:8, :, 0], 1, 0)
     for _ in range(2):
         actions, values, log_probs = batch.act(batch.last_observations, 0)
         for seed in range(batch.size):
             policy = batch.write_back(seed).policy
-            given = [torch.from_numpy(x[seed]) for x in (batch.last_observations, actions)]
+            inputs = [torch.from_numpy(x[seed]) for x in (batch.last_observations, actions)]
             with torch.no_grad():
-                value, log_prob, _ = policy.evaluate_actions(*given)
+                value, log_prob, _ = policy.evaluate_actions(*inputs)
                 of_seen = policy.predict_values(torch.from_numpy(seen[seed]))
             np.testing.assert_allclose(values[seed], value[:, 0], atol=1e-9)
             np.testing.assert_allclose(log_probs[seed], log_prob, atol=1e-9)
@@ -188,38 +194,41 @@ class Doubled(nn.Linear):
         return nn.functional.linear(x, 2 * self.weight, self.bias)
 
 
-def layer_of_another_kind(policy: Any) -> None:
+def replace_layer_class(policy: Any) -> None:
     policy.mlp_extractor.value_net[0].__class__ = Doubled
 
 
-def something_before_a_layer(policy: Any) -> None:
+def hook_before_a_layer(policy: Any) -> None:
     policy.mlp_extractor.policy_net[0].register_forward_pre_hook(lambda _, x: (2 * x[0],))
 
 
 CASES: dict[str, Any] = {
     "none": {"norm": "none"},
     "ln+rn": {"norm": "ln+rn"},
-    "rn-paper, of all rows": {"norm": "rn-paper"},
-    "one layer reads": {"norm": "rn", "change": layer_of_another_kind},
-    "one layer reads something else": {"norm": "none", "change": something_before_a_layer},
-    "in the extractor": {"norm": "none", "features_extractor_kwargs": {"net_arch": [6]}},
+    "rn-paper, all rows": {"norm": "rn-paper"},
+    "one dense layer of another class": {"norm": "rn", "change": replace_layer_class},
+    "one dense layer with other inputs": {"norm": "none", "change": hook_before_a_layer},
+    "dense layer in the extractor": {
+        "norm": "none",
+        "features_extractor_kwargs": {"net_arch": [6]},
+    },
     "no hidden layer": {"norm": "none", "net_arch": []},
 }
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_a_training_by_patches_is_that_by_images(case: Any, monkeypatch):
-    """Also where all rows of a minibatch are asked about, and nothing is remembered while acting."""
-    mine, asked = trained(**case)
+def test_a_training_on_patches_equals_one_on_images(case: Any, monkeypatch):
+    """Also without deduplication of rows, and without a cache while acting."""
+    deduplicated, shapes = trained(**case)
     norm = case["norm"]
-    assert asked == {(3, 2, 2)}
-    assert (mine.memo is None) == (norm == "rn-paper")
-    monkeypatch.setattr("rn_rl.agents.seed_batch.ppo.convolutions", lambda _: [])
-    monkeypatch.setattr(SeedBatchPPO, "_repeats", lambda _: False)
-    theirs, asked = trained(**case)
-    assert asked == {(3, 7, 7)} and theirs.memo is None
-    for batch in (mine, theirs):
-        acts_as_its_agents(batch)
+    assert shapes == {(3, 2, 2)}
+    assert (deduplicated.actor_critics.cache is None) == (norm == "rn-paper")
+    monkeypatch.setattr("rn_rl.agents.seed_batch.actor_critic.convolutions", lambda _: [])
+    monkeypatch.setattr(ActorCritics, "caches", lambda _: False)
+    plain, shapes = trained(**case)
+    assert shapes == {(3, 7, 7)} and plain.actor_critics.cache is None
+    for batch in (deduplicated, plain):
+        assert_acts_as_its_agents(batch)
     for name in ("actions", "rewards"):
-        assert np.array_equal(mine.rollout[name], theirs.rollout[name])
-    np.testing.assert_allclose(mine.stack.weights, theirs.stack.weights, rtol=0, atol=1e-8)
+        assert np.array_equal(getattr(deduplicated.rollout, name), getattr(plain.rollout, name))
+    np.testing.assert_allclose(deduplicated.stack.weights, plain.stack.weights, rtol=0, atol=1e-8)

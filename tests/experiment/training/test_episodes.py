@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from rn_rl.agents import RNDQN
 from rn_rl.cli import main
 from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.folder import Run
@@ -26,10 +27,21 @@ def rows(run):
     return (run.folder / "0.monitor.csv").read_text().splitlines()[2:]
 
 
+def assert_no_update_follows_the_last_episode(run, end):
+    """The saved agent has the updates of the rollouts before timestep ``end``, and no more."""
+    model = RNDQN.load(run.zip_file("CartPole-v1"), device="cpu")
+    frequency = model.train_freq.frequency
+    rollouts = range(frequency, end, frequency)
+    trained = [t for t in rollouts if t > model.learning_starts]
+    assert model.num_timesteps == end
+    assert model._n_updates == len(trained) * model.gradient_steps > 0
+
+
 def test_a_run_ends_with_its_last_episode(tmp_path, capsys):
     (run,) = trained(tmp_path).values()
     assert len(rows(run)) == 6
     lengths = [int(row.split(",")[1]) for row in rows(run)]
+    assert_no_update_follows_the_last_episode(run, sum(lengths))
     assert checkpoint.timesteps_done(run.checkpoint) == sum(lengths)
     assert checkpoint.has_episodes(run.checkpoint, 6)
     assert not checkpoint.has_episodes(run.checkpoint, 7)
@@ -47,6 +59,7 @@ def test_each_seed_of_a_batch_ends_with_its_own_last_episode(tmp_path, vector_en
         ends[seed] = sum(int(row.split(",")[1]) for row in rows(run)[:6])
         assert len(rows(run)) >= 6
         assert checkpoint.has_episodes(run.checkpoint, 6)
+        assert_no_update_follows_the_last_episode(run, ends[seed])
     first = min(ends, key=ends.__getitem__)
     assert ends[first] + 8 < max(
         ends.values()

@@ -1,4 +1,4 @@
-"""RNDQN and RNPPO: SB3's agents for those who want the replay-aware state and the logging."""
+"""RNDQN: SB3's DQN with normalizers that weight replayed samples by their age."""
 
 from __future__ import annotations
 
@@ -8,89 +8,53 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3 import DQN, PPO
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+from stable_baselines3 import DQN
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import get_parameters_by_name
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from rn_rl.agents.callbacks import NormalizerLogger
+from rn_rl.agents._arguments import with_logger, with_norm
 from rn_rl.agents.replay import (
     AgeWeightedDictReplayBuffer,
     AgeWeightedReplayBuffer,
     AgeWeights,
 )
 from rn_rl.errors import UserError, unknown
-from rn_rl.normalization import observation_weights, parse_spec
-from rn_rl.policies import NormActorCriticPolicy, NormDQNPolicy
+from rn_rl.normalization import observation_weights
+from rn_rl.policies import NormDQNPolicy
 
 LOSSES = {"huber": F.smooth_l1_loss, "mse": F.mse_loss}
-"""Losses of the temporal-difference error: Huber's as in SB3, or the mean squared error."""
-
-_ALIASES = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy")
-
-
-def _with_norm(
-    policy: str | type[BasePolicy],
-    norm_policy: type[BasePolicy],
-    norm: str,
-    kwargs: dict[str, Any] | None,
-) -> tuple[Any, dict[str, Any]]:
-    """The Norm policy and its arguments for what a user gave."""
-    parse_spec(norm)
-    if isinstance(policy, str):
-        if policy not in _ALIASES:
-            raise UserError(f"policy {policy!r}: expected one of {', '.join(_ALIASES)} or a class")
-        policy = norm_policy
-    if not issubclass(policy, norm_policy):
-        raise UserError(
-            f"policy {policy.__name__}: expected a subclass of {norm_policy.__name__}, which takes "
-            "norm=; or use the stock agent with this policy"
-        )
-    return policy, {"norm": norm, **(kwargs or {})}
-
-
-def _with_logger(callback: Any) -> BaseCallback:
-    """A user's callback (any form that SB3 takes) after our logger, unless it holds one already."""
-    if callback is None:
-        return NormalizerLogger()
-    given = callback if isinstance(callback, list) else [callback]
-    callbacks = [c if isinstance(c, BaseCallback) else ConvertCallback(c) for c in given]
-    merged = CallbackList(callbacks)
-    return merged if _holds_logger(merged) else CallbackList([NormalizerLogger(), merged])
-
-
-def _holds_logger(callback: BaseCallback) -> bool:
-    if isinstance(callback, CallbackList):
-        return any(map(_holds_logger, callback.callbacks))
-    return isinstance(callback, NormalizerLogger)
+"""Losses of the temporal-difference error: the Huber loss, as in SB3, or the mean squared error."""
 
 
 class RNDQN(DQN):
-    """SB3's DQN with normalizers that give replayed samples less weight the older they are.
+    """SB3's DQN with normalizers that weight replayed samples less the older they are.
 
-    Replayed samples come from older policies. The normalizers observe each with a weight that is
-    proportional to ``2 ** (-age / age_half_life)``, see :class:`AgeWeightedReplayBuffer`; the gradient
-    uses the whole batch, as in DQN. Normalizer state of target networks is looked up when it is
-    copied, so moving the policy to another device does not freeze it (in stock SB3 it does).
+    Replayed samples come from older policies. The normalizers observe each with a weight proportional to
+    ``2 ** (-age / age_half_life)``, see :class:`~rn_rl.agents.AgeWeightedReplayBuffer`; the gradient
+    weights all samples equally, as in DQN. The lists of state tensors that SB3 copies to the target
+    network are rebuilt before each copy, so that they stay valid when the policy moves to another device
+    (in stock SB3 the target's state is frozen from then on).
 
     Args:
         policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a ``NormDQNPolicy``.
         env: as in DQN.
-        norm: a spec such as ``"rn"`` or ``"ln+rn"``.
-        age_half_life: timesteps after which a replayed sample counts half in the statistics; None
-            observes all of them alike, as stock DQN with ``policy_kwargs("rn")`` does.
+        norm: normalizer spec such as ``"rn"`` or ``"ln+rn"``.
+        age_half_life: half-life in timesteps of a replayed sample's weight in the statistics; None
+            weights all samples equally, as stock DQN with ``policy_kwargs("rn")`` does.
         loss: ``"huber"`` (SB3's) or ``"mse"``, the mean over a minibatch of the squared error between
             ``Q(s, a)`` and ``r + gamma * max_a' Q_target(s', a')``.
-        max_grad_norm: largest norm of the gradient, to which it is clipped; None does not clip.
-        exploration_decay: factor by which epsilon falls at the end of each episode, from
+        max_grad_norm: norm to which larger gradients are clipped; None does not clip.
+        exploration_decay: factor by which epsilon is multiplied at the end of each episode, from
             ``exploration_initial_eps`` down to ``exploration_final_eps``; None: SB3's linear schedule.
         kwargs: as in DQN.
 
     Raises:
-        UserError: an unknown loss, or a decay outside (0, 1].
+        UserError: an unknown loss or normalizer, a decay outside (0, 1], a policy that does not take
+            ``norm=``, ``n_steps`` above 1 or another replay buffer together with ``age_half_life``.
     """
 
     def __init__(
@@ -115,7 +79,7 @@ class RNDQN(DQN):
         self.loss = loss
         self.exploration_decay = exploration_decay
         kwargs["max_grad_norm"] = math.inf if max_grad_norm is None else max_grad_norm
-        norm_policy, kwargs["policy_kwargs"] = _with_norm(
+        norm_policy, kwargs["policy_kwargs"] = with_norm(
             policy, NormDQNPolicy, norm, kwargs.get("policy_kwargs")
         )
         super().__init__(norm_policy, env, **kwargs)
@@ -151,7 +115,7 @@ class RNDQN(DQN):
             self._gradient_steps(gradient_steps, batch_size)
 
     def _gradient_steps(self, gradient_steps: int, batch_size: int) -> None:
-        """Train as DQN does, with this agent's loss (SB3 writes the Huber loss into its method)."""
+        """Train as DQN does, with this agent's loss: SB3's ``train`` has no argument for the loss."""
         if self.loss == "huber":
             super().train(gradient_steps, batch_size)
             return
@@ -170,15 +134,15 @@ class RNDQN(DQN):
         self.logger.record("train/loss", np.mean(losses))
 
     def _loss(self, batch_size: int) -> Tensor:
-        """Loss of one minibatch from the replay buffer."""
+        """Compute the loss of one minibatch from the replay buffer, a scalar."""
         assert self.replay_buffer is not None
         batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
         discounts = self.gamma if batch.discounts is None else batch.discounts
         with torch.no_grad():
-            following = self.q_net_target(batch.next_observations).amax(1, keepdim=True)
-            wanted = batch.rewards + (1 - batch.dones) * discounts * following
+            future = self.q_net_target(batch.next_observations).amax(1, keepdim=True)
+            targets = batch.rewards + (1 - batch.dones) * discounts * future
         values = self.q_net(batch.observations).gather(1, batch.actions.long())
-        return LOSSES[self.loss](values, wanted)
+        return LOSSES[self.loss](values, targets)
 
     def _store_transition(
         self,
@@ -191,8 +155,8 @@ class RNDQN(DQN):
     ) -> None:
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
         if self.exploration_decay is not None:
-            fallen = self.exploration_rate * self.exploration_decay ** int(np.sum(dones))
-            self.exploration_rate = max(self.exploration_final_eps, fallen)
+            decayed = self.exploration_rate * self.exploration_decay ** int(np.sum(dones))
+            self.exploration_rate = max(self.exploration_final_eps, decayed)
 
     def _on_step(self) -> None:
         interval = max(self.target_update_interval // self.n_envs, 1)
@@ -201,33 +165,9 @@ class RNDQN(DQN):
             self.batch_norm_stats_target = get_parameters_by_name(self.q_net_target, ["running_"])
         rate = self.exploration_rate
         super()._on_step()
-        if self.exploration_decay is not None:  # not the schedule's, which SB3 has just set
+        if self.exploration_decay is not None:  # undo the linear schedule that SB3 has just applied
             self.exploration_rate = rate
             self.logger.record("rollout/exploration_rate", rate)
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        return super()._init_callback(_with_logger(callback), progress_bar)
-
-
-class RNPPO(PPO):
-    """SB3's PPO with normalizers, whose commits are measured and logged.
-
-    Args:
-        policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a
-            ``NormActorCriticPolicy``.
-        env: as in PPO.
-        norm: a spec such as ``"rn"`` or ``"ln+rn"``.
-        kwargs: as in PPO.
-    """
-
-    def __init__(
-        self, policy: str | type[BasePolicy], env: Any, norm: str = "rn", **kwargs: Any
-    ) -> None:
-        self.norm = norm
-        norm_policy, kwargs["policy_kwargs"] = _with_norm(
-            policy, NormActorCriticPolicy, norm, kwargs.get("policy_kwargs")
-        )
-        super().__init__(norm_policy, env, **kwargs)
-
-    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        return super()._init_callback(_with_logger(callback), progress_bar)
+        return super()._init_callback(with_logger(callback), progress_bar)

@@ -1,0 +1,78 @@
+"""One optimizer for the stacked weights of all seeds, and its state by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+ELEMENTWISE = ("Adam", "AdamW", "RMSprop", "RMSpropTFLike", "SGD", "NAdam", "RAdam", "Adamax")
+"""Optimizers that update each weight independently, so that stacked weights can be one parameter."""
+
+
+def stacked_optimizer(weights: Tensor, template: Optimizer) -> Optimizer:
+    """Make an optimizer of the template's class and options whose only parameter is ``weights``.
+
+    Args:
+        weights: weights of all seeds, ``(seeds, P)``.
+        template: optimizer of one agent. Adam is made fused: one kernel for all weights.
+    """
+    options = {**template.defaults, "lr": template.param_groups[0]["lr"]}
+    if isinstance(template, torch.optim.Adam) and not options.get("capturable"):
+        options.update(fused=True, foreach=False)
+    return type(template)([weights], **options)
+
+
+def state_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """Return the optimizer's state by name: ``(seeds, P)`` tensors, and scalars such as ``step``."""
+    stored = optimizer.state_dict()["state"].get(0, {})
+    return {name: value for name, value in stored.items() if isinstance(value, Tensor)}
+
+
+def seed_state(optimizer: Optimizer, seed: int) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Return one seed's state: arrays ``(P,)`` under ``optimizer/<name>``, and scalars by name."""
+    arrays, numbers = {}, {}
+    for name, value in state_tensors(optimizer).items():
+        if value.dim():
+            arrays[f"optimizer/{name}"] = value[seed].cpu().numpy()
+        else:
+            numbers[name] = float(value)
+    return arrays, numbers
+
+
+def restore(
+    optimizer: Optimizer, arrays: Sequence[Mapping[str, np.ndarray]], numbers: Mapping[str, float]
+) -> None:
+    """Load the :func:`seed_state` of every seed; the scalars are the same for all seeds."""
+    state: dict[str, Any] = {
+        name.removeprefix("optimizer/"): torch.stack(
+            [torch.from_numpy(of_seed[name]) for of_seed in arrays]
+        )
+        for name in arrays[0]
+        if name.startswith("optimizer/")
+    }
+    state.update({name: torch.tensor(value) for name, value in numbers.items()})
+    if state:
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": {0: state}, "param_groups": groups})
+
+
+def load_into(optimizer: Optimizer, seed: int, single: Any) -> None:
+    """Copy one seed's state and the learning rate into the optimizer of a single agent."""
+    stored = state_tensors(optimizer)
+    if not stored:
+        return
+    parameters = single.param_groups[0]["params"]
+    sizes = [p.numel() for p in parameters]
+    state: dict[int, dict[str, Any]] = {i: {} for i in range(len(parameters))}
+    for name, value in stored.items():
+        parts = value[seed].split(sizes) if value.dim() else [value] * len(parameters)
+        for entry, part, parameter in zip(state.values(), parts, parameters, strict=True):
+            entry[name] = part.view_as(parameter if part.dim() else part).clone()
+    groups = single.state_dict()["param_groups"]
+    groups[0]["lr"] = optimizer.param_groups[0]["lr"]
+    single.load_state_dict({"state": state, "param_groups": groups})

@@ -118,7 +118,7 @@ def test_a_notebook_runs(notebook, tmp_path):
     executed = tmp_path / "executed.ipynb"
     for old, new in zip(cells_of(notebook), cells_of(executed), strict=True):
         kinds = [
-            [output["output_type"] for output in cell.get("outputs", [])] for cell in (old, new)
+            {output["output_type"] for output in cell.get("outputs", [])} for cell in (old, new)
         ]
         assert kinds[0] == kinds[1], "".join(old["source"])
 

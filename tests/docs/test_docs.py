@@ -183,7 +183,15 @@ def test_formulas_are_mathml(site):
     assert text.count("<math") > 10 and "arithmatex" not in text
 
 
-EXAMPLES = {"clip.py", "commit_cost.py", "seeds.py", "corridor.py", "dqn.py", "homeostatic.py"}
+EXAMPLES = {
+    "clip.py",
+    "qrdqn.py",
+    "commit_cost.py",
+    "seeds.py",
+    "corridor.py",
+    "dqn.py",
+    "homeostatic.py",
+}
 """Files that a worked example has the reader write, or names without a folder."""
 
 

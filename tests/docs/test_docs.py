@@ -118,7 +118,7 @@ def test_a_notebook_runs(notebook, tmp_path):
     executed = tmp_path / "executed.ipynb"
     for old, new in zip(cells_of(notebook), cells_of(executed), strict=True):
         kinds = [
-            [output["output_type"] for output in cell.get("outputs", [])] for cell in (old, new)
+            {output["output_type"] for output in cell.get("outputs", [])} for cell in (old, new)
         ]
         assert kinds[0] == kinds[1], "".join(old["source"])
 
@@ -183,7 +183,15 @@ def test_formulas_are_mathml(site):
     assert text.count("<math") > 10 and "arithmatex" not in text
 
 
-EXAMPLES = {"clip.py", "commit_cost.py", "seeds.py", "corridor.py", "dqn.py", "homeostatic.py"}
+EXAMPLES = {
+    "clip.py",
+    "qrdqn.py",
+    "commit_cost.py",
+    "seeds.py",
+    "corridor.py",
+    "dqn.py",
+    "homeostatic.py",
+}
 """Files that a worked example has the reader write, or names without a folder."""
 
 

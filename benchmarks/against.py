@@ -50,7 +50,7 @@ def compare_checkouts(name: str, config: SpeedOutput) -> None:
     there = config.against.resolve()
     for checkout in (HERE, there):
         check_checkout(checkout)
-    arguments = [name, *command_line(config), "--json"]
+    arguments = [name, *flags_of(config), "--json"]
     console = Console(stderr=True)
     runs: dict[Path, list[dict[str, Line]]] = {HERE: [], there: []}
     for turn in range(config.pairs):
@@ -82,7 +82,7 @@ def check_checkout(checkout: Path) -> None:
         raise UserError(f"--against {checkout}: Python imports rn_rl from {found}, not from there")
 
 
-def command_line(config: SpeedOutput) -> list[str]:
+def flags_of(config: SpeedOutput) -> list[str]:
     """Return the options of a benchmark as flags, all of them: defaults may differ elsewhere."""
     flags: list[str] = []
     for each in fields(config):

@@ -18,7 +18,7 @@ from rn_rl.analysis.report import (
 from rn_rl.errors import TrainingStopped, UserError
 from rn_rl.experiment.grid.cells import Cell
 from rn_rl.experiment.grid.config import CompareConfig
-from rn_rl.experiment.grid.disk import find_runs, is_readable, run_folders
+from rn_rl.experiment.grid.disk import find_cell_runs, is_readable, run_folders
 from rn_rl.experiment.grid.grid import new_grid, split_names
 from rn_rl.experiment.grid.jobs import failures
 from rn_rl.experiment.grid.scheduler import run_grid
@@ -73,7 +73,7 @@ def run_compare(config: CompareConfig) -> None:
 def folders_of(cell: Cell, config: CompareConfig) -> list[Path]:
     """Run folders of a cell's seeds, and those that cannot be read, which the report then names."""
     spec = cell.specs[0]
-    found = find_runs(config.out, spec)
+    found = find_cell_runs(config.out, spec)
     readable = [found[key].run.folder for key in cell.keys if key in found]
     broken = [folder for folder in run_folders(config.out, spec) if not is_readable(folder)]
     return readable + broken

@@ -67,7 +67,7 @@ class ModuleStack:
         self.commit_groups = [self._merge_states(group) for group in self._group_by_commit()]
         """Normalizers that each hold the states of a group that commits alike, with the group's names."""
         self.has_committed = False
-        """Whether a commit has happened, so that :meth:`tensors_before_commit` is known."""
+        """True once a commit has happened, so that :meth:`tensors_before_commit` is known."""
         captured = bool(self.norms) and self.weights.is_cuda
         self._commit = CudaGraphed(self._commit_all, 0) if captured else self._commit_all
 

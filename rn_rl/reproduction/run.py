@@ -20,7 +20,7 @@ from rich.console import Console
 from rn_rl.errors import TrainingStopped, UserError, unknown
 from rn_rl.experiment.grid.cells import Cell
 from rn_rl.experiment.grid.config import CompareConfig
-from rn_rl.experiment.grid.disk import find_runs
+from rn_rl.experiment.grid.disk import find_cell_runs
 from rn_rl.experiment.grid.grid import check_options, grid_of, make_cells, new_grid, split_names
 from rn_rl.experiment.grid.leases import exclusive
 from rn_rl.experiment.grid.scheduler import run_grid
@@ -253,7 +253,7 @@ def train_donors(shared: CompareConfig, console: Console) -> list[Path]:
     if grid.failed:
         raise UserError(f"a run to be replayed failed: {next(iter(grid.failed.values()))}")
     [cell] = grid.cells
-    found = find_runs(shared.out, cell.specs[0])
+    found = find_cell_runs(shared.out, cell.specs[0])
     return [found[key].run.folder for key in cell.keys]
 
 
@@ -261,7 +261,7 @@ def read_arm(grid: Grid, name: str, cells: list[Cell]) -> list[Trained]:
     """Read the training returns of an arm's finished runs."""
     runs = []
     for cell in cells:
-        found = find_runs(grid.config.out, cell.specs[0])
+        found = find_cell_runs(grid.config.out, cell.specs[0])
         for key in cell.keys:
             if key not in found or not found[key].trained:
                 continue

@@ -291,7 +291,7 @@ def test_two_checkouts_are_measured_in_turns(checkouts, tmp_path, capsys):
 
 def test_the_flags_for_another_checkout_are_those_of_the_command():
     config = SeedSpeedConfig(cases=("cartpole",), compile=True, against=Path("."), json=True)
-    flags = against.command_line(config)
+    flags = against.flags_of(config)
     assert flags[:2] == ["--cases", "cartpole"] and "--compile" in flags
     assert not {"--against", "--pairs", "--json", "--profile", "--readme"} & set(flags)
 

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.plugin_event_multiplexer import EventM
 
 from rn_rl.cli import main
 from rn_rl.experiment.grid import leases
-from rn_rl.experiment.grid.disk import find_runs
+from rn_rl.experiment.grid.disk import find_cell_runs
 from rn_rl.experiment.runs.folder import Run
 
 TINY = ["--algo", "dqn", "--env", "CartPole-v1", "--config", "paper", "--timesteps", "400"]
@@ -230,7 +230,7 @@ def test_an_evaluation_of_a_shorter_training_does_not_count(tmp_path):
     assert compare(tmp_path, norms="none", seeds=1) == 0
     run = Run(next(iter(policies(tmp_path))).parent)
     run.write_spec(replace(run.read_spec(), timesteps=50_000))
-    found = find_runs(tmp_path, run.read_spec())
+    found = find_cell_runs(tmp_path, run.read_spec())
     assert not next(iter(found.values())).trained
 
 

@@ -36,7 +36,7 @@ from rn_rl.engine.ensemble import ModuleStack
 from rn_rl.engine.trace import TracedFunction
 
 
-class Evaluation(NamedTuple):
+class PolicyEvaluation(NamedTuple):
     """Outputs of the policies for a minibatch, ``(seeds, rows)`` each."""
 
     values: Tensor
@@ -204,7 +204,7 @@ class ActorCritics:
 
     def evaluate(
         self, own: Sequence[Tensor], actions: Tensor, inputs: Sequence[Tensor]
-    ) -> Evaluation:
+    ) -> PolicyEvaluation:
         """Evaluate the policies on a minibatch in training mode; traced.
 
         Args:
@@ -222,7 +222,9 @@ class ActorCritics:
                 values, distribution = values_and_distribution(policy, x, *repeated[:1])
             return values[:, 0], *log_probs_and_entropies(distribution, a)
 
-        return Evaluation(*self.stack.vmap_modules(evaluate, own, actions, *inputs, training=True))
+        return PolicyEvaluation(
+            *self.stack.vmap_modules(evaluate, own, actions, *inputs, training=True)
+        )
 
     # traced functions of the stack's tensors, then observations, then uniform random numbers
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from rn_rl.agents.seed_batch import optimizer as optimizers
-from rn_rl.agents.seed_batch.actor_critic import ActorCritics, Evaluation
+from rn_rl.agents.seed_batch.actor_critic import ActorCritics, PolicyEvaluation
 from rn_rl.agents.seed_batch.base import SeedBatch
 from rn_rl.agents.seed_batch.minibatch import ClipRanges, RolloutSamples, unflatten
 from rn_rl.agents.seed_batch.rng import Streams
@@ -192,7 +192,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
         return self.clipped_gradients(loss, leaves), losses.detach()
 
     def compute_losses(
-        self, output: Evaluation, samples: RolloutSamples, clips: ClipRanges
+        self, output: PolicyEvaluation, samples: RolloutSamples, clips: ClipRanges
     ) -> tuple[Tensor, Tensor]:
         """Compute the loss of every seed, ``(seeds,)``, and its :data:`LOSSES`, ``(4, seeds)``.
 
@@ -205,18 +205,18 @@ class SeedBatchPPO(SeedBatch[PPO]):
         values, log_probs, entropies, mask = output
         advantages = samples.advantages
         if model.normalize_advantage and advantages.shape[1] > 1:
-            advantages = normalized(advantages, mask)
+            advantages = standardized(advantages, mask)
         log_ratio = log_probs - samples.old_log_probs
         ratio = log_ratio.exp()
         clipped = torch.clamp(ratio, 1 - clips.ratio, 1 + clips.ratio)
-        policy_loss = -mean(torch.min(advantages * ratio, advantages * clipped), mask)
+        policy_loss = -masked_mean(torch.min(advantages * ratio, advantages * clipped), mask)
         if model.clip_range_vf is not None:
             moved = torch.clamp(values - samples.old_values, -clips.values, clips.values)
             values = samples.old_values + moved
-        value_loss = mean((samples.returns - values).square(), mask)
-        entropy_loss = -mean(entropies, mask)
+        value_loss = masked_mean((samples.returns - values).square(), mask)
+        entropy_loss = -masked_mean(entropies, mask)
         loss = policy_loss + model.ent_coef * entropy_loss + model.vf_coef * value_loss
-        approx_kl = mean(ratio - 1 - log_ratio, mask)
+        approx_kl = masked_mean(ratio - 1 - log_ratio, mask)
         return loss, torch.stack((policy_loss, value_loss, entropy_loss, approx_kl))
 
     def policies(self, tensors: Sequence[Tensor], observations: Tensor) -> Distribution:
@@ -253,14 +253,14 @@ class SeedBatchPPO(SeedBatch[PPO]):
         self.actor_critics.restore([arrays for arrays, _ in stored])
 
 
-def mean(x: Tensor, mask: Tensor | None) -> Tensor:
+def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
     """Return the means ``(seeds,)`` of the rows of ``(seeds, rows)`` that are not padding."""
     return x.mean(1) if mask is None else (x * mask).sum(1) / mask.sum(1)
 
 
-def normalized(x: Tensor, mask: Tensor | None) -> Tensor:
+def standardized(x: Tensor, mask: Tensor | None) -> Tensor:
     """Shift and scale the rows of ``(seeds, rows)`` to mean 0 and standard deviation 1 in each seed."""
     count: Any = x.shape[1] if mask is None else mask.sum(1)
-    centred = x - mean(x, mask)[:, None]
-    variance = mean(centred.square(), mask) * (count / (count - 1))
+    centred = x - masked_mean(x, mask)[:, None]
+    variance = masked_mean(centred.square(), mask) * (count / (count - 1))
     return centred / (variance.sqrt()[:, None] + 1e-8)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from rn_rl.agents.seed_batch.actor_critic import ActorCritics, Evaluation
+from rn_rl.agents.seed_batch.actor_critic import ActorCritics, PolicyEvaluation
 from rn_rl.agents.seed_batch.distributions import (
     distribution_parameters,
     log_probs_and_entropies,
@@ -190,7 +190,7 @@ class RecurrentActorCritics(ActorCritics):
 
     def evaluate(
         self, own: Sequence[Tensor], actions: Tensor, inputs: Sequence[Tensor]
-    ) -> Evaluation:
+    ) -> PolicyEvaluation:
         sequences, observed = unflatten(inputs, Sequences)
 
         def evaluate(
@@ -209,7 +209,7 @@ class RecurrentActorCritics(ActorCritics):
         values, log_probs, entropies = self.stack.vmap_modules(
             evaluate, own, actions, *sequences, *observed, training=True
         )
-        return Evaluation(values, log_probs, entropies, sequences.mask)
+        return PolicyEvaluation(values, log_probs, entropies, sequences.mask)
 
     # traced functions of the stack's tensors, state, keep, inputs of the LSTMs, then random numbers
 

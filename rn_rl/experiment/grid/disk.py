@@ -54,7 +54,7 @@ def is_readable(folder: Path) -> bool:
     return True
 
 
-def find_runs(root: Path, spec: RunSpec) -> dict[str, FoundRun]:
+def find_cell_runs(root: Path, spec: RunSpec) -> dict[str, FoundRun]:
     """Return the readable runs of a cell by key; of several with one key, the one with most timesteps.
 
     Args:
@@ -84,4 +84,4 @@ def find_runs(root: Path, spec: RunSpec) -> dict[str, FoundRun]:
 
 def done_keys(root: Path, spec: RunSpec, episodes: int) -> set[str]:
     """Return the keys of a cell's runs that are trained and evaluated in ``episodes`` or more."""
-    return {key for key, found in find_runs(root, spec).items() if found.is_done(episodes)}
+    return {key for key, found in find_cell_runs(root, spec).items() if found.is_done(episodes)}

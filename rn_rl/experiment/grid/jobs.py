@@ -16,7 +16,7 @@ from rn_rl.errors import TrainingStopped
 from rn_rl.experiment.evaluation.config import EvaluateConfig
 from rn_rl.experiment.evaluation.evaluate import evaluate
 from rn_rl.experiment.grid.cells import Cell, key_of
-from rn_rl.experiment.grid.disk import FoundRun, find_runs
+from rn_rl.experiment.grid.disk import FoundRun, find_cell_runs
 from rn_rl.experiment.grid.leases import Leases
 from rn_rl.experiment.runs.console import Watch
 from rn_rl.experiment.runs.io import write_json
@@ -86,7 +86,7 @@ def make_jobs(root: Path, cell: Cell, episodes: int, parts: int, stop_file: Path
         A job for each interrupted seed batch, which continues as a whole, and jobs for the other
         seeds: at most ``parts`` seed batches, or one job for each seed.
     """
-    found = find_runs(root, cell.specs[0])
+    found = find_cell_runs(root, cell.specs[0])
     jobs = []
 
     def add(specs: list[RunSpec], together: bool, batch: tuple[str, ...] = ()) -> None:
@@ -182,7 +182,7 @@ def train_missing(job: Job, watch: Watch, *, afresh: bool) -> None:
         afresh: train interrupted runs from the beginning rather than from their checkpoints.
     """
     console = Console(quiet=True)
-    found = find_runs(job.config.out, job.specs[0])
+    found = find_cell_runs(job.config.out, job.specs[0])
     left = []
     for spec in job.specs:
         on_disk = found.get(key_of(spec))
@@ -192,7 +192,9 @@ def train_missing(job: Job, watch: Watch, *, afresh: bool) -> None:
             left.append(spec)
         elif on_disk.spec.together:
             resume_batch(replace(job.config, resume=on_disk.run.folder), console, watch)
-            found = find_runs(job.config.out, spec)  # the other seeds of its batch are trained now
+            found = find_cell_runs(
+                job.config.out, spec
+            )  # the other seeds of its batch are trained now
         else:
             train(replace(job.config, resume=on_disk.run.folder), console, watch)
     if left and job.together:
@@ -201,7 +203,7 @@ def train_missing(job: Job, watch: Watch, *, afresh: bool) -> None:
     else:
         for spec in left:
             train(replace(job.config, seed=spec.seed), console, watch)
-    found = find_runs(job.config.out, job.specs[0])
+    found = find_cell_runs(job.config.out, job.specs[0])
     for spec in job.specs:
         evaluate_last(found[key_of(spec)], job.episodes)
 

@@ -10,7 +10,7 @@ from rn_rl.errors import TrainingStopped
 from rn_rl.experiment.grid import leases
 from rn_rl.experiment.grid.cells import make_cell
 from rn_rl.experiment.grid.config import CompareConfig
-from rn_rl.experiment.grid.disk import find_runs
+from rn_rl.experiment.grid.disk import find_cell_runs
 from rn_rl.experiment.grid.grid import split_names
 from rn_rl.experiment.grid.jobs import make_jobs, run_job, side_by_side
 from rn_rl.experiment.runs import checkpoint
@@ -66,7 +66,7 @@ def test_a_batch_is_divided_among_processes_of_four_seeds_or_more(tmp_path):
         jobs = make_jobs(tmp_path, cell, 2, 4, tmp_path / "stop")
         assert len(jobs) == parts
         assert sorted(s.seed for job in jobs for s in job.specs) == list(range(seeds))
-    assert find_runs(tmp_path, cell.specs[0]) == {}
+    assert find_cell_runs(tmp_path, cell.specs[0]) == {}
 
 
 def test_there_is_a_training_for_each_core_and_one_on_a_gpu():

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
 from rn_rl.cli import main
 
@@ -35,14 +37,31 @@ def test_a_run_evaluates_as_it_did(name, runs, capsys):
     assert found == pytest.approx(EVALUATIONS[name], rel=1e-3)
 
 
+def assert_same_policy(folder, stored):
+    """The policy of a run equals a stored one; rounding differs between machines."""
+    mine = safetensors.torch.load_file(folder / "policy.safetensors")
+    theirs = safetensors.torch.load_file(DATA / "resumed" / f"{stored}.safetensors")
+    assert set(mine) == set(theirs)
+    for key, tensor in mine.items():
+        torch.testing.assert_close(tensor, theirs[key], rtol=1e-2, atol=1e-3, msg=key)
+
+
+def test_a_run_stopped_half_way_ends_as_one_that_never_stopped(tmp_path):
+    run = tmp_path / "half" / "rn/dqn/CartPole-v1_1"
+    shutil.copytree(DATA / "half", tmp_path / "half")
+    assert main(["train", "--resume", str(run), "--quiet"]) == 0
+    assert_same_policy(run, "half")
+
+
 @pytest.mark.parametrize("name", EVALUATIONS)
 def test_a_run_goes_on(name, runs):
-    """Resume a run; a seed batch resumes all its seeds."""
+    """Resume a run as version 0.1.0 resumed it; a seed batch resumes all its seeds."""
     assert main(["train", "--resume", str(runs / name), "--timesteps", "512", "--quiet"]) == 0
     assert main(["evaluate", str(runs / name), "--episodes", "1", "--json"]) == 0
     lines = (runs / name / "0.monitor.csv").read_text().splitlines()
     before = (DATA / "runs_of" / name / "0.monitor.csv").read_text().splitlines()
     assert len(lines) >= len(before) and lines[1] == before[1]
+    assert_same_policy(runs / name, name.replace("/", "-"))
 
 
 def test_runs_are_filmed_and_reported(runs, tmp_path):

@@ -2,14 +2,15 @@
 """Record what version 0.1.0 saves: run folders, SB3 zips of every policy family, and trained weights.
 
 Run with a checkout of version 0.1.0 on PYTHONPATH, in an empty folder: ``python record.py``. It writes
-``runs_of/`` (run folders, with the evaluation of each in ``evaluations.json``), and ``zips/`` with the
-values that each agent gives for fixed observations.
+``runs_of/`` (run folders, with the evaluation of each in ``evaluations.json``), ``half/`` and ``resumed/``
+(see :func:`record_resumed`), and ``zips/`` with the values that each agent gives for fixed observations.
 """
 
 import contextlib
 import io
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,37 @@ def values_of(agent, observations):
         return torch.cat([distribution.logits, agent.policy.predict_values(x)], 1).numpy()
 
 
+def record_resumed():
+    """Continue every run to 512 timesteps, and record a run that was stopped half-way.
+
+    The policies that the old code then has are in ``resumed/``; ``half.safetensors`` is that of a run of
+    512 timesteps that was never stopped, ``half/`` the run that was.
+    """
+    Path("resumed").mkdir()
+    shutil.copytree("runs_of", "continued")
+    for spec in sorted(Path("continued").rglob("run.yaml")):
+        main(["train", "--resume", str(spec.parent), "--timesteps", "512", "--quiet"])
+    for policy in sorted(Path("continued").rglob("policy.safetensors")):
+        name = "-".join(policy.parent.relative_to("continued").parts)
+        shutil.copy(policy, f"resumed/{name}.safetensors")
+    shutil.rmtree("continued")
+    arguments = RUNS["rn/dqn/CartPole-v1_1"]
+    steps = ["--timesteps", "512", "--eval-freq", "80", "--eval-episodes", "1", "--quiet"]
+    main(["train", *steps, "--out", "whole", *arguments])
+    shutil.copy("whole/rn/dqn/CartPole-v1_1/policy.safetensors", "resumed/half.safetensors")
+    shutil.rmtree("whole")
+    update = DQN.train
+
+    def stopping(self, *args, **kwargs):
+        update(self, *args, **kwargs)
+        if self.num_timesteps >= 200:
+            signal.raise_signal(signal.SIGINT)
+
+    DQN.train = stopping
+    main(["train", *steps, "--out", "half", *arguments])
+    DQN.train = update
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     from rn_rl.experiment import train as training  # as version 0.1.0 has it
@@ -103,9 +135,9 @@ if __name__ == "__main__":
                 *arguments[6:],
             ]
         )
-    for folder in sorted(Path("runs_of").rglob("*.yml")) + sorted(Path("runs_of").rglob("events*")):
-        if folder.name.startswith("events"):
-            folder.unlink()
+    record_resumed()
+    for events in [*Path("runs_of").rglob("events*"), *Path("half").rglob("events*")]:
+        events.unlink()
     Path("zips").mkdir()
     for name in ZIPS:
         agent = agent_of(name)

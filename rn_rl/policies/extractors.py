@@ -6,9 +6,15 @@ With an empty ``net_arch`` an extractor is its trunk alone; the Norm policies us
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
+from stable_baselines3.common.preprocessing import (
+    get_flattened_obs_dim,
+    is_image_space,
+    is_image_space_channels_first,
+)
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -157,15 +163,49 @@ def extractor_class(features: str, observation_space: spaces.Space | None = None
     """Look up an extractor class by name; ``"auto"`` chooses by the observation space.
 
     Raises:
-        UserError: the name is unknown.
+        UserError: the name is unknown, or ``"auto"`` gets float images whose channels come last.
     """
     if features == "auto":
+        assert observation_space is not None
         if isinstance(observation_space, spaces.Dict):
             return DictExtractor
-        return NatureExtractor if is_image_space(observation_space) else MlpExtractor  # type: ignore[arg-type]
+        images = is_image_space(observation_space) or is_unit_image(observation_space)
+        return NatureExtractor if images else MlpExtractor
     if features not in EXTRACTORS:
         raise unknown("features", features, [*EXTRACTORS, "auto"])
     return EXTRACTORS[features]
+
+
+class AutoExtractor(NormExtractor):
+    """The extractor for the observation space: Nature for images, Dict for dictionaries, else MLP.
+
+    Calling the class returns an instance of one of these, with the same arguments.
+    """
+
+    def __new__(cls, observation_space: spaces.Space, **kwargs: Any) -> NormExtractor:  # type: ignore[misc]
+        found: NormExtractor = extractor_class("auto", observation_space)(
+            observation_space, **kwargs
+        )
+        return found
+
+
+def is_unit_image(space: spaces.Space) -> bool:
+    """Return True for images of floats in [0, 1], of at least 36x36, which SB3 does not divide by 255.
+
+    Raises:
+        UserError: their channels come last. SB3 moves the channels of images of bytes alone.
+    """
+    if not isinstance(space, spaces.Box) or len(space.shape) != 3:
+        return False
+    unit = np.issubdtype(space.dtype, np.floating) and (space.low == 0).all()
+    if not unit or not (space.high == 1).all() or sorted(space.shape)[1] < 36:
+        return False
+    if not is_image_space_channels_first(space):
+        raise UserError(
+            f"observations {space}: images of floats need their channels first, as in (3, 84, 84); move "
+            "them with a wrapper, or use images of bytes, or features='mlp'"
+        )
+    return True
 
 
 def without_convolutions(features: str, trunk_norm: str) -> None:

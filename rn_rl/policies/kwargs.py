@@ -7,16 +7,32 @@ from typing import Any
 
 from torch import nn
 
+from rn_rl.errors import UserError
 from rn_rl.normalization import parse_spec
-from rn_rl.policies.extractors import extractor_class
+from rn_rl.policies.extractors import AutoExtractor, extractor_class
 from rn_rl.policies.layers import activation
+
+
+class NoHiddenLayers(dict[str, Any]):
+    """``net_arch`` of a policy whose hidden layers are all in its features extractor.
+
+    It is empty, which SB3's policies with one network and its on-policy policies take as "no further
+    layers". Policies of continuous actors and critics ask whether it has sizes for them. There no
+    hidden layer would see the action, so that the critic would be linear in it: this raises.
+    """
+
+    def __contains__(self, key: object) -> bool:
+        raise UserError(
+            "policy_kwargs() in SAC, TD3, DDPG, TQC or CrossQ: the critic would be linear in the action; "
+            "use the policy with norm=, such as SAC(NormSACPolicy, env, policy_kwargs={'norm': 'ln'})"
+        )
 
 
 def policy_kwargs(
     norm: str,
     net_arch: Sequence[int] = (64, 64),
     activation_fn: str | type[nn.Module] = nn.ReLU,
-    features: str = "mlp",
+    features: str = "auto",
     share_trunk: bool | None = None,
     trunk_norm: str = "none",
     **others: Any,
@@ -24,25 +40,29 @@ def policy_kwargs(
     """Build ``policy_kwargs`` that put normalizers into an SB3 agent.
 
     **Not for SAC, TD3, DDPG, TQC and CrossQ**: the hidden layers move into a features extractor and
-    ``net_arch`` becomes ``[]``, which makes a continuous critic linear in the action; use the Norm
-    policies there. It is right for DQN, QR-DQN, PPO, A2C, TRPO and MaskablePPO.
+    ``net_arch`` becomes empty, which would make a continuous critic linear in the action; those refuse
+    it with an error, and take the Norm policies. It is right for DQN, QR-DQN, PPO, A2C, TRPO and
+    MaskablePPO.
 
     Args:
         norm: normalizer spec such as ``"rn"`` or ``"ln+rn"``, see :func:`rn_rl.make_normalizers`.
         net_arch: sizes of the hidden layers, which all get normalizers.
         activation_fn: class or name (``"relu"``, ``"tanh"``, ...) of the activation.
-        features: ``"mlp"``, ``"minigrid"`` (with ``ImgObsWrapper``), ``"nature"`` or ``"dict"``.
+        features: ``"mlp"``, ``"minigrid"`` (with ``ImgObsWrapper``), ``"nature"``, ``"dict"``, or
+            ``"auto"``: ``"nature"`` for images, ``"dict"`` for dictionaries, else ``"mlp"``.
         share_trunk: on-policy algorithms only: whether actor and critic share the extractor (SB3's
             default, True) or have one each (False). Leave None for DQN and QR-DQN.
         trunk_norm: normalizer spec for the convolutions of ``"minigrid"`` and ``"nature"``; by default
             only the hidden layers after them get normalizers.
-        others: further arguments of the policy, such as ``optimizer_kwargs``.
+        others: further arguments of the policy, such as ``optimizer_kwargs``;
+            ``features_extractor_kwargs`` are merged with those that are built here.
 
     Returns:
         A new dict in every call, since SB3 modifies the one it is given.
 
     Raises:
-        UserError: the name of a normalizer, activation or extractor is unknown.
+        UserError: the name of a normalizer, activation or extractor is unknown, or ``others`` has a
+            ``features_extractor_class``.
 
     Example:
         >>> from stable_baselines3 import DQN
@@ -50,15 +70,22 @@ def policy_kwargs(
     """
     parse_spec(norm)
     parse_spec(trunk_norm)
+    if "features_extractor_class" in others:
+        raise UserError(
+            f"features_extractor_class={others['features_extractor_class']!r}: policy_kwargs() sets it; "
+            "use a Norm policy, such as NormDQNPolicy, which puts normalizers behind your extractor"
+        )
+    extractor = AutoExtractor if features == "auto" else extractor_class(features)
     kwargs: dict[str, Any] = {
-        "features_extractor_class": extractor_class(features),
+        "features_extractor_class": extractor,
         "features_extractor_kwargs": {
             "norm": norm,
             "net_arch": list(net_arch),
             "activation_fn": activation(activation_fn),
             **({"trunk_norm": trunk_norm} if trunk_norm != "none" else {}),
+            **(others.pop("features_extractor_kwargs", None) or {}),
         },
-        "net_arch": [],
+        "net_arch": NoHiddenLayers(),
     }
     if features == "minigrid":
         kwargs["normalize_images"] = False

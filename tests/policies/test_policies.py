@@ -10,8 +10,8 @@ import torch
 import yaml
 from gymnasium import spaces
 from minigrid.wrappers import ImgObsWrapper
-from sb3_contrib import QRDQN, TRPO
-from stable_baselines3 import A2C, DQN, PPO
+from sb3_contrib import QRDQN, TQC, TRPO, CrossQ
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import nn
@@ -21,7 +21,7 @@ import rn_rl.policies.kwargs
 from rn_rl.errors import UserError
 from rn_rl.normalization import REGISTRY, PhaseNorm, RegularityNorm, phase_norms
 from rn_rl.normalization.established import LayerNorm
-from rn_rl.policies import NormActorCriticPolicy, NormDQNPolicy, policy_kwargs
+from rn_rl.policies import MlpExtractor, NormActorCriticPolicy, NormDQNPolicy, policy_kwargs
 
 PHASE_RULE = [row.name for row in REGISTRY.values() if row.phase_rule]
 SPECS = [*REGISTRY, "ln+rn", "rn(half_life=5)", "ramp(5, 10)"]
@@ -161,7 +161,7 @@ def test_policy_kwargs_are_new_each_time():
     assert one == other
     one["features_extractor_kwargs"]["net_arch"].append(1)
     one["features_extractor_kwargs"]["norm"] = "ln"
-    one["net_arch"].append(1)
+    one["net_arch"]["pi"] = [1]
     one["use_sde"] = False
     assert other == policy_kwargs("rn") != one
 
@@ -249,6 +249,67 @@ def test_norm_policies_pick_the_trunk_by_the_observation_space(policy, count, sp
     built = policy(space, ACTIONS, lambda _: 1e-3, norm="rn", net_arch=[8])
     assert built.features_extractor_class.__name__ == extractor
     assert len(phase_norms(getattr(built, "q_net", built))) == count
+
+
+UNIT_IMAGE = spaces.Box(0, 1, (3, 40, 40), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("space", "extractor"),
+    [
+        (OBSERVATIONS, "MlpExtractor"),
+        (spaces.Box(0, 255, (3, 40, 40), np.uint8), "NatureExtractor"),
+        (UNIT_IMAGE, "NatureExtractor"),
+        (spaces.Box(0, 1, (3, 8, 8), np.float32), "MlpExtractor"),
+        (spaces.Box(-1, 1, (3, 40, 40), np.float32), "MlpExtractor"),
+        (spaces.Dict({"a": OBSERVATIONS, "b": OBSERVATIONS}), "DictExtractor"),
+        (spaces.Discrete(5), "MlpExtractor"),
+    ],
+)
+def test_policy_kwargs_pick_the_trunk_by_the_observation_space(space, extractor):
+    stock = {DQNPolicy: "q_net", ActorCriticPolicy: "features_extractor"}
+    for policy, part in stock.items():
+        built = policy(space, ACTIONS, lambda _: 1e-3, **policy_kwargs("rn", net_arch=[8]))
+        network = getattr(built, part)
+        found = getattr(network, "features_extractor", network)
+        assert type(found).__name__ == extractor
+        assert found.features_dim == 8 and len(phase_norms(found)) == 1
+
+
+def test_float_images_with_channels_last_are_refused():
+    space = spaces.Box(0, 1, (40, 40, 3), np.float32)
+    with pytest.raises(UserError, match="need their channels first"):
+        DQNPolicy(space, ACTIONS, lambda _: 1e-3, **policy_kwargs("rn"))
+
+
+@pytest.mark.parametrize("algorithm", [SAC, TD3, DDPG, TQC, CrossQ])
+def test_policy_kwargs_are_refused_where_the_critic_would_be_linear_in_the_action(algorithm):
+    with pytest.raises(UserError, match=r"linear in the action; use the policy with norm="):
+        algorithm("MlpPolicy", "Pendulum-v1", policy_kwargs=policy_kwargs("ln"))
+
+
+def test_policy_kwargs_merge_arguments_of_the_extractor_and_refuse_another_one():
+    given = policy_kwargs("rn", features_extractor_kwargs={"net_arch": [5]})
+    assert given["features_extractor_kwargs"]["net_arch"] == [5]
+    assert given["features_extractor_kwargs"]["norm"] == "rn"
+    with pytest.raises(UserError, match="policy_kwargs\\(\\) sets it; use a Norm policy"):
+        policy_kwargs("rn", features_extractor_class=MlpExtractor)
+
+
+@pytest.mark.parametrize("algorithm", [DQN, PPO])
+def test_an_agent_with_policy_kwargs_comes_back_from_its_zip(algorithm, tmp_path, noise):
+    env = noise(UNIT_IMAGE, ACTIONS)
+    model = algorithm(
+        "CnnPolicy",
+        env,
+        seed=0,
+        policy_kwargs=policy_kwargs("rn", net_arch=[8]) | {"normalize_images": False},
+        **FEW[algorithm],
+    )
+    model.learn(64)
+    model.save(tmp_path / "agent")
+    again = algorithm.load(tmp_path / "agent", env=env)
+    assert_same_weights(model.policy, again.policy)
 
 
 @pytest.mark.parametrize(

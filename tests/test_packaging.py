@@ -1,6 +1,7 @@
 """What strangers get: the doors, the wheel, the documents."""
 
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -72,9 +73,16 @@ def test_the_wheel_works_outside_the_checkout(built, tmp_path):
     venv.create(environment, with_pip=False)
     python = environment / ("Scripts" if sys.platform == "win32" else "bin") / "python"
 
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
     def run(*command: str) -> str:
         done = subprocess.run(
-            [str(python), *command], cwd=tmp_path, capture_output=True, text=True, check=False
+            [str(python), *command],
+            cwd=tmp_path,
+            env=clean,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

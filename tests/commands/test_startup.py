@@ -1,5 +1,6 @@
 """Starting the command line: help, version and mistakes are answered before heavy libraries load."""
 
+import importlib
 import subprocess
 import sys
 import textwrap
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import rn_rl
+from rn_rl import cli
 from rn_rl.reproduction import config, protocol
 
 ROOT = Path(__file__).parents[2]
@@ -61,11 +64,25 @@ def test_help_costs_at_most_half_of_importing_sb3():
 
 
 def test_version_is_the_version(capsys):
-    import rn_rl
-    from rn_rl.cli import main
-
-    assert main(["--version"]) == 0
+    assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"rn-rl {rn_rl.__version__}\n"
+
+
+def test_a_new_command_is_one_file_and_one_row(tmp_path, monkeypatch, capsys):
+    """The worked example of CONTRIBUTING.md."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    section = text.partition("## A new command")[2]
+    blocks = [block.partition("\n```")[0] for block in section.split("```python\n")[1:]]
+    (tmp_path / "seeds_example.py").write_text(blocks[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("seeds_example")
+    row = (module.SeedsConfig, "seeds_example:run_seeds")
+    monkeypatch.setitem(cli.COMMANDS, "seeds", row)
+    folder = tmp_path / "runs/ln/dqn/CartPole-v1_1"
+    folder.mkdir(parents=True)
+    (folder / "run.yaml").write_text("")
+    assert cli.main(["seeds", "--runs", str(tmp_path / "runs")]) == 0
+    assert capsys.readouterr().out == f"{folder}\n"
 
 
 def test_flags_of_studies_are_the_studies():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from rn_rl.analysis.comparison import Task, compare, summarize
 from rn_rl.commands.compare import run_compare
 from rn_rl.experiment.evaluation.config import VideoConfig
 from rn_rl.experiment.evaluation.video import video
@@ -43,7 +44,22 @@ def run_demo(config: DemoConfig) -> None:
             zoo=True,
         )
     )
-    records, _ = read_records(find_runs(config.out / "ln"))
-    best = max(records, key=lambda record: record.last_return)
+    console = Console()
+    records, problems = read_records(find_runs(config.out))
+    [task] = summarize(records, problems).tasks
+    say(console, learning_speed(task))
+    runs = task.arms["ln"].runs
+    best = max(runs, key=lambda record: record.last_return)
     clip = video(VideoConfig(best.run.folder))
-    say(Console(), f"film of ln, seed {best.spec.seed}, the best of {len(records)}: {clip}")
+    say(console, f"film of ln, seed {best.spec.seed}, the best of {len(runs)}: {clip}")
+
+
+def learning_speed(task: Task) -> str:
+    """Return a sentence about the mean return over the training, which the last policy does not show."""
+    none, ln = task.arms["none"], task.arms["ln"]
+    found = compare(task.name, "ln", "none", ln.areas, none.areas)
+    area = "area under curve, IQM"
+    return (
+        f"mean return over the whole training: ln {ln.figures[area]}, none {none.figures[area]}; "
+        f"probability that ln learns faster {found.improvement}, p = {found.p:.2g}"
+    )

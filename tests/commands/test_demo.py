@@ -1,9 +1,16 @@
 """The demo, in small."""
 
 import json
+import re
 
+import numpy as np
+
+from rn_rl.analysis.comparison import summarize
 from rn_rl.cli import run_command
+from rn_rl.commands.demo import learning_speed
+from rn_rl.experiment.runs.records import find_runs, read_records
 from scripts.demo import DemoConfig, run_demo
+from tests.factories import made_up_run
 
 TINY = ["--seeds", "2", "--timesteps", "1300", "--final-episodes", "2"]
 
@@ -28,4 +35,16 @@ def test_the_demo_compares_and_films_the_best(tmp_path, capsys):
     assert float(rows["ln"][-4]) == round(returns[worst], 2 if returns[worst] < 20 else 1)
     assert (best / "video.mp4").stat().st_size > 1000
     assert f"the best of 2: {best}/video.mp4" in first
+    assert "mean return over the whole training: ln " in first
     assert "4 trainings, 4 of them done" in demo()
+
+
+def test_the_sentence_on_learning_speed_has_the_areas(tmp_path):
+    for seed in range(10):
+        made_up_run(tmp_path, "none", seed, np.array([[seed], [100.0 + seed]]))
+        made_up_run(tmp_path, "ln", seed, np.array([[80.0 + seed], [100.0 + seed]]))
+    [task] = summarize(*read_records(find_runs(tmp_path))).tasks
+    sentence = learning_speed(task)
+    assert "probability that ln learns faster 1.00 [1.00, 1.00], p = 0.0001" in sentence
+    areas = [float(re.search(rf"{norm} ([\d.]+) ", sentence)[1]) for norm in ("ln", "none")]
+    assert areas[0] > areas[1] + 30

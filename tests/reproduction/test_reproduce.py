@@ -33,6 +33,7 @@ def toy(out, what, *arguments, timesteps=700):
     return main(["reproduce", what, *shape, *arguments])
 
 
+@pytest.mark.slow
 def test_every_arm_of_the_paper_and_every_control(tmp_path):
     what = "cartpole"
     assert toy(tmp_path, what, "--seeds", "2") == 0

@@ -11,7 +11,7 @@ from benchmarks.nonstationary import NonstationaryConfig, run_nonstationary
 from benchmarks.report_speed import ReportSpeedConfig, run_report_speed
 from benchmarks.seed_batch_speed import SeedSpeedConfig, run_seed_speed
 from benchmarks.train_speed import SpeedConfig, run_speed
-from rn_rl.cli import run_command, subcommands
+from rn_rl.cli import run_commands
 
 BENCHMARKS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "train": (SpeedConfig, run_speed),
@@ -28,9 +28,7 @@ BENCHMARKS: dict[str, tuple[type, Callable[[Any], None]]] = {
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m benchmarks") -> int:
     """Run one benchmark, and return the exit status."""
-    return run_command(
-        subcommands(BENCHMARKS), dict(BENCHMARKS.values()), prog=prog, arguments=arguments
-    )
+    return run_commands(BENCHMARKS, prog, arguments=arguments)
 
 
 if __name__ == "__main__":

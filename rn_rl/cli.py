@@ -41,7 +41,7 @@ Modules of options import neither torch nor SB3, so ``--help`` and mistakes are 
 
 
 def subcommands(commands: Mapping[str, tuple[type, Any]]) -> Any:
-    """The union type from which tyro makes one subcommand for each entry."""
+    """Return the union type from which tyro makes one subcommand for each entry."""
     return Union[  # noqa: UP007 - made at run time
         tuple(
             Annotated[config, tyro.conf.subcommand(name, prefix_name=False)]
@@ -57,7 +57,7 @@ def load_and_run(function: str, config: Any) -> None:
 
 
 def parse(command: Any, arguments: Sequence[str], prog: str, description: str | None) -> object:
-    """tyro's parse, with its boxed errors as one line."""
+    """Parse with tyro, and raise its boxed errors as a :class:`UserError` of one line."""
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
@@ -87,10 +87,17 @@ def run_command(
     description: str | None = None,
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Parse, run, and turn what a user can fix into one line.
+    """Parse the arguments, run the command, and print errors that the user can fix as one line.
+
+    Args:
+        command: dataclass of options, or the union of several from :func:`subcommands`.
+        handlers: function that runs the command, by dataclass.
+        prog: name of the program in messages.
+        description: text at the top of ``--help``.
+        arguments: default: those of the command line.
 
     Returns:
-        0; 2 for what the user can fix; 130 after Ctrl-C.
+        The exit status: 0; 2 after an error that the user can fix; 130 after Ctrl-C.
     """
     try:
         config = parse(command, sys.argv[1:] if arguments is None else arguments, prog, description)
@@ -110,15 +117,36 @@ def run_command(
     return 0
 
 
+def run_commands(
+    commands: Mapping[str, tuple[type, Callable[[Any], None]]],
+    prog: str,
+    description: str | None = None,
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Run the command that the first argument names; see :func:`run_command`.
+
+    Args:
+        commands: dataclass of options and function that runs the command, by name.
+        prog: name of the program in messages.
+        description: text at the top of ``--help``.
+        arguments: default: those of the command line.
+    """
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    if typed and not typed[0].startswith("-") and typed[0] not in commands:
+        print(f"{prog}: error: {unknown('command', typed[0], commands)}", file=sys.stderr)
+        return 2
+    return run_command(subcommands(commands), dict(commands.values()), prog, description, typed)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; see :func:`run_command`."""
+    """Run ``rn-rl`` with these arguments, by default those of the command line."""
     typed = list(sys.argv[1:] if arguments is None else arguments)
     if typed[:1] == ["--version"]:
         print(f"rn-rl {rn_rl.__version__}")
         return 0
-    if typed and not typed[0].startswith("-") and typed[0] not in COMMANDS:
-        print(f"rn-rl: error: {unknown('command', typed[0], COMMANDS)}", file=sys.stderr)
-        return 2
+    commands = {
+        name: (config, partial(load_and_run, function))
+        for name, (config, function) in COMMANDS.items()
+    }
     about = "Normalizers inside Stable-Baselines3 agents: train, compare, evaluate, film."
-    handlers = {config: partial(load_and_run, function) for config, function in COMMANDS.values()}
-    return run_command(subcommands(COMMANDS), handlers, "rn-rl", about, typed)
+    return run_commands(commands, "rn-rl", about, typed)

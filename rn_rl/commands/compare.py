@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rn_rl.analysis.comparison import summarize
+from rn_rl.analysis.comparison import Summary, summarize
 from rn_rl.analysis.references import evaluate_agent
 from rn_rl.analysis.report import (
     check_baseline,
@@ -24,10 +24,14 @@ from rn_rl.experiment.grid.jobs import failures
 from rn_rl.experiment.grid.scheduler import run_grid
 from rn_rl.experiment.runs.records import read_records
 from rn_rl.experiment.runs.spec import command_line
+from rn_rl.experiment.training.progress import StatusLines
 
 
-def run_compare(config: CompareConfig) -> None:
+def run_compare(config: CompareConfig) -> Summary:
     """Train what is missing, then write and print the report.
+
+    Returns:
+        The content of the report: the runs of this grid alone, whatever else is in its folder.
 
     Raises:
         UserError: anything that the user can fix; after the report, that trainings failed.
@@ -40,24 +44,26 @@ def run_compare(config: CompareConfig) -> None:
     grid = new_grid(config, console)
     baseline = check_baseline(config.baseline, (cell.specs[0].norm for cell in grid.cells))
     algos = list(dict.fromkeys(cell.specs[0].algo for cell in grid.cells))
-    references = [
-        evaluate_agent(
-            path, algos, split_names(config.env), config.final_episodes, trust=config.trust
-        )
-        for path in config.agent
-    ]
+    with StatusLines(console, "evaluating agents"):
+        references = [
+            evaluate_agent(
+                path, algos, split_names(config.env), config.final_episodes, trust=config.trust
+            )
+            for path in config.agent
+        ]
     stopped = run_grid(grid)
     folders = [run for cell in grid.cells for run in folders_of(cell, config)]
     records, problems = read_records(folders)
+    summary = summarize(records, problems, baseline=baseline, threshold=config.threshold)
     if records:
-        summary = summarize(records, problems, baseline=baseline, threshold=config.threshold)
         summary.add_references(references, zoo=config.zoo)
         for key, reason in grid.failed.items():
             where = failures(config.out) / f"{key}.txt"
             summary.notes.append(f"{key} failed, by itself too ({reason}); see {where}.")
         for key, reason in grid.retried.items():
             summary.notes.append(f"{key} and those with it: tried again after {reason}.")
-        write_report(summary, page, commands=[command_line()])
+        with StatusLines(console, "writing the report"):
+            write_report(summary, page, commands=[command_line()])
         print_summary(summary, page, console)
     if stopped:
         raise TrainingStopped("stopped; the same command goes on where it stopped")
@@ -68,6 +74,7 @@ def run_compare(config: CompareConfig) -> None:
             f"again by themselves, such as {key}: {reason}; more is in {failures(config.out)}, and the "
             "same command tries them again"
         )
+    return summary
 
 
 def folders_of(cell: Cell, config: CompareConfig) -> list[Path]:

@@ -7,13 +7,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rn_rl.analysis.comparison import Task, compare, summarize
+from rn_rl.analysis.comparison import Task, compare
 from rn_rl.commands.compare import run_compare
 from rn_rl.experiment.evaluation.config import VideoConfig
 from rn_rl.experiment.evaluation.video import video
 from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.runs.console import say
-from rn_rl.experiment.runs.records import find_runs, read_records
 
 
 @dataclass
@@ -32,7 +31,7 @@ class DemoConfig:
 
 def run_demo(config: DemoConfig) -> None:
     """Train what is missing, write the report, and film the best run with ``ln``."""
-    run_compare(
+    summary = run_compare(
         CompareConfig(
             algo="ppo",
             env="CartPole-v1",
@@ -45,8 +44,7 @@ def run_demo(config: DemoConfig) -> None:
         )
     )
     console = Console()
-    records, problems = read_records(find_runs(config.out))
-    [task] = summarize(records, problems).tasks
+    [task] = summary.tasks
     say(console, learning_speed(task))
     runs = task.arms["ln"].runs
     best = max(runs, key=lambda record: record.last_return)
@@ -59,7 +57,8 @@ def learning_speed(task: Task) -> str:
     none, ln = task.arms["none"], task.arms["ln"]
     found = compare(task.name, "ln", "none", ln.areas, none.areas)
     area = "area under curve, IQM"
+    hint = "exploratory: " if found.exploratory else ""
     return (
-        f"mean return over the whole training: ln {ln.figures[area]}, none {none.figures[area]}; "
-        f"probability that ln learns faster {found.improvement}, p = {found.p:.2g}"
+        f"{hint}mean return over the whole training: ln {ln.figures[area]}, none {none.figures[area]}; "
+        f"probability that a run with ln has the higher one {found.improvement}, p = {found.p:.2g}"
     )

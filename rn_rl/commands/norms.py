@@ -14,7 +14,7 @@ NORM_COLUMNS = ["name", "what", "arguments", "state", "phase rule", "cost", "sou
 
 
 def norm_rows() -> list[list[str]]:
-    """The registry as text, with the measured cost of each row."""
+    """Return the registry as text, with the measured cost of each normalizer."""
     measured = costs.recorded()
     return [
         [
@@ -22,7 +22,7 @@ def norm_rows() -> list[list[str]]:
             row.summary,
             ", ".join(row.arguments) or "-",
             "yes" if row.stateful else "-",
-            where_it_obeys(row),
+            phase_rule_holds(row),
             f"{measured[row.name]:.2f}" if row.name in measured else "-",
             row.source,
         ]
@@ -30,8 +30,8 @@ def norm_rows() -> list[list[str]]:
     ]
 
 
-def where_it_obeys(row: NormalizerSpec) -> str:
-    """In which algorithms the state moves between phases alone."""
+def phase_rule_holds(row: NormalizerSpec) -> str:
+    """Return the algorithms in which the state changes only between phases, as a cell."""
     if not row.stateful:
         return "no state"
     return "everywhere" if row.phase_rule else "nowhere"
@@ -42,8 +42,8 @@ def run_norms(config: NormsConfig) -> None:
     rows = norm_rows()
     title = "normalizers: combine them with +, as in ln+rn(half_life=2000)"
     caption = (
-        "phase rule: where state moves between phases alone (nowhere: for fidelity)\n"
-        "cost: of a training forward and backward, as a ratio to that of ln"
+        "phase rule: where the state changes only between phases (nowhere: as published)\n"
+        "cost: time of a training forward and backward pass, relative to that of ln"
     )
     table = Table(title=title, caption=caption, caption_justify="left", box=SIMPLE_HEAD)
     table.padding, table.pad_edge = (0, 1, 0, 0), False

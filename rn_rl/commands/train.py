@@ -8,7 +8,7 @@ from rn_rl.experiment.training.single import train
 
 
 def run_train(config: TrainConfig) -> None:
-    """Train, and say what to do with the result."""
+    """Train, and print where the runs are and which commands use them."""
     if several(config):
         runs = train_seeds(config)
         if not config.quiet:

@@ -11,7 +11,7 @@ from rn_rl.experiment.settings.shipped import load_config_file, shipped
 
 
 def run_zoo(config: ZooConfig) -> None:
-    """Print what ships tuned, and what the RL Zoo published."""
+    """Print the tuned environments, the algorithms, and results that the RL Zoo published."""
     console = Console()
     tuned = Table(title="tuned environments (any other registered one takes the defaults)")
     for column in ("environment", "algorithm", "--config", "timesteps"):

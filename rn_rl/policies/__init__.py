@@ -8,6 +8,7 @@ from rn_rl.policies.continuous import (
     NormTQCPolicy,
 )
 from rn_rl.policies.extractors import (
+    AutoExtractor,
     DictExtractor,
     MinigridExtractor,
     MlpExtractor,
@@ -23,6 +24,7 @@ from rn_rl.policies.on_policy import (
 from rn_rl.policies.q_policies import NormDQNPolicy, NormQRDQNPolicy
 
 __all__ = [
+    "AutoExtractor",
     "DictExtractor",
     "MinigridExtractor",
     "MlpExtractor",

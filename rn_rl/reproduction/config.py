@@ -11,7 +11,7 @@ import tyro
 from rn_rl.errors import UserError
 from rn_rl.experiment.settings.options import shown_as
 
-STUDIES = ("learning-rates", "warm-up", "as-published")
+STUDY_FLAGS = ("learning-rates", "warm-up", "as-published")
 """Flags of the studies other than the protocol itself."""
 
 
@@ -69,7 +69,7 @@ class ReproduceConfig:
         Raises:
             UserError: several studies were chosen.
         """
-        asked = [name for name in STUDIES if getattr(self, name.replace("-", "_"))]
+        asked = [name for name in STUDY_FLAGS if getattr(self, name.replace("-", "_"))]
         if len(asked) > 1:
             raise UserError(f"--{asked[0]} --{asked[1]}: expected one study at a time")
         return asked[0] if asked else None

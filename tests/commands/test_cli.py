@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from imageio_ffmpeg import get_ffmpeg_exe
 
+from benchmarks.__main__ import main as benchmark
 from rn_rl.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -157,6 +158,13 @@ def test_norms_and_zoo_print_their_tables(capsys):
     assert main(["norms"]) == 0 and main(["zoo"]) == 0
     printed = capsys.readouterr().out
     assert "rln-paper" in printed and "RedBlueDoors" in printed and "154.4" in printed
+
+
+def test_a_typo_in_the_name_of_a_benchmark_is_one_line(capsys):
+    assert benchmark(["trian"]) == 2
+    printed = capsys.readouterr().err
+    assert "error: unknown command 'trian'. Did you mean 'train'" in printed
+    assert printed.count("\n") == 1
 
 
 def test_scripts_are_the_same_commands(tmp_path):

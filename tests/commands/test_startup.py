@@ -86,4 +86,4 @@ def test_a_new_command_is_one_file_and_one_row(tmp_path, monkeypatch, capsys):
 
 
 def test_flags_of_studies_are_the_studies():
-    assert tuple(protocol.STUDIES) == config.STUDIES
+    assert tuple(protocol.STUDIES) == config.STUDY_FLAGS

@@ -96,7 +96,7 @@ def run_jobs(grid: Grid, todo: list[Job], jobs: int) -> None:
             return
         grid.progress += 1
         # all processes ended with the killed one; the leases that they left tell their jobs
-        lost = [job for job in todo if any(is_claim_abandoned(config, key) for key in job.keys)]
+        lost = [job for job in todo if any(lease_is_abandoned(config, key) for key in job.keys)]
         for job in lost:
             if len(todo) == 1 and len(job.specs) == 1:
                 key, reason = job.keys[0], "its process was killed, perhaps for memory"
@@ -110,7 +110,7 @@ def run_jobs(grid: Grid, todo: list[Job], jobs: int) -> None:
         say(grid.console, f"  a process was killed; in work were {names}: one at a time now")
 
 
-def is_claim_abandoned(config: CompareConfig, key: str) -> bool:
+def lease_is_abandoned(config: CompareConfig, key: str) -> bool:
     """Return True if there is a lease on a training and its holder is dead."""
     path = leases.leases_folder(config.out) / key
     return path.exists() and leases.is_abandoned(path)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -288,11 +288,17 @@ def has_episodes(folder: Path, episodes: int | None) -> bool:
 
     False for None, which means that the run is limited by timesteps alone.
     """
-    if episodes is None:
-        return False
+    return episodes is not None and episodes_done(read_plain(folder)) >= episodes
+
+
+def episodes_done(plain: Mapping[str, Any]) -> int:
+    """Return the number of training episodes that ended before a checkpoint.
+
+    Args:
+        plain: its plain data, from :func:`read_plain`.
+    """
     header = 2  # lines of a monitor file of SB3
-    rows = read_plain(folder)["monitor_rows"]
-    return sum(max(count - header, 0) for count in rows.values()) >= episodes
+    return sum(max(count - header, 0) for count in plain["monitor_rows"].values())
 
 
 def trim_monitors(folder: Path) -> None:

@@ -180,7 +180,8 @@ def resume_batch(config: TrainConfig, console: Console, watch: Watch | None = No
         The runs of the batch.
 
     Raises:
-        UserError: the batch is complete, or its checkpoints differ in their timesteps.
+        UserError: the batch has all of its timesteps or episodes, or its checkpoints stand at
+            different timesteps.
         TrainingStopped: after Ctrl-C or ``watch.stop``, once the checkpoints are written.
     """
     assert config.resume is not None
@@ -200,6 +201,10 @@ def resume_batch(config: TrainConfig, console: Console, watch: Watch | None = No
         raise UserError(
             f"run {config.resume} has all of its {specs[0].timesteps:,} timesteps; to go further give "
             "more with --timesteps"
+        )
+    if all(checkpoint.has_episodes(run.checkpoint, first.episodes) for run in runs):
+        raise UserError(
+            f"run {config.resume}: its batch has all of its {first.episodes:,} episodes"
         )
     trial = first.make_env()
     train_batch(specs, runs, trial, console, compile=config.compile, resuming=True, watch=watch)

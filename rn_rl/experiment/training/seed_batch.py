@@ -311,9 +311,7 @@ class SeedBatchRun:
         self.best = np.array([each["best"] for each in plain])
         self.recent = [list(each["recent"]) for each in plain]
         self.rollouts = plain[0]["rollouts"]
-        header = 2  # lines of SB3's monitor files
-        rows = [each["monitor_rows"].values() for each in plain]
-        self.ended = np.array([sum(count - header for count in counts) for counts in rows])
+        self.ended = np.array([checkpoint.episodes_done(each) for each in plain])
         if self.spec.episodes is not None:
             self.finished = self.ended >= self.spec.episodes
         if not self.envs.restore(plain):

@@ -50,7 +50,7 @@ def test_a_run_ends_with_its_last_episode(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("vector_env", ["gymnasium", "envpool"])
-def test_each_seed_of_a_batch_ends_with_its_own_last_episode(tmp_path, vector_env):
+def test_each_seed_of_a_batch_ends_with_its_own_last_episode(tmp_path, vector_env, capsys):
     """A seed that has all of its episodes keeps its policy of then, while the others continue."""
     how = ["--engine", "batch", "--vector-env", vector_env]
     together = trained(tmp_path / "together", "--seeds", "3", *how)
@@ -60,6 +60,8 @@ def test_each_seed_of_a_batch_ends_with_its_own_last_episode(tmp_path, vector_en
         assert len(rows(run)) >= 6
         assert checkpoint.has_episodes(run.checkpoint, 6)
         assert_no_update_follows_the_last_episode(run, ends[seed])
+    assert main(["train", "--resume", str(together[0].folder), "--quiet"]) == 2
+    assert "its batch has all of its 6 episodes" in capsys.readouterr().err
     first = min(ends, key=ends.__getitem__)
     assert ends[first] + 8 < max(
         ends.values()

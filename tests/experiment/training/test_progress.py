@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from rn_rl.cli import main
+from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.experiment.training import progress
 from rn_rl.experiment.training.progress import StatusLines, TrainingProgress, clock
 
@@ -31,7 +32,14 @@ WORK = {
 
 @pytest.fixture
 def hurried(monkeypatch):
-    """A line at least every 0.02 seconds."""
+    """A line at least every 0.02 seconds; an environment that takes 0.3 seconds to make."""
+    make_env = RunSpec.make_env
+
+    def make_env_slowly(self, *args, **kwargs):
+        time.sleep(0.3)
+        return make_env(self, *args, **kwargs)
+
+    monkeypatch.setattr(RunSpec, "make_env", make_env_slowly)
     monkeypatch.setattr(progress, "LINE_INTERVAL", 0.02)
 
 

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Protocol, Union, runtime_checkable
 
 import tyro
 
@@ -38,6 +38,13 @@ COMMANDS: dict[str, tuple[type, str]] = {
 
 Modules of options import neither torch nor SB3, so ``--help`` and mistakes are answered at once.
 """
+
+
+@runtime_checkable
+class ChecksArguments(Protocol):
+    """Options that refuse some combinations of what was typed."""
+
+    def check_arguments(self, arguments: Sequence[str]) -> None: ...
 
 
 def subcommands(commands: Mapping[str, tuple[type, Any]]) -> Any:
@@ -100,7 +107,10 @@ def run_command(
         The exit status: 0; 2 after an error that the user can fix; 130 after Ctrl-C.
     """
     try:
-        config = parse(command, sys.argv[1:] if arguments is None else arguments, prog, description)
+        typed = sys.argv[1:] if arguments is None else arguments
+        config = parse(command, typed, prog, description)
+        if isinstance(config, ChecksArguments):
+            config.check_arguments(typed)
         handlers[type(config)](config)
     except UserError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)

@@ -63,7 +63,8 @@ class NormalizerLogger(BaseCallback):
         """KL divergences measured, in nats."""
         self.commit_actions: list[float] = []
         """Mean absolute changes of the action measured (TD3, DDPG)."""
-        self._recent: deque[dict[str, float]] = deque(maxlen=1)
+        self.recent_commits: deque[dict[str, float]] = deque(maxlen=1)
+        """Sizes of the last commits, by their logged names; their mean is logged."""
         self.rollouts = 0
         """Number of rollouts begun."""
         self._off_policy = False
@@ -77,7 +78,7 @@ class NormalizerLogger(BaseCallback):
         if self.measure_every is None:
             self.measure_every = 50 if self._off_policy else 1
         if self._off_policy:  # many small commits: log the mean of the last ones
-            self._recent = deque(maxlen=10)
+            self.recent_commits = deque(self.recent_commits, maxlen=10)
 
     @property
     def layer_names(self) -> list[str]:
@@ -99,13 +100,13 @@ class NormalizerLogger(BaseCallback):
         observations = self._sample_observations()
         if observations is not None:
             size = self._commit_size(observations)
-            self._recent.append(size)
+            self.recent_commits.append(size)
             if "commit_kl" in size:
                 self.commit_kls.append(size["commit_kl"])
             if "commit_action" in size:
                 self.commit_actions.append(size["commit_action"])
             for name in size:
-                recent = float(np.mean([measured[name] for measured in self._recent]))
+                recent = float(np.mean([measured[name] for measured in self.recent_commits]))
                 self.logger.record(f"normalizer/{name}", recent)
         gains = {name: mean_gain(norm) for name, norm in self._layers.items()}
         for name, gain in gains.items():

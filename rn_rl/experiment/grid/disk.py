@@ -26,10 +26,12 @@ class FoundRun:
 
     @property
     def trained(self) -> bool:
-        """True if nothing is left to train."""
-        return self.timesteps >= self.spec.timesteps or (
-            self.timesteps >= 0 and checkpoint.has_episodes(self.run.checkpoint, self.spec.episodes)
-        )
+        """True if nothing is left to train and the last policy is there."""
+        if self.timesteps < 0 or not self.run.policy_file.is_file():
+            return False
+        if checkpoint.has_episodes(self.run.checkpoint, self.spec.episodes):
+            return True  # in a seed batch the policy can be older than the checkpoint
+        return self.timesteps >= self.spec.timesteps and self.run.has_policy_of(self.timesteps)
 
     def is_done(self, episodes: int) -> bool:
         """Return True if the run is trained and its last policy evaluated in ``episodes`` or more."""

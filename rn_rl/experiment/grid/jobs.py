@@ -19,6 +19,7 @@ from rn_rl.experiment.grid.cells import Cell, key_of
 from rn_rl.experiment.grid.disk import FoundRun, find_cell_runs
 from rn_rl.experiment.grid.leases import Leases
 from rn_rl.experiment.runs.console import Watch
+from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.io import write_json
 from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.experiment.training.config import TrainConfig
@@ -191,12 +192,12 @@ def train_missing(job: Job, watch: Watch, *, afresh: bool) -> None:
         if on_disk is None or on_disk.timesteps < 0 or afresh:
             left.append(spec)
         elif on_disk.spec.together:
-            resume_batch(replace(job.config, resume=on_disk.run.folder), console, watch)
+            resume_batch(resuming(job.config, on_disk.run), console, watch)
             found = find_cell_runs(
                 job.config.out, spec
             )  # the other seeds of its batch are trained now
         else:
-            train(replace(job.config, resume=on_disk.run.folder), console, watch)
+            train(resuming(job.config, on_disk.run), console, watch)
     if left and job.together:
         trial = left[0].make_env()
         train_together(job.config, [replace(s, together=[]) for s in left], trial, console, watch)
@@ -206,6 +207,11 @@ def train_missing(job: Job, watch: Watch, *, afresh: bool) -> None:
     found = find_cell_runs(job.config.out, job.specs[0])
     for spec in job.specs:
         evaluate_last(found[key_of(spec)], job.episodes)
+
+
+def resuming(config: TrainConfig, run: Run) -> TrainConfig:
+    """Return the options that continue a run of a grid."""
+    return TrainConfig(resume=run.folder, compile=config.compile, quiet=True)
 
 
 def evaluate_last(found: FoundRun, episodes: int) -> None:

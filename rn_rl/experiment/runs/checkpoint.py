@@ -26,10 +26,14 @@ import numpy as np
 import torch
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from rn_rl.agents import NormalizerLogger
+from rn_rl.agents.replay import AgeWeightedDictReplayBuffer, AgeWeightedReplayBuffer
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.arrays import (
     copy_rows,
@@ -39,7 +43,14 @@ from rn_rl.experiment.runs.arrays import (
     take_array,
     take_trained,
 )
-from rn_rl.experiment.runs.io import atomic_write, replace_file, write_npz
+from rn_rl.experiment.runs.io import (
+    atomic_write,
+    complete_lines,
+    replace_file,
+    sync,
+    sync_folder,
+    write_npz,
+)
 from rn_rl.experiment.runs.rng_state import (
     exploration_noise,
     generator_states,
@@ -63,7 +74,10 @@ AGENT_ARRAYS = ("_last_obs", "_last_original_obs", "_last_episode_starts")
 """Arrays that an SB3 agent carries from one phase to the next."""
 
 REPLAY_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
-"""Arrays of a replay buffer."""
+"""Arrays of a replay buffer, one row for each transition."""
+
+EPISODE_ARRAYS = ("ep_start", "ep_length", "_current_ep_start")
+"""Arrays by which a hindsight replay buffer finds the episode of a transition."""
 
 EVALUATION_LISTS = ("timesteps", "results", "length", "successes")
 """Lists that SB3's evaluation callback collects."""
@@ -104,9 +118,13 @@ def save_training(
             arrays[f"lstm/{i}"] = tensor.cpu().numpy()
     memory = getattr(model, "replay_buffer", None)
     if memory is not None:
+        # with optimize_memory_usage the next observation of the last transition is one row further
+        rows = memory.size() + bool(memory.optimize_memory_usage)
         for name in REPLAY_ARRAYS:
             filled = getattr(memory, name, None)
-            put_array(arrays, f"memory/{name}", first_rows(filled, memory.size()))
+            put_array(arrays, f"memory/{name}", first_rows(filled, rows))
+        for name in EPISODE_ARRAYS:
+            put_array(arrays, f"memory/{name}", getattr(memory, name, None))
     put_array(arrays, "random", random or generator_states(model))
     put_array(arrays, "exploration", exploration_noise(model))
     for name in EVALUATION_LISTS:
@@ -132,19 +150,47 @@ def save_training(
         "evaluation_calls": evaluation.n_calls,
         "best_mean_reward": float(evaluation.best_mean_reward),
         "rollouts": log.rollouts,
+        "recent_commits": list(log.recent_commits),
+        "logged": pending_scalars(model.logger),
         "monitor_rows": monitor_rows(folder.parent),
     }
     write_state(folder, arrays, plain)
 
 
+def is_saved_whole(memory: Any) -> bool:
+    """Return True if a checkpoint holds all that a replay buffer keeps of past transitions."""
+    known = (
+        ReplayBuffer,
+        DictReplayBuffer,
+        NStepReplayBuffer,
+        HerReplayBuffer,
+        AgeWeightedReplayBuffer,
+        AgeWeightedDictReplayBuffer,
+    )
+    return type(memory) in known and not getattr(memory, "copy_info_dict", False)
+
+
+def pending_scalars(logger: Logger) -> list[tuple[str, float, int, tuple[str, ...]]]:
+    """Return what was recorded since the last row of a logger was written: losses and learning rate.
+
+    Returns:
+        Name, value, number of values that it is the mean of, and outputs that leave it out.
+    """
+    return [
+        (name, float(value), logger.name_to_count[name], logger.name_to_excluded.get(name, ()))
+        for name, value in logger.name_to_value.items()
+        if isinstance(value, (int, float, np.number))
+    ]
+
+
 def write_state(folder: Path, arrays: dict[str, Any], plain: dict[str, Any]) -> None:
     """Write arrays and JSON data as the checkpoint of a run."""
-    write_npz(state_file(folder), **arrays, plain=np.array(json.dumps(plain)))
+    write_npz(state_file(folder), durable=True, **arrays, plain=np.array(json.dumps(plain)))
 
 
 def write_pending(folder: Path, arrays: dict[str, Any], plain: dict[str, Any]) -> None:
     """Write a checkpoint that becomes the run's by :func:`adopt_pending`, now or when it is resumed."""
-    write_npz(pending_file(folder), **arrays, plain=np.array(json.dumps(plain)))
+    write_npz(pending_file(folder), durable=True, **arrays, plain=np.array(json.dumps(plain)))
 
 
 def pending_file(folder: Path) -> Path:
@@ -168,6 +214,7 @@ def adopt_pending(folders: Sequence[Path]) -> None:
     for folder in pending:
         if complete:
             replace_file(pending_file(folder), state_file(folder))
+            sync_folder(folder)
         else:
             pending_file(folder).unlink()
 
@@ -213,7 +260,7 @@ def restore_training(
             model._last_lstm_states = RNNStates((*states[:2],), (*states[2:],))  # type: ignore[attr-defined]
         if plain["memory"] is not None:
             memory: Any = model.replay_buffer  # type: ignore[attr-defined]
-            for name in REPLAY_ARRAYS:
+            for name in (*REPLAY_ARRAYS, *EPISODE_ARRAYS):
                 copy_rows(getattr(memory, name, None), take_array(arrays, f"memory/{name}"))
             memory.pos, memory.full = plain["memory"]["pos"], plain["memory"]["full"]
         assert model.env is not None
@@ -238,6 +285,11 @@ def restore_training(
         log.commit_kls = arrays["history/commit_kls"].tolist()
         log.commit_actions = arrays["history/commit_actions"].tolist()
         log.rollouts = plain["rollouts"]
+        log.recent_commits.extend(plain.get("recent_commits", []))  # rn-rl 0.1.0 did not keep them
+        for name, value, count, excluded in plain.get("logged", []):
+            model.logger.name_to_value[name] = value
+            model.logger.name_to_count[name] = count
+            model.logger.name_to_excluded[name] = tuple(excluded)
         set_generator_states(model, take_array(arrays, "random"))
 
 
@@ -302,21 +354,32 @@ def episodes_done(plain: Mapping[str, Any]) -> int:
 
 
 def trim_monitors(folder: Path) -> None:
-    """Cut the monitor files back to the checkpoint; the resumed run writes later episodes again."""
+    """Cut the monitor files back to the checkpoint; the resumed run writes later episodes again.
+
+    Raises:
+        UserError: a monitor file has fewer lines than when the checkpoint was taken.
+    """
     rows = read_plain(folder)["monitor_rows"]
+    found = {name: complete_lines(folder.parent / name) for name in rows}
     for name, count in rows.items():
-        path = folder.parent / name
-        lines = path.read_bytes().splitlines(keepends=True)
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(b"".join(lines[:count]))
+        if len(found[name]) < count:
+            raise UserError(
+                f"{folder.parent / name} has {len(found[name])} lines, and {count} when the checkpoint "
+                f"was taken: episodes are lost; start another run, with --from {folder.parent} to begin "
+                "with its weights"
+            )
+    for name, count in rows.items():
+        with atomic_write(folder.parent / name, durable=True) as temporary:
+            temporary.write_bytes(b"".join(found[name][:count]))
 
 
 def monitor_rows(run_folder: Path) -> dict[str, int]:
-    """Return the number of lines in each monitor file of a run, by file name."""
-    return {
-        path.name: len(path.read_bytes().splitlines())
-        for path in sorted(run_folder.glob("*.monitor.csv"))
-    }
+    """Return the number of lines in each monitor file of a run, by file name, once they are on disk."""
+    rows = {}
+    for path in sorted(run_folder.glob("*.monitor.csv")):
+        sync(path)
+        rows[path.name] = len(complete_lines(path))
+    return rows
 
 
 def snapshots(env: VecEnv) -> list[dict[str, Any]]:

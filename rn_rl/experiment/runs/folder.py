@@ -14,10 +14,13 @@ from rn_rl.experiment.runs.io import atomic_write, read_yaml, write_json, write_
 from rn_rl.experiment.runs.spec import RunSpec, check_types, file_name
 from rn_rl.experiment.runs.weights import (
     adopt_policy,
+    adopt_vecnormalize,
     load_policy,
     load_trusted,
     load_vecnormalize,
+    policy_timesteps,
     save_policy,
+    save_zip,
     vecnormalize_state,
 )
 
@@ -116,15 +119,24 @@ class Run:
             model: its agent.
             normalizer: VecNormalize whose statistics are saved; default: that of the agent's environment.
         """
-        with atomic_write(self.policy_file) as temporary:
-            save_policy(model, temporary)
-        with atomic_write(self.zip_file(spec.env)) as temporary:
-            model.save(temporary)
         normalizer = normalizer or model.get_vec_normalize_env()
+        with atomic_write(self.policy_file, durable=True) as temporary:
+            save_policy(model, temporary, normalizer)
+        with atomic_write(self.zip_file(spec.env), durable=True) as temporary:
+            save_zip(model, temporary, normalizer)
         if normalizer is not None:
-            write_json(self.vecnormalize_file, vecnormalize_state(normalizer))
+            write_json(self.vecnormalize_file, vecnormalize_state(normalizer), durable=True)
             with atomic_write(self.zoo_folder(spec.env) / "vecnormalize.pkl") as temporary:
                 normalizer.save(str(temporary))  # for the RL Zoo's tools; rn-rl never reads it
+
+    def has_policy_of(self, timesteps: int) -> bool:
+        """Return True if there is a policy, saved after so many timesteps as far as it says.
+
+        rn-rl 0.1.0 did not store them, and wrote the policy after the checkpoint.
+        """
+        if not self.policy_file.is_file():
+            return False
+        return policy_timesteps(self.policy_file) in (None, timesteps)
 
     def load_agent(
         self, *, weights: Path | None = None, n_envs: int = 1, seed: int | None = None
@@ -142,9 +154,10 @@ class Run:
         spec = self.read_spec()
         seed = spec.seed + 1000 if seed is None else seed
         env = spec.make_env(n_envs=n_envs, seed=seed, evaluation=True)
-        load_vecnormalize(self.vecnormalize_file, env)
+        weights = weights or self.policy_file
         model = spec.make_model(env, training=False)
-        load_policy(model, weights or self.policy_file)
+        load_policy(model, weights)
+        load_vecnormalize(weights, self.vecnormalize_file, env)
         if hasattr(model, "exploration_rate"):
             model.exploration_rate = model.exploration_final_eps  # type: ignore[attr-defined]
         env.seed(seed)
@@ -191,7 +204,8 @@ def find_run(path: Path) -> tuple[Run, Path | None]:
 def load_weights(path: Path, spec: RunSpec, model: BaseAlgorithm, *, trust: bool) -> None:
     """Start an untrained agent from another agent's weights and normalizer state.
 
-    A run folder, or a zip inside one, loads without unpickling. So do the weights of any other SB3 zip
+    With a run folder, or a zip inside one, the statistics of VecNormalize are those of that run. Both
+    load without unpickling. So do the weights of any other SB3 zip
     whose network is the same.
 
     Args:
@@ -207,8 +221,11 @@ def load_weights(path: Path, spec: RunSpec, model: BaseAlgorithm, *, trust: bool
     if weights is None:
         run.read_spec()
         load_policy(model, run.policy_file)
+        adopt_vecnormalize(run.policy_file, run.vecnormalize_file, model)
     elif trust and not run.spec_file.is_file():
         model.policy.load_state_dict(load_trusted(path, spec.algo).policy.state_dict())
         adopt_policy(model)
     else:
         load_policy(model, weights)
+        if run.spec_file.is_file():
+            adopt_vecnormalize(weights, run.vecnormalize_file, model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -18,19 +19,55 @@ WINDOWS = os.name == "nt"
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` and rename it to ``path`` if the block raises nothing.
 
     The temporary name is unique among all processes on all machines that share the folder, and keeps
     the suffix, by which many writers choose the format. The folder is made if it does not exist.
+
+    Args:
+        path: the file.
+        durable: write the data to the disk before the file is renamed, and the new name after it, so
+            that a power failure leaves the old file or the new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
     try:
         yield temporary
+        if durable:
+            sync(temporary)
         replace_file(temporary, path)
+        if durable:
+            sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Write what the system has buffered of a file or folder to the disk (fsync)."""
+    descriptor = os.open(
+        path, os.O_RDWR if WINDOWS else os.O_RDONLY
+    )  # Windows syncs only what it may write
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Write the names in a folder to the disk; Windows cannot."""
+    if not WINDOWS:
+        sync(folder)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in a folder and the folders in it.
+
+    Call it only where no other process writes.
+    """
+    for path in folder.rglob(".*"):
+        if re.fullmatch(r"\..*\.[0-9a-f]{32}(\.\w+)?", path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def replace_file(source: Path, target: Path) -> None:
@@ -63,13 +100,27 @@ def read_yaml(path: Path) -> Any:
     )
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write plain data as JSON; floats are stored exactly."""
-    with atomic_write(path) as temporary:
+def write_json(path: Path, data: Any, *, durable: bool = False) -> None:
+    """Write plain data as JSON; floats are stored exactly. ``durable``: see :func:`atomic_write`."""
+    with atomic_write(path, durable=durable) as temporary:
         temporary.write_text(json.dumps(data), encoding="utf-8")
 
 
-def write_npz(path: Path, **arrays: Any) -> None:
-    """Write arrays of numbers or strings as an npz; no object arrays, which would be pickled."""
-    with atomic_write(path) as temporary:
+def write_npz(path: Path, *, durable: bool = False, **arrays: Any) -> None:
+    """Write arrays of numbers or strings as an npz; no object arrays, which would be pickled.
+
+    ``durable``: see :func:`atomic_write`.
+    """
+    with atomic_write(path, durable=durable) as temporary:
         np.savez(temporary, **arrays)
+
+
+def complete_lines(path: Path) -> list[bytes]:
+    """Return the lines of a file that end with a newline; none if there is no file.
+
+    A killed process can leave a part of a last line.
+    """
+    if not path.is_file():
+        return []
+    lines = path.read_bytes().splitlines(keepends=True)
+    return [line for line in lines if line.endswith(b"\n")]

@@ -15,6 +15,7 @@ import numpy as np
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.folder import Run
+from rn_rl.experiment.runs.io import complete_lines
 from rn_rl.experiment.runs.spec import RunSpec
 
 CURVE_POINTS = 100
@@ -265,9 +266,10 @@ def read_episodes(run: Run) -> tuple[np.ndarray, np.ndarray]:
     files = sorted(run.folder.glob("*.monitor.csv"))
     steps, returns = [np.empty(0)], [np.empty(0)]
     for file in files:
-        if file.read_bytes().count(b"\n") < 3:  # two header lines, no episode
+        lines = complete_lines(file)[2:]  # after the header
+        if not lines:
             continue
-        rows = np.loadtxt(file, delimiter=",", skiprows=2, usecols=(0, 1), ndmin=2)
+        rows = np.loadtxt(lines, delimiter=",", usecols=(0, 1), ndmin=2)
         steps.append(rows[:, 1].cumsum() * len(files))
         returns.append(rows[:, 0])
     order = np.argsort(np.concatenate(steps), kind="stable")
@@ -284,7 +286,7 @@ def read_seconds(run: Run, shared_by: int) -> float | None:
         shared_by: number of seeds that were trained together, by which the time is divided.
     """
     try:
-        lines = (run.folder / "0.monitor.csv").read_bytes().splitlines()[2:]
+        lines = complete_lines(run.folder / "0.monitor.csv")[2:]
         times = [float(line.split(b",")[2]) for line in lines]
     except (OSError, IndexError, ValueError):
         return None

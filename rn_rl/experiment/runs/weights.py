@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import warnings
@@ -21,14 +22,57 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_no
 from rn_rl.errors import UserError, first_line
 from rn_rl.experiment.settings.algorithms import algorithm
 
+VECNORMALIZE_MEMBER = "vecnormalize.json"
+"""Member of our SB3 zips that holds the statistics of VecNormalize; SB3 ignores it."""
 
-def save_policy(model: BaseAlgorithm, path: Path) -> None:
-    """Write weights and normalizer state as safetensors; tensors that share memory are stored once."""
+
+def save_policy(model: BaseAlgorithm, path: Path, normalizer: VecNormalize | None) -> None:
+    """Write weights and normalizer state as safetensors; tensors that share memory are stored once.
+
+    The metadata hold the number of timesteps trained and the statistics of VecNormalize, so that one
+    file is all of the agent, and never a part of an older one.
+
+    Args:
+        model: the agent.
+        path: the file.
+        normalizer: VecNormalize of its environment, if there is one.
+    """
     if isinstance(model, ARS):
         # ARS's parameters are views of one vector, which safetensors refuses
         for parameter in model.policy.parameters():
             parameter.data = parameter.data.clone()
-    safetensors.torch.save_model(model.policy, str(path))
+    metadata = {"timesteps": str(model.num_timesteps)}
+    if normalizer is not None:
+        metadata["vecnormalize"] = json.dumps(vecnormalize_state(normalizer))
+    safetensors.torch.save_model(model.policy, str(path), metadata=metadata)
+
+
+def policy_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of ``policy.safetensors``; empty for those of rn-rl 0.1.0 and damaged files."""
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as stored:
+            return dict(stored.metadata() or {})
+    except (OSError, safetensors.SafetensorError):
+        return {}
+
+
+def policy_timesteps(path: Path) -> int | None:
+    """Return the timesteps trained before ``policy.safetensors`` was written; None if it does not say."""
+    found = policy_metadata(path).get("timesteps", "")
+    return int(found) if found.isdecimal() else None
+
+
+def save_zip(model: BaseAlgorithm, path: Path, normalizer: VecNormalize | None) -> None:
+    """Write an SB3 zip that also holds the statistics of VecNormalize, in plain text."""
+    model.save(path)
+    add_vecnormalize(path, normalizer)
+
+
+def add_vecnormalize(path: Path, normalizer: VecNormalize | None) -> None:
+    """Add the statistics of VecNormalize to an SB3 zip, if there are some."""
+    if normalizer is not None:
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(VECNORMALIZE_MEMBER, json.dumps(vecnormalize_state(normalizer)))
 
 
 def load_policy(model: BaseAlgorithm, path: Path) -> None:
@@ -116,21 +160,86 @@ def vecnormalize_state(normalizer: VecNormalize) -> dict[str, Any]:
     }
 
 
-def load_vecnormalize(path: Path, env: VecEnv) -> None:
-    """Load ``vecnormalize.json`` into the VecNormalize of an environment, if it has one.
+def stored_vecnormalize(weights: Path, beside: Path) -> dict[str, Any] | None:
+    """Return the statistics of VecNormalize that belong to saved weights; None if there are none.
+
+    Args:
+        weights: ``policy.safetensors`` or an SB3 zip. Those that rn-rl 0.1.0 wrote hold no statistics.
+        beside: ``vecnormalize.json`` of the run, which holds those of the last policy; read where the
+            weights hold none.
 
     Raises:
-        UserError: the environment normalizes and there is no such file.
+        UserError: ``vecnormalize.json`` is damaged.
+    """
+    text: str | None = None
+    if weights.suffix == ".zip":
+        missing = contextlib.suppress(OSError, KeyError, zipfile.BadZipFile)
+        with missing, zipfile.ZipFile(weights) as archive:
+            text = archive.read(VECNORMALIZE_MEMBER).decode()
+    else:
+        text = policy_metadata(weights).get("vecnormalize")
+    if text is None and beside.is_file():
+        text = beside.read_text(encoding="utf-8")
+        if weights.name == "best_model.zip":
+            warnings.warn(
+                f"{weights} was saved by rn-rl 0.1.0 without statistics of observations; those of the "
+                "last policy are used",
+                stacklevel=2,
+            )
+    try:
+        return None if text is None else dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{beside} is damaged ({first_line(error)}); train again, or put the file back"
+        ) from None
+
+
+def load_vecnormalize(weights: Path, beside: Path, env: VecEnv) -> None:
+    """Load the statistics that belong to saved weights into VecNormalize, if ``env`` has it.
+
+    For arguments see :func:`stored_vecnormalize`.
+
+    Raises:
+        UserError: the environment normalizes and there are no statistics, or they are damaged.
     """
     normalizer = unwrap_vec_normalize(env)
     if normalizer is None:
         return
-    if not path.is_file():
+    stored = stored_vecnormalize(weights, beside)
+    if stored is None:
         raise UserError(
-            f"{path}: no such file; the agent was trained on normalized observations and needs their "
+            f"{beside}: no such file; the agent was trained on normalized observations and needs their "
             "statistics: put the file back, or train again"
         )
-    load_vecnormalize_state(json.loads(path.read_text(encoding="utf-8")), normalizer)
+    try:
+        load_vecnormalize_state(stored, normalizer)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{beside} is damaged ({type(error).__name__}: {first_line(error)}); train again, or put "
+            "the file back"
+        ) from None
+
+
+def adopt_vecnormalize(weights: Path, beside: Path, model: BaseAlgorithm) -> None:
+    """Begin a training with the statistics that belong to the weights it begins with.
+
+    For arguments see :func:`stored_vecnormalize`; ``model`` has the weights already.
+
+    Raises:
+        UserError: one of the two agents normalizes observations and the other does not, or the
+            statistics are damaged.
+    """
+    normalizer = model.get_vec_normalize_env()
+    stored = stored_vecnormalize(weights, beside)
+    normalized = stored is not None and stored.get("obs") is not None
+    if normalized != (normalizer is not None and normalizer.norm_obs):
+        was, now, value = ("", "not ", "true") if normalized else ("not ", "", "false")
+        raise UserError(
+            f"--from {weights}: it was {was}trained on normalized observations, and this training "
+            f"does {now}normalize them; add --set normalize={value}"
+        )
+    if stored is not None and model.env is not None:
+        load_vecnormalize(weights, beside, model.env)
 
 
 def load_vecnormalize_state(stored: dict[str, Any], normalizer: VecNormalize) -> None:

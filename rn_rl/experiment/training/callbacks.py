@@ -18,7 +18,9 @@ from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.io import replace_file
 from rn_rl.experiment.runs.rng_state import generator_states
 from rn_rl.experiment.runs.spec import RunSpec
+from rn_rl.experiment.runs.weights import add_vecnormalize
 from rn_rl.experiment.training.interrupts import Stoppable
+from rn_rl.experiment.training.saving import save_run
 
 
 def has_phases(model: BaseAlgorithm) -> bool:
@@ -41,7 +43,7 @@ def make_evaluation(spec: RunSpec, run: Run, model: BaseAlgorithm) -> EvalCallba
     folder = evaluation_folder(run)
     return evaluation_callback(model, env)(
         env,
-        callback_on_new_best=MoveCallback(folder / "best_model.zip", run.best_model_file),
+        callback_on_new_best=MoveAgent(folder / "best_model.zip", run.best_model_file),
         callback_after_eval=MoveCallback(folder / "evaluations.npz", run.evaluations_file),
         n_eval_episodes=spec.eval_episodes,
         eval_freq=max(spec.eval_freq // spec.n_envs, 1),
@@ -69,10 +71,18 @@ class MoveCallback(BaseCallback):
         return True
 
 
+class MoveAgent(MoveCallback):
+    """Move a zip to its place, with the statistics of VecNormalize as they are now."""
+
+    def _on_step(self) -> bool:
+        add_vecnormalize(self.source, self.model.get_vec_normalize_env())
+        return super()._on_step()
+
+
 class PhaseCallback(BaseCallback):
     """Between two phases, write checkpoints and stop on request; end after a number of episodes.
 
-    A checkpoint is written ten times in a run, and before a stop.
+    The agent and a checkpoint are written ten times in a run, and before a stop.
 
     Args:
         run: the run.
@@ -122,8 +132,9 @@ class PhaseCallback(BaseCallback):
             self.resuming = False
         due = self.model.num_timesteps >= self._next
         if due or self.watch.stop:
-            checkpoint.save_training(
-                self.run.checkpoint,
+            save_run(
+                self.run,
+                self.spec,
                 self.model,
                 self.evaluation,
                 self.log,
@@ -131,8 +142,6 @@ class PhaseCallback(BaseCallback):
                 random=self._random,
             )
             self._next = self.model.num_timesteps + self._every
-            if due:
-                self.run.save_agent(self.spec, self.model)
         if self.watch.stop:
             raise TrainingStopped(
                 f"stopped at timestep {self.model.num_timesteps:,}; continue with: rn-rl train "

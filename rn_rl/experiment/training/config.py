@@ -5,11 +5,16 @@ Nothing here imports torch or Stable-Baselines3, since ``rn-rl --help`` reads th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
+from rn_rl.errors import UserError
 from rn_rl.experiment.settings.options import shown_as
+
+RESUME_OPTIONS = {"--resume", "--timesteps", "--compile", "--quiet"}
+"""Options that a resumed training uses."""
 
 
 @dataclass(kw_only=True)
@@ -83,3 +88,25 @@ class TrainConfig(SharedOptions, TrainedAgent):
     """Continue this run from its checkpoint with its own settings, as if it had never stopped."""
     from_agent: Annotated[Path | None, shown_as("AGENT", name="from")] = None
     """Start from the weights and normalizer state of this run or agent zip."""
+
+    def check_arguments(self, arguments: Sequence[str]) -> None:
+        """Raise :class:`UserError` for options typed beside ``--resume`` that it does not use."""
+        self.check_resume(name.partition("=")[0] for name in arguments if name.startswith("--"))
+
+    def check_resume(self, given: Iterable[str] | None = None) -> None:
+        """Raise :class:`UserError` for options beside ``--resume`` that it does not use.
+
+        Args:
+            given: options as typed; default: those that do not have their default value.
+        """
+        if self.resume is None:
+            return
+        if given is None:
+            changed = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+            given = ["--from" if n == "from_agent" else f"--{n.replace('_', '-')}" for n in changed]
+        ignored = sorted(set(given) - RESUME_OPTIONS)
+        if ignored:
+            raise UserError(
+                f"--resume {self.resume} continues with the settings of the run: expected no "
+                f"{', '.join(ignored)}; leave that out, or start another run with --from {self.resume}"
+            )

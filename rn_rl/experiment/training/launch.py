@@ -181,10 +181,11 @@ def resume_batch(config: TrainConfig, console: Console, watch: Watch | None = No
 
     Raises:
         UserError: the batch has all of its timesteps or episodes, or its checkpoints stand at
-            different timesteps.
+            different timesteps; or another option is given that would change their settings.
         TrainingStopped: after Ctrl-C or ``watch.stop``, once the checkpoints are written.
     """
     assert config.resume is not None
+    config.check_resume()
     first = Run(config.resume).read_spec()
     torch.set_num_threads(first.threads)
     runs = [Run(config.resume.parent / name) for name in first.together]
@@ -197,14 +198,16 @@ def resume_batch(config: TrainConfig, console: Console, watch: Watch | None = No
         )
     specs = [run.read_spec() for run in runs]
     specs = [replace(spec, timesteps=config.timesteps or spec.timesteps) for spec in specs]
-    if done.pop() >= specs[0].timesteps:
+    timesteps = done.pop()
+    episodes = all(checkpoint.has_episodes(run.checkpoint, first.episodes) for run in runs)
+    if episodes and all(run.policy_file.is_file() for run in runs):
+        raise UserError(
+            f"run {config.resume}: its batch has all of its {first.episodes:,} episodes"
+        )
+    if timesteps >= specs[0].timesteps and all(run.has_policy_of(timesteps) for run in runs):
         raise UserError(
             f"run {config.resume} has all of its {specs[0].timesteps:,} timesteps; to go further give "
             "more with --timesteps"
-        )
-    if all(checkpoint.has_episodes(run.checkpoint, first.episodes) for run in runs):
-        raise UserError(
-            f"run {config.resume}: its batch has all of its {first.episodes:,} episodes"
         )
     trial = first.make_env()
     train_batch(specs, runs, trial, console, compile=config.compile, resuming=True, watch=watch)

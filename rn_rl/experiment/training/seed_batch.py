@@ -21,8 +21,9 @@ from rn_rl.experiment.evaluation.episodes import play_seed_batch
 from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.console import Watch, say
 from rn_rl.experiment.runs.folder import Run
-from rn_rl.experiment.runs.io import atomic_write
+from rn_rl.experiment.runs.io import atomic_write, remove_temporaries
 from rn_rl.experiment.runs.spec import RunSpec
+from rn_rl.experiment.runs.weights import save_zip
 from rn_rl.experiment.settings.algorithms import algorithm
 from rn_rl.experiment.training.interrupts import stop_on_interrupt
 from rn_rl.experiment.training.progress import StatusLines, TrainingProgress
@@ -92,6 +93,7 @@ def train_batch(
         stored = [checkpoint.read_plain(run.checkpoint) for run in runs] if resuming else None
         if stored is not None:
             for run in runs:
+                remove_temporaries(run.folder)
                 checkpoint.trim_monitors(run.checkpoint)
         envs: BatchEnvs
         if specs[0].vector_env == "envpool":
@@ -148,7 +150,7 @@ class SeedBatchRun:
         self.specs, self.runs, self.spec = specs, runs, specs[0]
         self.batch, self.envs, self.noise = batch, envs, noise
         self.watch = watch
-        self.records = SeedBatchRecords(list(batch.stack.norms))
+        self.records = SeedBatchRecords(list(batch.stack.norms), runs)
         self.best = np.full(len(specs), -np.inf)
         self.recent: list[list[float]] = [[] for _ in specs]
         self.rollouts = 0
@@ -166,13 +168,22 @@ class SeedBatchRun:
         self.display.start(self.batch.num_timesteps)
         self._next_checkpoint = self.batch.num_timesteps + self._every
         try:
-            self.batch.learn(self.spec.timesteps, self.on_rollout_start, self.on_step)
-            self.save_checkpoints()
+            if not self.complete:  # else it was killed before the policies were written
+                self.batch.learn(self.spec.timesteps, self.on_rollout_start, self.on_step)
+            self.save()
+        except TrainingStopped:  # all files are written
+            raise
+        except BaseException:
+            self.envs.write_monitors()
+            self.save_agents()
+            raise
         finally:
             self.display.close(self.batch.num_timesteps, self.status)
-            self.envs.write_monitors()
-            for seed in np.flatnonzero(~self.finished):
-                self.save_agent(int(seed))
+
+    @property
+    def complete(self) -> bool:
+        """True if every seed has all of its timesteps or episodes."""
+        return self.batch.num_timesteps >= self.spec.timesteps or bool(self.finished.all())
 
     def status(self) -> str:
         """Return the figures over all seeds as one line."""
@@ -204,7 +215,7 @@ class SeedBatchRun:
         if now >= self._next_checkpoint or self.watch.stop:
             stop = self.watch.stop
             self._next_checkpoint = now + self._every
-            self.save_checkpoints()
+            self.save()
             if stop:
                 raise TrainingStopped(
                     f"{len(self.runs)} seeds stopped at timestep {now:,}; continue with: rn-rl train "
@@ -250,7 +261,7 @@ class SeedBatchRun:
             if means[seed] > self.best[seed]:
                 self.best[seed] = means[seed]
                 with atomic_write(run.best_model_file) as temporary:
-                    self.batch.write_back(seed).save(temporary)
+                    save_zip(self.batch.write_back(seed), temporary, self.envs.normalizer(seed))
             self.records.write_evaluations(run, seed)
         self.records.scalars.append((now, self._scalars(means, lengths.mean(1))))
 
@@ -270,13 +281,28 @@ class SeedBatchRun:
                 row["normalizer/commit_kl"] = records.commit_kls.array[-1].copy()
         return row
 
+    def save(self) -> None:
+        """Write the agents and records of all seeds between two phases, and then their checkpoints.
+
+        A process that is killed in between leaves the checkpoints before, from which all of it is
+        written again. So a run whose checkpoint is complete has its last policy.
+        """
+        self.save_agents()
+        self.save_checkpoints()
+
+    def save_agents(self) -> None:
+        """Write the agents and records of the seeds that still learn."""
+        for seed in np.flatnonzero(~self.finished):
+            self.save_agent(int(seed))
+        self.records.scalars.clear()
+
     def save_agent(self, seed: int) -> None:
         """Write the agent of one seed and its records."""
         run = self.runs[seed]
         model = self.batch.write_back(seed)
         run.save_agent(self.specs[seed], model, self.envs.normalizer(seed))
         self.records.write_code_length(run, seed, getattr(model, "learning_starts", 0))
-        self.records.write_scalars(run, seed)
+        self.records.write_scalars(seed)
 
     def save_checkpoints(self) -> None:
         """Write a checkpoint of every seed into its run, between two phases."""
@@ -306,7 +332,7 @@ class SeedBatchRun:
             ]
             arrays = [{name: file[name] for name in file.files} for file in files]
         self.batch.restore(list(zip(arrays, plain, strict=True)))
-        self.records.restore(arrays)
+        self.records.restore(arrays, self.batch.num_timesteps)
         self.noise.restore([each["evaluation_noise"] for each in plain])
         self.best = np.array([each["best"] for each in plain])
         self.recent = [list(each["recent"]) for each in plain]

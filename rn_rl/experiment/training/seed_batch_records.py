@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from stable_baselines3.common.logger import configure
 
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.io import write_npz
+from rn_rl.experiment.runs.scalars import ScalarFile
 from rn_rl.experiment.training.growing_array import GrowingArray
 
 
@@ -17,6 +17,7 @@ class SeedBatchRecords:
 
     Args:
         layers: names of the normalizers, in the order of the gains.
+        runs: folder of every seed's run.
 
     Attributes:
         phases: timesteps at which each phase ended.
@@ -24,16 +25,17 @@ class SeedBatchRecords:
         commit_kls: KL in nats of each commit that was measured, ``(commits, seeds)``.
         evaluations: timesteps, returns and episode lengths of each evaluation; the last two are
             ``(seeds, episodes)``.
-        scalars: timesteps, and by TensorBoard tag one value for each seed.
+        scalars: timesteps, and by TensorBoard tag one value for each seed; those not yet written.
     """
 
-    def __init__(self, layers: Sequence[str]) -> None:
+    def __init__(self, layers: Sequence[str], runs: Sequence[Run]) -> None:
         self.layers = list(layers)
         self.phases: list[int] = []
         self.gains = GrowingArray()
         self.commit_kls = GrowingArray()
         self.evaluations: list[tuple[int, np.ndarray, np.ndarray]] = []
         self.scalars: list[tuple[int, dict[str, np.ndarray]]] = []
+        self._files = [ScalarFile(run.folder, None) for run in runs]
 
     def status(self) -> list[str]:
         """Return the last evaluation and gain, averaged over the seeds, as parts of a line."""
@@ -67,15 +69,19 @@ class SeedBatchRecords:
             learning_starts=np.array(learning_starts),
         )
 
-    def write_scalars(self, run: Run, seed: int) -> None:
-        """Write the TensorBoard events of a seed."""
-        logger = configure(str(run.folder), ["tensorboard"])
-        for timesteps, row in self.scalars:
-            for name, values in row.items():
-                if np.isfinite(values[seed]):
-                    logger.record(name, float(values[seed]))
-            logger.dump(timesteps)
-        logger.close()
+    def write_scalars(self, seed: int) -> None:
+        """Append :attr:`scalars` to the TensorBoard events of a seed."""
+        self._files[seed].write(
+            (
+                timesteps,
+                {
+                    name: float(values[seed])
+                    for name, values in row.items()
+                    if np.isfinite(values[seed])
+                },
+            )
+            for timesteps, row in self.scalars
+        )
 
     def arrays(self, seeds: int) -> list[dict[str, np.ndarray]]:
         """Return the arrays that the checkpoint of each of ``seeds`` seeds keeps, without scalars."""
@@ -95,8 +101,9 @@ class SeedBatchRecords:
             for seed in range(seeds)
         ]
 
-    def restore(self, stored: Sequence[Mapping[str, np.ndarray]]) -> None:
-        """Restore the :meth:`arrays` of every seed."""
+    def restore(self, stored: Sequence[Mapping[str, np.ndarray]], done: int) -> None:
+        """Restore the :meth:`arrays` of every seed, and drop their scalars after ``done`` timesteps."""
+        self._files = [ScalarFile(file.path.parent, done) for file in self._files]
 
         def rows(name: str) -> np.ndarray:
             key = f"records/{name}"

@@ -7,23 +7,23 @@ import shutil
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
-from stable_baselines3.common.logger import configure
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
 from rn_rl.agents import NormalizerLogger
 from rn_rl.agents.callbacks import online_norms
-from rn_rl.errors import UserError
+from rn_rl.errors import TrainingStopped, UserError
 from rn_rl.experiment.evaluation.episodes import uses_masks
 from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.console import Watch, say
 from rn_rl.experiment.runs.folder import Run, load_weights, new_run
-from rn_rl.experiment.runs.io import write_npz
+from rn_rl.experiment.runs.io import remove_temporaries
+from rn_rl.experiment.runs.scalars import make_logger
 from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.experiment.training.callbacks import (
     PhaseCallback,
@@ -35,6 +35,7 @@ from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.interrupts import stop_on_interrupt
 from rn_rl.experiment.training.progress import ProgressCallback, StatusLines
 from rn_rl.experiment.training.resolve import resolve
+from rn_rl.experiment.training.saving import save_agent, save_run
 
 
 def train(config: TrainConfig, console: Console | None = None, watch: Watch | None = None) -> Run:
@@ -65,7 +66,8 @@ def train(config: TrainConfig, console: Console | None = None, watch: Watch | No
         torch.set_num_threads(spec.threads)
         env = spec.make_env(monitor_dir=run.folder, append_monitor=resuming)
         model = spec.make_model(env)
-        model.set_logger(configure(str(run.folder), ["tensorboard"]))
+        done = checkpoint.timesteps_done(run.checkpoint) if resuming else None
+        model.set_logger(make_logger(run.folder, done))
         evaluation = make_evaluation(spec, run, model)
         log = NormalizerLogger()
         if resuming:
@@ -84,18 +86,26 @@ def train(config: TrainConfig, console: Console | None = None, watch: Watch | No
             masking: dict[str, Any] = {}
             if isinstance(model, MaskablePPO):
                 masking = {"use_masking": uses_masks(model, env)}
+            every = CallbackList(callbacks)
             try:
-                model.learn(
-                    spec.timesteps - model.num_timesteps,
-                    callback=CallbackList(callbacks),
-                    reset_num_timesteps=not resuming,
-                    **masking,
-                )
-                checkpoint.save_training(run.checkpoint, model, evaluation, log)
+                if resuming and is_complete(spec, run):  # killed before its policy was written
+                    every.init_callback(model)
+                    save_agent(run, spec, model, log)
+                else:
+                    model.learn(
+                        spec.timesteps - model.num_timesteps,
+                        callback=every,
+                        reset_num_timesteps=not resuming,
+                        **masking,
+                    )
+                    save_run(run, spec, model, evaluation, log)
+            except TrainingStopped:  # all files are written
+                raise
+            except BaseException:
+                save_agent(run, spec, model, log)
+                raise
             finally:
                 progress.close()
-                run.save_agent(spec, model)
-                write_code_length(run, log, model)
                 env.close()
                 evaluation.eval_env.close()
                 model.logger.close()
@@ -124,29 +134,53 @@ def continue_run(config: TrainConfig) -> tuple[RunSpec, Run]:
     """Open the run of ``config.resume``, and cut its monitor files back to its checkpoint.
 
     Raises:
-        UserError: the run has no checkpoint, is complete, or cannot be continued exactly.
+        UserError: the run has no checkpoint, is complete, or cannot be continued exactly; or another
+            option is given that would change its settings.
     """
     assert config.resume is not None
+    config.check_resume()
     run = Run(config.resume)
     spec = run.read_spec()
     done = checkpoint.timesteps_done(run.checkpoint)
     if config.timesteps is not None:
         spec = replace(spec, timesteps=config.timesteps)
-    if done >= spec.timesteps:
-        raise UserError(
-            f"run {run.folder} has {done:,} of {spec.timesteps:,} timesteps; to go further give "
-            "more with --timesteps"
-        )
-    if checkpoint.has_episodes(run.checkpoint, spec.episodes):
+    if is_complete(spec, run) and run.has_policy_of(done):
+        if done >= spec.timesteps:
+            raise UserError(
+                f"run {run.folder} has {done:,} of {spec.timesteps:,} timesteps; to go further give "
+                "more with --timesteps"
+            )
         raise UserError(f"run {run.folder} has all of its {spec.episodes:,} episodes")
-    check_resumable(spec, run)
+    trial_env = spec.make_env(n_envs=1)
+    check_resumable(spec, run, spec.make_model(trial_env, training=False))
+    trial_env.close()
+    remove_temporaries(run.folder)
     checkpoint.trim_monitors(run.checkpoint)
     run.write_spec(spec)
     return spec, run
 
 
-def check_resumable(spec: RunSpec, run: Run) -> None:
-    """Raise a :class:`UserError` for ARS with a falling schedule, which restarts when it continues."""
+def is_complete(spec: RunSpec, run: Run) -> bool:
+    """Return True if the checkpoint of a run has all of its timesteps or episodes."""
+    return checkpoint.timesteps_done(run.checkpoint) >= spec.timesteps or checkpoint.has_episodes(
+        run.checkpoint, spec.episodes
+    )
+
+
+def check_resumable(spec: RunSpec, run: Run, model: BaseAlgorithm) -> None:
+    """Raise a :class:`UserError` for agents that a checkpoint does not hold completely.
+
+    Those are ARS with a falling schedule, which begins anew when it continues, and replay buffers that
+    keep more than arrays.
+    """
+    memory = getattr(model, "replay_buffer", None)
+    if memory is not None and not checkpoint.is_saved_whole(memory):
+        kind = type(memory).__name__
+        kind += " with copy_info_dict=true" if isinstance(memory, HerReplayBuffer) else ""
+        raise UserError(
+            f"run {run.folder}: its {kind} is not saved in checkpoints, so it cannot continue exactly; "
+            f"start another run, with --from {run.folder}"
+        )
     falling = [
         name
         for name in ("learning_rate", "delta_std")
@@ -195,21 +229,3 @@ def phases(spec: RunSpec, model: Any) -> int | None:
         return None
     left -= max(model.learning_starts - model.num_timesteps, 0)
     return max(left // (model.train_freq.frequency * model.n_envs), 0)
-
-
-def write_code_length(run: Run, log: NormalizerLogger, model: BaseAlgorithm) -> None:
-    """Write ``code_length.npz``: the mean gain of every layer at every rollout, and commit sizes.
-
-    A commit's size is a KL in nats (``commit_kl``), or for TD3 and DDPG the mean absolute change
-    of the action (``commit_action``). Rollouts up to ``learning_starts`` had no commit.
-    """
-    if log.layer_names:
-        write_npz(
-            run.code_length_file,
-            layers=np.array(log.layer_names),
-            timesteps=np.array([t for t, _ in log.history]),
-            gains=np.array([g for _, g in log.history]),
-            commit_kl=np.array(log.commit_kls),
-            commit_action=np.array(log.commit_actions),
-            learning_starts=np.array(getattr(model, "learning_starts", 0)),
-        )

@@ -18,8 +18,10 @@ from rn_rl.normalization.functional import (
     COUNT,
     DENSITY,
     ELEMENTS,
+    LEAST_GAIN,
     LOG_MASS,
     MEAN,
+    MOST_GAIN,
     PHASES,
     SMALLEST_EXPONENT,
     SUM,
@@ -182,8 +184,9 @@ def _gain_and_slope_at(
     log_density = np.log(total / d.shape[1])
     if nearest is not None:
         log_density += nearest
-    length = np.maximum(code_length(np.asarray(log_mass, log_density.dtype), log_density), 0)
-    followed = length > 0
+    length = code_length(np.asarray(log_mass, log_density.dtype), log_density)
+    length = np.clip(length, LEAST_GAIN, MOST_GAIN)
+    followed = (length > LEAST_GAIN) & (length < MOST_GAIN)
     if nearest is not None:
         followed &= nearest > SMALLEST_EXPONENT
     return length, density, followed / (total * var)

@@ -41,6 +41,9 @@ LOG2_E = math.log2(math.e)
 SMALLEST_EXPONENT = math.log(sys.float_info.min)
 """Log of the smallest normal float64: densities below it are cut off, so code lengths stay finite."""
 
+LEAST_GAIN, MOST_GAIN = 0.1, 100.0
+"""Range of gains in nats, whatever the phases were; see :func:`least_gain` for short half-lives."""
+
 MOST_OBSERVED = 64
 """Largest number of samples of one batch that update the statistics."""
 
@@ -63,6 +66,17 @@ def code_length(log_mass: Array, log_density: Array) -> Array:
     the density. L >= 0 if M includes S: regular data have a short code, surprising data a long one.
     """
     return log_mass - log_density
+
+
+def least_gain(decay: float) -> float:
+    """Return the smallest gain after a commit: 0.1, or half of the steady gain where that is less.
+
+    Only half-lives below about 0.4 phases have a steady gain ``-log(1 - decay)`` below 0.2.
+
+    Args:
+        decay: see :func:`commit`.
+    """
+    return LEAST_GAIN if decay >= 1 else min(LEAST_GAIN, -0.5 * math.log1p(-decay))
 
 
 def step_of(rows: int) -> int:
@@ -214,7 +228,9 @@ def commit(state: Array, pending: Array, decay: float = 1.0, eps: float = 1e-5) 
     2. later, ``M <- decay * M + S``, where M starts as ``(e - 1) S``, so that the gain starts at 1;
     3. ``gain = log M - log S``, which on stationary data is ``log(t + e - 1)`` after t such commits,
        and with a decay q tends to ``-log(1 - q)``;
-    4. mean and variance by the exact merge of Chan et al. (the published update leaves out the
+    4. the gain is at least :func:`least_gain`, which M is raised to match, and at most 100: after a
+       jump, the density of a phase can be next to nothing, and that of the next one all of M;
+    5. mean and variance by the exact merge of Chan et al. (the published update leaves out the
        between-batch term), with old counts multiplied by ``decay``; the variance is at least ``eps``.
 
     Densities are of ``z = (x - mean) / sigma``, not of x as published: the published code mass has
@@ -242,8 +258,9 @@ def commit(state: Array, pending: Array, decay: float = 1.0, eps: float = 1e-5) 
     # the first two commits start the mass anew, which makes the gain 1
     decayed = log_mass + math.log(decay)
     old_mass = xp.where(phases > 1, decayed, log_density + LOG_INITIAL_MASS)
-    new_mass = xp.logaddexp(old_mass, log_density)
-    gain = code_length(new_mass, log_density)
+    least = least_gain(decay)
+    new_mass = xp.maximum(xp.logaddexp(old_mass, log_density), log_density + least)
+    gain = code_length(new_mass, log_density).clip(least, MOST_GAIN)
 
     rows = new_mean, new_var.clip(eps), new_count, new_mass, phases + 1, gain
     committed = np.array(rows) if xp is np else xp.stack(rows)

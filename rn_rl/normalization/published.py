@@ -188,8 +188,8 @@ def step(
             The published code had no such rows.
 
     Returns:
-        The output in x's shape, and the state after this batch without gradient (in evaluation, the
-        given one).
+        The output in x's shape, and the state after this batch without gradient (in evaluation, and
+        after a batch that is empty or has a NaN or an infinity, the given one).
     """
     per_neuron = state.shape[1] > 1
     shape = (1, -1) + (1,) * (x.dim() - 2)
@@ -210,5 +210,7 @@ def step(
     if training:
         log_mass = torch.logaddexp(log_mass, log_s)
         shared = torch.stack((mean, std, count))[:, None].expand(3, state.shape[1])
-        state = torch.cat((shared, log_mass[None])).detach().to(state.dtype)
+        moved = torch.cat((shared, log_mass[None])).detach().to(state.dtype)
+        # the published state keeps a NaN for ever
+        state = torch.where(moved.isfinite().all(), moved, state)
     return x * code_length(log_mass, log_s).reshape(shape), state

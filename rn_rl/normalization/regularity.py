@@ -28,8 +28,8 @@ class RegularityNorm(PhaseNorm):
     constant within a phase, so forward is one multiplication. ``"sample"`` (RSN) has one per sample, a
     function of that sample and the frozen state through which the gradient flows; see
     :func:`~rn_rl.normalization.sample_gain.sample_gain`. On stationary data the gain of RN and RLN is
-    ``log(t + e - 1)`` at the t-th phase after the first: it starts at 1 and rises without bound, so
-    compare any effect with that of the control ``logt``.
+    ``log(t + e - 1)`` at the t-th phase after the first: it starts at 1 and rises, so compare any
+    effect with that of the control ``logt``. Whatever the data, it stays between 0.1 and 100.
 
     A *phase* is the time between two commits: in SB3, one rollout and its gradient steps. The number of
     phases in a run differs widely; choose ``half_life`` by it:

@@ -23,8 +23,9 @@ class SaliencyNorm(RegularityNorm):
 
     .. math:: y_i = L_i x_i, \qquad L_i = (\log M - \log S) - \log s_i \;\text{(nats)}.
 
-    Without a prior it is exactly RN. Until the second commit, the first term is 1, as in RN. The prior is
-    that of the surrounding :func:`saliency_prior`, or else ``prior(x)``.
+    The first term is between 0.1 and 100, and 1 until the second commit, as in RN; s adds at most 87.
+    Without a prior it is exactly RN. The prior is that of the surrounding :func:`saliency_prior`, or
+    else ``prior(x)``.
 
     Args:
         num_features: size of axis 1 of the input.

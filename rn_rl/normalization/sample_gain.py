@@ -12,8 +12,10 @@ from torch import Tensor
 from rn_rl.normalization._numpy import sample_gain_and_slope
 from rn_rl.normalization.dispatch import as_arrays
 from rn_rl.normalization.functional import (
+    LEAST_GAIN,
     LOG_MASS,
     MEAN,
+    MOST_GAIN,
     PHASES,
     SMALLEST_EXPONENT,
     VAR,
@@ -44,7 +46,8 @@ def coded(features: int) -> slice:
 def sample_gain(x: Tensor, state: Tensor) -> Tensor:
     """Code length of every sample under the frozen state: the gain of ``axis="sample"``.
 
-    Formula: ``L_i = log M - log mean_j exp(-z_ij**2 / 2)``, at least 0, and 1 until the second commit;
+    Formula: ``L_i = log M - log mean_j exp(-z_ij**2 / 2)``, in the range 0.1 to 100 (where it is cut
+    off, no gradient flows through it), and 1 until the second commit;
     j is over all elements of the sample, or over at most 64 of them (:func:`coded`). It depends on the
     sample and the state, not on the rest of the batch. Gradients flow through it.
 
@@ -99,7 +102,8 @@ class _TimesSampleGain(torch.autograd.Function):
             torch.is_grad_enabled()
         ):  # for second derivatives: the same in operations that autograd follows
             gain, z, share = _sample_code(x[:, some], state)
-            slope = share * z * torch.where(gain > 0, state[VAR].to(x.dtype).rsqrt(), 0)
+            followed = (gain > LEAST_GAIN) & (gain < MOST_GAIN)
+            slope = share * z * torch.where(followed, state[VAR].to(x.dtype).rsqrt(), 0)
             factor = torch.where(state[PHASES] > 1, (grad * x).sum(1, keepdim=True), 0)
         else:
             factor = factor * torch.from_numpy(np.vecdot(grad.numpy(), x.numpy())).unsqueeze(1)
@@ -114,5 +118,5 @@ def _sample_code(x: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     z = (x - mean) * var.rsqrt()
     exponent = (-0.5 * z * z).clamp(min=SMALLEST_EXPONENT)
     log_density = exponent.logsumexp(1, keepdim=True) - math.log(x.shape[1])
-    length = code_length(log_mass, log_density).clamp(min=0)
+    length = code_length(log_mass, log_density).clamp(LEAST_GAIN, MOST_GAIN)
     return torch.where(phases > 1, length, 1), z, exponent.softmax(1)

@@ -199,3 +199,18 @@ def test_rows_of_no_weight_have_no_part_in_what_others_become(name, shape):
             torch.testing.assert_close(state, alone.running_state, rtol=1e-12, atol=1e-12)
         ours, theirs = (torch.autograd.grad((y**3).sum(), x)[0] for y in (found, expected))
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["rn-paper", "rln-paper"])
+@pytest.mark.parametrize("bad", ["nan", "inf", "empty"])
+def test_a_batch_without_numbers_does_not_enter_the_state(name, bad):
+    [norm] = make_normalizers(name, 8)
+    norm.train()(torch.randn(16, 8))
+    before = norm.running_state.clone()
+    batch = torch.randn(0 if bad == "empty" else 16, 8)
+    if bad != "empty":
+        batch[3, 2] = float(bad)
+    norm(batch)
+    assert torch.equal(norm.running_state, before)
+    assert norm(torch.randn(16, 8)).isfinite().all()
+    assert not torch.equal(norm.running_state, before)

@@ -104,19 +104,25 @@ def whole(request, tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    "whole",
-    [pytest.param(k, marks=() if k in QUICK else pytest.mark.slow) for k in KINDS],
-    indirect=True,
-)
-def test_killed_at_any_write(whole, tmp_path):
+def kill_at_writes(whole, out: Path, step: int) -> None:
     kind, runs, _ = whole
-    for n in count(1):
-        killed = config(kind, tmp_path / "killed")
+    for n in count(step, step):
+        killed = config(kind, out / "killed")
         if not killed_at_write(killed, n):
             break
         check_resumes(killed, runs)
     assert n > 15  # so many files are written
+
+
+@pytest.mark.parametrize("whole", QUICK, indirect=True)
+def test_killed_at_some_writes(whole, tmp_path):
+    kill_at_writes(whole, tmp_path, 7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole", KINDS, indirect=True)
+def test_killed_at_any_write(whole, tmp_path):
+    kill_at_writes(whole, tmp_path, 1)
 
 
 @pytest.mark.slow

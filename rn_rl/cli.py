@@ -17,7 +17,7 @@ import tyro
 import rn_rl
 from rn_rl.analysis.config import ReportConfig
 from rn_rl.commands.config import NormsConfig, ZooConfig
-from rn_rl.errors import TrainingStopped, UserError, unknown
+from rn_rl.errors import TrainingDiverged, TrainingStopped, UserError, unknown
 from rn_rl.experiment.evaluation.config import EvaluateConfig, ProbeConfig, VideoConfig
 from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.training.config import TrainConfig
@@ -104,7 +104,8 @@ def run_command(
         arguments: default: those of the command line.
 
     Returns:
-        The exit status: 0; 2 after an error that the user can fix; 130 after Ctrl-C.
+        The exit status: 0; 1 after a training that diverged; 2 after an error that the user can fix;
+        130 after Ctrl-C.
     """
     try:
         typed = sys.argv[1:] if arguments is None else arguments
@@ -115,6 +116,9 @@ def run_command(
     except UserError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
         return 2
+    except TrainingDiverged as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return 1
     except TrainingStopped as stopped:
         print(f"{prog}: {stopped}", file=sys.stderr)
         return 130

@@ -17,6 +17,10 @@ class TrainingStopped(Exception):
     """The user stopped a training with Ctrl-C; the message says how to continue it."""
 
 
+class TrainingDiverged(Exception):
+    """Trainings diverged; their runs say so. The command line prints it and exits with status 1."""
+
+
 def first_line(error: Exception) -> str:
     """First line of the message of an error, or the name of its class if the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

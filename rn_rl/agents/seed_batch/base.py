@@ -302,6 +302,17 @@ class SeedBatch(ABC, Generic[Model]):
     def streams(self) -> list[Streams]:
         """Return all random number streams of the training, in a fixed order."""
 
+    @torch.no_grad()
+    def silence(self, seed: int) -> None:
+        """Set the weights and the optimizer's averages of a seed to 0, so that its outputs are finite.
+
+        For a seed that diverged: numbers that are not finite can make an environment fail.
+        """
+        self.stack.weights[seed] = 0
+        for average in optimizers.state_tensors(self.optimizer).values():
+            if average.shape == self.stack.weights.shape:
+                average[seed] = 0
+
     def write_back(self, seed: int) -> Model:
         """Return one seed's SB3 agent, updated to its current weights, states and counters."""
         model = self.models[seed]

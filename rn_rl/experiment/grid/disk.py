@@ -27,6 +27,8 @@ class FoundRun:
     @property
     def trained(self) -> bool:
         """True if nothing is left to train and the last policy is there."""
+        if self.run.divergence is not None:
+            return True
         if self.timesteps < 0 or not self.run.policy_file.is_file():
             return False
         if checkpoint.has_episodes(self.run.checkpoint, self.spec.episodes):
@@ -34,8 +36,11 @@ class FoundRun:
         return self.timesteps >= self.spec.timesteps and self.run.has_policy_of(self.timesteps)
 
     def is_done(self, episodes: int) -> bool:
-        """Return True if the run is trained and its last policy evaluated in ``episodes`` or more."""
-        return (
+        """Return True if the run is trained and its last policy evaluated in ``episodes`` or more.
+
+        The policy of a training that diverged is not evaluated.
+        """
+        return self.run.divergence is not None or (
             self.final is not None
             and self.final.episodes >= episodes
             and self.final.timesteps >= self.spec.timesteps

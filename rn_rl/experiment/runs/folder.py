@@ -10,6 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from rn_rl.errors import UserError
+from rn_rl.experiment.runs.divergence import Divergence, read_divergence
 from rn_rl.experiment.runs.io import atomic_write, read_yaml, write_json, write_yaml
 from rn_rl.experiment.runs.spec import RunSpec, check_types, file_name
 from rn_rl.experiment.runs.weights import (
@@ -58,6 +59,15 @@ class Run:
     @property
     def final_file(self) -> Path:
         return self.folder / "final.json"
+
+    @property
+    def divergence_file(self) -> Path:
+        return self.folder / "diverged.json"
+
+    @property
+    def divergence(self) -> Divergence | None:
+        """How the training diverged, if it did."""
+        return read_divergence(self.divergence_file)
 
     @property
     def checkpoint(self) -> Path:

@@ -124,6 +124,8 @@ def read_record(run: Run) -> RunRecord:
     spec = run.read_spec()
     notes: list[str] = []
     timesteps, returns, episodes = read_evaluations(run, notes)
+    if run.divergence is not None:
+        return diverged_record(run, spec, timesteps, returns, notes)
     final = read_final(run, notes)
     every = spec.eval_freq or spec.timesteps
     reached = int(timesteps[-1]) if len(timesteps) else 0
@@ -158,6 +160,28 @@ def read_record(run: Run) -> RunRecord:
         last_return=last,
         episodes=final.episodes if finished and final is not None else episodes,
         held_out=finished,
+        seconds=read_seconds(run, len(spec.together) or 1),
+        gains=read_gains(run, notes),
+        notes=notes,
+    )
+
+
+def diverged_record(
+    run: Run, spec: RunSpec, timesteps: np.ndarray, returns: np.ndarray, notes: list[str]
+) -> RunRecord:
+    """Return the record of a training that diverged: the evaluations that it lacks count as NaN."""
+    every = spec.eval_freq or spec.timesteps
+    reached = int(timesteps[-1]) if len(timesteps) else 0
+    missing = np.arange(reached + every, spec.timesteps + 1, every)
+    notes.append(f"it {run.divergence}: counted as the worst of its task from there on")
+    return RunRecord(
+        run=run,
+        spec=spec,
+        timesteps=np.concatenate((timesteps, missing)),
+        returns=np.concatenate((returns, np.full(len(missing), math.nan))),
+        last_return=math.nan,
+        episodes=0,
+        held_out=True,
         seconds=read_seconds(run, len(spec.together) or 1),
         gains=read_gains(run, notes),
         notes=notes,

@@ -112,6 +112,12 @@ def load_policy(model: BaseAlgorithm, path: Path) -> None:
         reason = " ".join(str(error).split())
         reason = reason if len(reason) < 240 else reason[:240] + "..."
         raise UserError(f"{path} does not fit this run's network: {reason}") from None
+    for name, parameter in model.policy.named_parameters():
+        if not parameter.isfinite().all():
+            raise UserError(
+                f"{path}: weights of {name} are not finite, since the training diverged; train again "
+                "with a lower learning_rate, or use best_model.zip of the run, from before"
+            )
     adopt_policy(model)
 
 

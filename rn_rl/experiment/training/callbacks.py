@@ -14,13 +14,18 @@ from rn_rl.agents import NormalizerLogger
 from rn_rl.errors import TrainingStopped
 from rn_rl.experiment.evaluation.episodes import evaluation_callback
 from rn_rl.experiment.runs import checkpoint
+from rn_rl.experiment.runs.divergence import Diverged, find_divergence
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.io import replace_file
 from rn_rl.experiment.runs.rng_state import generator_states
 from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.experiment.runs.weights import add_vecnormalize
+from rn_rl.experiment.settings.algorithms import algorithm
 from rn_rl.experiment.training.interrupts import Stoppable
 from rn_rl.experiment.training.saving import save_run
+
+PHASES_PER_CHECK = 100
+"""Phases of an algorithm with a replay buffer, many and short, between two looks at the weights."""
 
 
 def has_phases(model: BaseAlgorithm) -> bool:
@@ -80,7 +85,9 @@ class MoveAgent(MoveCallback):
 
 
 class PhaseCallback(BaseCallback):
-    """Between two phases, write checkpoints and stop on request; end after a number of episodes.
+    """Between two phases, write checkpoints, look for divergence and stop on request.
+
+    It also ends the training after a number of episodes.
 
     The agent and a checkpoint are written ten times in a run, and before a stop.
 
@@ -95,6 +102,7 @@ class PhaseCallback(BaseCallback):
 
     Raises:
         TrainingStopped: after a request to stop, once the checkpoint is written.
+        Diverged: weights are not finite or too large.
     """
 
     def __init__(
@@ -112,6 +120,7 @@ class PhaseCallback(BaseCallback):
         self.evaluation, self.log, self.watch = evaluation, log, watch
         self.resuming = resuming
         self._every = max(spec.timesteps // 10, 1)
+        self._phases = 0
         self._next = 0
         self._episodes = 0
         self._random: dict[str, np.ndarray] | None = None
@@ -131,6 +140,10 @@ class PhaseCallback(BaseCallback):
             checkpoint.restore_rollout(self.run.checkpoint, self.model)
             self.resuming = False
         due = self.model.num_timesteps >= self._next
+        check_every = PHASES_PER_CHECK if algorithm(self.spec.algo).replay else 1
+        if due or self._phases % check_every == 0:
+            self.check_weights()
+        self._phases += 1
         if due or self.watch.stop:
             save_run(
                 self.run,
@@ -147,6 +160,12 @@ class PhaseCallback(BaseCallback):
                 f"stopped at timestep {self.model.num_timesteps:,}; continue with: rn-rl train "
                 f"--resume {shlex.quote(str(self.run.folder))}"
             )
+
+    def check_weights(self) -> None:
+        """Raise :class:`Diverged` if a weight is not finite or too large."""
+        found = find_divergence(self.model.policy.named_parameters(), self.model.num_timesteps)
+        if found is not None:
+            raise Diverged(found)
 
     def _on_step(self) -> bool:
         if self.spec.episodes is None:

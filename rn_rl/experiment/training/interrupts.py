@@ -1,4 +1,4 @@
-"""Ctrl-C during a training: a request to stop at the next point where a checkpoint is exact."""
+"""Ctrl-C or SIGTERM during a training: a request to stop where a checkpoint is exact."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ class Stoppable(Protocol):
 def stop_on_interrupt(console: Console, work: Stoppable) -> Iterator[None]:
     """Request a stop at the first Ctrl-C within the block; raise KeyboardInterrupt at the second.
 
+    SIGTERM, by which Slurm, Docker and systemd end a process, counts as Ctrl-C.
+
     Outside of the main thread, where Python allows no signal handlers, the block runs unchanged.
 
     Args:
@@ -36,15 +38,17 @@ def stop_on_interrupt(console: Console, work: Stoppable) -> Iterator[None]:
         work.stop = True
         say(console, "stopping after this phase (Ctrl-C again: at once, without a checkpoint)")
 
+    numbers = (signal.SIGINT, signal.SIGTERM)
     try:
-        before = signal.signal(signal.SIGINT, handle)
+        before = [signal.signal(number, handle) for number in numbers]
     except ValueError:  # not the main thread
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def ignore_interrupts() -> None:

@@ -189,6 +189,8 @@ def resume_batch(config: TrainConfig, console: Console, watch: Watch | None = No
     first = Run(config.resume).read_spec()
     torch.set_num_threads(first.threads)
     runs = [Run(config.resume.parent / name) for name in first.together]
+    if all(run.divergence is not None for run in runs):
+        raise UserError(f"run {config.resume} cannot continue: all seeds of its batch diverged")
     checkpoint.adopt_pending([run.checkpoint for run in runs])
     done = {checkpoint.timesteps_done(run.checkpoint) for run in runs}
     if len(done) != 1:

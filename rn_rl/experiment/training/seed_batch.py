@@ -20,11 +20,13 @@ from rn_rl.errors import TrainingStopped
 from rn_rl.experiment.evaluation.episodes import play_seed_batch
 from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.console import Watch, say
+from rn_rl.experiment.runs.divergence import MOST_WEIGHT, find_divergence, write_divergence
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.io import atomic_write, remove_temporaries
 from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.experiment.runs.weights import save_zip
 from rn_rl.experiment.settings.algorithms import algorithm
+from rn_rl.experiment.training.callbacks import PHASES_PER_CHECK
 from rn_rl.experiment.training.interrupts import stop_on_interrupt
 from rn_rl.experiment.training.progress import StatusLines, TrainingProgress
 from rn_rl.experiment.training.seed_batch_envs import (
@@ -133,8 +135,8 @@ class SeedBatchRun:
         best: highest mean return of an evaluation, for each seed.
         recent: training returns of each seed.
         ended: number of training episodes that each seed has ended.
-        finished: seeds that have all of their episodes, ``(seeds,)``. Their last policies are
-            saved; they stay in the batch, and nothing of them is recorded any more.
+        finished: seeds that have all of their episodes or diverged, ``(seeds,)``. Their last
+            policies are saved; they stay in the batch, and nothing of them is recorded any more.
     """
 
     def __init__(
@@ -158,6 +160,7 @@ class SeedBatchRun:
         self.finished = np.zeros(len(specs), bool)
         self._every = max(self.spec.timesteps // 10, 1)
         self._next_checkpoint = 0
+        self._phases = 0
         title = f"{self.spec.norm} {self.spec.algo} {self.spec.env} {len(runs)} seeds"
         self.display = TrainingProgress(self.spec.timesteps, title, lines, watch)
 
@@ -170,6 +173,7 @@ class SeedBatchRun:
         try:
             if not self.complete:  # else it was killed before the policies were written
                 self.batch.learn(self.spec.timesteps, self.on_rollout_start, self.on_step)
+                self._end_diverged()
             self.save()
         except TrainingStopped:  # all files are written
             raise
@@ -221,7 +225,30 @@ class SeedBatchRun:
                     f"{len(self.runs)} seeds stopped at timestep {now:,}; continue with: rn-rl train "
                     f"--resume {shlex.quote(str(self.runs[0].folder))}"
                 )
-        return self._finish_seeds()
+        check_every = PHASES_PER_CHECK if algorithm(self.spec.algo).replay else 1
+        if self._phases % check_every == 0:
+            self._end_diverged()
+        self._phases += 1
+        return self._finish_seeds() or bool(self.finished.all())
+
+    def _end_diverged(self) -> None:
+        """Save and record the seeds whose weights diverged, and set these to 0.
+
+        The other seeds go on; what a seed of the batch computes does not reach them.
+        """
+        largest = self.batch.stack.weights.abs().amax(1).tolist()
+        for seed, value in enumerate(largest):
+            if value <= MOST_WEIGHT:
+                continue
+            if not self.finished[seed]:
+                self.finished[seed] = True
+                self.save_agent(seed)
+                named = self.batch.network(self.batch.models[seed]).named_parameters()
+                found = find_divergence(named, self.batch.num_timesteps)
+                assert found is not None
+                write_divergence(self.runs[seed].divergence_file, found)
+                say(self.display.lines.console, f"run {self.runs[seed].folder}: {found}")
+            self.batch.silence(seed)
 
     def _finish_seeds(self) -> bool:
         """Save the policies of seeds that have just ended their last episode; see :attr:`finished`."""
@@ -340,5 +367,6 @@ class SeedBatchRun:
         self.ended = np.array([checkpoint.episodes_done(each) for each in plain])
         if self.spec.episodes is not None:
             self.finished = self.ended >= self.spec.episodes
+        self.finished |= [run.divergence is not None for run in self.runs]
         if not self.envs.restore(plain):
             self.batch.begin_episodes()

@@ -21,6 +21,7 @@ from rn_rl.errors import TrainingStopped, UserError
 from rn_rl.experiment.evaluation.episodes import uses_masks
 from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.console import Watch, say
+from rn_rl.experiment.runs.divergence import find_divergence, write_divergence
 from rn_rl.experiment.runs.folder import Run, load_weights, new_run
 from rn_rl.experiment.runs.io import remove_temporaries
 from rn_rl.experiment.runs.scalars import make_logger
@@ -42,7 +43,8 @@ def train(config: TrainConfig, console: Console | None = None, watch: Watch | No
     """Train an agent, or continue one.
 
     Whatever ends the training (Ctrl-C, an error in the environment), the run then holds what was
-    trained and can be loaded.
+    trained and can be loaded. A training that diverges ends there, and the run says so
+    (:attr:`.Run.divergence`).
 
     Args:
         config: options of the training.
@@ -98,12 +100,18 @@ def train(config: TrainConfig, console: Console | None = None, watch: Watch | No
                         reset_num_timesteps=not resuming,
                         **masking,
                     )
+                    boundary.check_weights()
                     save_run(run, spec, model, evaluation, log)
             except TrainingStopped:  # all files are written
                 raise
-            except BaseException:
+            except BaseException as error:
                 save_agent(run, spec, model, log)
-                raise
+                found = find_divergence(model.policy.named_parameters(), model.num_timesteps)
+                if found is None or not isinstance(error, Exception):
+                    raise
+                # also where NaN weights made the environment or a distribution fail
+                write_divergence(run.divergence_file, found)
+                say(console, f"run {run.folder}: {found}")
             finally:
                 progress.close()
                 env.close()
@@ -141,6 +149,8 @@ def continue_run(config: TrainConfig) -> tuple[RunSpec, Run]:
     config.check_resume()
     run = Run(config.resume)
     spec = run.read_spec()
+    if run.divergence is not None:
+        raise UserError(f"run {run.folder} cannot continue: it {run.divergence}")
     done = checkpoint.timesteps_done(run.checkpoint)
     if config.timesteps is not None:
         spec = replace(spec, timesteps=config.timesteps)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pytest
 import torch
 from stable_baselines3.common.buffers import ReplayBufferSamples
 from stable_baselines3.common.vec_env import DummyVecEnv
@@ -16,6 +18,16 @@ from rn_rl.agents.seed_batch.minibatch import RolloutSamples, Transitions
 from rn_rl.experiment.runs.folder import Run, new_run
 from rn_rl.experiment.runs.io import write_npz, write_yaml
 from rn_rl.experiment.runs.spec import RunSpec
+
+
+def slow_unless(quick: Callable[..., bool], cases: Iterable[Any]) -> list[Any]:
+    """Mark the cases of ``parametrize`` slow for which ``quick`` is False.
+
+    For tests that send many normalizers along one path: ``make test`` takes one of each kind, and
+    ``make test-all`` all of them.
+    """
+    rows = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [pytest.param(*row, marks=[] if quick(*row) else [pytest.mark.slow]) for row in rows]
 
 
 def to_double(policy: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from stable_baselines3.common.logger import Logger
 
 from rn_rl import policies
 from rn_rl.normalization import REGISTRY, PhaseNorm, phase_norms
+from tests.factories import slow_unless
 
 SMALL = {"net_arch": [8, 8]}
 
@@ -103,8 +105,17 @@ def outputs(policy: Any, x: np.ndarray) -> np.ndarray:
     return np.asarray(policy.predict(x, deterministic=True)[0])
 
 
-@pytest.mark.parametrize("norm", SPECS)
-@pytest.mark.parametrize("algo", ALGORITHMS)
+KINDS = {"none", "ln", "rn", "rn-paper", "brn", "spectral"}
+"""Normalizers without state, with state, with state that moves in a forward, and on weights."""
+
+
+def is_quick(algo: str, norm: str) -> bool:
+    return algo in ("dqn", "ppo", "sac") or norm in KINDS
+
+
+@pytest.mark.parametrize(
+    ("algo", "norm"), slow_unless(is_quick, itertools.product(ALGORITHMS, SPECS))
+)
 def test_training(algo: str, norm: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     """State changes only at commits, targets agree, losses are finite, and the agent can be saved."""
     model = build(algo, norm)

@@ -22,6 +22,7 @@ from rn_rl.engine.ensemble import ModuleStack
 from rn_rl.engine.ops.lstm import lstm_sequences
 from rn_rl.engine.trace import TracedFunction
 from rn_rl.policies import NormRecurrentActorCriticPolicy
+from tests.factories import slow_unless
 
 SEEDS = (3, 5, 8)
 SPECS = [
@@ -126,7 +127,15 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("spec", "env_id", "lstm", "trunk"), CASES, indirect=["spec"])
+def is_quick(spec: str, env_id: str, lstm: str, trunk: str) -> bool:
+    if env_id == IMAGES:
+        return trunk == "rn"
+    return spec in ("none", "rln", "rn-paper", "brn", "ln+rn")
+
+
+@pytest.mark.parametrize(
+    ("spec", "env_id", "lstm", "trunk"), slow_unless(is_quick, CASES), indirect=["spec"]
+)
 def test_updates_are_those_of_sb3_contrib(
     spec: str, env_id: str, lstm: str, trunk: str, monkeypatch
 ):

@@ -17,7 +17,7 @@ from rn_rl.agents.seed_batch.minibatch import Transitions
 from rn_rl.agents.seed_batch.optimizer import state_tensors
 from rn_rl.normalization import REGISTRY
 from rn_rl.policies import NormActorCriticPolicy, NormDQNPolicy
-from tests.factories import replay_samples, rollout_samples
+from tests.factories import replay_samples, rollout_samples, slow_unless
 
 SEEDS = (3, 5, 8)
 ROWS = 12
@@ -64,7 +64,10 @@ def agree(batch: Any, theirs: list[Any]) -> None:
 TRUNKS = [name for name in REGISTRY if name != "yoked"]  # no recording has layers of these names
 
 
-@pytest.mark.parametrize("trunk", TRUNKS)
+KINDS = ("none", "ln", "rn", "rln", "rn-paper", "brn", "wn", "spectral")
+
+
+@pytest.mark.parametrize("trunk", slow_unless(KINDS.__contains__, TRUNKS))
 def test_updates_of_dqn(trunk: str):
     theirs, mine = ([agent(DQN, NormDQNPolicy, trunk, seed) for seed in SEEDS] for _ in range(2))
     batch = SeedBatchDQN(mine, envs(mine))
@@ -91,7 +94,7 @@ def test_updates_of_dqn(trunk: str):
         agree(batch, theirs)
 
 
-@pytest.mark.parametrize("trunk", TRUNKS)
+@pytest.mark.parametrize("trunk", slow_unless(KINDS.__contains__, TRUNKS))
 def test_updates_of_ppo(trunk: str):
     """With rows and patches deduplicated where that is possible."""
     options = {"n_steps": 4 * ROWS, "n_epochs": 2}

@@ -11,7 +11,6 @@ from typing import Any
 import gymnasium as gym
 import minigrid  # noqa: F401  (registers its environments)
 import numpy as np
-from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.vec_env import (
@@ -25,16 +24,8 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from rn_rl.errors import UserError, first_line, unknown
 from rn_rl.experiment.envs.minigrid import with_fast_view
 from rn_rl.experiment.envs.replayable import ReplayableEnv
+from rn_rl.experiment.envs.spaces import for_agent
 from rn_rl.experiment.settings.hyperparameters import import_name
-
-SUPPORTED = (
-    spaces.Box,
-    spaces.Discrete,
-    spaces.MultiDiscrete,
-    spaces.MultiBinary,
-    spaces.Dict,
-)
-"""Kinds of observation spaces that SB3 supports."""
 
 
 class CheckObservations(VecEnvWrapper):
@@ -102,13 +93,15 @@ def check_env_id(env_id: str) -> None:
         raise unknown("environment", env_id, gym.registry, hint) from None
 
 
-def wrapper_function(names: Any) -> Callable[[gym.Env], gym.Env]:
+def wrapper_function(names: Any, env_id: str) -> Callable[[gym.Env], gym.Env]:
     """Return a function that puts the wrappers of a config on an environment.
 
-    The faster view of MiniGrid is innermost; :class:`.ReplayableEnv`, for exact resume, is outermost.
+    The faster view of MiniGrid is innermost. Outside of the config's wrappers come the spaces that SB3
+    supports (:func:`.for_agent`), and :class:`.ReplayableEnv`, for exact resume.
 
     Args:
         names: the RL Zoo's ``env_wrapper``: a dotted name, ``{name: kwargs}``, a list of these, or None.
+        env_id: name of the environment.
 
     Raises:
         UserError: there is no such wrapper.
@@ -123,7 +116,7 @@ def wrapper_function(names: Any) -> Callable[[gym.Env], gym.Env]:
         env = with_fast_view(env)
         for wrapper, kwargs in steps:
             env = wrapper(env, **kwargs)
-        return ReplayableEnv(env)
+        return ReplayableEnv(for_agent(env, env_id))
 
     return wrap
 
@@ -161,7 +154,7 @@ def make_env(
             n_envs=n_envs,
             seed=seed,
             env_kwargs=hyperparameters.get("env_kwargs"),
-            wrapper_class=wrapper_function(hyperparameters.get("env_wrapper")),
+            wrapper_class=wrapper_function(hyperparameters.get("env_wrapper"), env_id),
             monitor_dir=str(monitor_dir) if monitor_dir else None,
             monitor_kwargs={"override_existing": not append_monitor},
         )
@@ -183,17 +176,6 @@ def make_env(
     ) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"environment {env_id} cannot be made: {reason}") from None
-    parts = (
-        list(env.observation_space.spaces.values())
-        if isinstance(env.observation_space, spaces.Dict)
-        else [env.observation_space]
-    )
-    bad = [part for part in parts if not isinstance(part, SUPPORTED)]
-    if bad:
-        raise UserError(
-            f"environment {env_id}: observations {bad[0]} are not supported by Stable-Baselines3; "
-            "put a wrapper on it with --set env_wrapper=gymnasium.wrappers.FlattenObservation"
-        )
     env = CheckObservations(env)
     normalize = hyperparameters.get("normalize")
     if normalize:

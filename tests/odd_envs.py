@@ -6,6 +6,8 @@ the table says otherwise.
 
 from __future__ import annotations
 
+import time
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -83,10 +85,100 @@ SPACES: dict[str, dict[str, Any]] = {
 """Environments with unusual spaces."""
 
 
+def broken(at: int, result: Any = None, raised: Exception | None = None, **hang: float) -> Any:
+    """Return a ``step`` that returns ``result`` at step ``at``, raises, or hangs."""
+
+    def step(self: OddEnv, action: Any) -> Any:
+        if self.t + 1 < at:
+            return OddEnv.step(self, action)
+        if raised is not None:
+            raise raised
+        while "seconds" in hang:
+            time.sleep(hang["seconds"])
+        return result(OddEnv.step(self, action)) if callable(result) else result
+
+    return step
+
+
+def failing(message: str) -> Any:
+    """Return a method that raises RuntimeError."""
+
+    def method(self: OddEnv, *args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError(message)
+
+    return method
+
+
+def rewarding(value: Any) -> Any:
+    """Return a ``step`` whose tenth reward in an episode is ``value``."""
+    return broken(10, lambda result: (result[0], value, *result[2:]))
+
+
+def observing(value: Any) -> Any:
+    """Return a ``step`` whose tenth observation in an episode is ``value``."""
+    return broken(10, lambda result: (value, *result[1:]))
+
+
+class RunningMeanStd:
+    """Statistics as in many environments, by the name that Gymnasium's and SB3's have too."""
+
+
+def with_statistics(self: OddEnv, render_mode: str | None = None) -> None:
+    OddEnv.__init__(self, render_mode)
+    self.statistics = RunningMeanStd()  # type: ignore[attr-defined]
+
+
+FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "StepRaises": (
+        {"step": broken(10, raised=RuntimeError("simulator crashed"))},
+        "step() raised RuntimeError: simulator crashed (odd_envs.py:",
+    ),
+    "ResetRaises": ({"reset": failing("no license")}, "reset() raised RuntimeError: no license"),
+    "StepNone": ({"step": broken(10)}, "step() returned None: expected (observation, reward,"),
+    "StepFour": ({"step": broken(10, (0, 1.0, False, {}))}, "step() returned 4 values: expected"),
+    "ResetOne": (
+        {"reset": lambda self, **_: self.observation()},
+        "reset() ",  # Gymnasium's own checker says more
+    ),
+    "InfoNone": ({"step": broken(10, lambda r: (*r[:4], None))}, "info None: expected a dict"),
+    "RewardNone": ({"step": rewarding(None)}, "reward None: expected a number"),
+    "RewardText": ({"step": rewarding("1.5")}, "reward '1.5': expected a number"),
+    "RewardArray": ({"step": rewarding(np.array([1.0]))}, "reward array([1.]): expected a number"),
+    "RewardNan": ({"step": rewarding(float("nan"))}, "reward nan at timestep 10"),
+    "LongObservation": ({"step": observing(np.zeros(5))}, "of shape (5,): expected shape (4,)"),
+    "ShortObservation": ({"step": observing(np.zeros(1))}, "of shape (1,): expected shape (4,)"),
+    "NoObservation": ({"step": observing(None)}, "observation None: expected shape (4,)"),
+    "MissingPart": (
+        {"observes": spaces.Dict(a=box(2), b=box(1)), "step": observing({"a": np.zeros(2)})},
+        "expected a dict with key 'b'",
+    ),
+}
+"""Environments that fail at their tenth step, or at once, and the message."""
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "Plain": {},
+    "NeverEnds": {"length": 10**9},
+    "Hangs": {"step": broken(10, seconds=0.01)},
+    "CloseRaises": {"close": failing("close failed")},
+    "OwnEpisodes": {"step": broken(1, lambda r: (*r[:4], {"episode": {"r": 7.0, "l": 3}}))},
+    "Lives": {
+        "ale": property(lambda self: SimpleNamespace(lives=lambda: 3 - self.t // 7)),
+        "get_action_meanings": lambda self: ["NOOP", "FIRE"],
+    },
+    "Statistics": {"__init__": with_statistics},
+    "Five": {"reward": lambda self: 5.0},
+    "OneRow": {"step": broken(1, lambda r: (r[0][None], *r[1:]))},
+}
+
+
 def register(name: str, **attributes: Any) -> None:
     kind = type(f"Odd{name}", (OddEnv,), {"got": [], **attributes})
     gym.register(f"Odd{name}-v0", entry_point=kind)
 
 
 for _name, _attributes in SPACES.items():
+    register(_name, **_attributes)
+for _name, (_attributes, _) in FAULTS.items():
+    register(_name, **_attributes)
+for _name, _attributes in OTHERS.items():
     register(_name, **_attributes)

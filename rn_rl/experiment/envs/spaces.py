@@ -55,14 +55,14 @@ def converted_observation(space: spaces.Space[Any], env_id: str) -> Conversion |
             f"environment {env_id}: observations {space} are not supported by Stable-Baselines3; "
             "put a wrapper on it with --set env_wrapper=gymnasium.wrappers.FlattenObservation"
         )
-    if 0 in space.shape:
+    if 0 in (space.shape or ()):
         raise UserError(
             f"environment {env_id}: observations {space} are empty, expected at least one number; "
             "let the environment return one, such as its time step"
         )
     if isinstance(space, spaces.Box) and space.shape == ():
         low, high = space.low.reshape(1), space.high.reshape(1)
-        box = spaces.Box(low, high, (1,), space.dtype)  # type: ignore[arg-type]
+        box = spaces.Box(low, high, (1,), space.dtype)
         return Conversion(box, lambda x: np.reshape(x, 1), lambda x: np.reshape(x, ()))
     return converted(space)
 

@@ -41,6 +41,8 @@ def no_envpool(spec: RunSpec, env: VecEnv) -> str | None:
         return f"env_wrapper {wrapper} is for gymnasium"
     if settings.get("normalize"):
         return "normalize is for gymnasium"
+    if spec.step_timeout is not None:
+        return "--step-timeout is for gymnasium"
     unknown = set(settings.get("env_kwargs") or {}) - {"max_episode_steps"}
     if unknown:
         return f"env_kwargs {', '.join(sorted(unknown))} are for gymnasium"

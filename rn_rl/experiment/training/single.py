@@ -96,10 +96,12 @@ def train(config: TrainConfig, console: Console | None = None, watch: Watch | No
                 progress.close()
                 run.save_agent(spec, model)
                 write_code_length(run, log, model)
-                env.close()
-                evaluation.eval_env.close()
                 model.logger.close()
                 shutil.rmtree(evaluation_folder(run), ignore_errors=True)
+                try:
+                    evaluation.eval_env.close()
+                finally:
+                    env.close()
     return run
 
 

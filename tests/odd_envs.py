@@ -178,7 +178,43 @@ def register(name: str, **attributes: Any) -> None:
 
 for _name, _attributes in SPACES.items():
     register(_name, **_attributes)
-for _name, (_attributes, _) in FAULTS.items():
+
+
+def rendering(value: Any, **metadata: Any) -> dict[str, Any]:
+    """Return a row whose ``render`` returns ``value``, or its result for the environment."""
+    modes = {"render_modes": ["rgb_array"], "render_fps": 30}
+    render = value if callable(value) else lambda self: value
+    return {"render": render, "metadata": {**modes, **metadata}}
+
+
+GRAY = np.full((64, 96), 90, np.uint8)
+COLORS = np.full((64, 96, 3), 90, np.uint8)
+
+FRAMES: dict[str, tuple[dict[str, Any], str | None]] = {
+    "FrameNone": (rendering(None), "it renders nothing"),
+    "FrameGray": (rendering(GRAY), None),
+    "FrameChannel": (rendering(GRAY[:, :, None]), None),
+    "FrameAlpha": (rendering(np.full((64, 96, 4), 90, np.uint8)), None),
+    "FrameList": (rendering([COLORS, COLORS]), None),
+    "FrameEmptyList": (rendering([]), "it renders"),
+    "FrameListMode": (rendering([COLORS], render_modes=["rgb_array_list"]), "rgb_array_list"),
+    "FrameHuman": (rendering(None, render_modes=["human"]), "'human'"),
+    "FrameVaries": (rendering(lambda self: COLORS[: 20 + self.t]), None),
+    "FrameOdd": (rendering(COLORS[:33, :51]), None),
+    "FrameTiny": (rendering(COLORS[:1, :1]), None),
+    "FrameFloat": (
+        rendering(COLORS / 255),
+        "it renders float64 of shape (64, 96, 3), expected uint8",
+    ),
+    "FrameInteger": (rendering(COLORS.astype(np.int64)), None),
+    "FrameText": (rendering("a picture"), "expected uint8 of shape (height, width, 3)"),
+    "FrameRaises": ({"render": failing("no display")}, "render() raised RuntimeError: no display"),
+    "FpsZero": (rendering(COLORS, render_fps=0), "render_fps"),
+    "FpsMissing": (rendering(COLORS, render_fps=None), None),
+}
+"""Environments that render something unusual, and the message of ``rn-rl video``; None for a film."""
+
+for _name, (_attributes, _) in (*FAULTS.items(), *FRAMES.items()):
     register(_name, **_attributes)
 for _name, _attributes in OTHERS.items():
     register(_name, **_attributes)

@@ -70,6 +70,7 @@ SPACES: dict[str, dict[str, Any]] = {
     "BinaryAction": {"acts": spaces.MultiBinary([2, 3])},
     "NoAxis": {"observes": box()},
     "Empty": {"observes": box(0)},
+    "EmptyAction": {"acts": box(0)},
     "EmptyPart": {"observes": spaces.Dict(a=box(0), b=box(2))},
     "Keys": {
         "observes": spaces.Dict(
@@ -159,6 +160,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "Plain": {},
     "NeverEnds": {"length": 10**9},
     "Hangs": {"step": broken(10, seconds=0.01)},
+    "InitRaises": {"__init__": failing("no simulator")},
     "CloseRaises": {"close": failing("close failed")},
     "OwnEpisodes": {"step": broken(1, lambda r: (*r[:4], {"episode": {"r": 7.0, "l": 3}}))},
     "Lives": {

@@ -168,17 +168,9 @@ def make_env(
         ) from None
     except UserError:
         raise
-    except (
-        ImportError,
-        gym.error.Error,
-        AssertionError,
-        AttributeError,
-        LookupError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except Exception as error:  # whatever the environment or a wrapper raises
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"environment {env_id} cannot be made: {reason}") from None
+        raise UserError(f"environment {env_id} cannot be made: {reason}") from error
     env = CheckedVecEnv(env, env_id, step_timeout)
     normalize = hyperparameters.get("normalize")
     if normalize:

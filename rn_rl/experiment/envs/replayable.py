@@ -7,6 +7,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from rn_rl.errors import UserError, first_line
+
 
 class ReplayableEnv(gym.Wrapper):
     """Record the seed or random state at the last reset and all actions since, to replay the episode.
@@ -43,7 +45,20 @@ class ReplayableEnv(gym.Wrapper):
         }
 
     def restore(self, snapshot: dict[str, Any]) -> bool:
-        """Replay the episode of a snapshot; return False if it was taken before the first reset."""
+        """Replay the episode of a snapshot; return False if it was taken before the first reset.
+
+        Raises:
+            UserError: the environment fails at a step that went well before.
+        """
+        try:
+            return self._replay(snapshot)
+        except Exception as error:
+            raise UserError(
+                f"the episode of the checkpoint cannot be replayed: {type(error).__name__}: "
+                f"{first_line(error)}; fix the environment"
+            ) from error
+
+    def _replay(self, snapshot: dict[str, Any]) -> bool:
         begin = snapshot["begin"]
         if begin["seed"] is None and begin["rng"] is None:
             return False

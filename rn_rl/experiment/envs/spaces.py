@@ -83,10 +83,16 @@ def module_keys(keys: list[str]) -> list[str]:
     return found
 
 
-def converted_action(space: spaces.Space[Any]) -> Conversion | None:
-    """Return the conversion of an action space; None if SB3 takes it as it is."""
-    if isinstance(space, spaces.MultiBinary) and len(space.shape) != 1:
-        shape = space.shape
+def converted_action(space: spaces.Space[Any], env_id: str) -> Conversion | None:
+    """Return the conversion of an action space; None if SB3 takes it as it is.
+
+    Raises:
+        UserError: an action has no component.
+    """
+    shape = space.shape or ()
+    if 0 in shape:
+        raise UserError(f"environment {env_id}: actions {space} are empty, expected a component")
+    if isinstance(space, spaces.MultiBinary) and len(shape) != 1:
         vector = spaces.MultiBinary(int(np.prod(shape)))
         return Conversion(vector, lambda x: np.reshape(x, -1), lambda x: np.reshape(x, shape))
     return converted(space)
@@ -167,7 +173,7 @@ def for_agent(env: gym.Env, env_id: str) -> gym.Env:
             }
     else:
         observation = converted_observation(observed, env_id)
-    action = converted_action(env.action_space)
+    action = converted_action(env.action_space, env_id)
     if observation is None and action is None:
         return env
     return AgentSpaces(env, observation, action)

@@ -66,7 +66,7 @@ def video(config: VideoConfig) -> Path:
         )
         observation, _, starts, _ = env.step(action)
         episodes += int(starts[0])
-    fps = env.metadata.get("render_fps")
+    fps: Any = env.metadata.get("render_fps")
     if not isinstance(fps, int | float) or not 0 < fps < math.inf:
         fps = 30
     close_after_use(env)

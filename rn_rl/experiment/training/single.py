@@ -69,7 +69,11 @@ def train(config: TrainConfig, console: Console | None = None, watch: Watch | No
         evaluation = make_evaluation(spec, run, model)
         log = NormalizerLogger()
         if resuming:
-            checkpoint.restore_training(run.checkpoint, model, evaluation, log)
+            try:
+                checkpoint.restore_training(run.checkpoint, model, evaluation, log)
+            except BaseException:
+                env.close()
+                raise
         elif config.from_agent is not None:
             load_weights(config.from_agent, spec, model, trust=config.trust)
         describe(spec, run, model, console)

@@ -55,19 +55,40 @@ def test_a_failing_environment_in_a_seed_batch(
 
 
 def test_the_timestep_counts_on_after_resume(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     status, run = train("Plain", tmp_path)
     assert status == 0
     kind = odd_envs.gym.spec("OddPlain-v0").entry_point
-    before = kind.step  # type: ignore[union-attr]
-    # the episode that the checkpoint is in has 0 steps, so it fails at its fifth
-    kind.step = odd_envs.broken(5, raised=RuntimeError("later"))  # type: ignore[union-attr]
-    try:
-        assert main(["train", "--resume", str(run), "--timesteps", "100", "--quiet"]) == 2
-    finally:
-        kind.step = before  # type: ignore[union-attr]
+    # the checkpoint is between two episodes, so the first one after it fails at its fifth step
+    later = odd_envs.broken(5, raised=RuntimeError("later"))
+    monkeypatch.setattr(kind, "step", later, raising=False)
+    assert main(["train", "--resume", str(run), "--timesteps", "100", "--quiet"]) == 2
     assert "timestep 65: step() raised RuntimeError: later" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_an_environment_that_fails_when_a_run_is_resumed(
+    seeds: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    status, run = train("Plain", tmp_path, more=f"--seeds {seeds}")
+    assert status == 0
+    kind = odd_envs.gym.spec("OddPlain-v0").entry_point
+    monkeypatch.setattr(kind, "reset", odd_envs.failing("no license"), raising=False)
+    assert main(["train", "--resume", str(run), "--timesteps", "100", "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "cannot be replayed: RuntimeError: no license" in error
+
+
+def test_an_environment_that_cannot_be_made_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, _ = train("InitRaises", tmp_path)
+    error = capsys.readouterr().err
+    assert status == 2 and error.count("\n") == 1 and "cannot be made: no simulator" in error
 
 
 @pytest.mark.parametrize("more", ["", "--seeds 2 --engine batch"])

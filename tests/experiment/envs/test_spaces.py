@@ -128,13 +128,14 @@ def test_a_seed_batch_gives_continuous_actions_their_shape(
     ("name", "said"),
     [
         ("Empty", "are empty, expected at least one number"),
+        ("EmptyAction", "actions Box([], [], (0,), float32) are empty"),
         ("EmptyPart", "are empty, expected at least one number"),
         ("Nested", "env_wrapper=gymnasium.wrappers.FlattenObservation"),
         ("Tuple", "env_wrapper=gymnasium.wrappers.FlattenObservation"),
         ("Text", "env_wrapper=gymnasium.wrappers.FlattenObservation"),
     ],
 )
-def test_other_observations_are_refused_in_one_line(
+def test_other_spaces_are_refused_in_one_line(
     name: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     typed = f"train --algo ppo --env Odd{name}-v0 --out {tmp_path}"

@@ -56,7 +56,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         n_envs=n_envs,
         seed=config.seed,
         max_episode_steps=config.max_episode_steps,
-        step_timeout=config.step_timeout or spec.step_timeout,
+        step_timeout=spec.step_timeout if config.step_timeout is None else config.step_timeout,
     )
     returns, lengths = play_agent(model, env, config.episodes, deterministic=not config.stochastic)
     close_after_use(env)

@@ -40,7 +40,7 @@ def video(config: VideoConfig) -> Path:
         weights=weights,
         n_envs=1,
         seed=config.seed,
-        step_timeout=config.step_timeout or spec.step_timeout,
+        step_timeout=spec.step_timeout if config.step_timeout is None else config.step_timeout,
     )
     if env.render_mode != "rgb_array":
         raise UserError(f"environment {spec.env} cannot be recorded: it does not render rgb_array")

@@ -102,6 +102,8 @@ def test_a_hanging_environment_is_stopped(
     # evaluations take the limit of the training
     assert main(["evaluate", str(run), "--episodes", "1", "--n-envs", "1"]) == 2
     assert "timestep 10: step() did not return within 0.3 s" in capsys.readouterr().err
+    assert main(["evaluate", str(run), "--step-timeout", "0"]) == 2
+    assert "--step-timeout 0: expected seconds above 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])

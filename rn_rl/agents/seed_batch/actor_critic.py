@@ -169,10 +169,11 @@ class ActorCritics:
         return play
 
     def within_bounds(self, actions: np.ndarray) -> np.ndarray:
-        """Clip or rescale continuous actions to the bounds of the action space, as SB3 does."""
+        """Give continuous actions the shape of the action space and clip or rescale them, as SB3 does."""
         space = self.model.action_space
         if not isinstance(space, spaces.Box):
             return actions
+        actions = actions.reshape(*actions.shape[:2], *space.shape)
         if self.model.policy.squash_output:
             rescaled: np.ndarray = self.model.policy.unscale_action(actions)
             return rescaled

@@ -103,6 +103,8 @@ class SeedBatch(ABC, Generic[Model]):
             return f"observations are {model.observation_space}, not a Box"
         if model.use_sde:
             return "use_sde is set"
+        if np.any(getattr(model.action_space, "start", 0)):
+            return f"actions are {model.action_space}, which do not count from 0"
         return None
 
     def step_optimizer(self) -> None:

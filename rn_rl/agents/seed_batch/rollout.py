@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
+from rn_rl.agents.seed_batch.distributions import components
+
 
 class PolicyOutput(NamedTuple):
     """Sampled actions with their values and log probabilities, ``(seeds, envs, ...)`` each."""
@@ -35,11 +37,13 @@ class SeedRollout:
         observation_space: spaces.Box,
         action_space: spaces.Space,
     ) -> None:
-        assert action_space.shape is not None
         shape = (steps, seeds, envs)
-        action_type = np.float32 if isinstance(action_space, spaces.Box) else np.int64
+        continuous = isinstance(action_space, spaces.Box)
+        action_type = np.float32 if continuous else np.int64
+        action_shape = (components(action_space),) if continuous else ()
         self.observations = np.zeros((*shape, *observation_space.shape), observation_space.dtype)
-        self.actions = np.zeros((*shape, *action_space.shape), action_type)
+        self.actions = np.zeros((*shape, *action_shape), action_type)
+        """Discrete actions without a last axis; continuous ones with their components on it."""
         self.values = np.zeros(shape, np.float32)
         self.log_probs = np.zeros(shape, np.float32)
         self.rewards = np.zeros(shape, np.float32)

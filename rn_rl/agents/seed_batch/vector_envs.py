@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -104,8 +105,9 @@ class VecSeedEnvs(SeedEnvs):
         return Step(*(np.stack(part) for part in zip(*parts, strict=True)))
 
     def close(self) -> None:
-        for env in self.envs:
-            env.close()
+        with contextlib.ExitStack() as stack:  # closes the others where one raises an error
+            for env in self.envs:
+                stack.callback(env.close)
 
 
 def keep_config(pool: Any) -> None:

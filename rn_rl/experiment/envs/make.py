@@ -5,74 +5,24 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import minigrid  # noqa: F401  (registers its environments)
-import numpy as np
-from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
-from stable_baselines3.common.vec_env import (
-    VecEnv,
-    VecEnvWrapper,
-    VecNormalize,
-    VecTransposeImage,
-)
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, VecTransposeImage
 
 from rn_rl.errors import UserError, first_line, unknown
+from rn_rl.experiment.envs.checks import CheckedEnv, CheckedVecEnv
+from rn_rl.experiment.envs.episodes import EvaluationLimit, WrapperEpisodes
 from rn_rl.experiment.envs.minigrid import with_fast_view
 from rn_rl.experiment.envs.replayable import ReplayableEnv
+from rn_rl.experiment.envs.spaces import for_agent
 from rn_rl.experiment.settings.hyperparameters import import_name
-
-SUPPORTED = (
-    spaces.Box,
-    spaces.Discrete,
-    spaces.MultiDiscrete,
-    spaces.MultiBinary,
-    spaces.Dict,
-)
-"""Kinds of observation spaces that SB3 supports."""
-
-
-class CheckObservations(VecEnvWrapper):
-    """Raise :class:`UserError` at the first observation or reward that is not finite.
-
-    Unlike SB3's ``VecCheckNan``, the message gives the timestep, which helps to find the cause.
-    """
-
-    def __init__(self, venv: VecEnv) -> None:
-        super().__init__(venv)
-        self.steps = 0
-
-    def reset(self) -> Any:
-        observations = self.venv.reset()
-        self._check("observation", observations)
-        return observations
-
-    def step_wait(self) -> VecEnvStepReturn:
-        observations, rewards, dones, infos = self.venv.step_wait()
-        self.steps += self.num_envs
-        self._check("observation", observations)
-        self._check("reward", rewards)
-        return observations, rewards, dones, infos
-
-    def _check(self, what: str, values: Any) -> None:
-        if isinstance(values, dict):
-            for key, value in values.items():
-                self._check(f"{what}[{key!r}]", value)
-            return
-        if np.isfinite(values).all():
-            return
-        index = [int(i) for i in np.argwhere(~np.isfinite(values))[0]]
-        where = f", component {index[1:]}" if index[1:] else ""
-        value = np.asarray(values)[tuple(index)]
-        raise UserError(
-            f"the environment gave {what} {value} at timestep {self.steps} "
-            f"(environment {index[0]}{where}): expected finite numbers; fix the environment"
-        )
 
 
 def check_env_id(env_id: str) -> None:
@@ -102,13 +52,26 @@ def check_env_id(env_id: str) -> None:
         raise unknown("environment", env_id, gym.registry, hint) from None
 
 
-def wrapper_function(names: Any) -> Callable[[gym.Env], gym.Env]:
-    """Return a function that puts the wrappers of a config on an environment.
+def wrapper_function(
+    names: Any, env_id: str, limit: Callable[[gym.Env], gym.Env] | None = None
+) -> Callable[[gym.Env], gym.Env]:
+    """Return a function that puts our wrappers and those of a config on an environment.
 
-    The faster view of MiniGrid is innermost; :class:`.ReplayableEnv`, for exact resume, is outermost.
+    From the inside out:
+
+    1. The environment as Gymnasium makes it; MiniGrid's gets a faster view, in place.
+    2. :class:`.CheckedEnv`, and in evaluations a limit of steps.
+    3. SB3's ``Monitor``, which SB3 has put there. It records the environment's own rewards and steps,
+       also where a wrapper changes them.
+    4. The wrappers of the config, and :class:`.WrapperEpisodes`, by which the Monitor records the
+       episodes that they end.
+    5. The spaces that SB3 supports: :func:`.for_agent`.
+    6. :class:`.ReplayableEnv`, for exact resume.
 
     Args:
         names: the RL Zoo's ``env_wrapper``: a dotted name, ``{name: kwargs}``, a list of these, or None.
+        env_id: name of the environment.
+        limit: wrapper that limits the steps of an episode.
 
     Raises:
         UserError: there is no such wrapper.
@@ -120,12 +83,38 @@ def wrapper_function(names: Any) -> Callable[[gym.Env], gym.Env]:
         steps.append((import_name(name), kwargs or {}))
 
     def wrap(env: gym.Env) -> gym.Env:
-        env = with_fast_view(env)
+        monitor = with_fast_view(env)
+        assert isinstance(monitor, Monitor)
+        monitor.env = CheckedEnv(monitor.env)
+        if limit is not None:
+            monitor.env = limit(monitor.env)
+        env = monitor
         for wrapper, kwargs in steps:
             env = wrapper(env, **kwargs)
-        return ReplayableEnv(env)
+        refuse_statistics(env, env_id)
+        if steps:
+            env = WrapperEpisodes(env, monitor)
+        return ReplayableEnv(for_agent(env, env_id))
 
     return wrap
+
+
+def refuse_statistics(env: gym.Env, env_id: str) -> None:
+    """Raise :class:`UserError` if an environment or one of its wrappers holds running statistics.
+
+    Evaluations would begin with fresh statistics, and so would a resumed run: the agent would observe
+    other numbers than those that it learned from.
+    """
+    layer: Any = env
+    while layer is not None:
+        for value in getattr(layer, "__dict__", {}).values():
+            if any(cls.__name__ == "RunningMeanStd" for cls in type(value).__mro__):
+                raise UserError(
+                    f"environment {env_id}: {type(layer).__name__} holds running statistics, which "
+                    "evaluations and --resume would lose; use --set normalize=true, whose statistics "
+                    "are saved with the run"
+                )
+        layer = layer.env if isinstance(layer, gym.Wrapper) else None
 
 
 def make_env(
@@ -137,6 +126,8 @@ def make_env(
     monitor_dir: Path | None = None,
     append_monitor: bool = False,
     evaluation: bool = False,
+    max_episode_steps: int | None = None,
+    step_timeout: float | None = None,
 ) -> VecEnv:
     """Make the vector environment of a run, for training or for evaluation.
 
@@ -148,20 +139,25 @@ def make_env(
         seed: seed of the first environment; environment ``i`` gets ``seed + i``.
         monitor_dir: folder of the monitor files (``0.monitor.csv``, ...); default: none are written.
         append_monitor: append to the monitor files that exist instead of replacing them.
-        evaluation: do not update the statistics of VecNormalize, and do not normalize rewards.
+        evaluation: do not update the statistics of VecNormalize, do not normalize rewards, and truncate
+            episodes that do not end.
+        max_episode_steps: maximum steps of an evaluation episode; default: see
+            :class:`.EvaluationLimit`.
+        step_timeout: seconds that a step of all environments may take; default: any time.
 
     Raises:
         UserError: the environment does not exist, needs a package that is not installed, or has
             observations that SB3 does not support.
     """
     check_env_id(env_id)
+    limit = partial(EvaluationLimit, env_id=env_id, steps=max_episode_steps) if evaluation else None
     try:
         env = make_vec_env(
             env_id,
             n_envs=n_envs,
             seed=seed,
             env_kwargs=hyperparameters.get("env_kwargs"),
-            wrapper_class=wrapper_function(hyperparameters.get("env_wrapper")),
+            wrapper_class=wrapper_function(hyperparameters.get("env_wrapper"), env_id, limit),
             monitor_dir=str(monitor_dir) if monitor_dir else None,
             monitor_kwargs={"override_existing": not append_monitor},
         )
@@ -172,29 +168,10 @@ def make_env(
         ) from None
     except UserError:
         raise
-    except (
-        ImportError,
-        gym.error.Error,
-        AssertionError,
-        AttributeError,
-        LookupError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except Exception as error:  # whatever the environment or a wrapper raises
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"environment {env_id} cannot be made: {reason}") from None
-    parts = (
-        list(env.observation_space.spaces.values())
-        if isinstance(env.observation_space, spaces.Dict)
-        else [env.observation_space]
-    )
-    bad = [part for part in parts if not isinstance(part, SUPPORTED)]
-    if bad:
-        raise UserError(
-            f"environment {env_id}: observations {bad[0]} are not supported by Stable-Baselines3; "
-            "put a wrapper on it with --set env_wrapper=gymnasium.wrappers.FlattenObservation"
-        )
-    env = CheckObservations(env)
+        raise UserError(f"environment {env_id} cannot be made: {reason}") from error
+    env = CheckedVecEnv(env, env_id, step_timeout)
     normalize = hyperparameters.get("normalize")
     if normalize:
         options = dict(normalize) if isinstance(normalize, dict) else {}

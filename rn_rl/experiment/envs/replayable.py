@@ -8,28 +8,20 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from rn_rl.errors import UserError
+            UserError: the environment fails at a step that went well before, or the replayed episode
+                ends in another observation.
+        """
+        try:
+            return self._replay(snapshot)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"the episode of the checkpoint cannot be replayed: {type(error).__name__}: "
+                f"{first_line(error)}; fix the environment"
+            ) from error
 
-
-def digest(observation: Any) -> str:
-    """Return the SHA-256 of an observation: arrays, numbers, and dicts and tuples of them."""
-    parts = hashlib.sha256()
-
-    def add(value: Any) -> None:
-        if isinstance(value, dict):
-            for key in sorted(value):
-                parts.update(repr(key).encode())
-                add(value[key])
-        elif isinstance(value, tuple):
-            for part in value:
-                add(part)
-        else:
-            array = np.asarray(value)
-            parts.update(f"{array.dtype} {array.shape}".encode())
-            parts.update(array.tobytes())
-
-    add(observation)
-    return parts.hexdigest()
+    def _replay(self, snapshot: dict[str, Any]) -> bool:
 
 
 class ReplayableEnv(gym.Wrapper):
@@ -77,8 +69,20 @@ class ReplayableEnv(gym.Wrapper):
         """Replay the episode of a snapshot; return False if it was taken before the first reset.
 
         Raises:
-            UserError: the replayed episode ends in another observation.
+            UserError: the environment fails at a step that went well before, or the replayed episode
+                ends in another observation.
         """
+        try:
+            return self._replay(snapshot)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"the episode of the checkpoint cannot be replayed: {type(error).__name__}: "
+                f"{first_line(error)}; fix the environment"
+            ) from error
+
+    def _replay(self, snapshot: dict[str, Any]) -> bool:
         begin = snapshot["begin"]
         if begin["seed"] is None and begin["rng"] is None:
             return False

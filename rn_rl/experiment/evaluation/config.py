@@ -27,6 +27,10 @@ class EvaluateConfig:
     """Seed of the episodes; default: the run's plus 1000."""
     n_envs: int = 8
     """Number of environments that are stepped together."""
+    max_episode_steps: Annotated[int | None, shown_as("N")] = None
+    """Truncate an episode at N steps; default: 108,000, with a warning."""
+    step_timeout: Annotated[float | None, shown_as("SECONDS")] = None
+    """Stop if a step of the environments takes longer than SECONDS; default: as in the training."""
 
 
 @dataclass
@@ -43,6 +47,8 @@ class VideoConfig:
     """Act stochastically; default: as evaluations during training do (MiniGrid yes, others no)."""
     max_steps: int = 2000
     """Maximum number of frames."""
+    step_timeout: Annotated[float | None, shown_as("SECONDS")] = None
+    """Stop if a step of the environment takes longer than SECONDS; default: as in the training."""
     seed: Annotated[int | None, shown_as("SEED")] = None
     """Seed of the episodes; default: the run's plus 1000."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from rn_rl.agents import SeedBatch
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
+from rn_rl.errors import UserError
 
 
 def uses_masks(model: BaseAlgorithm, env: VecEnv) -> bool:
@@ -80,3 +82,11 @@ def play_seed_batch(
 def evaluation_callback(model: BaseAlgorithm, env: VecEnv) -> type[EvalCallback]:
     """Return the callback class of evaluations during training: with action masks if they are used."""
     return MaskableEvalCallback if uses_masks(model, env) else EvalCallback
+
+
+def close_after_use(env: VecEnv) -> None:
+    """Close environments whose results are complete: an error in ``close()`` is only a warning."""
+    try:
+        env.close()
+    except UserError as error:
+        warnings.warn(str(error), stacklevel=2)

@@ -8,7 +8,7 @@ import numpy as np
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.evaluation.config import EvaluateConfig
-from rn_rl.experiment.evaluation.episodes import play_agent
+from rn_rl.experiment.evaluation.episodes import close_after_use, play_agent
 from rn_rl.experiment.runs.folder import find_run
 from rn_rl.statistics import bootstrap_interval
 
@@ -41,15 +41,25 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     Raises:
         UserError: there is no such run, a file is damaged, or a number is less than 1.
     """
-    for name, value in (("episodes", config.episodes), ("n-envs", config.n_envs)):
-        if value < 1:
+    for name, value in (
+        ("episodes", config.episodes),
+        ("n-envs", config.n_envs),
+        ("max-episode-steps", config.max_episode_steps),
+    ):
+        if value is not None and value < 1:
             raise UserError(f"--{name} {value}: expected at least 1")
     run, weights = find_run(config.run)
     spec = run.read_spec()
     n_envs = min(config.n_envs, config.episodes)
-    model, env = run.load_agent(weights=weights, n_envs=n_envs, seed=config.seed)
+    model, env = run.load_agent(
+        weights=weights,
+        n_envs=n_envs,
+        seed=config.seed,
+        max_episode_steps=config.max_episode_steps,
+        step_timeout=spec.step_timeout if config.step_timeout is None else config.step_timeout,
+    )
     returns, lengths = play_agent(model, env, config.episodes, deterministic=not config.stochastic)
-    env.close()
+    close_after_use(env)
     values = np.asarray(returns)
     low, high = bootstrap_interval(values)
     return Evaluation(

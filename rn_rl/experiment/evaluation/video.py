@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from moviepy.video.io.ImageSequenceClip import ImageSequenceClip
 
-from rn_rl.errors import UserError
+from rn_rl.errors import UserError, first_line
 from rn_rl.experiment.evaluation.config import VideoConfig
-from rn_rl.experiment.evaluation.episodes import mask_arguments
+from rn_rl.experiment.evaluation.episodes import close_after_use, mask_arguments
 from rn_rl.experiment.runs.folder import find_run
 from rn_rl.experiment.runs.io import atomic_write
 
@@ -34,7 +36,12 @@ def video(config: VideoConfig) -> Path:
         if value < 1:
             raise UserError(f"--{name} {value}: expected at least 1")
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame renders without a screen
-    model, env = run.load_agent(weights=weights, n_envs=1, seed=config.seed)
+    model, env = run.load_agent(
+        weights=weights,
+        n_envs=1,
+        seed=config.seed,
+        step_timeout=spec.step_timeout if config.step_timeout is None else config.step_timeout,
+    )
     if env.render_mode != "rgb_array":
         raise UserError(f"environment {spec.env} cannot be recorded: it does not render rgb_array")
     stochastic = config.stochastic
@@ -44,11 +51,12 @@ def video(config: VideoConfig) -> Path:
     episodes = 0
     observation, state, starts = env.reset(), None, np.ones(1, dtype=bool)
     while episodes < config.episodes and len(frames) < config.max_steps:
-        frame = env.render()
-        if frame is None:
-            raise UserError(f"environment {spec.env} cannot be recorded: it renders nothing")
-        # libx264 needs an even width and height
-        frames.append(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2])
+        try:
+            rendered = env.get_images()[0]
+        except Exception as error:
+            reason = f"render() raised {type(error).__name__}: {first_line(error)}"
+            raise UserError(f"environment {spec.env} cannot be recorded: {reason}") from error
+        frames.append(rgb_frame(rendered, spec.env))
         action, state = model.predict(
             observation,  # type: ignore[arg-type]
             state,
@@ -58,8 +66,11 @@ def video(config: VideoConfig) -> Path:
         )
         observation, _, starts, _ = env.step(action)
         episodes += int(starts[0])
-    fps = env.metadata.get("render_fps") or 30
-    env.close()
+    fps: Any = env.metadata.get("render_fps")
+    if not isinstance(fps, int | float) or not 0 < fps < math.inf:
+        fps = 30
+    close_after_use(env)
+    frames = equal_sizes(frames)
     try:
         with atomic_write(out) as temporary:
             clip = ImageSequenceClip(frames, fps=fps)
@@ -73,3 +84,47 @@ def video(config: VideoConfig) -> Path:
     except OSError as error:
         raise UserError(f"--out {out}: cannot write there ({error.strerror or error})") from None
     return out
+
+
+def rgb_frame(rendered: Any, env_id: str) -> np.ndarray:
+    """Return a rendered image as an RGB frame, ``(height, width, 3)`` of bytes.
+
+    Gray images get three equal channels, an alpha channel is left out, and of a list of images the last
+    is taken.
+
+    Raises:
+        UserError: it is no image of bytes.
+    """
+    if isinstance(rendered, list | tuple) and rendered:
+        rendered = rendered[-1]
+    if rendered is None:
+        raise UserError(f"environment {env_id} cannot be recorded: it renders nothing")
+    frame = np.asarray(rendered)
+    if frame.ndim == 2:
+        frame = frame[:, :, None]
+    image = frame.ndim == 3 and frame.shape[2] in (1, 3, 4) and frame.size > 0
+    if image and frame.dtype.kind in "iu" and frame.min() >= 0 and frame.max() <= 255:
+        frame = frame.astype(np.uint8)
+    if not image or frame.dtype != np.uint8:
+        raise UserError(
+            f"environment {env_id} cannot be recorded: it renders {frame.dtype} of shape "
+            f"{np.shape(rendered)}, expected uint8 of shape (height, width, 3)"
+        )
+    return np.repeat(frame, 3, 2) if frame.shape[2] == 1 else frame[:, :, :3]
+
+
+def equal_sizes(frames: list[np.ndarray]) -> list[np.ndarray]:
+    """Return frames of the largest height and width, smaller ones with black below and to the right.
+
+    libx264 needs an even width and height: an odd row or column at the end is cut off.
+    """
+    height, width = (max(max(f.shape[axis] for f in frames) // 2 * 2, 2) for axis in (0, 1))
+    equal = []
+    for frame in frames:
+        part = frame[:height, :width]
+        if part.shape[:2] != (height, width):
+            blank = np.zeros((height, width, 3), np.uint8)
+            blank[: part.shape[0], : part.shape[1]] = part
+            part = blank
+        equal.append(part)
+    return equal

@@ -35,6 +35,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from rn_rl.agents import NormalizerLogger
 from rn_rl.agents.replay import AgeWeightedDictReplayBuffer, AgeWeightedReplayBuffer
 from rn_rl.errors import UserError
+from rn_rl.experiment.envs.checks import count_timesteps_from
 from rn_rl.experiment.runs.arrays import (
     copy_rows,
     first_rows,
@@ -265,6 +266,7 @@ def restore_training(
             memory.pos, memory.full = plain["memory"]["pos"], plain["memory"]["full"]
         assert model.env is not None
         restore_environments(model.env, plain["environments"])
+        count_timesteps_from(model.env, model.num_timesteps)
         restore_environments(evaluation.eval_env, plain["evaluation_environments"])
         normalizer = model.get_vec_normalize_env()
         if normalizer is not None:

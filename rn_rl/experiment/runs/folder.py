@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -149,7 +150,12 @@ class Run:
         return policy_timesteps(self.policy_file) in (None, timesteps)
 
     def load_agent(
-        self, *, weights: Path | None = None, n_envs: int = 1, seed: int | None = None
+        self,
+        *,
+        weights: Path | None = None,
+        n_envs: int = 1,
+        seed: int | None = None,
+        **options: Any,
     ) -> tuple[BaseAlgorithm, VecEnv]:
         """Load the trained agent and make its evaluation environment; nothing is unpickled.
 
@@ -157,13 +163,14 @@ class Run:
             weights: SB3 zip of the same run, such as ``best_model.zip``; default: the last policy.
             n_envs: number of environments that are stepped together.
             seed: seed of the environments; default: the run's seed plus 1000.
+            options: others of :func:`rn_rl.experiment.envs.make.make_env`.
 
         Raises:
             UserError: a file of the run is missing, damaged, or does not fit its network.
         """
         spec = self.read_spec()
         seed = spec.seed + 1000 if seed is None else seed
-        env = spec.make_env(n_envs=n_envs, seed=seed, evaluation=True)
+        env = spec.make_env(n_envs=n_envs, seed=seed, evaluation=True, **options)
         weights = weights or self.policy_file
         model = spec.make_model(env, training=False)
         load_policy(model, weights)

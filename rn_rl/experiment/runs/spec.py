@@ -84,6 +84,8 @@ class RunSpec:
     """Folders, beside this one, of the seeds trained in one seed batch; empty for a single run."""
     vector_env: str = "gymnasium"
     """Package that steps the training environments: ``gymnasium`` or ``envpool``."""
+    step_timeout: float | None = None
+    """Seconds that a step of the environments may take; None for any time."""
     versions: dict[str, str] = field(default_factory=versions)
 
     def settings(self) -> dict[str, Any]:
@@ -107,7 +109,8 @@ class RunSpec:
 
     def make_env(self, **options: Any) -> VecEnv:
         """Make the run's environments; see :func:`rn_rl.experiment.envs.make.make_env` for options."""
-        options = {"n_envs": self.n_envs, "seed": self.seed, **options}
+        own = {"n_envs": self.n_envs, "seed": self.seed, "step_timeout": self.step_timeout}
+        options = {**own, **options}
         return make_env(self.env, self.hyperparameters, **options)
 
     def make_model(self, env: VecEnv, *, training: bool = True, **overrides: Any) -> BaseAlgorithm:
@@ -164,5 +167,7 @@ def check_types(spec: RunSpec) -> None:
             value = getattr(spec, name)
             if not isinstance(value, kind):
                 raise TypeError(f"{name}: expected {kind.__name__}, not {value!r}")
+    if not isinstance(spec.step_timeout, int | float | None):
+        raise TypeError(f"step_timeout: expected a number, not {spec.step_timeout!r}")
     if not isinstance(spec.episodes, int | None):
         raise TypeError(f"episodes: expected int, not {spec.episodes!r}")

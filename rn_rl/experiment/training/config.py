@@ -54,6 +54,8 @@ class SharedOptions:
     """cpu or cuda. With small networks a single seed is faster on the CPU, a batch of many on a GPU."""
     threads: int = 1
     """Threads of torch and envpool in each process; small networks are fastest with one."""
+    step_timeout: Annotated[float | None, shown_as("SECONDS")] = None
+    """Stop a run whose environments take longer for a step than SECONDS; default: wait."""
     quiet: bool = False
     """Print no progress."""
     trust: bool = False

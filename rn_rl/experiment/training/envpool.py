@@ -10,6 +10,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from rn_rl.agents.seed_batch.vector_envs import EnvpoolSeedEnvs
+from rn_rl.experiment.envs.spaces import AgentSpaces
 from rn_rl.experiment.runs.spec import RunSpec
 
 IMAGE_WRAPPER = "minigrid.wrappers.ImgObsWrapper"
@@ -40,14 +41,19 @@ def no_envpool(spec: RunSpec, env: VecEnv) -> str | None:
         return f"env_wrapper {wrapper} is for gymnasium"
     if settings.get("normalize"):
         return "normalize is for gymnasium"
+    if spec.step_timeout is not None:
+        return "--step-timeout is for gymnasium"
     unknown = set(settings.get("env_kwargs") or {}) - {"max_episode_steps"}
     if unknown:
         return f"env_kwargs {', '.join(sorted(unknown))} are for gymnasium"
     envs = fast_envs(spec, [[0]], env)
-    observations, n = envs.reset()[:, 0], getattr(envs.action_space, "n", None)
+    observations, actions = envs.reset()[:, 0], envs.action_space
     envs.close()
     wanted = env.observation_space
     same = observations.shape[1:] == wanted.shape and observations.dtype == wanted.dtype
+    if any(env.env_is_wrapped(AgentSpaces)) or getattr(actions, "start", 0) != 0:
+        return f"envpool cannot count actions or observations of {spec.env} from 0"
+    n = getattr(actions, "n", None)
     if not same or n is None or n != getattr(env.action_space, "n", None):
         return f"envpool's {spec.env} has other spaces"
     return None

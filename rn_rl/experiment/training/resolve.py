@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from rn_rl.errors import UserError
+from rn_rl.experiment.envs.checks import check_timeout
 from rn_rl.experiment.envs.make import check_env_id
 from rn_rl.experiment.runs.spec import RunSpec, command_line
 from rn_rl.experiment.settings.algorithms import ALGORITHMS, algorithm
@@ -70,6 +71,7 @@ def resolve(config: TrainConfig) -> RunSpec:
     ):
         if value < least:
             raise UserError(f"--{name} {value}: expected at least {least}")
+    check_timeout(config.step_timeout)
     if config.episodes is not None and not algo.replay:
         raise UserError(
             f"--episodes {config.episodes}: {algo.name} learns from rollouts; use --timesteps"
@@ -95,4 +97,5 @@ def resolve(config: TrainConfig) -> RunSpec:
         command=command_line(),
         started_from=str(config.from_agent) if config.from_agent else None,
         episodes=config.episodes,
+        step_timeout=config.step_timeout,
     )

@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from rn_rl.agents.seed_batch.vector_envs import Episode, SeedEnvs, VecSeedEnvs
+from rn_rl.experiment.envs.checks import count_timesteps_from
 from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.spec import RunSpec
@@ -72,8 +73,10 @@ class BatchEnvs(ABC):
 
     def close(self) -> None:
         """Close all environments."""
-        self.training.close()
-        self.evaluation.close()
+        try:
+            self.training.close()
+        finally:
+            self.evaluation.close()
 
 
 class GymnasiumBatchEnvs(BatchEnvs):
@@ -124,6 +127,7 @@ class GymnasiumBatchEnvs(BatchEnvs):
     def restore(self, stored: Sequence[dict[str, Any]]) -> bool:
         for seed, plain in enumerate(stored):
             checkpoint.restore_environments(self._training[seed], plain["environments"])
+            count_timesteps_from(self._training[seed], plain["counters"]["num_timesteps"])
             checkpoint.restore_environments(
                 self._evaluation[seed], plain["evaluation_environments"]
             )

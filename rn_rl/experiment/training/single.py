@@ -73,7 +73,11 @@ def train(config: TrainConfig, console: Console | None = None, watch: Watch | No
         evaluation = make_evaluation(spec, run, model)
         log = NormalizerLogger()
         if resuming:
-            checkpoint.restore_training(run.checkpoint, model, evaluation, log)
+            try:
+                checkpoint.restore_training(run.checkpoint, model, evaluation, log)
+            except BaseException:
+                env.close()
+                raise
         elif config.from_agent is not None:
             load_weights(config.from_agent, spec, model, trust=config.trust)
         describe(spec, run, model, console)
@@ -114,10 +118,12 @@ def train(config: TrainConfig, console: Console | None = None, watch: Watch | No
                 say(console, f"run {run.folder}: {found}")
             finally:
                 progress.close()
-                env.close()
-                evaluation.eval_env.close()
                 model.logger.close()
                 shutil.rmtree(evaluation_folder(run), ignore_errors=True)
+                try:
+                    evaluation.eval_env.close()
+                finally:
+                    env.close()
     return run
 
 

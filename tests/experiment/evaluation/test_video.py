@@ -1,0 +1,59 @@
+"""Videos of environments that render something unusual: a film, or one line and status 2."""
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from imageio_ffmpeg import get_ffmpeg_exe
+
+from rn_rl.cli import main
+from rn_rl.experiment.evaluation.video import equal_sizes, rgb_frame
+from tests import odd_envs
+
+SIZES = {"FrameVaries": (38, 96), "FrameOdd": (32, 50), "FrameTiny": (2, 2)}
+"""Height and width of films whose frames are not 64 x 96."""
+
+
+@pytest.mark.filterwarnings("ignore:.*WARN")  # Gymnasium's checker says the same in its way
+@pytest.mark.parametrize("name", odd_envs.FRAMES)
+def test_a_film_or_one_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    typed = (
+        f"train --algo dqn --env Odd{name}-v0 --timesteps 20 --eval-freq 0 --quiet --out {tmp_path}"
+    )
+    assert main(typed.split()) == 0
+    capsys.readouterr()
+    film = tmp_path / "film.mp4"
+    run = tmp_path / f"none/dqn/Odd{name}-v0_1"
+    status = main(["video", str(run), "--episodes", "1", "--out", str(film)])
+    error, said = capsys.readouterr().err, odd_envs.FRAMES[name][1]
+    if said is not None:
+        assert status == 2 and error.count("\n") == 1, error
+        assert said in error and f"environment Odd{name}-v0 cannot be recorded: " in error
+        assert not film.exists()
+        return
+    assert status == 0, error
+    read = [get_ffmpeg_exe(), "-i", str(film)]
+    read += ["-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
+    done = subprocess.run(read, capture_output=True, check=True)
+    height, width = SIZES.get(name, (64, 96))
+    frames = np.frombuffer(done.stdout, np.uint8).reshape(-1, height, width, 3)
+    assert f" {width}x{height}".encode() in done.stderr and b" 30 fps" in done.stderr
+    assert len(frames) == 20
+    if name != "FrameTiny":  # its color is an average over the film's chroma samples
+        assert abs(frames[0, :16].astype(int) - 90).max() < 8  # below these rows it may be black
+
+
+def test_frames_are_rgb() -> None:
+    gray = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    for rendered in (gray, gray[:, :, None], gray.astype(np.int32)):
+        np.testing.assert_array_equal(rgb_frame(rendered, "X-v0"), np.stack([gray] * 3, 2))
+    color = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    np.testing.assert_array_equal(rgb_frame([gray, color], "X-v0"), color[:, :, :3])
+
+
+def test_frames_get_equal_even_sizes() -> None:
+    frames = [np.full((h, w, 3), 9, np.uint8) for h, w in ((5, 2), (3, 4), (1, 1))]
+    equal = equal_sizes(frames)
+    assert [frame.shape for frame in equal] == [(4, 4, 3)] * 3
+    assert [int((frame[:, :, 0] == 9).sum()) for frame in equal] == [8, 12, 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.util
 import sys
 import warnings
@@ -69,7 +70,7 @@ def load_trusted(path: Path, algo: str, env: VecEnv, *, bounds: bool = True) -> 
     agent = read_agent(path)
     check_spaces(agent, env.observation_space, env.action_space, bounds=bounds)
     replaced = {
-        **NOT_FOR_ACTING,
+        **copy.deepcopy(NOT_FOR_ACTING),  # SB3 adds to its dicts
         "observation_space": env.observation_space,
         "action_space": env.action_space,
     }

@@ -12,6 +12,7 @@ import base64
 import contextlib
 import importlib
 import importlib.util
+import inspect
 import json
 import pickletools
 import re
@@ -24,7 +25,7 @@ from typing import Any, NoReturn
 import torch
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
@@ -153,8 +154,12 @@ class StoredAgent:
         arguments: dict[str, Any] = {"policy_kwargs": kwargs, "device": "cpu"}
         if self.data.get("use_sde"):
             arguments["use_sde"] = True
-        if issubclass(cls, OffPolicyAlgorithm):
-            arguments["buffer_size"] = 1
+        taken = inspect.signature(cls).parameters
+        if issubclass(cls, OnPolicyAlgorithm):  # of a rollout buffer, which stays empty
+            small = {"n_steps": 2, "batch_size": 2}
+        else:
+            small = {"buffer_size": 1}
+        arguments |= {name: value for name, value in small.items() if name in taken}
         try:
             with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
                 warnings.simplefilter("ignore")

@@ -18,8 +18,13 @@ from rn_rl.experiment.runs.foreign import StoredAgent, read_agent
 KNOWN = ("torch.nn.", "stable_baselines3.", "sb3_contrib.", "rn_rl.")
 """Packages whose modules compute what their layers and settings say."""
 
-INITIAL = ("training", "log_std_init", "ortho_init", "half_life")
-"""Settings of modules that change how a network is initialized or updated, not how it acts."""
+NOT_ACTING = (
+    *("training", "log_std_init", "ortho_init"),
+    *("half_life", "decay", "rate", "momentum"),
+    "norm",
+)
+"""Settings of modules that do not change how a network acts: those of its initialization, those of later
+updates of its state, and the spec whose normalizers are compared as layers."""
 
 
 def check_spaces(
@@ -150,7 +155,7 @@ def layers(policy: BasePolicy) -> list[tuple[str, str, dict[str, Any]]]:
 def settings(module: nn.Module) -> dict[str, Any]:
     """Return the plain attributes of a module, and those of its action distribution."""
     plain = (bool, int, float, str, tuple, type(None))
-    found = {k: v for k, v in vars(module).items() if isinstance(v, plain) and k not in INITIAL}
+    found = {k: v for k, v in vars(module).items() if isinstance(v, plain) and k not in NOT_ACTING}
     distribution = vars(module).get("action_dist")
     if distribution is not None:
         found["action_dist"] = type(distribution).__name__

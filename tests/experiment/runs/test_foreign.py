@@ -31,6 +31,7 @@ from rn_rl.experiment.evaluation.config import EvaluateConfig
 from rn_rl.experiment.evaluation.evaluate import evaluate
 from rn_rl.experiment.runs.folder import Run, load_weights
 from rn_rl.experiment.runs.foreign import pickled_name, read_agent
+from rn_rl.experiment.runs.match import difference
 from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.experiment.runs.trusted import gym_as_gymnasium
 from rn_rl.experiment.settings.algorithms import algorithm
@@ -303,6 +304,32 @@ def test_from_takes_a_network_that_acts_alike(algo, env, trust, tmp_path):
     ours = spec.make_model(spec.make_env(), training=False)
     load_weights(path, spec, ours, trust=trust)
     np.testing.assert_array_equal(acts(ours, env), acts(model, env))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "found"),
+    [
+        ("rn", "rn", None),
+        ("rn", "rn(half_life=20)", None),  # decides about later updates alone
+        ("hs", "hs(rate=0.1)", None),
+        ("gain(2)", "gain(3)", "gain c=2"),
+        ("ramp(2, 100)", "ramp(2, 200)", "over=100"),
+        ("rn", "rln", "axis='layer', and in this run 'neuron'"),
+        ("rn", "sn", "SaliencyNorm"),
+        ("bn", "brn", "BatchRenorm"),
+        ("wn", "none", "Linear"),
+        ("gn(2)", "gn(4)", "num_groups=2, and in this run 4"),
+    ],
+)
+def test_normalizers_that_act_differently(one, other, found):
+    theirs, ours = (
+        stable_baselines3.PPO(
+            policies.NormActorCriticPolicy, "CartPole-v1", policy_kwargs={"norm": n}, device="cpu"
+        ).policy
+        for n in (one, other)
+    )
+    seen = difference(theirs, ours)
+    assert seen == found or (found is not None and seen is not None and found in seen)
 
 
 def test_from_a_run_compares_activations_too(tmp_path):

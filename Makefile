@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test test-all lint format docs clean
+.PHONY: demo test test-all test-sb3 lint format docs clean
 
 demo: .venv/ready
 	$(PY) scripts/demo.py
@@ -12,6 +12,10 @@ test: lint
 
 test-all: lint
 	$(PY) -m pytest -n auto --dist worksteal
+
+# Stable-Baselines3's own tests, with Norm policies in place of its policies; needs the package index
+test-sb3: .venv/ready
+	$(PY) tests/sb3/run.py -- -n auto
 
 lint: .venv/ready
 	$(PY) -m ruff format --check .

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, unwrap_vec_normalize
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.envs.make import check_env_id
@@ -18,8 +18,12 @@ from rn_rl.experiment.evaluation.config import EvaluateConfig
 from rn_rl.experiment.evaluation.episodes import play_agent
 from rn_rl.experiment.evaluation.evaluate import evaluate
 from rn_rl.experiment.runs.folder import find_run
+from rn_rl.experiment.runs.foreign import read_agent
+from rn_rl.experiment.runs.match import check_spaces
 from rn_rl.experiment.runs.spec import RunSpec, file_name
-from rn_rl.experiment.runs.weights import load_policy, load_trusted
+from rn_rl.experiment.runs.trusted import load_trusted
+from rn_rl.experiment.runs.weights import load_state
+from rn_rl.experiment.runs.zoo_folder import load_statistics, need_statistics, zoo_folder
 from rn_rl.experiment.settings.algorithms import ALGORITHMS, algorithm
 from rn_rl.experiment.settings.hyperparameters import tuned
 from rn_rl.experiment.settings.shipped import shipped
@@ -79,7 +83,10 @@ def published(spec: RunSpec) -> list[Reference]:
 def evaluate_agent(
     path: Path, algos: list[str], envs: list[str], episodes: int, *, trust: bool
 ) -> Reference:
-    """Anybody's agent, evaluated as ours are.
+    """Evaluate anybody's agent as ours are.
+
+    Its network is the one that its zip describes, and its environment the one that ``config.yml`` beside
+    it describes; without that file, the one of the tuned hyperparameters.
 
     Args:
         path: a run of ours, a folder of the RL Zoo (``ALGO/ENV_K``), or an SB3 zip.
@@ -102,16 +109,18 @@ def evaluate_agent(
     algo = algorithm(guess(path, algos, "algo", [*ALGORITHMS])).name
     env_id = guess(path, envs, "env", envs, zip_file.stem)
     check_env_id(env_id)
-    hyperparameters = {**tuned(algorithm(algo), env_id)}
-    timesteps = int(hyperparameters.pop("n_timesteps", 0))
-    hyperparameters.pop("n_envs", None)
-    (hyperparameters.get("policy_kwargs") or {}).pop("norm", None)
+    zoo = zoo_folder(zip_file, env_id)
+    settings = zoo.environment()
+    hyperparameters = environment_settings(algo, env_id) if settings is None else {**settings}
+    if settings is None and zoo.statistics.is_file():
+        hyperparameters.setdefault("normalize", True)
+    stacked = hyperparameters.pop("frame_stack", 1)
     spec = RunSpec(
         algo=algo,
         env=env_id,
         norm="none",
         seed=0,
-        timesteps=timesteps,
+        timesteps=0,
         n_envs=1,
         eval_freq=0,
         eval_episodes=1,
@@ -122,12 +131,27 @@ def evaluate_agent(
     )
     env = spec.make_env(n_envs=min(8, episodes), seed=1000, evaluation=True)
     try:
-        model = load_foreign(zip_file, spec, env, trust=trust)
+        if stacked > 1:
+            env = VecFrameStack(env, stacked)
+        model = load_foreign(zip_file, spec, env, settings, trust=trust)
         deterministic = spec.deterministic_evaluation
         returns, _ = play_agent(model, env, episodes, deterministic=deterministic)
     finally:
         env.close()
-    return reference(path, spec, np.array(returns), "an agent from elsewhere")
+    what = "an agent from elsewhere"
+    if settings is None:
+        what += ", without a config.yml that says how its environment was made"
+    return reference(path, spec, np.array(returns), what)
+
+
+def environment_settings(algo: str, env_id: str) -> dict[str, Any]:
+    """Return the tuned hyperparameters that describe the environment."""
+    known = tuned(algorithm(algo), env_id)
+    return {
+        name: known[name]
+        for name in ("env_wrapper", "env_kwargs", "normalize", "gamma")
+        if known.get(name)
+    }
 
 
 def reference(path: Path, spec: RunSpec, returns: np.ndarray, what: str) -> Reference:
@@ -188,55 +212,36 @@ def guess(path: Path, given: list[str], flag: str, known: list[str], stem: str =
     )
 
 
-def load_foreign(path: Path, spec: RunSpec, env: VecEnv, *, trust: bool) -> BaseAlgorithm:
-    """Load an SB3 zip: its weights into the tuned network, or, with ``trust``, the pickled agent.
+def load_foreign(
+    path: Path, spec: RunSpec, env: VecEnv, settings: dict[str, Any] | None, *, trust: bool
+) -> BaseAlgorithm:
+    """Load an SB3 zip: its weights into the network that it describes, or, with ``trust``, by SB3 itself.
+
+    Args:
+        path: the zip.
+        spec: description of its algorithm and environment.
+        env: the environment, which gets the statistics of its VecNormalize.
+        settings: how its environment was made, by the files beside it; None if there are none.
+        trust: whether pickles may be opened.
 
     Raises:
-        UserError: the weights do not fit, statistics are missing, or a pickle is not trusted.
+        UserError: the zip does not describe its network in plain text, weights or spaces do not fit, or
+            statistics are missing or not trusted.
     """
-    statistics = path.parent / file_name(spec.env) / "vecnormalize.pkl"
+    agent = read_agent(path)
     normalizer = unwrap_vec_normalize(env)
-    if normalizer is not None and normalizer.norm_obs and not statistics.is_file():
+    if normalizer is not None and normalizer.norm_obs:
+        statistics = zoo_folder(path, spec.env).statistics
+        need_statistics(statistics, path, trust=trust)
+        load_statistics(statistics, normalizer)
+    elif agent.saw_normalized and settings is None:
         raise UserError(
-            f"--agent {path}: the tuned hyperparameters normalize observations, and {statistics}, with "
-            "the statistics that it saw, is not there; put it there"
+            f"agent {path}: it saw normalized observations; put config.yml and vecnormalize.pkl into "
+            f"{zoo_folder(path, spec.env).folder}, as the RL Zoo does"
         )
-    if statistics.is_file():
-        if not trust:
-            raise UserError(
-                f"--agent {path}: its VecNormalize statistics are a pickle, which runs code that is in "
-                "it; give --trust if you know where it is from"
-            )
-        load_statistics(statistics, env)
     if trust:
-        trusted = load_trusted(path, spec.algo)
-        for space in ("observation_space", "action_space"):
-            if getattr(trusted, space) != getattr(env, space):
-                raise UserError(
-                    f"--agent {path}: its {space} is {getattr(trusted, space)}, and {spec.env} has "
-                    f"{getattr(env, space)}; give an agent of {spec.env}"
-                )
-        return trusted
-    model = spec.make_model(env, training=False)
-    try:
-        load_policy(model, path)
-    except UserError as error:
-        raise UserError(
-            f"--agent {error}; the network was that of the tuned hyperparameters: give --trust to open "
-            "the pickle that describes its own, if you know where it is from"
-        ) from None
-    if hasattr(model, "exploration_rate"):
-        model.exploration_rate = 0.0
+        return load_trusted(path, spec.algo, env)
+    check_spaces(agent, env.observation_space, env.action_space, bounds=True)
+    model = agent.make_model(algorithm(spec.algo).cls, env)
+    load_state(model, path)
     return model
-
-
-def load_statistics(path: Path, env: VecEnv) -> None:
-    """Load the pickled statistics of VecNormalize into the environment's VecNormalize."""
-    normalizer = unwrap_vec_normalize(env)
-    if normalizer is None:
-        raise UserError(
-            f"{path}: the agent saw normalized observations, and the tuned hyperparameters of its "
-            "environment do not normalize; it cannot be evaluated here"
-        )
-    stored = VecNormalize.load(str(path), env.unwrapped)
-    normalizer.obs_rms = stored.obs_rms

@@ -17,9 +17,11 @@ SMALL = 2**16
 def as_arrays(*tensors: Tensor) -> list[np.ndarray] | None:
     """Views of tensors as arrays; None where torch has to compute.
 
-    That is on other devices, under ``torch.compile``, and in the transforms of ``torch.func``.
+    That is on other devices, under ``torch.compile`` and ``torch.jit.trace``, and in the transforms of
+    ``torch.func``.
     """
-    if torch.compiler.is_compiling() or not tensors[0].is_cpu:
+    # a trace would hold arrays as constants
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not tensors[0].is_cpu:
         return None
     try:
         return [t.numpy() for t in tensors]

@@ -22,6 +22,7 @@ from rn_rl.normalization.batch import BatchNorm, BatchRenorm
 from rn_rl.normalization.controls import gain, logt, ramp, yoked
 from rn_rl.normalization.established import GroupNorm, LayerNorm, RMSNorm
 from rn_rl.normalization.homeostatic import HomeostaticNorm
+from rn_rl.normalization.parametrized import make_picklable
 from rn_rl.normalization.published import PublishedRegularityNorm
 from rn_rl.normalization.recording import RECORDING, read_recording
 from rn_rl.normalization.regularity import RegularityNorm
@@ -323,7 +324,7 @@ def make_normalizers(
             place = {} if term.row.recording is None else {"index": index}
             modules.append(term.row.factory(num_features, **term.arguments, **place))
         elif layer is not None:
-            term.row.build(layer, **term.arguments)
+            make_picklable(term.row.build(layer, **term.arguments))
         else:
             raise UserError(
                 f"normalizer {term.row.name}: it changes the weights of a layer, so it needs one; "

@@ -18,14 +18,19 @@ from sb3_contrib.crossq import policies as crossq
 from sb3_contrib.tqc import policies as tqc
 from stable_baselines3.common.policies import BaseModel, ContinuousCritic
 from stable_baselines3.common.type_aliases import Schedule
-from stable_baselines3.sac.policies import SACPolicy
-from stable_baselines3.td3.policies import TD3Policy
+from stable_baselines3.sac import policies as sac
+from stable_baselines3.td3 import policies as td3
 from torch import Tensor, nn
 
 from rn_rl.errors import UserError
 from rn_rl.normalization import unobserved
 from rn_rl.policies.layers import normalized
-from rn_rl.policies.norm_policy import NormPolicyMixin, copy_state, freeze_normalizers
+from rn_rl.policies.norm_policy import (
+    NormNetworkMixin,
+    NormPolicyMixin,
+    copy_state,
+    freeze_normalizers,
+)
 
 
 class NormCriticMixin(BaseModel):
@@ -74,6 +79,30 @@ class NormCrossQCritic(NormCriticMixin, crossq.CrossQCritic):
     """sb3-contrib's critic for CrossQ, with normalizers."""
 
 
+class NormSACActor(NormNetworkMixin, sac.Actor):
+    """SB3's actor for SAC, with normalizers."""
+
+    hidden = "latent_pi"
+
+
+class NormTD3Actor(NormNetworkMixin, td3.Actor):
+    """SB3's actor for TD3 and DDPG, with normalizers."""
+
+    hidden = "mu"
+
+
+class NormTQCActor(NormNetworkMixin, tqc.Actor):
+    """sb3-contrib's actor for TQC, with normalizers."""
+
+    hidden = "latent_pi"
+
+
+class NormCrossQActor(NormNetworkMixin, crossq.Actor):
+    """sb3-contrib's actor for CrossQ, with normalizers."""
+
+    hidden = "latent_pi"
+
+
 class NormContinuousMixin(NormPolicyMixin):
     """Build actors and critics with normalizers, and copy their state to target networks at commits.
 
@@ -81,16 +110,14 @@ class NormContinuousMixin(NormPolicyMixin):
     policies copy it at the commit too, so online and target networks always have the same state.
     """
 
+    actor_class: type[NormNetworkMixin]
     critic_class: type[NormCriticMixin]
     actor_kwargs: dict[str, Any]
     critic_kwargs: dict[str, Any]
 
     def make_actor(self, features_extractor: Any = None) -> Any:
-        actor: Any = super().make_actor(features_extractor)  # type: ignore[misc]
-        name = "mu" if isinstance(self, TD3Policy) else "latent_pi"
-        layers = normalized(getattr(actor, name), self.norm, len(self.actor_kwargs["net_arch"]))
-        setattr(actor, name, layers)
-        return actor
+        kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
+        return self.actor_class(norm=self.norm, **kwargs).to(self.device)
 
     def make_critic(self, features_extractor: Any = None) -> Any:
         kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
@@ -117,13 +144,14 @@ class NormContinuousMixin(NormPolicyMixin):
                 copy_state(online, target)
 
 
-class NormSACPolicy(NormContinuousMixin, SACPolicy):
+class NormSACPolicy(NormContinuousMixin, sac.SACPolicy):
     """SB3's ``SACPolicy`` with normalizers in every hidden layer of actor and critics."""
 
+    actor_class = NormSACActor
     critic_class = NormContinuousCritic
 
 
-class NormTD3Policy(NormContinuousMixin, TD3Policy):
+class NormTD3Policy(NormContinuousMixin, td3.TD3Policy):
     """SB3's ``TD3Policy`` (TD3 and DDPG), normalized like :class:`NormSACPolicy`.
 
     A rising gain (``rn``, ``logt``) lets each optimizer step change the action more, until tanh
@@ -132,12 +160,14 @@ class NormTD3Policy(NormContinuousMixin, TD3Policy):
     environment step is one), so that the gain rises more slowly.
     """
 
+    actor_class = NormTD3Actor
     critic_class = NormContinuousCritic
 
 
 class NormTQCPolicy(NormContinuousMixin, tqc.TQCPolicy):
     """sb3-contrib's ``TQCPolicy``, normalized like :class:`NormSACPolicy`."""
 
+    actor_class = NormTQCActor
     critic_class = NormTQCCritic
 
 
@@ -152,6 +182,7 @@ class NormCrossQPolicy(NormContinuousMixin, crossq.CrossQPolicy):
         UserError: the observation space is a dict, which sb3-contrib's CrossQ does not support.
     """
 
+    actor_class = NormCrossQActor
     critic_class = NormCrossQCritic
 
     def __init__(self, observation_space: spaces.Space, *args: Any, **kwargs: Any) -> None:

@@ -82,6 +82,8 @@ class MlpExtractor(NormExtractor):
 class MinigridExtractor(NormExtractor):
     """Extractor for MiniGrid's 7x7x3 codes (``ImgObsWrapper``): 2x2 convolutions 16-32-64, then the head.
 
+    ``features_dim`` puts a hidden layer of this size before those of ``net_arch``.
+
     The codes are 0 to 10 and must not be divided by 255: use ``normalize_images=False``, as
     :func:`rn_rl.policies.policy_kwargs` and the Norm policies do.
     """
@@ -93,7 +95,9 @@ class MinigridExtractor(NormExtractor):
         net_arch: Sequence[int] = (64, 64),
         activation_fn: str | type[nn.Module] = nn.ReLU,
         trunk_norm: str = "none",
+        features_dim: int | None = None,
     ) -> None:
+        net_arch = [*([] if features_dim is None else [features_dim]), *net_arch]
         channels, height, width = image_shape(observation_space, "minigrid")
         if min(height, width) < 4:
             raise UserError(
@@ -112,7 +116,11 @@ class MinigridExtractor(NormExtractor):
 
 
 class NatureExtractor(NormExtractor):
-    """Extractor for images: the convolutions of the Nature DQN (SB3's ``NatureCNN``), then the head."""
+    """Extractor for images: the convolutions of the Nature DQN (SB3's ``NatureCNN``), then the head.
+
+    ``features_dim``, an argument of SB3's ``NatureCNN``, puts a hidden layer of this size before those
+    of ``net_arch``.
+    """
 
     def __init__(
         self,
@@ -121,7 +129,9 @@ class NatureExtractor(NormExtractor):
         net_arch: Sequence[int] = (512,),
         activation_fn: str | type[nn.Module] = nn.ReLU,
         trunk_norm: str = "none",
+        features_dim: int | None = None,
     ) -> None:
+        net_arch = [*([] if features_dim is None else [features_dim]), *net_arch]
         shape = image_shape(observation_space, "nature")
         if min(shape[1:]) < 36:
             raise UserError(
@@ -135,7 +145,10 @@ class NatureExtractor(NormExtractor):
 
 
 class DictExtractor(NormExtractor):
-    """Extractor for dict observations: SB3's ``CombinedExtractor``, then the head."""
+    """Extractor for dict observations: SB3's ``CombinedExtractor``, then the head.
+
+    ``cnn_output_dim`` and ``normalized_image`` are arguments of ``CombinedExtractor``.
+    """
 
     def __init__(
         self,
@@ -144,9 +157,11 @@ class DictExtractor(NormExtractor):
         net_arch: Sequence[int] = (64, 64),
         activation_fn: str | type[nn.Module] = nn.ReLU,
         trunk_norm: str = "none",
+        cnn_output_dim: int = 256,
+        normalized_image: bool = False,
     ) -> None:
         without_convolutions("dict", trunk_norm)
-        trunk = CombinedExtractor(observation_space)
+        trunk = CombinedExtractor(observation_space, cnn_output_dim, normalized_image)
         size = trunk.features_dim
         super().__init__(observation_space, trunk, size, norm, net_arch, activation_fn)
 

@@ -28,9 +28,25 @@ class NoHiddenLayers(dict[str, Any]):
         )
 
 
+def separate_nets(net_arch: dict[str, Sequence[int]]) -> Sequence[int]:
+    """Return the sizes that actor and critic have in common.
+
+    Raises:
+        UserError: the sizes differ, or are of others than ``pi`` and ``vf``.
+    """
+    actor, critic = net_arch.get("pi", ()), net_arch.get("vf", ())
+    if not set(net_arch) <= {"pi", "vf"} or list(actor) != list(critic):
+        raise UserError(
+            f"policy_kwargs(net_arch={net_arch}): it has one network for actor and critic, or two of the "
+            "same sizes, as in {'pi': [64, 64], 'vf': [64, 64]}; a Norm policy has any, as in "
+            "PPO(NormActorCriticPolicy, env, policy_kwargs={'norm': 'ln', 'net_arch': ...})"
+        )
+    return actor
+
+
 def policy_kwargs(
     norm: str,
-    net_arch: Sequence[int] = (64, 64),
+    net_arch: Sequence[int] | dict[str, Sequence[int]] = (64, 64),
     activation_fn: str | type[nn.Module] = nn.ReLU,
     features: str = "auto",
     share_trunk: bool | None = None,
@@ -46,7 +62,8 @@ def policy_kwargs(
 
     Args:
         norm: normalizer spec such as ``"rn"`` or ``"ln+rn"``, see :func:`rn_rl.make_normalizers`.
-        net_arch: sizes of the hidden layers, which all get normalizers.
+        net_arch: sizes of the hidden layers, which all get normalizers. ``{"pi": sizes, "vf": sizes}``,
+            as in SB3, gives actor and critic hidden layers of their own, of the same sizes.
         activation_fn: class or name (``"relu"``, ``"tanh"``, ...) of the activation.
         features: ``"mlp"``, ``"minigrid"`` (with ``ImgObsWrapper``), ``"nature"``, ``"dict"``, or
             ``"auto"``: ``"nature"`` for images, ``"dict"`` for dictionaries, else ``"mlp"``.
@@ -61,8 +78,8 @@ def policy_kwargs(
         A new dict in every call, since SB3 modifies the one it is given.
 
     Raises:
-        UserError: the name of a normalizer, activation or extractor is unknown, or ``others`` has a
-            ``features_extractor_class``.
+        UserError: the name of a normalizer, activation or extractor is unknown, ``net_arch`` has
+            different sizes for actor and critic, or ``others`` has a ``features_extractor_class``.
 
     Example:
         >>> from stable_baselines3 import DQN
@@ -75,6 +92,8 @@ def policy_kwargs(
             f"features_extractor_class={others['features_extractor_class']!r}: policy_kwargs() sets it; "
             "use a Norm policy, such as NormDQNPolicy, which puts normalizers behind your extractor"
         )
+    if isinstance(net_arch, dict):
+        net_arch, share_trunk = separate_nets(net_arch), False
     extractor = AutoExtractor if features == "auto" else extractor_class(features)
     kwargs: dict[str, Any] = {
         "features_extractor_class": extractor,

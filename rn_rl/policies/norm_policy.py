@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.policies import BaseModel, BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 from rn_rl.normalization import parse_spec, phase_norms
 from rn_rl.policies.extractors import extractor_class
-from rn_rl.policies.layers import activation
+from rn_rl.policies.layers import activation, normalized
 
 
 class NormPolicyMixin(BasePolicy):
@@ -56,10 +56,12 @@ class NormPolicyMixin(BasePolicy):
         parse_spec(norm)
         if "features_extractor_class" not in kwargs:
             kwargs["features_extractor_class"] = extractor_class(features, observation_space)
+            given = kwargs.get("features_extractor_kwargs") or {}
             kwargs["features_extractor_kwargs"] = {
                 "net_arch": [],
                 "trunk_norm": trunk_norm,
-                **(kwargs.get("features_extractor_kwargs") or {}),
+                **({"norm": norm} if "features_dim" in given else {}),  # a hidden layer
+                **given,
             }
         if kwargs.get("net_arch", "absent") is None:
             del kwargs["net_arch"]
@@ -71,6 +73,31 @@ class NormPolicyMixin(BasePolicy):
             self, "norm", norm
         )  # before nn.Module exists, and before _build needs it
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        parameters: dict[str, Any] = super()._get_constructor_parameters()
+        return {**parameters, "norm": self.norm}
+
+
+class NormNetworkMixin(BaseModel):
+    """Network of a policy with normalizers in its hidden layers; its own ``save`` and ``load`` know them.
+
+    Args:
+        args: see the network of SB3 or sb3-contrib.
+        norm: normalizer spec for every hidden layer.
+        kwargs: see the network of SB3 or sb3-contrib.
+    """
+
+    norm: str
+    hidden: str
+    """Name of the attribute with the layers, set by each class."""
+    net_arch: list[int]
+
+    def __init__(self, *args: Any, norm: str = "none", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.norm = norm
+        layers = normalized(getattr(self, self.hidden), norm, len(self.net_arch))
+        setattr(self, self.hidden, layers)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         parameters: dict[str, Any] = super()._get_constructor_parameters()

@@ -11,8 +11,19 @@ from torch import Tensor
 
 from rn_rl.errors import UserError
 from rn_rl.normalization import PublishedRegularityNorm, observed_acting, phase_norms
-from rn_rl.policies.layers import normalized
-from rn_rl.policies.norm_policy import NormPolicyMixin, freeze_normalizers
+from rn_rl.policies.norm_policy import NormNetworkMixin, NormPolicyMixin, freeze_normalizers
+
+
+class NormQNetwork(NormNetworkMixin, QNetwork):
+    """SB3's Q-network with normalizers."""
+
+    hidden = "q_net"
+
+
+class NormQuantileNetwork(NormNetworkMixin, QuantileNetwork):
+    """sb3-contrib's quantile network with normalizers."""
+
+    hidden = "quantile_net"
 
 
 class NormDQNPolicy(NormPolicyMixin, DQNPolicy):
@@ -55,9 +66,8 @@ class NormDQNPolicy(NormPolicyMixin, DQNPolicy):
         return {**parameters, "acting_observes": self.acting_observes}
 
     def make_q_net(self) -> QNetwork:
-        q_net = super().make_q_net()
-        q_net.q_net = normalized(q_net.q_net, self.norm, len(self.net_arch))
-        return q_net
+        kwargs = self._update_features_extractor(self.net_args, features_extractor=None)
+        return NormQNetwork(norm=self.norm, **kwargs).to(self.device)
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
@@ -71,9 +81,8 @@ class NormQRDQNPolicy(NormPolicyMixin, QRDQNPolicy):
     """
 
     def make_quantile_net(self) -> QuantileNetwork:
-        network = super().make_quantile_net()
-        network.quantile_net = normalized(network.quantile_net, self.norm, len(self.net_arch))
-        return network
+        kwargs = self._update_features_extractor(self.net_args, features_extractor=None)
+        return NormQuantileNetwork(norm=self.norm, **kwargs).to(self.device)
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)

@@ -359,6 +359,7 @@ def test_a_page_that_cannot_be_written(page, capsys):
 
 def test_an_agent_from_elsewhere_joins(page, tmp_path, capsys):
     from stable_baselines3 import DQN
+    from torch import nn
 
     model = DQN("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [256, 256]})
     folder = tmp_path / "dqn" / "CartPole-v1_1"
@@ -370,6 +371,10 @@ def test_an_agent_from_elsewhere_joins(page, tmp_path, capsys):
     assert "one agent, so nothing about other seeds" in out.read_text()
     odd = DQN("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [7]})
     odd.save(folder / "CartPole-v1.zip")
+    assert main(["report", runs, "--out", str(out), "--agent", str(folder)]) == 0
+    odd = DQN("MlpPolicy", "CartPole-v1", policy_kwargs={"activation_fn": lambda: nn.Tanh()})
+    odd.save(folder / "CartPole-v1.zip")
+    capsys.readouterr()
     assert main(["report", runs, "--out", str(out), "--agent", str(folder)]) == 2
     assert "give --trust to open the pickle" in capsys.readouterr().err
     assert main(["report", runs, "--out", str(out), "--agent", str(folder), "--trust"]) == 0

@@ -8,20 +8,28 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-            UserError: the environment fails at a step that went well before, or the replayed episode
-                ends in another observation.
-        """
-        try:
-            return self._replay(snapshot)
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(
-                f"the episode of the checkpoint cannot be replayed: {type(error).__name__}: "
-                f"{first_line(error)}; fix the environment"
-            ) from error
+from rn_rl.errors import UserError, first_line
 
-    def _replay(self, snapshot: dict[str, Any]) -> bool:
+
+def digest(observation: Any) -> str:
+    """Return the SHA-256 of an observation: arrays, numbers, and dicts and tuples of them."""
+    parts = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, dict):
+            for key in sorted(value):
+                parts.update(repr(key).encode())
+                add(value[key])
+        elif isinstance(value, tuple):
+            for part in value:
+                add(part)
+        else:
+            array = np.asarray(value)
+            parts.update(f"{array.dtype} {array.shape}".encode())
+            parts.update(array.tobytes())
+
+    add(observation)
+    return parts.hexdigest()
 
 
 class ReplayableEnv(gym.Wrapper):

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.divergence import Divergence, read_divergence
+from rn_rl.experiment.runs.foreign import read_agent
 from rn_rl.experiment.runs.io import atomic_write, read_yaml, write_json, write_yaml
+from rn_rl.experiment.runs.match import check_spaces, refuse_difference
 from rn_rl.experiment.runs.spec import RunSpec, check_types, file_name
+from rn_rl.experiment.runs.trusted import load_trusted
 from rn_rl.experiment.runs.weights import (
     adopt_policy,
     adopt_vecnormalize,
     load_policy,
-    load_trusted,
     load_vecnormalize,
     policy_timesteps,
     save_policy,
     save_zip,
     vecnormalize_state,
 )
+from rn_rl.experiment.runs.zoo_folder import start_normalized
 
 
 @dataclass(frozen=True)
@@ -222,8 +226,8 @@ def load_weights(path: Path, spec: RunSpec, model: BaseAlgorithm, *, trust: bool
     """Start an untrained agent from another agent's weights and normalizer state.
 
     With a run folder, or a zip inside one, the statistics of VecNormalize are those of that run. Both
-    load without unpickling. So do the weights of any other SB3 zip
-    whose network is the same.
+    load without unpickling, and so does any other SB3 zip that describes its network in plain text. The
+    networks must be the same, also in what the shapes of weights do not show, such as activations.
 
     Args:
         path: run folder or SB3 zip.
@@ -235,14 +239,26 @@ def load_weights(path: Path, spec: RunSpec, model: BaseAlgorithm, *, trust: bool
         UserError: there is no such agent, or it does not fit the network.
     """
     run, weights = find_run(path)
+    env = model.get_env()
+    assert env is not None
     if weights is None:
-        run.read_spec()
+        source = replace(run.read_spec(), device="cpu")
+        with torch.random.fork_rng(devices=[]):
+            theirs = source.make_model(env, training=False, seed=None)
+        refuse_difference(path, theirs, model)
         load_policy(model, run.policy_file)
         adopt_vecnormalize(run.policy_file, run.vecnormalize_file, model)
-    elif trust and not run.spec_file.is_file():
-        model.policy.load_state_dict(load_trusted(path, spec.algo).policy.state_dict())
+        return
+    if run.spec_file.is_file():
+        load_policy(model, weights)
+        adopt_vecnormalize(weights, run.vecnormalize_file, model)
+        return
+    start_normalized(read_agent(path), spec.env, model, trust=trust)
+    if trust:
+        trusted = load_trusted(path, spec.algo, env, bounds=False)
+        refuse_difference(path, trusted, model)
+        model.policy.load_state_dict(trusted.policy.state_dict())
         adopt_policy(model)
     else:
-        load_policy(model, weights)
-        if run.spec_file.is_file():
-            adopt_vecnormalize(weights, run.vecnormalize_file, model)
+        check_spaces(read_agent(path), env.observation_space, env.action_space, bounds=False)
+        load_policy(model, path)

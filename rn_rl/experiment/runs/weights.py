@@ -20,7 +20,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from rn_rl.errors import UserError, first_line
-from rn_rl.experiment.settings.algorithms import algorithm
+from rn_rl.experiment.runs.match import check_network
 
 VECNORMALIZE_MEMBER = "vecnormalize.json"
 """Member of our SB3 zips that holds the statistics of VecNormalize; SB3 ignores it."""
@@ -78,11 +78,21 @@ def add_vecnormalize(path: Path, normalizer: VecNormalize | None) -> None:
 def load_policy(model: BaseAlgorithm, path: Path) -> None:
     """Load weights and normalizer state from ``policy.safetensors`` or an SB3 zip, without unpickling.
 
+    The network that a zip describes must be that of the model, also in what the shapes of its weights
+    do not show.
+
     Raises:
         UserError: the file does not exist, is damaged, or holds another architecture.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; the run has not saved a policy yet")
+    if path.suffix == ".zip":
+        check_network(path, model)
+    load_state(model, path)
+
+
+def load_state(model: BaseAlgorithm, path: Path) -> None:
+    """Load weights and normalizer state as :func:`load_policy`, into a network known to be the same."""
     try:
         if path.suffix == ".zip":
             with (
@@ -92,7 +102,7 @@ def load_policy(model: BaseAlgorithm, path: Path) -> None:
             ):
                 warnings.simplefilter("ignore")  # about unusual pickles, which are refused below
                 state = torch.load(stored, map_location=model.device, weights_only=True)
-            model.policy.load_state_dict(state)
+            model.policy.load_state_dict(with_aliases(state, model))
         else:
             safetensors.torch.load_model(model.policy, str(path))
     except (
@@ -121,19 +131,14 @@ def load_policy(model: BaseAlgorithm, path: Path) -> None:
     adopt_policy(model)
 
 
-def load_trusted(path: Path, algo: str) -> BaseAlgorithm:
-    """Load any SB3 zip by SB3's own loader, which unpickles and so runs code that is in the file.
-
-    Raises:
-        UserError: the file does not exist, or SB3 cannot load it as an agent of ``algo``.
-    """
-    if not path.is_file():
-        raise UserError(f"agent {path}: no such file")
-    try:
-        return algorithm(algo).cls.load(path, device="cpu")
-    except Exception as error:  # a foreign file can raise anything
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} is damaged or not a {algo} agent: {reason}") from None
+def with_aliases(state: dict[str, Any], model: BaseAlgorithm) -> dict[str, Any]:
+    """Add the names that SB3 before 1.7 did not store: the shared extractor's as actor's and critic's."""
+    if not getattr(model.policy, "share_features_extractor", False):
+        return state
+    shared = {key: value for key, value in state.items() if key.startswith("features_extractor.")}
+    known = model.policy.state_dict()
+    added = {f"{part}_{key}": value for part in ("pi", "vf") for key, value in shared.items()}
+    return {**{key: value for key, value in added.items() if key in known}, **state}
 
 
 def adopt_policy(model: BaseAlgorithm) -> None:

@@ -146,7 +146,7 @@ def wait_for(condition, seconds=120):
 
 @pytest.mark.parametrize(
     ("engine", "timesteps"),
-    [("auto", 10_000), pytest.param("process", 5_000, marks=pytest.mark.slow)],
+    [("auto", 4_000), pytest.param("process", 5_000, marks=pytest.mark.slow)],
 )
 def test_ctrl_c_then_the_same_command(tmp_path, engine, timesteps):
     """All runs end at a checkpoint, and continue from it."""

@@ -82,7 +82,7 @@ def test_lunarlander_is_cut_at_a_hundred_steps(tmp_path):
 
 def test_redbluedoors_and_some_arms(tmp_path):
     arguments = ["--seeds", "1", "--arms", "none,rn", "--results", str(tmp_path / "results")]
-    assert toy(tmp_path / "runs", "redbluedoors", *arguments, timesteps=4096) == 0
+    assert toy(tmp_path / "runs", "redbluedoors", *arguments, timesteps=2048) == 0
     page = (tmp_path / "results" / "redbluedoors.md").read_text()
     assert "| none |" in page and "| rn |" in page and "One seed is an anecdote" in page
     # returns of at most 1 have two digits
@@ -90,7 +90,7 @@ def test_redbluedoors_and_some_arms(tmp_path):
     rows = readme_block(tmp_path / "results").splitlines()
     assert rows[0] == "| arm | redbluedoors |"  # the paper has no number
     assert re.fullmatch(r"\| none \| 0\.\d\d \[.*\] \|", rows[2])
-    assert "Timesteps and seeds: redbluedoors, without memory: 4,096, 1 seed." in rows
+    assert "Timesteps and seeds: redbluedoors, without memory: 2,048, 1 seed." in rows
     assert any(row.startswith("| rn than none | exploratory: cannot tell, ") for row in rows)
 
 
@@ -155,13 +155,20 @@ def specs(root):
     return [Run(folder).read_spec() for folder in find_runs(root)]
 
 
-def test_as_published_only_the_first_run_explores(tmp_path):
-    arms = ",".join((*PUBLISHED, "logt"))
-    assert toy(tmp_path, "cartpole", "--seeds", "3", "--as-published", "--arms", arms) == 0
+@pytest.mark.parametrize(
+    ("arms", "questions"),
+    [
+        (["none", "ln+rn-paper", "logt"], 1),
+        pytest.param([*PUBLISHED, "logt"], 5, marks=pytest.mark.slow),
+    ],
+)
+def test_as_published_only_the_first_run_explores(tmp_path, arms, questions):
+    given = ",".join(arms)
+    assert toy(tmp_path, "cartpole", "--seeds", "3", "--as-published", "--arms", given) == 0
     page = (tmp_path / "cartpole-as-published.md").read_text()
-    assert page.count("\n- ") == 5 and "| 207.0 ± 10.0 |" in page
+    assert page.count("\n- ") == questions and "| 207.0 ± 10.0 |" in page
     found = specs(tmp_path)
-    assert len(found) == 18  # logt is under the same confounds
+    assert len(found) == 3 * len(arms)  # logt is under the same confounds
     for spec in found:
         begins = spec.hyperparameters.get("exploration_initial_eps", 1.0)
         assert begins == (1.0 if spec.seed == 0 else 0.01)

@@ -114,10 +114,10 @@ def run_command(
             config.check_arguments(typed)
         handlers[type(config)](config)
     except UserError as error:
-        print(f"{prog}: error: {error}", file=sys.stderr)
+        print(f"{prog}: error: {printable(error)}", file=sys.stderr)
         return 2
     except TrainingDiverged as error:
-        print(f"{prog}: {error}", file=sys.stderr)
+        print(f"{prog}: {printable(error)}", file=sys.stderr)
         return 1
     except TrainingStopped as stopped:
         print(f"{prog}: {stopped}", file=sys.stderr)
@@ -128,7 +128,16 @@ def run_command(
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a full disk, a folder that is read-only: not a fault of the program
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{prog}: error: {printable(f'{where}{error.strerror or error}')}", file=sys.stderr)
+        return 2
     return 0
+
+
+def printable(text: object) -> str:
+    """Replace what a terminal would obey, such as escape sequences in the name of a file."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in str(text))
 
 
 def run_commands(

@@ -24,14 +24,19 @@ def csv_file(out: Path, name: str) -> Path:
 
 
 def write_rows(path: Path, columns: list[str], rows: Iterable[list[Any]]) -> None:
-    """Write a CSV file, whole or not at all."""
+    """Write a CSV file, whole or not at all; no cell is a formula for a spreadsheet."""
     with (
         atomic_write(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
     ):
         writer = csv.writer(stream)
         writer.writerow(columns)
-        writer.writerows(rows)
+        writer.writerows([as_cell(value) for value in row] for row in rows)
+
+
+def as_cell(value: Any) -> Any:
+    """Put an apostrophe before text that a spreadsheet would take for a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
 
 
 def write_figures(summary: Summary, path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from rn_rl.experiment.runs.folder import find_run
 from rn_rl.experiment.runs.foreign import read_agent
 from rn_rl.experiment.runs.match import check_spaces
 from rn_rl.experiment.runs.spec import RunSpec, file_name
+from rn_rl.experiment.runs.trust import check_names
 from rn_rl.experiment.runs.trusted import load_trusted
 from rn_rl.experiment.runs.weights import load_state
 from rn_rl.experiment.runs.zoo_folder import load_statistics, need_statistics, zoo_folder
@@ -102,7 +103,7 @@ def evaluate_agent(
     if run.spec_file.is_file():
         spec = run.read_spec()
         stochastic = not spec.deterministic_evaluation
-        config = EvaluateConfig(path, episodes=episodes, stochastic=stochastic)
+        config = EvaluateConfig(path, episodes=episodes, stochastic=stochastic, trust=trust)
         own = evaluate(config)
         return reference(path, spec, np.array(own.returns), "a run of rn-rl")
     zip_file = weights or find_zip(path)
@@ -129,6 +130,8 @@ def evaluate_agent(
         config="zoo",
         hyperparameters=hyperparameters,
     )
+    # the name of the environment is the user's, wrappers are the file's
+    check_names(replace(spec, env=env_id.rpartition(":")[2]), path, trust=trust)
     env = spec.make_env(n_envs=min(8, episodes), seed=1000, evaluation=True)
     try:
         if stacked > 1:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -161,12 +163,21 @@ def check_threshold(threshold: float | None) -> None:
 def template(name: str, *, escape: bool) -> jinja2.Template:
     """Return the template of the HTML or the Markdown page."""
     environment = jinja2.Environment(
-        autoescape=escape, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        autoescape=escape,
+        finalize=None if escape else without_html,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
     environment.filters["table"] = lambda rows, columns: markdown_table(columns, rows)
     return environment.from_string(
         (files("rn_rl") / "analysis" / "templates" / name).read_text("utf-8")
     )
+
+
+def without_html(value: Any) -> Any:
+    """Escape the ``<`` of HTML tags in text, which Markdown would pass on to a browser."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", value) if isinstance(value, str) else value
 
 
 def headline(summary: Summary) -> str:

@@ -25,6 +25,8 @@ class EvaluateConfig:
     """Print one JSON object instead of a table."""
     seed: Annotated[int | None, shown_as("SEED")] = None
     """Seed of the episodes; default: the run's plus 1000."""
+    trust: bool = False
+    """Use modules and wrappers that the run names, though it was not trained on this account."""
     n_envs: int = 8
     """Number of environments that are stepped together."""
     max_episode_steps: Annotated[int | None, shown_as("N")] = None
@@ -51,6 +53,8 @@ class VideoConfig:
     """Stop if a step of the environment takes longer than SECONDS; default: as in the training."""
     seed: Annotated[int | None, shown_as("SEED")] = None
     """Seed of the episodes; default: the run's plus 1000."""
+    trust: bool = False
+    """Use modules and wrappers that the run names, though it was not trained on this account."""
 
 
 @dataclass

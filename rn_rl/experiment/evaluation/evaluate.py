@@ -55,6 +55,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         weights=weights,
         n_envs=n_envs,
         seed=config.seed,
+        trust=config.trust,
         max_episode_steps=config.max_episode_steps,
         step_timeout=spec.step_timeout if config.step_timeout is None else config.step_timeout,
     )

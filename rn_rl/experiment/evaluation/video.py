@@ -40,6 +40,7 @@ def video(config: VideoConfig) -> Path:
         weights=weights,
         n_envs=1,
         seed=config.seed,
+        trust=config.trust,
         step_timeout=spec.step_timeout if config.step_timeout is None else config.step_timeout,
     )
     if env.render_mode != "rgb_array":

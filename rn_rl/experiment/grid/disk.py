@@ -81,7 +81,7 @@ def find_cell_runs(root: Path, spec: RunSpec) -> dict[str, FoundRun]:
         else:
             try:
                 steps = checkpoint.timesteps_done(run.checkpoint)
-            except (UserError, OSError, KeyError, ValueError):  # no checkpoint, or a damaged one
+            except UserError:  # no checkpoint, or a damaged one
                 steps = -1
         key = key_of(its)
         if key not in found or found[key].timesteps < steps:

@@ -162,11 +162,14 @@ def one_line(error: BaseException) -> str:
 
 
 def record_failure(root: Path, key: str, text: str) -> None:
-    """Append a traceback to the file of a training's failures."""
+    """Append a traceback to the file of a training's failures; to standard error on a full disk."""
     folder = failures(root)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{key}.txt").open("a", encoding="utf-8") as stream:
-        stream.write(text + "\n")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f"{key}.txt").open("a", encoding="utf-8") as stream:
+            stream.write(text + "\n")
+    except OSError as error:
+        print(f"{folder / key}.txt: {error.strerror}; the failure was:\n{text}", file=sys.stderr)
 
 
 def failures(root: Path) -> Path:
@@ -211,7 +214,8 @@ def train_missing(job: Job, watch: Watch, *, afresh: bool) -> None:
 
 def resuming(config: TrainConfig, run: Run) -> TrainConfig:
     """Return the options that continue a run of a grid."""
-    return TrainConfig(resume=run.folder, compile=config.compile, quiet=True)
+    # its settings are those of the command, which the user typed
+    return TrainConfig(resume=run.folder, compile=config.compile, quiet=True, trust=True)
 
 
 def evaluate_last(found: FoundRun, episodes: int) -> None:
@@ -219,7 +223,13 @@ def evaluate_last(found: FoundRun, episodes: int) -> None:
     if found.is_done(episodes):
         return
     stochastic = not found.spec.deterministic_evaluation
-    result = evaluate(EvaluateConfig(found.run.folder, episodes=episodes, stochastic=stochastic))
+    config = EvaluateConfig(
+        found.run.folder,
+        episodes=episodes,
+        stochastic=stochastic,
+        trust=True,  # its settings are those of the command, which the user typed
+    )
+    result = evaluate(config)
     write_json(found.run.final_file, asdict(result))
 
 

@@ -157,7 +157,8 @@ def is_abandoned(path: Path, now: float | None = None) -> bool:
     found = read_lease(path)
     if found.get("host") != host():
         return False
-    return not psutil.pid_exists(int(found.get("pid", os.getpid())))
+    pid = found.get("pid")
+    return not (isinstance(pid, int) and 0 < pid < 2**31 and psutil.pid_exists(pid))
 
 
 def time_at(folder: Path) -> float:
@@ -188,5 +189,6 @@ def timesteps_in_work(root: Path) -> dict[str, int]:
     for path in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):  # given back since it was listed
             if not path.name.startswith(".") and not is_abandoned(path, now):
-                found[path.name] = int(read_lease(path).get("timesteps", 0))
+                timesteps = read_lease(path).get("timesteps", 0)
+                found[path.name] = timesteps if isinstance(timesteps, int) else 0
     return found

@@ -15,7 +15,9 @@ draws the same candidates.
 from __future__ import annotations
 
 import json
+import re
 import zipfile
+import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -82,6 +84,20 @@ EPISODE_ARRAYS = ("ep_start", "ep_length", "_current_ep_start")
 
 EVALUATION_LISTS = ("timesteps", "results", "length", "successes")
 """Lists that SB3's evaluation callback collects."""
+
+
+DAMAGE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""Errors that reading a file with wrong bytes, or JSON of another shape, can raise."""
 
 
 def state_file(folder: Path) -> Path:
@@ -225,7 +241,7 @@ def timesteps_in(path: Path) -> int:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             return int(json.loads(str(arrays["plain"]))["counters"]["num_timesteps"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except DAMAGE:
         return -1
 
 
@@ -308,7 +324,8 @@ def open_state(folder: Path) -> Iterator[Any]:
     """Open a checkpoint and yield its arrays, which are read from disk when they are used.
 
     Raises:
-        UserError: there is no checkpoint, or it is damaged.
+        UserError: there is no checkpoint, or it is damaged: it cannot be read, lacks an array, or holds
+            one that does not fit where the block puts it.
     """
     path = state_file(folder)
     if not path.is_file():
@@ -316,16 +333,18 @@ def open_state(folder: Path) -> Iterator[Any]:
             f"run {folder.parent}: no checkpoint to continue from; start another run, with "
             f"--from {folder.parent} to begin with its weights"
         )
-    with path.open("rb") as stream:  # np.load would leave a damaged file open
-        try:
-            arrays = np.load(stream, allow_pickle=False)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(
-                f"{path} is damaged ({' '.join(str(error).split())}); start another run, with --from "
-                f"{folder.parent} to begin with its weights"
-            ) from None
-        with arrays:
+    try:
+        # np.load would leave a damaged file open
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             yield arrays
+    except UserError:
+        raise
+    except DAMAGE as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UserError(
+            f"{path} is damaged ({reason}); start another run, with --from {folder.parent} to begin "
+            "with its weights"
+        ) from error
 
 
 def timesteps_done(folder: Path) -> int:
@@ -334,7 +353,8 @@ def timesteps_done(folder: Path) -> int:
     Raises:
         UserError: there is no checkpoint, or it is damaged.
     """
-    return int(read_plain(folder)["counters"]["num_timesteps"])
+    with open_state(folder) as arrays:
+        return int(json.loads(str(arrays["plain"]))["counters"]["num_timesteps"])
 
 
 def has_episodes(folder: Path, episodes: int | None) -> bool:
@@ -342,7 +362,10 @@ def has_episodes(folder: Path, episodes: int | None) -> bool:
 
     False for None, which means that the run is limited by timesteps alone.
     """
-    return episodes is not None and episodes_done(read_plain(folder)) >= episodes
+    if episodes is None:
+        return False
+    with open_state(folder) as arrays:
+        return episodes_done(json.loads(str(arrays["plain"]))) >= episodes
 
 
 def episodes_done(plain: Mapping[str, Any]) -> int:
@@ -352,7 +375,7 @@ def episodes_done(plain: Mapping[str, Any]) -> int:
         plain: its plain data, from :func:`read_plain`.
     """
     header = 2  # lines of a monitor file of SB3
-    return sum(max(count - header, 0) for count in plain["monitor_rows"].values())
+    return sum(max(int(count) - header, 0) for count in plain["monitor_rows"].values())
 
 
 def trim_monitors(folder: Path) -> None:
@@ -362,6 +385,11 @@ def trim_monitors(folder: Path) -> None:
         UserError: a monitor file has fewer lines than when the checkpoint was taken.
     """
     rows = read_plain(folder)["monitor_rows"]
+    if not all(re.fullmatch(r"\d+\.monitor\.csv", name) for name in rows):
+        raise UserError(
+            f"{state_file(folder)} is damaged (monitor files {', '.join(rows)}); start another run, with "
+            f"--from {folder.parent} to begin with its weights"
+        )
     found = {name: complete_lines(folder.parent / name) for name in rows}
     for name, count in rows.items():
         if len(found[name]) < count:

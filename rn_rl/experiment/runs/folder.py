@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
@@ -16,7 +15,8 @@ from rn_rl.experiment.runs.divergence import Divergence, read_divergence
 from rn_rl.experiment.runs.foreign import read_agent
 from rn_rl.experiment.runs.io import atomic_write, read_yaml, write_json, write_yaml
 from rn_rl.experiment.runs.match import check_spaces, refuse_difference
-from rn_rl.experiment.runs.spec import RunSpec, check_types, file_name
+from rn_rl.experiment.runs.spec import RunSpec, check_values, file_name
+from rn_rl.experiment.runs.trust import check_names, signature
 from rn_rl.experiment.runs.trusted import load_trusted
 from rn_rl.experiment.runs.weights import (
     adopt_policy,
@@ -101,15 +101,28 @@ class Run:
             )
         try:
             spec = RunSpec(**read_yaml(self.spec_file))
-            check_types(spec)
+            check_values(spec)
             return spec
-        except (yaml.YAMLError, TypeError, OSError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())
+        except (ValueError, TypeError, OSError) as error:
+            reason = " ".join(str(error).split())[:300]
             raise UserError(f"{self.spec_file} cannot be read: {reason}") from None
+
+    def usable_spec(self, *, trust: bool = False) -> RunSpec:
+        """Read ``run.yaml`` to make the environment and the agent that it names.
+
+        Args:
+            trust: also use names that may run code, though the run is from elsewhere.
+
+        Raises:
+            UserError: it cannot be read, or names what only a trusted run may.
+        """
+        spec = self.read_spec()
+        check_names(spec, self.folder, trust=trust)
+        return spec
 
     def write_spec(self, spec: RunSpec) -> None:
         """Write ``run.yaml``, and the same settings in the RL Zoo's ``config.yml`` and ``args.yml``."""
-        write_yaml(self.spec_file, asdict(spec))
+        write_yaml(self.spec_file, {**asdict(spec), "signature": signature(spec)})
         zoo = self.zoo_folder(spec.env)
         policy_kwargs = {**(spec.hyperparameters.get("policy_kwargs") or {}), "norm": spec.norm}
         config = {**spec.hyperparameters, "policy_kwargs": policy_kwargs}
@@ -159,6 +172,7 @@ class Run:
         weights: Path | None = None,
         n_envs: int = 1,
         seed: int | None = None,
+        trust: bool = False,
         **options: Any,
     ) -> tuple[BaseAlgorithm, VecEnv]:
         """Load the trained agent and make its evaluation environment; nothing is unpickled.
@@ -167,12 +181,14 @@ class Run:
             weights: SB3 zip of the same run, such as ``best_model.zip``; default: the last policy.
             n_envs: number of environments that are stepped together.
             seed: seed of the environments; default: the run's seed plus 1000.
+            trust: see :meth:`usable_spec`.
             options: others of :func:`rn_rl.experiment.envs.make.make_env`.
 
         Raises:
-            UserError: a file of the run is missing, damaged, or does not fit its network.
+            UserError: a file of the run is missing, damaged, or does not fit its network; or the run
+                names what only a trusted run may.
         """
-        spec = self.read_spec()
+        spec = self.usable_spec(trust=trust)
         seed = spec.seed + 1000 if seed is None else seed
         env = spec.make_env(n_envs=n_envs, seed=seed, evaluation=True, **options)
         weights = weights or self.policy_file
@@ -242,7 +258,7 @@ def load_weights(path: Path, spec: RunSpec, model: BaseAlgorithm, *, trust: bool
     env = model.get_env()
     assert env is not None
     if weights is None:
-        source = replace(run.read_spec(), device="cpu")
+        source = replace(run.usable_spec(trust=trust), device="cpu")
         with torch.random.fork_rng(devices=[]):
             theirs = source.make_model(env, training=False, seed=None)
         refuse_difference(path, theirs, model)

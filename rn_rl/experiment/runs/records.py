@@ -276,7 +276,7 @@ def read_final(run: Run, notes: list[str]) -> Final | None:
     try:
         found = json.loads(run.final_file.read_text(encoding="utf-8"))
         return Final(int(found["timesteps"]), float(found["mean_return"]), int(found["episodes"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         notes.append(f"final.json is damaged ({' '.join(str(error).split())})")
         return None
 

@@ -87,6 +87,8 @@ class RunSpec:
     step_timeout: float | None = None
     """Seconds that a step of the environments may take; None for any time."""
     versions: dict[str, str] = field(default_factory=versions)
+    signature: str = ""
+    """Proof that the run was trained on this account; see :mod:`rn_rl.experiment.runs.trust`."""
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that are equal for runs that differ in normalizer or seed alone."""
@@ -155,19 +157,52 @@ class RunSpec:
                 raise
 
 
-def check_types(spec: RunSpec) -> None:
-    """Raise :class:`TypeError` if a value read from ``run.yaml`` has the wrong type."""
+RANGES: dict[str, tuple[int, int]] = {
+    "seed": (0, 2**32 - 1),
+    "timesteps": (1, 10**12),
+    "n_envs": (1, 10_000),
+    "eval_freq": (0, 10**12),
+    "eval_episodes": (1, 10**6),
+    "threads": (1, 1024),
+}
+"""Smallest and largest value of the numbers in ``run.yaml``."""
+
+PATTERNS = {
+    "algo": r"\w+",
+    "env": r"[\w./:-]+",
+    "device": r"cpu|mps|xpu|(cuda|xpu)(:\d+)?|auto",
+    "vector_env": r"gymnasium|envpool",
+    "signature": r"[0-9a-f]*",
+}
+"""Regular expressions of the texts in ``run.yaml``."""
+
+
+def check_values(spec: RunSpec) -> None:
+    """Raise :class:`ValueError` if a value read from ``run.yaml`` is of another kind or out of range."""
     for kind, names in (
-        (str, ("algo", "env", "norm", "device", "config", "command", "vector_env")),
-        (int, ("seed", "timesteps", "n_envs", "eval_freq", "eval_episodes", "threads")),
+        (str, ("algo", "env", "norm", "device", "config", "command", "vector_env", "signature")),
+        (int, (*RANGES, *(("episodes",) if spec.episodes is not None else ()))),
         (dict, ("hyperparameters", "versions")),
         (list, ("together",)),
     ):
         for name in names:
             value = getattr(spec, name)
-            if not isinstance(value, kind):
-                raise TypeError(f"{name}: expected {kind.__name__}, not {value!r}")
-    if not isinstance(spec.step_timeout, int | float | None):
-        raise TypeError(f"step_timeout: expected a number, not {spec.step_timeout!r}")
-    if not isinstance(spec.episodes, int | None):
-        raise TypeError(f"episodes: expected int, not {spec.episodes!r}")
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise ValueError(f"{name}: expected {kind.__name__}, not {str(value)[:80]!r}")
+    for name, (least, most) in RANGES.items():
+        value = getattr(spec, name)
+        if not least <= value <= most:
+            raise ValueError(f"{name}={value}: expected {least:,} to {most:,}")
+    for name, pattern in PATTERNS.items():
+        value = getattr(spec, name)
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"{name}={value[:80]!r}: expected {pattern}")
+    if spec.episodes is not None and spec.episodes < 1:
+        raise ValueError(f"episodes={spec.episodes}: expected at least 1")
+    if not isinstance(spec.step_timeout, int | float | None) or (spec.step_timeout or 1) <= 0:
+        raise ValueError(f"step_timeout={spec.step_timeout!r}: expected seconds above 0")
+    if not isinstance(spec.started_from, str | None):
+        raise ValueError(f"started_from: expected a path, not {str(spec.started_from)[:80]!r}")
+    for name in (*spec.hyperparameters, *spec.versions):
+        if not isinstance(name, str):
+            raise ValueError(f"{name!r}: expected the name of a hyperparameter")

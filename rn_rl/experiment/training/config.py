@@ -13,7 +13,7 @@ from typing import Annotated
 from rn_rl.errors import UserError
 from rn_rl.experiment.settings.options import shown_as
 
-RESUME_OPTIONS = {"--resume", "--timesteps", "--compile", "--quiet"}
+RESUME_OPTIONS = {"--resume", "--timesteps", "--compile", "--quiet", "--trust"}
 """Options that a resumed training uses."""
 
 
@@ -59,7 +59,7 @@ class SharedOptions:
     quiet: bool = False
     """Print no progress."""
     trust: bool = False
-    """Unpickle a foreign agent zip. This runs code that is stored in it."""
+    """Unpickle a foreign agent zip, or use modules that a foreign run names. This runs code in them."""
 
 
 @dataclass(kw_only=True)

@@ -15,6 +15,7 @@ from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.console import Watch, say
 from rn_rl.experiment.runs.folder import Run, new_run
 from rn_rl.experiment.runs.spec import RunSpec
+from rn_rl.experiment.runs.trust import plain_name, refuse_links
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.envpool import no_envpool
 from rn_rl.experiment.training.memory import largest_batch
@@ -186,9 +187,17 @@ def resume_batch(config: TrainConfig, console: Console, watch: Watch | None = No
     """
     assert config.resume is not None
     config.check_resume()
-    first = Run(config.resume).read_spec()
+    first = Run(config.resume).usable_spec(trust=config.trust)
     torch.set_num_threads(first.threads)
+    if not all(plain_name(name) for name in first.together):
+        raise UserError(
+            f"{Run(config.resume).spec_file}: together={first.together}: expected names of folders "
+            "beside the run"
+        )
     runs = [Run(config.resume.parent / name) for name in first.together]
+    specs = [run.usable_spec(trust=config.trust) for run in runs]
+    for run in runs:
+        refuse_links(run.folder)
     if all(run.divergence is not None for run in runs):
         raise UserError(f"run {config.resume} cannot continue: all seeds of its batch diverged")
     checkpoint.adopt_pending([run.checkpoint for run in runs])
@@ -198,7 +207,6 @@ def resume_batch(config: TrainConfig, console: Console, watch: Watch | None = No
             f"run {config.resume}: the checkpoints of its batch stand at timesteps "
             f"{', '.join(f'{t:,}' for t in sorted(done))}; expected one for all"
         )
-    specs = [run.read_spec() for run in runs]
     specs = [replace(spec, timesteps=config.timesteps or spec.timesteps) for spec in specs]
     timesteps = done.pop()
     episodes = all(checkpoint.has_episodes(run.checkpoint, first.episodes) for run in runs)

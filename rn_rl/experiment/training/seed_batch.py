@@ -177,9 +177,12 @@ class SeedBatchRun:
             self.save()
         except TrainingStopped:  # all files are written
             raise
-        except BaseException:
-            self.envs.write_monitors()
-            self.save_agents()
+        except BaseException as error:
+            # on a full disk the files before stay
+            full = isinstance(error, OSError)
+            with contextlib.suppress(OSError) if full else contextlib.nullcontext():
+                self.envs.write_monitors()
+                self.save_agents()
             raise
         finally:
             self.display.close(self.batch.num_timesteps, self.status)

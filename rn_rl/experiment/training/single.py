@@ -26,6 +26,7 @@ from rn_rl.experiment.runs.folder import Run, load_weights, new_run
 from rn_rl.experiment.runs.io import remove_temporaries
 from rn_rl.experiment.runs.scalars import make_logger
 from rn_rl.experiment.runs.spec import RunSpec
+from rn_rl.experiment.runs.trust import refuse_links
 from rn_rl.experiment.training.callbacks import (
     PhaseCallback,
     evaluation_folder,
@@ -109,7 +110,10 @@ def train(config: TrainConfig, console: Console | None = None, watch: Watch | No
             except TrainingStopped:  # all files are written
                 raise
             except BaseException as error:
-                save_agent(run, spec, model, log)
+                # on a full disk the files before stay
+                full = isinstance(error, OSError)
+                with contextlib.suppress(OSError) if full else contextlib.nullcontext():
+                    save_agent(run, spec, model, log)
                 found = find_divergence(model.policy.named_parameters(), model.num_timesteps)
                 if found is None or not isinstance(error, Exception):
                     raise
@@ -154,7 +158,8 @@ def continue_run(config: TrainConfig) -> tuple[RunSpec, Run]:
     assert config.resume is not None
     config.check_resume()
     run = Run(config.resume)
-    spec = run.read_spec()
+    spec = run.usable_spec(trust=config.trust)
+    refuse_links(run.folder)
     if run.divergence is not None:
         raise UserError(f"run {run.folder} cannot continue: it {run.divergence}")
     done = checkpoint.timesteps_done(run.checkpoint)

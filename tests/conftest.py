@@ -22,6 +22,14 @@ def pytest_runtest_setup(item):
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def configuration(tmp_path_factory):
+    """The user's configuration folder, in which the key of signatures is, is a temporary one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("configuration")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def recording(tmp_path_factory):
     """A run folder with gains: 31 phases of 4 layers, none like another."""

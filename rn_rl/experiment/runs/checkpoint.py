@@ -385,9 +385,12 @@ def trim_monitors(folder: Path) -> None:
         UserError: a monitor file has fewer lines than when the checkpoint was taken.
     """
     rows = read_plain(folder)["monitor_rows"]
-    if not all(re.fullmatch(r"\d+\.monitor\.csv", name) for name in rows):
+    if not isinstance(rows, dict) or not all(
+        re.fullmatch(r"\d+\.monitor\.csv", name) and isinstance(count, int)
+        for name, count in rows.items()
+    ):
         raise UserError(
-            f"{state_file(folder)} is damaged (monitor files {', '.join(rows)}); start another run, with "
+            f"{state_file(folder)} is damaged (monitor files {str(rows)[:80]}); start another run, with "
             f"--from {folder.parent} to begin with its weights"
         )
     found = {name: complete_lines(folder.parent / name) for name in rows}

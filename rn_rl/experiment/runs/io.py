@@ -113,12 +113,18 @@ def read_yaml(path: Path) -> Any:
     if size > MOST_BYTES:
         raise ValueError(f"it has {size:,} bytes, expected at most {MOST_BYTES:,}")
     text = path.read_text(encoding="utf-8")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    level = 0
     try:
-        data = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        # libyaml ends the process where a file is nested too deeply to build
+        for event in yaml.parse(text, loader):
+            level += isinstance(event, yaml.CollectionStartEvent)
+            level -= isinstance(event, yaml.CollectionEndEvent)
+            if level > MOST_LEVELS:
+                raise ValueError(f"more than {MOST_LEVELS} levels")
+        data = yaml.load(text, loader)
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
     check_plain(data)
     return data
 

@@ -84,7 +84,14 @@ def parse(command: Any, arguments: Sequence[str], prog: str, description: str | 
         line = re.sub(r"^(Value error|Required options|Unrecognized options) (?=[A-Z])", "", line)
         line = re.sub(r" \(applied to [^)]*\)| Arguments are applied to [^.]*\.", "", line)
         # keep what is wrong; the help that follows it is what --help is for
-        raise UserError(re.split(r" Argument helptext:| For full helptext", line)[0]) from None
+        line = re.split(r" Argument helptext:| For full helptext", line)[0]
+        left = re.match(r"Unrecognized options: ([^-]\S*)", line)
+        if left:
+            line = f"{left[1]!r} belongs to no option; a list such as --norms none,rn has commas"
+        near = re.match(r"(Unrecognized options: -\S+?),? .*?Perhaps you meant: (--\S+)", line)
+        if near:
+            line = f"{near[1]}. Did you mean {near[2]}?"
+        raise UserError(line) from None
 
 
 def run_command(

@@ -26,6 +26,29 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+USUAL_NAMES = {
+    "layernorm": "ln",
+    "layer_norm": "ln",
+    "batchnorm": "bn",
+    "batch_norm": "bn",
+    "batchrenorm": "brn",
+    "groupnorm": "gn",
+    "group_norm": "gn",
+    "rmsnorm": "rms",
+    "rms_norm": "rms",
+    "weightnorm": "wn",
+    "weight_norm": "wn",
+    "spectralnorm": "spectral",
+    "spectral_norm": "spectral",
+    "sn_spectral": "spectral",
+    "lr": "learning_rate",
+    "discount": "gamma",
+    "lambda": "gae_lambda",
+    "epochs": "n_epochs",
+}
+"""Names that other libraries use, and ours."""
+
+
 def unknown(kind: str, value: str, known: Iterable[str], hint: str | None = None) -> UserError:
     """Build the error for an unknown name: the value, the nearest valid names, then all of them.
 
@@ -37,7 +60,9 @@ def unknown(kind: str, value: str, known: Iterable[str], hint: str | None = None
     """
     names = list(known)
     lower = {name.lower(): name for name in names}
+    usual = USUAL_NAMES.get(value.lower())
     near = [lower[n] for n in difflib.get_close_matches(value.lower(), lower, n=3, cutoff=0.5)]
+    near = [usual] if usual in names else near
     nearest = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
     rest = hint if hint is not None else f"known: {', '.join(names)}"
     return UserError(f"unknown {kind} {value!r}.{nearest} ({rest})")

@@ -172,12 +172,12 @@ def decay_per_phase(half_life: float | None) -> float:
         half_life: number of phases after which an observation counts half; None never forgets.
 
     Raises:
-        UserError: the half-life is not above 0.
+        UserError: the half-life is not above 0.01; below it, a phase forgets all before it.
     """
     if half_life is None:
         return 1.0
-    if not half_life > 0:
-        raise UserError(f"half_life={half_life!r}: expected a number of phases above 0, or None")
+    if not half_life >= 0.01:
+        raise UserError(f"half_life={half_life!r}: expected at least 0.01 phases, or None")
     return float(2.0 ** (-1.0 / half_life))
 
 

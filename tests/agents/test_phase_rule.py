@@ -1,5 +1,7 @@
 """The phase rule in training: acting and learning use the same function within a phase."""
 
+import itertools
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from stable_baselines3.common.monitor import Monitor
 from rn_rl.agents import RNDQN, RNPPO
 from rn_rl.normalization import REGISTRY, phase_norms
 from rn_rl.policies import NormDQNPolicy, policy_kwargs
+from tests.factories import slow_unless
 
 PHASE_RULE = [row.name for row in REGISTRY.values() if row.phase_rule]
 STATEFUL = [name for name in PHASE_RULE if REGISTRY[name].stateful]
@@ -114,8 +117,13 @@ def test_state_changes_once_per_rollout_and_not_within_epochs(spec):
     assert len(set(seen)) == 3
 
 
-@pytest.mark.parametrize("how", ["policy_kwargs", "NormDQNPolicy", "RNDQN"])
-@pytest.mark.parametrize("spec", STATEFUL, indirect=True)
+WAYS = slow_unless(
+    lambda how, spec: how == "NormDQNPolicy" or spec in ("rn", "brn"),
+    itertools.product(("policy_kwargs", "NormDQNPolicy", "RNDQN"), STATEFUL),
+)
+
+
+@pytest.mark.parametrize(("how", "spec"), WAYS, indirect=["spec"])
 def test_target_has_the_state_of_the_online_network_after_an_update(spec, how):
     model = dqn(how, spec).learn(300)  # the last step updates the target
     online, target = model.q_net, model.q_net_target
@@ -126,8 +134,7 @@ def test_target_has_the_state_of_the_online_network_after_an_update(spec, how):
     assert bits(online, "running_") != bits(target, "running_")
 
 
-@pytest.mark.parametrize("how", ["policy_kwargs", "NormDQNPolicy", "RNDQN"])
-@pytest.mark.parametrize("spec", STATEFUL, indirect=True)
+@pytest.mark.parametrize(("how", "spec"), WAYS, indirect=["spec"])
 def test_the_target_has_observed_nothing(spec, how):
     model = dqn(how, spec).learn(300)
     assert all(not any(value) for value in bits(model.q_net_target, "pending_").values())

@@ -168,9 +168,10 @@ def test_the_docs_have_the_recorded_equivalence():
 @pytest.mark.parametrize(
     ("case", "options"),
     [
-        ("cartpole", {"jobs": 2, "config": "zoo"}),
-        ("redbluedoors", {}),
-        ("redbluedoors-lstm", {}),
+        ("cartpole", {}),
+        pytest.param("cartpole", {"jobs": 2, "config": "zoo"}, marks=pytest.mark.slow),
+        pytest.param("redbluedoors", {}, marks=pytest.mark.slow),
+        pytest.param("redbluedoors-lstm", {}, marks=pytest.mark.slow),
     ],
 )
 def test_the_benchmark_of_seeds_gives_ratios_of_one_run(case, options, capsys):

@@ -2,6 +2,7 @@
 
 import doctest
 import functools
+import itertools
 
 import gymnasium as gym
 import numpy as np
@@ -22,6 +23,7 @@ from rn_rl.errors import UserError
 from rn_rl.normalization import REGISTRY, PhaseNorm, RegularityNorm, phase_norms
 from rn_rl.normalization.established import LayerNorm
 from rn_rl.policies import MlpExtractor, NormActorCriticPolicy, NormDQNPolicy, policy_kwargs
+from tests.factories import slow_unless
 
 PHASE_RULE = [row.name for row in REGISTRY.values() if row.phase_rule]
 SPECS = [*REGISTRY, "ln+rn", "rn(half_life=5)", "ramp(5, 10)"]
@@ -427,9 +429,17 @@ def trained(algorithm, how, spec):
     return model.learn(400)
 
 
-@pytest.mark.parametrize("spec", PHASE_RULE, indirect=True)
-@pytest.mark.parametrize("how", ["policy_kwargs", "norm policy"])
-@pytest.mark.parametrize("algorithm", [DQN, PPO])
+def is_quick(algorithm, how, spec):
+    return how == "norm policy" or spec in ("none", "ln", "rn", "brn", "spectral")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "how", "spec"),
+    slow_unless(
+        is_quick, itertools.product((DQN, PPO), ("policy_kwargs", "norm policy"), PHASE_RULE)
+    ),
+    indirect=["spec"],
+)
 def test_an_observation_gives_the_same_action_alone_and_in_a_batch(algorithm, how, spec):
     model = trained(algorithm, how, spec)
     observations = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)

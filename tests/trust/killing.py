@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import time
-import traceback
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from rn_rl.experiment.training.launch import several, train_seeds
 from rn_rl.experiment.training.single import train
 
 QUIET = Console(quiet=True)
-TIMES = {"environments", "evaluation_environments", "episodes", "versions"}
 
 
 def run_training(config: TrainConfig) -> None:
@@ -34,25 +32,14 @@ def run_training(config: TrainConfig) -> None:
         train(config, QUIET)
 
 
-def fork(function: Callable[[], None]) -> int:
-    """Run a function in a forked process, which ends with it; return its number."""
-    child = os.fork()
-    if child:
-        return child
-    try:
-        function()
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
+CLEAN = multiprocessing.get_context("forkserver")
+"""Forks from a process that has imported what a training needs, and has done nothing else."""
+CLEAN.set_forkserver_preload([__name__, "rn_rl.experiment.training.seed_batch"])
 
 
-def killed_at_write(config: TrainConfig, n: int) -> bool:
-    """Train in a process that is killed when it has written its n-th file and not yet renamed it.
-
-    Returns:
-        False if the training wrote fewer files, and so ended.
-    """
+def train_until_write(config: TrainConfig, n: int) -> None:
+    """Train, and be killed when the n-th file is written and not yet renamed; n = 0: never."""
+    torch.set_num_threads(1)
     replace, count = os.replace, 0
 
     def counting(*args: Any, **kwargs: Any) -> None:
@@ -62,23 +49,30 @@ def killed_at_write(config: TrainConfig, n: int) -> bool:
             os.kill(os.getpid(), signal.SIGKILL)
         replace(*args, **kwargs)
 
-    def job() -> None:
-        os.replace = counting
-        run_training(config)
+    os.replace = counting
+    run_training(config)
 
-    status = os.waitpid(fork(job), 0)[1]
-    if os.WIFSIGNALED(status):
-        return True
-    assert os.WEXITSTATUS(status) == 0
-    return False
+
+def killed_at_write(config: TrainConfig, n: int) -> bool:
+    """Train in a process that is killed at its n-th write.
+
+    Returns:
+        False if the training wrote fewer files, and so ended.
+    """
+    child = CLEAN.Process(target=train_until_write, args=(config, n))
+    child.start()
+    child.join()
+    assert child.exitcode in (0, -signal.SIGKILL)
+    return child.exitcode != 0
 
 
 def killed_after(config: TrainConfig, seconds: float) -> None:
     """Train in a process that is killed after so many seconds."""
-    child = fork(lambda: run_training(config))
+    child = CLEAN.Process(target=train_until_write, args=(config, 0))
+    child.start()
     time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    child.kill()
+    child.join()
 
 
 def contents(folder: Path) -> dict[str, Any]:

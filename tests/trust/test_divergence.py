@@ -15,9 +15,9 @@ PPO = "--algo ppo --env CartPole-v1 --timesteps 512 --eval-freq 128 --eval-episo
 DQN = PPO.replace("ppo", "dqn")
 SETTINGS = {
     "ppo": f"{PPO} --n-envs 1 --set n_steps=32 batch_size=32",
-    "dqn": f"{DQN} --set learning_starts=32 batch_size=16 train_freq=1",
+    "dqn": f"{DQN} --set learning_starts=32 batch_size=16 train_freq=4 gradient_steps=1",
     "sac": "--algo sac --env Pendulum-v1 --timesteps 512 --eval-freq 128 --eval-episodes 1 --quiet "
-    "--set learning_starts=32 batch_size=16 train_freq=1 policy_kwargs.net_arch=[8]",
+    "--set learning_starts=32 batch_size=16 train_freq=4 policy_kwargs.net_arch=[8]",
 }
 
 

@@ -9,8 +9,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.summary.writer.record_writer import RecordWriter
+from tensorboard.compat.proto.event_pb2 import (  # type: ignore[import-untyped]
+    Event,
+    SessionLog,
+)
+from tensorboard.summary.writer.record_writer import (  # type: ignore[import-untyped]
+    RecordWriter,
+)
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import scalar
 
@@ -27,8 +32,18 @@ class ResumedTensorBoard(TensorBoardOutputFormat):
     """
 
     def __init__(self, folder: str, done: int) -> None:
+        begin = time.monotonic()
+        # TensorBoard reads files in the order of their names, which begin with the second
+        while int(time.time()) <= newest_second(Path(folder)) and time.monotonic() < begin + 2:
+            time.sleep(0.05)
         self.writer = SummaryWriter(log_dir=folder, purge_step=done + 1)
         self._is_closed = False
+
+
+def newest_second(folder: Path) -> int:
+    """Return the second in the name of the last event file; -1 if there is none."""
+    seconds = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")]
+    return max((int(text) for text in seconds if text.isdecimal()), default=-1)
 
 
 def make_logger(folder: Path, done: int | None) -> Logger:
@@ -61,8 +76,7 @@ class ScalarFile:
     def __init__(self, folder: Path, done: int | None) -> None:
         now = time.time()
         # TensorBoard reads the files of a folder in the order of their names
-        earlier = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")]
-        second = max([int(now), *(int(text) + 1 for text in earlier if text.isdecimal())])
+        second = max(int(now), newest_second(folder) + 1)
         self.path = folder / f"events.out.tfevents.{second}.{socket.gethostname()}.{os.getpid()}.0"
         self._first = [Event(wall_time=now, file_version=FILE_VERSION)]
         if done is not None:

@@ -147,14 +147,23 @@ class RunSpec:
                 return spec.cls(env=env, **arguments)
             except UserError:
                 raise
-            except (TypeError, ValueError, AssertionError) as error:
-                reason = " ".join(str(error).split())
+            except (
+                TypeError,
+                ValueError,
+                AssertionError,
+                AttributeError,
+                LookupError,
+                ArithmeticError,
+                MemoryError,
+            ) as error:
+                reason = " ".join(str(error).split()) or type(error).__name__
                 raise UserError(f"{self.algo} on {self.env}: {reason}") from error
             except RuntimeError as error:
                 if "cuda" in str(error).lower() or "device" in str(error).lower():
                     reason = first_line(error)
                     raise UserError(f"device {self.device!r} cannot be used: {reason}") from None
-                raise
+                reason = first_line(error)[:200]
+                raise UserError(f"{self.algo} on {self.env}: {reason}") from error
 
 
 RANGES: dict[str, tuple[int, int]] = {

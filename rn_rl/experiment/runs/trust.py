@@ -148,7 +148,8 @@ def unsafe_names(spec: RunSpec) -> list[tuple[str, str]]:
 
 def unsafe_wrapper(entry: Any) -> list[tuple[str, str]]:
     """Return the parts of one entry of ``env_wrapper`` that are not in :data:`WRAPPERS`, and why."""
-    name, arguments = entry, {}
+    name: Any = entry
+    arguments: Any = {}
     if isinstance(entry, dict) and len(entry) == 1:
         name, arguments = next(iter(entry.items()))
     if not isinstance(name, str) or name not in WRAPPERS:

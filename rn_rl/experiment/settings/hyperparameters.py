@@ -80,6 +80,11 @@ def parse_assignments(assignments: Iterable[str], flag: str) -> dict[str, Any]:
         *path, last = key.split(".")
         for part in path:
             target = target.setdefault(part, {})
+            if not isinstance(target, dict):
+                raise UserError(
+                    f"{flag} {text!r}: {part} was given the value {target!r} before; expected one or "
+                    "the other"
+                )
         target[last] = parse_value(value, f"{flag} {text!r}")
     return parsed
 
@@ -139,6 +144,20 @@ LEAST: dict[str, float] = {
 """Smallest allowed values; SB3 itself accepts a batch of 0 or a negative discount."""
 
 
+SHARES = (
+    "gamma",
+    "tau",
+    "gae_lambda",
+    "exploration_fraction",
+    "exploration_initial_eps",
+    "exploration_final_eps",
+)
+"""Hyperparameters between 0 and 1."""
+
+MOST_COUNT = 10**12
+"""Largest whole number of a hyperparameter."""
+
+
 def parameters(algo: AlgorithmSpec) -> dict[str, Any]:
     """Return the hyperparameters of an algorithm and their defaults.
 
@@ -180,10 +199,17 @@ def check_given(algo: AlgorithmSpec, given: dict[str, Any]) -> None:
         pair = isinstance(value, list) and name == "train_freq"
         if numeric and not (schedule or pair) and not _is_number(value):
             raise UserError(f"{name}={value!r}: expected a number")
+        counts = name in ("n_envs", "n_timesteps") or isinstance(default, int)
+        if (numeric or name in ("n_envs", "n_timesteps")) and counts and _is_number(value):
+            if not math.isfinite(value) or value != int(value) or abs(value) > MOST_COUNT:
+                raise UserError(f"{name}={value!r}: expected a whole number up to {MOST_COUNT:,}")
+            given[name] = int(value)
         if name in LEAST and _is_number(value) and not value >= LEAST[name]:
             raise UserError(f"{name}={value!r}: expected at least {LEAST[name]:g}")
-        if name in ("gamma", "tau") and _is_number(value) and value > 1:
-            raise UserError(f"{name}={value!r}: expected at most 1")
+        if name in SHARES and _is_number(value) and not 0 <= value <= 1:
+            raise UserError(f"{name}={value!r}: expected 0 to 1")
+        if name == "normalize" and not isinstance(value, bool | dict | None):
+            raise UserError(f"{name}={value!r}: expected true, false or arguments of VecNormalize")
 
 
 def _is_number(value: Any) -> bool:

@@ -25,6 +25,9 @@ from rn_rl.experiment.training.seed_batch import BATCHES, make_model_silently, t
 from rn_rl.experiment.training.single import train
 
 ENGINES = ("auto", "process", "batch")
+MOST_SEEDS = 10_000
+"""Largest number of seeds of one command."""
+
 VECTOR_ENVS = ("auto", "envpool", "gymnasium")
 
 
@@ -40,8 +43,8 @@ def several(config: TrainConfig) -> bool:
     ):
         if value not in known:
             raise UserError(f"{name} {value}: expected one of {', '.join(known)}")
-    if config.seeds < 1:
-        raise UserError(f"--seeds {config.seeds}: expected at least 1")
+    if not 1 <= config.seeds <= MOST_SEEDS:
+        raise UserError(f"--seeds {config.seeds}: expected at least 1 and at most {MOST_SEEDS:,}")
     if config.memory is not None and not config.memory > 0:
         raise UserError(f"--memory {config.memory}: expected GB above 0")
     if config.resume is not None:

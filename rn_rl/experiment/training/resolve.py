@@ -7,7 +7,7 @@ import torch
 from rn_rl.errors import UserError
 from rn_rl.experiment.envs.checks import check_timeout
 from rn_rl.experiment.envs.make import check_env_id
-from rn_rl.experiment.runs.spec import RunSpec, command_line
+from rn_rl.experiment.runs.spec import RunSpec, check_values, command_line
 from rn_rl.experiment.settings.algorithms import ALGORITHMS, algorithm
 from rn_rl.experiment.settings.hyperparameters import (
     check_given,
@@ -81,7 +81,7 @@ def resolve(config: TrainConfig) -> RunSpec:
             f"--episodes {config.episodes}: counts the episodes of one environment that a replay buffer "
             f"learns from, and {algo.name} has {n_envs}; use --timesteps"
         )
-    return RunSpec(
+    spec = RunSpec(
         algo=algo.name,
         env=config.env,
         norm=norm,
@@ -99,3 +99,8 @@ def resolve(config: TrainConfig) -> RunSpec:
         episodes=config.episodes,
         step_timeout=config.step_timeout,
     )
+    try:
+        check_values(spec)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return spec

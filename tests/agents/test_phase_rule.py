@@ -76,8 +76,14 @@ class Record:
         return values, log_prob, entropy
 
 
-@pytest.mark.parametrize("how", ["policy_kwargs", "RNPPO"])
-@pytest.mark.parametrize("spec", [*PHASE_RULE, "ln+rn", "rln(half_life=3)"], indirect=True)
+@pytest.mark.parametrize(
+    ("how", "spec"),
+    slow_unless(
+        lambda how, spec: how == "policy_kwargs" or spec in ("none", "rn", "brn", "ln+rn"),
+        itertools.product(("policy_kwargs", "RNPPO"), (*PHASE_RULE, "ln+rn", "rln(half_life=3)")),
+    ),
+    indirect=["spec"],
+)
 def test_ppo_ratio_is_1_before_any_gradient_step(spec, how):
     model = ppo(how, spec, learning_rate=0.0)
     record = Record(model)

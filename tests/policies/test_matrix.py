@@ -110,7 +110,7 @@ KINDS = {"none", "ln", "rn", "rn-paper", "brn", "spectral"}
 
 
 def is_quick(algo: str, norm: str) -> bool:
-    return algo in ("dqn", "ppo", "sac") or norm in KINDS
+    return algo in ("dqn", "ppo") or norm in KINDS
 
 
 @pytest.mark.parametrize(

@@ -303,6 +303,7 @@ def test_a_table_without_the_number_of_episodes_is_read(tmp_path):
     assert [run.episodes for run in read_runs(path)] == [None, None]
 
 
+@pytest.mark.slow
 def test_redbluedoors_with_memory(tmp_path):
     arguments = ["--seeds", "1", "--recurrent", "--arms", "rn"]
     assert toy(tmp_path, "redbluedoors", *arguments, timesteps=2048) == 0

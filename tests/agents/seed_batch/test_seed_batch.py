@@ -39,6 +39,7 @@ from tests.factories import (
 )
 
 SPECS = [*REGISTRY, "ln+rn", "rn(half_life=5)"]
+KINDS = ("none", "ln", "rn", "rln", "rsn", "rn-paper", "brn", "wn", "spectral", "ln+rn")
 SEEDS = (3, 5, 8)
 
 
@@ -103,7 +104,7 @@ def test_updates_of_dqn_are_those_of_sb3(spec: str):
 
 
 def is_quick(repeating: int, spec: str) -> bool:
-    return repeating == 0 or spec in ("none", "rn", "rsn", "brn")
+    return repeating == 0 or spec in ("rn", "brn")
 
 
 @pytest.mark.parametrize(
@@ -374,7 +375,7 @@ def test_denormals_are_flushed_while_a_batch_learns():
         assert is_zero()
 
 
-@pytest.mark.parametrize("spec", SPECS, indirect=True)
+@pytest.mark.parametrize("spec", slow_unless(KINDS.__contains__, SPECS), indirect=True)
 def test_a_batch_acts_with_its_current_weights(spec: str):
     """Values derived from the weights, such as normalized weights, are cached between updates only."""
     models = [dqn(spec, seed) for seed in SEEDS]

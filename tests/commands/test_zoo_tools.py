@@ -93,6 +93,7 @@ def test_record_video_films_the_latest_run(runs, tmp_path):
     assert frames[0].std() > 1 and (frames[0] != frames[-1]).any()
 
 
+@pytest.mark.slow
 def test_all_plots_and_plot_from_file_compare_normalizers(runs, tmp_path):
     folders = f"-f {runs / 'none'} {runs / 'rn'} -l none rn"
     printed = zoo("plots.all_plots", f"-a dqn -e CartPole-v1 {folders} -o table -print", tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from rn_rl.policies import (
     policy_kwargs,
 )
 from rn_rl.policies.on_policy import real_rows
+from tests.factories import slow_unless
 
 ROLLOUT = {"n_steps": 64, "batch_size": 32, "seed": 0}
 
@@ -114,10 +116,16 @@ class Ratios:
         return values, log_prob, entropy
 
 
+NORMS = ("rn", "rln", "rsn", "ln+rn", "bn", "brn", "uan", "hs", "spectral")
+
+
 @pytest.mark.parametrize(
-    "norm", ["rn", "rln", "rsn", "ln+rn", "bn", "brn", "uan", "hs", "spectral"]
+    ("algo", "norm"),
+    slow_unless(
+        lambda algo, norm: norm in ("rn", "brn", "spectral"),
+        itertools.product(("ppo_mask", "ppo_lstm", "ppo"), NORMS),
+    ),
 )
-@pytest.mark.parametrize("algo", ["ppo_mask", "ppo_lstm", "ppo"])
 def test_ratio_is_1_before_any_gradient_step(algo: str, norm: str) -> None:
     kwargs: dict[str, Any] = {**ROLLOUT, "learning_rate": 0.0, "n_epochs": 2}
     if algo == "ppo_lstm":

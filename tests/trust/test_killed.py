@@ -45,7 +45,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "engine": "batch",
     },
 }
-QUICK = ("ppo", "batch of dqn")
+QUICK = ("ppo",)
 
 
 def config(kind: str, out: Path) -> TrainConfig:

@@ -306,6 +306,7 @@ def test_random_numbers_depend_on_seed_and_purpose_alone():
     assert np.array_equal(half.draw(), other.draw())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 @pytest.mark.skipif(" " in torch.__file__, reason="inductor does not quote the path of torch")
 def test_compiled_updates_equal_those_without():

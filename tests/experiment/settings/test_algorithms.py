@@ -24,6 +24,7 @@ from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.resolve import resolve
 from rn_rl.experiment.training.single import phases
 from rn_rl.normalization import phase_norms
+from tests.factories import slow_unless
 
 OFF_POLICY = [
     "learning_starts=20",
@@ -106,7 +107,11 @@ VARIANTS = [
 ]
 
 
-@pytest.mark.parametrize(("algo", "env", "settings"), VARIANTS)
+def is_quick(algo, env, settings):
+    return algo in ("dqn", "ppo", "ppo_lstm", "sac", "td3", "crossq", "ars")
+
+
+@pytest.mark.parametrize(("algo", "env", "settings"), slow_unless(is_quick, VARIANTS))
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     algo, env, settings, tmp_path, capsys
 ):

@@ -13,6 +13,7 @@ from rn_rl.experiment.settings.shipped import load_config_file
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.resolve import resolve
 from rn_rl.normalization import REGISTRY, phase_norms
+from tests.factories import slow_unless
 
 ENTRIES = [
     (config_set, algo, env)
@@ -77,6 +78,7 @@ def test_any_other_environment_works_with_the_defaults(algo, env):
     vec_env.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("algo", "env", "options"),
     [
@@ -123,7 +125,7 @@ def commit_and_update_kl(env: str, config_set: str, norm: str, timesteps: int):
     )
 
 
-@pytest.mark.parametrize("norm", ["rn", "rln", "rsn", "ln+rn"])
+@pytest.mark.parametrize("norm", slow_unless({"ln+rn"}.__contains__, ("rn", "rln", "rsn", "ln+rn")))
 def test_commits_move_the_policy_less_than_updates_do(norm):
     commit, update = commit_and_update_kl("CartPole-v1", "zoo", norm, 256 * 15)
     assert 0 < commit < update

@@ -165,6 +165,10 @@ class PhaseNorm(nn.Module, ABC):
         return self
 
 
+LEAST_HALF_LIFE = 0.01
+"""Smallest half-life in phases: below it, the factor of a phase is too close to 0 for its logarithm."""
+
+
 def decay_per_phase(half_life: float | None) -> float:
     """Factor on counts and code mass at each commit: ``2 ** (-1 / half_life)``; 1 for None.
 
@@ -172,12 +176,16 @@ def decay_per_phase(half_life: float | None) -> float:
         half_life: number of phases after which an observation counts half; None never forgets.
 
     Raises:
-        UserError: the half-life is not above 0.01; below it, a phase forgets all before it.
+        UserError: the half-life is below :data:`LEAST_HALF_LIFE`.
     """
     if half_life is None:
         return 1.0
-    if not half_life >= 0.01:
-        raise UserError(f"half_life={half_life!r}: expected at least 0.01 phases, or None")
+    if half_life > 0 and half_life < LEAST_HALF_LIFE:
+        raise UserError(
+            f"half_life={half_life!r}: expected at least {LEAST_HALF_LIFE} phases, or None"
+        )
+    if not half_life > 0:
+        raise UserError(f"half_life={half_life!r}: expected a number of phases above 0, or None")
     return float(2.0 ** (-1.0 / half_life))
 
 

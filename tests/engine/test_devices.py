@@ -9,8 +9,10 @@ import pytest
 
 from rn_rl.normalization import REGISTRY
 
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("ppo", "ppo_lstm")]
 
-@pytest.mark.parametrize("algo", ["dqn", "ppo", "ppo_lstm"])
+
+@pytest.mark.parametrize("algo", ["dqn", *SLOW])
 def test_traced_functions_create_tensors_on_the_device_of_their_inputs(algo: str, recording):
     """In a process of its own, since a device of PyTorch cannot be unregistered."""
     command = [sys.executable, __file__, algo, str(recording)]

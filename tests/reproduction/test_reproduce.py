@@ -82,7 +82,7 @@ def test_lunarlander_is_cut_at_a_hundred_steps(tmp_path):
 
 def test_redbluedoors_and_some_arms(tmp_path):
     arguments = ["--seeds", "1", "--arms", "none,rn", "--results", str(tmp_path / "results")]
-    assert toy(tmp_path / "runs", "redbluedoors", *arguments, timesteps=2048) == 0
+    assert toy(tmp_path / "runs", "redbluedoors", *arguments, timesteps=4096) == 0
     page = (tmp_path / "results" / "redbluedoors.md").read_text()
     assert "| none |" in page and "| rn |" in page and "One seed is an anecdote" in page
     # returns of at most 1 have two digits
@@ -90,7 +90,7 @@ def test_redbluedoors_and_some_arms(tmp_path):
     rows = readme_block(tmp_path / "results").splitlines()
     assert rows[0] == "| arm | redbluedoors |"  # the paper has no number
     assert re.fullmatch(r"\| none \| 0\.\d\d \[.*\] \|", rows[2])
-    assert "Timesteps and seeds: redbluedoors, without memory: 2,048, 1 seed." in rows
+    assert "Timesteps and seeds: redbluedoors, without memory: 4,096, 1 seed." in rows
     assert any(row.startswith("| rn than none | exploratory: cannot tell, ") for row in rows)
 
 

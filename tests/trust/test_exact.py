@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -46,11 +46,17 @@ class OwnRandom(OddEnv):
 class Goal(gym.Env):
     """Walk along a line to a goal, for hindsight replay."""
 
-    def __init__(self) -> None:
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 30}
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
         line = spaces.Box(0, 7, (1,), np.float32)
         names = ("observation", "achieved_goal", "desired_goal")
         self.observation_space = spaces.Dict(dict.fromkeys(names, line))
         self.action_space = spaces.Discrete(2)
+
+    def render(self) -> Any:
+        return np.zeros((8, 8, 3), np.uint8)
 
     def _observation(self) -> dict[str, np.ndarray]:
         here = np.array([self.x], np.float32)
@@ -129,9 +135,10 @@ HER = (
 def test_replay_buffers_come_back_exactly(env, sets, tmp_path):
     if "optimize_memory_usage=true" in sets:
         sets = (*sets, "replay_buffer_kwargs={handle_timeout_termination: false}")
-    whole = train(options(env, "dqn", tmp_path / "whole", *sets))
+    evaluated = {"eval_freq": 50, "eval_episodes": 1}
+    whole = train(options(env, "dqn", tmp_path / "whole", *sets, **evaluated))
     with pytest.raises(TrainingStopped):
-        train(options(env, "dqn", tmp_path / "parts", *sets), watch=StopAt(70))
+        train(options(env, "dqn", tmp_path / "parts", *sets, **evaluated), watch=StopAt(70))
     [folder] = (tmp_path / "parts").glob("*/*/*")
     train(TrainConfig(resume=folder, quiet=True))
     check_equal(contents(folder), contents(whole.folder))

@@ -384,7 +384,7 @@ def trim_monitors(folder: Path) -> None:
     Raises:
         UserError: a monitor file has fewer lines than when the checkpoint was taken.
     """
-    rows = read_plain(folder)["monitor_rows"]
+    rows = read_plain(folder).get("monitor_rows")
     if not isinstance(rows, dict) or not all(
         re.fullmatch(r"\d+\.monitor\.csv", name) and isinstance(count, int)
         for name, count in rows.items()

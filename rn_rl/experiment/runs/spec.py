@@ -168,7 +168,7 @@ class RunSpec:
 
 RANGES: dict[str, tuple[int, int]] = {
     "seed": (0, 2**32 - 1),
-    "timesteps": (1, 10**12),
+    "timesteps": (0, 10**12),
     "n_envs": (1, 10_000),
     "eval_freq": (0, 10**12),
     "eval_episodes": (1, 10**6),
@@ -177,13 +177,13 @@ RANGES: dict[str, tuple[int, int]] = {
 """Smallest and largest value of the numbers in ``run.yaml``."""
 
 PATTERNS = {
-    "algo": r"\w+",
-    "env": r"[\w./:-]+",
-    "device": r"cpu|mps|xpu|(cuda|xpu)(:\d+)?|auto",
-    "vector_env": r"gymnasium|envpool",
-    "signature": r"[0-9a-f]*",
+    "algo": (r"\w+", "the name of an algorithm"),
+    "env": (r"[\w./:-]+", "the name of an environment"),
+    "device": (r"auto|cpu|mps|(cuda|xpu)(:\d+)?", "cpu, cuda, cuda:N, mps or auto"),
+    "vector_env": (r"gymnasium|envpool", "gymnasium or envpool"),
+    "signature": (r"[0-9a-f]*", "hexadecimal digits"),
 }
-"""Regular expressions of the texts in ``run.yaml``."""
+"""Regular expressions of the texts in ``run.yaml``, and what they say in words."""
 
 
 def check_values(spec: RunSpec) -> None:
@@ -202,10 +202,10 @@ def check_values(spec: RunSpec) -> None:
         value = getattr(spec, name)
         if not least <= value <= most:
             raise ValueError(f"{name}={value}: expected {least:,} to {most:,}")
-    for name, pattern in PATTERNS.items():
+    for name, (pattern, words) in PATTERNS.items():
         value = getattr(spec, name)
         if not re.fullmatch(pattern, value):
-            raise ValueError(f"{name}={value[:80]!r}: expected {pattern}")
+            raise ValueError(f"{name} {value[:80]!r}: expected {words}")
     if spec.episodes is not None and spec.episodes < 1:
         raise ValueError(f"episodes={spec.episodes}: expected at least 1")
     if not isinstance(spec.step_timeout, int | float | None) or (spec.step_timeout or 1) <= 0:

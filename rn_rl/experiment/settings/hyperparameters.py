@@ -207,7 +207,8 @@ def check_given(algo: AlgorithmSpec, given: dict[str, Any]) -> None:
         if name in LEAST and _is_number(value) and not value >= LEAST[name]:
             raise UserError(f"{name}={value!r}: expected at least {LEAST[name]:g}")
         if name in SHARES and _is_number(value) and not 0 <= value <= 1:
-            raise UserError(f"{name}={value!r}: expected 0 to 1")
+            bound = "at most 1" if value > 1 else "at least 0"
+            raise UserError(f"{name}={value!r}: expected {bound}")
         if name == "normalize" and not isinstance(value, bool | dict | None):
             raise UserError(f"{name}={value!r}: expected true, false or arguments of VecNormalize")
 

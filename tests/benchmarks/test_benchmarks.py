@@ -133,6 +133,7 @@ def test_equivalence_is_shown_by_an_interval_within_the_margin():
         assert (told["p"] < 0.05) == (-margin < told["low"] and told["high"] < margin)
 
 
+@pytest.mark.slow
 def test_the_equivalence_benchmark_trains_what_is_missing(tmp_path, capsys):
     results = tmp_path / "results.jsonl"
     readme = tmp_path / "README.md"

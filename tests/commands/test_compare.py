@@ -145,10 +145,8 @@ def wait_for(condition, seconds=120):
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize(
-    ("engine", "timesteps"),
-    [("auto", 3_000), pytest.param("process", 5_000, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("engine", "timesteps"), [("auto", 10_000), ("process", 5_000)])
 def test_ctrl_c_then_the_same_command(tmp_path, engine, timesteps):
     """All runs end at a checkpoint, and continue from it."""
     shape = ["--seeds", "2", "--norms", "rn", "--engine", engine, "--timesteps", str(timesteps)]
@@ -212,6 +210,7 @@ def test_a_killed_process_does_not_affect_other_trainings(tmp_path, once):
         assert "its process was killed" in log.read_text()
 
 
+@pytest.mark.slow
 def test_ray_on_two_nodes(tmp_path):
     """A cluster of two nodes on this machine; each has room for one training."""
     cluster = Cluster()

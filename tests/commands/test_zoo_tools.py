@@ -68,7 +68,7 @@ def returns_of(model, env: VecEnv, steps: int) -> list[float]:
 @pytest.mark.parametrize(
     ("norm", "algo", "env", "k", "best"),
     [
-        ("rn", "dqn", "CartPole-v1", 2, False),
+        pytest.param("rn", "dqn", "CartPole-v1", 2, False, marks=pytest.mark.slow),
         ("ln+rn", "ppo", "Pendulum-v1", 1, True),  # with statistics of its observations
     ],
 )

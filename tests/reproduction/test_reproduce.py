@@ -71,6 +71,7 @@ def test_every_arm_of_the_paper_and_every_control(tmp_path):
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("policy.safetensors")}
 
 
+@pytest.mark.slow
 def test_lunarlander_is_cut_at_a_hundred_steps(tmp_path):
     assert toy(tmp_path, "lunarlander", "--seeds", "2", "--arms", "none,ln+rn-paper") == 0
     page = (tmp_path / "lunarlander.md").read_text()
@@ -80,6 +81,7 @@ def test_lunarlander_is_cut_at_a_hundred_steps(tmp_path):
         assert max(int(line.split(",")[1]) for line in lines) <= 100
 
 
+@pytest.mark.slow
 def test_redbluedoors_and_some_arms(tmp_path):
     arguments = ["--seeds", "1", "--arms", "none,rn", "--results", str(tmp_path / "results")]
     assert toy(tmp_path / "runs", "redbluedoors", *arguments, timesteps=4096) == 0
@@ -155,18 +157,13 @@ def specs(root):
     return [Run(folder).read_spec() for folder in find_runs(root)]
 
 
-@pytest.mark.parametrize(
-    ("arms", "questions"),
-    [
-        (["none", "ln+rn-paper", "logt"], 1),
-        pytest.param([*PUBLISHED, "logt"], 5, marks=pytest.mark.slow),
-    ],
-)
-def test_as_published_only_the_first_run_explores(tmp_path, arms, questions):
+@pytest.mark.slow
+def test_as_published_only_the_first_run_explores(tmp_path):
+    arms = [*PUBLISHED, "logt"]
     given = ",".join(arms)
     assert toy(tmp_path, "cartpole", "--seeds", "3", "--as-published", "--arms", given) == 0
     page = (tmp_path / "cartpole-as-published.md").read_text()
-    assert page.count("\n- ") == questions and "| 207.0 ± 10.0 |" in page
+    assert page.count("\n- ") == 5 and "| 207.0 ± 10.0 |" in page
     found = specs(tmp_path)
     assert len(found) == 3 * len(arms)  # logt is under the same confounds
     for spec in found:
@@ -177,6 +174,7 @@ def test_as_published_only_the_first_run_explores(tmp_path, arms, questions):
         assert spec.together  # three of a kind are one batch, the first one by itself another
 
 
+@pytest.mark.slow
 def test_warm_up_rises_as_the_ramp_does(tmp_path):
     arms = "ln with warm-up,ln,ln+ramp(5, 5000)"
     assert toy(tmp_path, "cartpole", "--seeds", "2", "--warm-up", "--arms", arms) == 0

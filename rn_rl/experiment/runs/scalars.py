@@ -7,8 +7,10 @@ import socket
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
+import numpy as np
+from stable_baselines3.common.logger import KVWriter, Logger
 from tensorboard.compat.proto.event_pb2 import (  # type: ignore[import-untyped]
     Event,
     SessionLog,
@@ -16,49 +18,16 @@ from tensorboard.compat.proto.event_pb2 import (  # type: ignore[import-untyped]
 from tensorboard.summary.writer.record_writer import (  # type: ignore[import-untyped]
     RecordWriter,
 )
-from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import scalar
 
 FILE_VERSION = "brain.Event:2"
 """Version that the first event of a file states."""
 
 
-class ResumedTensorBoard(TensorBoardOutputFormat):
-    """SB3's TensorBoard output, whose file drops the events of earlier files after a timestep.
-
-    Args:
-        folder: run folder.
-        done: last timestep that is kept.
-    """
-
-    def __init__(self, folder: str, done: int) -> None:
-        begin = time.monotonic()
-        # TensorBoard reads files in the order of their names, which begin with the second
-        while int(time.time()) <= newest_second(Path(folder)) and time.monotonic() < begin + 2:
-            time.sleep(0.05)
-        self.writer = SummaryWriter(log_dir=folder, purge_step=done + 1)
-        self._is_closed = False
-
-
 def newest_second(folder: Path) -> int:
     """Return the second in the name of the last event file; -1 if there is none."""
     seconds = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")]
     return max((int(text) for text in seconds if text.isdecimal()), default=-1)
-
-
-def make_logger(folder: Path, done: int | None) -> Logger:
-    """Return the SB3 logger of a single run.
-
-    Args:
-        folder: run folder.
-        done: timestep at which a resumed run continues; None for a new run.
-    """
-    output = (
-        TensorBoardOutputFormat(str(folder))
-        if done is None
-        else ResumedTensorBoard(str(folder), done)
-    )
-    return Logger(str(folder), [output])
 
 
 class ScalarFile:
@@ -97,3 +66,44 @@ class ScalarFile:
             for event in (*self._first, *events):
                 writer.write(event.SerializeToString())
         self._first = []
+
+
+class ScalarWriter(KVWriter):
+    """Output of SB3's logger to an event file, without the thread of TensorBoard's own writer.
+
+    That thread ends on a full disk, and whoever waits for it then waits for ever.
+
+    Args:
+        folder: run folder.
+        done: see :class:`ScalarFile`.
+    """
+
+    def __init__(self, folder: Path, done: int | None) -> None:
+        self._file = ScalarFile(folder, done)
+
+    def write(
+        self,
+        key_values: dict[str, Any],
+        key_excluded: dict[str, tuple[str, ...]],
+        step: int = 0,
+    ) -> None:
+        row = {
+            key: float(value)
+            for key, value in key_values.items()
+            if isinstance(value, int | float | np.number)
+            and "tensorboard" not in (key_excluded.get(key) or ())
+        }
+        self._file.write([(step, row)])
+
+    def close(self) -> None:
+        """Do nothing: the file is open only while it is written."""
+
+
+def make_logger(folder: Path, done: int | None) -> Logger:
+    """Return the SB3 logger of a single run.
+
+    Args:
+        folder: run folder.
+        done: see :class:`ScalarFile`.
+    """
+    return Logger(str(folder), [ScalarWriter(folder, done)])

@@ -7,6 +7,7 @@ import json
 import pickle
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,17 @@ def save_policy(model: BaseAlgorithm, path: Path, normalizer: VecNormalize | Non
     metadata = {"timesteps": str(model.num_timesteps)}
     if normalizer is not None:
         metadata["vecnormalize"] = json.dumps(vecnormalize_state(normalizer))
-    safetensors.torch.save_model(model.policy, str(path), metadata=metadata)
+    with write_errors(path):
+        safetensors.torch.save_model(model.policy, str(path), metadata=metadata)
+
+
+@contextlib.contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Raise :class:`OSError` where torch or safetensors raise errors of their own, as on a full disk."""
+    try:
+        yield
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise OSError(None, f"cannot write: {first_line(error)}", str(path)) from error
 
 
 def policy_metadata(path: Path) -> dict[str, str]:
@@ -64,8 +75,9 @@ def policy_timesteps(path: Path) -> int | None:
 
 def save_zip(model: BaseAlgorithm, path: Path, normalizer: VecNormalize | None) -> None:
     """Write an SB3 zip that also holds the statistics of VecNormalize, in plain text."""
-    model.save(path)
-    add_vecnormalize(path, normalizer)
+    with write_errors(path):
+        model.save(path)
+        add_vecnormalize(path, normalizer)
 
 
 def add_vecnormalize(path: Path, normalizer: VecNormalize | None) -> None:

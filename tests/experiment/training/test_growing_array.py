@@ -47,7 +47,7 @@ def test_no_phase_leaves_a_tensor_behind(algo, tmp_path, monkeypatch):
     rollout = 8 if algo == "dqn" else 16
     settings = {
         "dqn": ["train_freq=8", "learning_starts=16", "gradient_steps=2"],
-        "ppo": ["n_steps=16"],
+        "ppo": ["n_steps=16", "n_epochs=1"],
     }[algo]
     arguments = f"--algo {algo} --env CartPole-v1 --norm rn --seeds 2 --n-envs 1".split()
     arguments += ["--timesteps", str(104 * rollout), "--eval-freq", "0", "--engine", "batch"]

@@ -1,0 +1,83 @@
+"""A disk that is full, and a folder that cannot be written: one line, and nothing trained is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+
+from rn_rl.cli import main
+from rn_rl.experiment.runs.folder import Run
+from rn_rl.experiment.runs.records import find_runs
+from tests.trust.killing import CLEAN
+
+TRAIN = (
+    "train --algo ppo --env CartPole-v1 --timesteps 256 --n-envs 1 --eval-freq 64 --eval-episodes 1 "
+    "--set n_steps=32 batch_size=32 n_epochs=1 normalize=true --quiet --out"
+)
+
+
+def limited(words: list[str], size: int, pipe) -> None:
+    """Run a command whose files may have so many bytes, and send its status and what it printed."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write fails, as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    error = io.StringIO()
+    with contextlib.redirect_stderr(error), contextlib.redirect_stdout(io.StringIO()):
+        status = main(words)
+    pipe.send((status, error.getvalue()))
+
+
+def run_limited(words: list[str], size: int) -> tuple[int, str]:
+    ours, theirs = CLEAN.Pipe()
+    child = CLEAN.Process(target=limited, args=(words, size, theirs))
+    child.start()
+    theirs.close()
+    assert ours.poll(120), "no end"
+    found = ours.recv()
+    child.join(30)
+    return found
+
+
+@pytest.mark.parametrize("size", [10, 1_000, 20_000, 60_000, 90_000])
+def test_a_full_disk_ends_a_training_with_one_line(size, tmp_path):
+    status, error = run_limited([*TRAIN.split(), str(tmp_path)], size)
+    assert status == 2 and error.count("\n") == 1 and "Traceback" not in error, error
+    assert "File too large" in error
+    assert not [path for path in tmp_path.rglob(".*") if path.is_file()]
+    for folder in find_runs(tmp_path):
+        run = Run(folder)
+        if run.policy_file.is_file():
+            _, env = run.load_agent()
+            env.close()
+        if (run.checkpoint / "state.npz").is_file():
+            assert main(["train", "--resume", str(folder), "--quiet"]) == 0
+
+
+def test_a_comparison_on_a_full_disk_says_so(tmp_path):
+    words = TRAIN.replace("train", "compare", 1).split()
+    words = [*words[:-1], "--norms", "none", "--seeds", "2", "--jobs", "1", "--out", str(tmp_path)]
+    status, error = run_limited(words, 20_000)
+    assert status == 2 and "File too large" in error and error.count("\n") <= 2, error
+
+
+def test_sigterm_is_ctrl_c(tmp_path):
+    """Slurm and Docker send it: the training stops at a checkpoint and can be continued."""
+    words = [*TRAIN.replace("--timesteps 256", "--timesteps 1000000").split(), str(tmp_path)]
+    ours, theirs = CLEAN.Pipe()
+    child = CLEAN.Process(target=limited, args=(words, 2**40, theirs))
+    child.start()
+    theirs.close()
+    while not list(Path(tmp_path).rglob("0.monitor.csv")):
+        assert child.is_alive()
+        child.join(0.1)
+    child.join(1)
+    child.terminate()
+    assert ours.poll(60)
+    status, error = ours.recv()
+    assert status == 130 and "--resume" in error
+    [folder] = find_runs(tmp_path)
+    assert (folder / "checkpoint/state.npz").is_file() and Run(folder).policy_file.is_file()

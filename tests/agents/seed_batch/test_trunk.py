@@ -64,7 +64,7 @@ def agree(batch: Any, theirs: list[Any]) -> None:
 TRUNKS = [name for name in REGISTRY if name != "yoked"]  # no recording has layers of these names
 
 
-KINDS = ("none", "ln", "rn", "rln", "rn-paper", "brn", "wn", "spectral")
+KINDS = ("none", "rn", "rln", "rn-paper", "brn", "spectral")
 
 
 @pytest.mark.parametrize("trunk", slow_unless(KINDS.__contains__, TRUNKS))

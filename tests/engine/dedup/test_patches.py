@@ -25,6 +25,7 @@ from rn_rl.engine.ensemble import ModuleStack
 from rn_rl.engine.trace import TracedFunction
 from rn_rl.policies import NormActorCriticPolicy
 from rn_rl.policies.extractors import NormExtractor
+from tests.factories import slow_unless
 
 CPU = torch.device("cpu")
 SPACE = gym.spaces.Box(0, 255, (3, 7, 7), np.uint8)
@@ -216,8 +217,12 @@ CASES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_a_training_on_patches_equals_one_on_images(case: Any, monkeypatch):
+QUICK = ("none", "ln+rn", "no hidden layer")
+
+
+@pytest.mark.parametrize("name", slow_unless(QUICK.__contains__, CASES))
+def test_a_training_on_patches_equals_one_on_images(name: str, monkeypatch):
+    case = CASES[name]
     """Also without deduplication of rows, and without a cache while acting."""
     deduplicated, shapes = trained(**case)
     norm = case["norm"]

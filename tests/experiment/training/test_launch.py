@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from rn_rl.experiment.training.envpool import no_envpool
 from rn_rl.experiment.training.launch import train_seeds
 from rn_rl.experiment.training.memory import bytes_of_seed
 from rn_rl.experiment.training.resolve import resolve
+from tests.factories import slow_unless
 
 DQN_SETTINGS = ("learning_starts=100", "train_freq=8", "gradient_steps=2", "batch_size=16")
 PPO_SETTINGS = ("n_steps=32", "batch_size=64", "n_epochs=2")
@@ -59,17 +61,24 @@ def episodes(run: Run) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("vector_env", ["envpool", "gymnasium"])
+KINDS: dict[Any, dict[str, Any]] = {
+    DQN: {},
+    PPO: {"algo": "ppo", "set": PPO_SETTINGS, "n_envs": 2, "timesteps": 640},
+    RNPPO: {"algo": "rnppo", "set": PPO_SETTINGS, "n_envs": 2, "timesteps": 640},
+    RecurrentPPO: {"algo": "ppo_lstm", "set": LSTM_SETTINGS, "n_envs": 2, "timesteps": 640},
+}
+
+
+def is_quick(vector_env: str, cls: Any) -> bool:
+    return cls is DQN or (vector_env == "envpool" and cls is not RNPPO)
+
+
 @pytest.mark.parametrize(
-    ("cls", "options"),
-    [
-        (DQN, {}),
-        (PPO, {"algo": "ppo", "set": PPO_SETTINGS, "n_envs": 2, "timesteps": 640}),
-        (RNPPO, {"algo": "rnppo", "set": PPO_SETTINGS, "n_envs": 2, "timesteps": 640}),
-        (RecurrentPPO, {"algo": "ppo_lstm", "set": LSTM_SETTINGS, "n_envs": 2, "timesteps": 640}),
-    ],
+    ("vector_env", "cls"),
+    slow_unless(is_quick, itertools.product(("envpool", "gymnasium"), KINDS)),
 )
-def test_a_batch_leaves_ordinary_runs(tmp_path, vector_env, cls, options):
+def test_a_batch_leaves_ordinary_runs(tmp_path, vector_env, cls):
+    options = KINDS[cls]
     runs = several(tmp_path, vector_env=vector_env, **options)
     assert [run.read_spec().seed for run in runs] == [4, 5, 6]
     steps = 640 if options else 704  # SB3 too ends with a whole rollout

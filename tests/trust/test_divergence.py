@@ -56,6 +56,6 @@ def test_a_comparison_counts_them_as_the_worst(tmp_path, capsys):
     words = f"compare {SETTINGS['ppo']} learning_rate=1e30 --seeds 2 --norms none,ln --jobs 1"
     main([*words.split(), "--out", str(tmp_path)])
     capsys.readouterr()
-    main(["report", str(tmp_path)])
+    main(["report", str(tmp_path), "--out", str(tmp_path / "report.html")])
     printed = " ".join(capsys.readouterr().out.split())
     assert "diverged at timestep" in printed

@@ -1,4 +1,4 @@
-"""What is resumed or begun from another run is exact, or refused."""
+"""Resumed runs, and runs that begin from another one, are exact or refused."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def count_of(stored: str) -> float:
 
 
 def test_statistics_of_observations_belong_to_their_weights(tmp_path):
-    """Those of the best policy are of its time; ``--from`` goes on with those of the run."""
+    """``best_model.zip`` keeps the statistics of its own timestep; ``--from RUN`` starts with the last."""
     given = options(
         "OddEnvNormalized-v0", "ppo", tmp_path / "a", "normalize=true", eval_freq=32, timesteps=256
     )

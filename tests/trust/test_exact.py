@@ -156,7 +156,7 @@ def count_of(stored: str) -> float:
 
 
 def test_statistics_of_observations_belong_to_their_weights(tmp_path):
-    """``best_model.zip`` keeps the statistics of its own timestep; ``--from RUN`` starts with the last."""
+    """``best_model.zip`` keeps those of its timestep; ``--from RUN`` starts with the last ones."""
     given = options(
         "OddEnvNormalized-v0", "ppo", tmp_path / "a", "normalize=true", eval_freq=32, timesteps=256
     )

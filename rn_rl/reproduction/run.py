@@ -27,6 +27,7 @@ from rn_rl.experiment.grid.scheduler import run_grid
 from rn_rl.experiment.grid.state import Grid
 from rn_rl.experiment.runs.console import say
 from rn_rl.experiment.runs.records import read_episodes, read_seconds
+from rn_rl.experiment.training.config import check_seeds
 from rn_rl.reproduction.config import ReproduceConfig
 from rn_rl.reproduction.protocol import (
     DONOR_SEED,
@@ -144,9 +145,10 @@ def protocol_of(config: ReproduceConfig) -> Protocol:
     """
     if config.what not in PROTOCOLS:
         raise unknown("task", config.what, PROTOCOLS)
-    for flag, value in (("seeds", config.seeds), ("timesteps", config.timesteps)):
-        if value is not None and value < 1:
-            raise UserError(f"--{flag} {value}: expected at least 1")
+    if config.seeds is not None:
+        check_seeds(config.seeds)
+    if config.timesteps is not None and config.timesteps < 1:
+        raise UserError(f"--timesteps {config.timesteps}: expected at least 1")
     if config.episodes is not None and config.episodes < 1:
         raise UserError(f"--episodes {config.episodes}: expected at least 1")
     protocol = PROTOCOLS[config.what]

@@ -266,6 +266,7 @@ def test_a_normalizer_by_two_names_is_trained_once(tmp_path):
         (["--env", "CartPole-v9"], "unknown environment 'CartPole-v9'"),
         (["--env", "Pendulum-v1", "--config", "zoo"], "its actions are Box"),
         (["--seeds", "0"], "--seeds 0: expected at least 1"),
+        (["--seeds", "99999999"], "--seeds 99999999: expected at least 1 and at most 10,000"),
         (["--engine", "fast"], "--engine fast: expected one of auto, process, batch, ray"),
         (
             ["--engine", "batch", "--algo", "a2c", "--config", "zoo", "--set", "gamma=0.9"],

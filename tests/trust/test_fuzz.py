@@ -210,6 +210,7 @@ def test_leases(examples, tmp_path):
 
 @EXAMPLES
 def test_zoo_folders(examples, tmp_path):
+    """Small ones; large and deep ones are those of ``run.yaml``, which the same function reads."""
     config = st.dictionaries(
         st.sampled_from(["env_wrapper", "normalize", "frame_stack", "vec_env_wrapper", "n_envs"]),
         PLAIN,

@@ -14,12 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from rich.console import Console
 
 from rn_rl.cli import main
+from rn_rl.errors import UserError
 from rn_rl.experiment.runs import checkpoint, trust
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.spec import RunSpec
+from rn_rl.experiment.runs.zoo_folder import ZooFolder
 from rn_rl.experiment.training.config import TrainConfig
+from rn_rl.experiment.training.launch import train_seeds
 from rn_rl.experiment.training.single import train
 
 
@@ -222,6 +226,43 @@ def test_a_hostile_run_file_is_one_line_and_stops_no_report(
     main(["report", str(both), "--out", str(both / "report.html")])
     printed = capsys.readouterr()
     assert "Traceback" not in printed.err and "\x1b[31m" not in printed.out + printed.err
+
+
+@pytest.mark.parametrize("text", [BOMB, f"normalize: {'[' * 10**5}{']' * 10**5}"])
+def test_a_hostile_folder_of_the_zoo_is_one_line(text, tmp_path):
+    (tmp_path / "config.yml").write_text(text)
+    with pytest.raises(UserError, match=r"config\.yml is damaged \(more than 20"):
+        ZooFolder(tmp_path).environment()
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 10**4])
+def test_a_hostile_value_is_one_line(value, capsys):
+    words = ["train", "--algo", "dqn", "--env", "CartPole-v1", "--set", f"gamma={value}"]
+    assert "cannot read the value" in error_of(capsys, *words)
+
+
+def test_a_damaged_checkpoint_of_a_seed_batch_is_named(tmp_path, capsys):
+    config = TrainConfig(
+        algo="ppo",
+        env="CartPole-v1",
+        seeds=2,
+        engine="batch",
+        timesteps=64,
+        n_envs=1,
+        eval_freq=0,
+        set=("n_steps=32", "batch_size=32", "n_epochs=1"),
+        out=tmp_path,
+        quiet=True,
+    )
+    folder = train_seeds(config, Console(quiet=True))[1].folder
+    state = folder / "checkpoint" / "state.npz"
+    arrays = dict(np.load(state))
+    plain = json.loads(str(arrays["plain"]))
+    del plain["best"]
+    arrays["plain"] = np.array(json.dumps(plain))
+    np.savez(state, **arrays)
+    words = ["train", "--resume", folder, "--timesteps", "128", "--quiet"]
+    assert "is damaged (KeyError: 'best'), or one of its seed batch" in error_of(capsys, *words)
 
 
 def damaged(kind: str, data: bytes) -> bytes:

@@ -13,7 +13,7 @@ from rn_rl.experiment.grid.cells import Cell, make_cell
 from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.grid.state import Grid
 from rn_rl.experiment.runs.console import say
-from rn_rl.experiment.training.config import SharedOptions, TrainConfig
+from rn_rl.experiment.training.config import SharedOptions, TrainConfig, check_seeds
 from rn_rl.experiment.training.progress import StatusLines
 from rn_rl.normalization import split_outside
 
@@ -46,7 +46,8 @@ def check_options(config: CompareConfig) -> None:
             raise UserError(f"--{name} is missing: one or more, separated by commas")
     if config.engine not in ENGINES:
         raise UserError(f"--engine {config.engine}: expected one of {', '.join(ENGINES)}")
-    for name in ("seeds", "jobs", "final_episodes"):
+    check_seeds(config.seeds)
+    for name in ("jobs", "final_episodes"):
         value = getattr(config, name)
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value}: expected at least 1")

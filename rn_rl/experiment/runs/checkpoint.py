@@ -333,17 +333,32 @@ def open_state(folder: Path) -> Iterator[Any]:
             f"run {folder.parent}: no checkpoint to continue from; start another run, with "
             f"--from {folder.parent} to begin with its weights"
         )
+    # np.load would leave a damaged file open
+    with (
+        damage_named(folder),
+        path.open("rb") as stream,
+        np.load(stream, allow_pickle=False) as arrays,
+    ):
+        yield arrays
+
+
+@contextmanager
+def damage_named(folder: Path, also: str = "") -> Iterator[None]:
+    """Raise :class:`UserError` where what a checkpoint holds cannot be read or used.
+
+    Args:
+        folder: checkpoint folder of the run.
+        also: other files that may be the damaged one.
+    """
     try:
-        # np.load would leave a damaged file open
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            yield arrays
+        yield
     except UserError:
         raise
     except DAMAGE as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UserError(
-            f"{path} is damaged ({reason}); start another run, with --from {folder.parent} to begin "
-            "with its weights"
+            f"{state_file(folder)} is damaged ({reason}){also}; start another run, "
+            f"with --from {folder.parent} to begin with its weights"
         ) from error
 
 

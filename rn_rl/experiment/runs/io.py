@@ -94,6 +94,9 @@ def write_yaml(path: Path, data: Any) -> None:
         temporary.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
 
 
+FAST_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""YAML's safe loader, from libyaml where PyYAML has it."""
+
 MOST_BYTES = 1_000_000
 """Largest size of a YAML file that is read; ours have some thousand bytes."""
 
@@ -112,8 +115,19 @@ def read_yaml(path: Path) -> Any:
     size = path.stat().st_size
     if size > MOST_BYTES:
         raise ValueError(f"it has {size:,} bytes, expected at most {MOST_BYTES:,}")
-    text = path.read_text(encoding="utf-8")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return parse_yaml(path.read_text(encoding="utf-8"))
+
+
+def parse_yaml(text: str, loader: Any = FAST_LOADER) -> Any:
+    """Parse plain data from YAML of limited depth and size.
+
+    Args:
+        text: the YAML.
+        loader: a safe loader.
+
+    Raises:
+        ValueError: see :func:`read_yaml`.
+    """
     level = 0
     try:
         # libyaml ends the process where a file is nested too deeply to build

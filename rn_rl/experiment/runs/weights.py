@@ -234,6 +234,11 @@ def load_vecnormalize(weights: Path, beside: Path, env: VecEnv) -> None:
             f"{beside}: no such file; the agent was trained on normalized observations and needs their "
             "statistics: put the file back, or train again"
         )
+    restore_statistics(stored, beside, normalizer)
+
+
+def restore_statistics(stored: dict[str, Any], beside: Path, normalizer: VecNormalize) -> None:
+    """Restore statistics from a file, or raise :class:`UserError` if they are of another shape."""
     try:
         load_vecnormalize_state(stored, normalizer)
     except (KeyError, TypeError, ValueError) as error:
@@ -261,8 +266,8 @@ def adopt_vecnormalize(weights: Path, beside: Path, model: BaseAlgorithm) -> Non
             f"--from {weights}: it was {was}trained on normalized observations, and this training "
             f"does {now}normalize them; add --set normalize={value}"
         )
-    if stored is not None and model.env is not None:
-        load_vecnormalize(weights, beside, model.env)
+    if stored is not None and normalizer is not None:
+        restore_statistics(stored, beside, normalizer)
 
 
 def load_vecnormalize_state(stored: dict[str, Any], normalizer: VecNormalize) -> None:

@@ -101,7 +101,7 @@ def parse_value(text: str, context: str) -> Any:
     """
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # also 5,000 digits, or 1,000 brackets
         raise UserError(f"{context}: cannot read the value {text!r}") from None
     if isinstance(value, str):
         try:

@@ -17,6 +17,16 @@ RESUME_OPTIONS = {"--resume", "--timesteps", "--compile", "--quiet", "--trust"}
 """Options that a resumed training uses."""
 
 
+MOST_SEEDS = 10_000
+"""Largest number of seeds of one command."""
+
+
+def check_seeds(seeds: int) -> None:
+    """Raise :class:`UserError` unless so many seeds can be trained by one command."""
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise UserError(f"--seeds {seeds}: expected at least 1 and at most {MOST_SEEDS:,}")
+
+
 @dataclass(kw_only=True)
 class SharedOptions:
     """Options of every command that trains.

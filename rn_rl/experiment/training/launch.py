@@ -16,7 +16,7 @@ from rn_rl.experiment.runs.console import Watch, say
 from rn_rl.experiment.runs.folder import Run, new_run
 from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.experiment.runs.trust import plain_name, refuse_links
-from rn_rl.experiment.training.config import TrainConfig
+from rn_rl.experiment.training.config import TrainConfig, check_seeds
 from rn_rl.experiment.training.envpool import no_envpool
 from rn_rl.experiment.training.memory import largest_batch
 from rn_rl.experiment.training.progress import StatusLines
@@ -25,9 +25,6 @@ from rn_rl.experiment.training.seed_batch import BATCHES, make_model_silently, t
 from rn_rl.experiment.training.single import train
 
 ENGINES = ("auto", "process", "batch")
-MOST_SEEDS = 10_000
-"""Largest number of seeds of one command."""
-
 VECTOR_ENVS = ("auto", "envpool", "gymnasium")
 
 
@@ -43,8 +40,7 @@ def several(config: TrainConfig) -> bool:
     ):
         if value not in known:
             raise UserError(f"{name} {value}: expected one of {', '.join(known)}")
-    if not 1 <= config.seeds <= MOST_SEEDS:
-        raise UserError(f"--seeds {config.seeds}: expected at least 1 and at most {MOST_SEEDS:,}")
+    check_seeds(config.seeds)
     if config.memory is not None and not config.memory > 0:
         raise UserError(f"--memory {config.memory}: expected GB above 0")
     if config.resume is not None:

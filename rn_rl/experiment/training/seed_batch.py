@@ -114,7 +114,8 @@ def train_batch(
         noise = Streams([spec.seed for spec in specs], "evaluation", noise_shape)
         run_of_batch = SeedBatchRun(specs, runs, batch, envs, noise, lines, watch or Watch())
         if stored is not None:
-            run_of_batch.restore(stored)
+            with checkpoint.damage_named(runs[0].checkpoint, ", or one of its seed batch"):
+                run_of_batch.restore(stored)
         with contextlib.nullcontext() if watch else stop_on_interrupt(console, run_of_batch.watch):
             run_of_batch.train()
 

@@ -127,7 +127,7 @@ def check_equal(mine: Any, theirs: Any, where: str = "") -> None:
         for i, (a, b) in enumerate(zip(mine, theirs, strict=True)):
             check_equal(a, b, f"{where}[{i}]")
     elif isinstance(theirs, torch.Tensor):
-        check_equal(mine.numpy(), theirs.numpy(), where)
+        check_equal(mine.detach().numpy(), theirs.detach().numpy(), where)
     elif isinstance(theirs, np.ndarray):
         assert mine.dtype == theirs.dtype and mine.shape == theirs.shape, where
         assert mine.tobytes() == theirs.tobytes(), where

@@ -214,8 +214,10 @@ class CheckedVecEnv(VecEnvWrapper):
             for key, value in values.items():
                 self._check(f"{what}[{key!r}]", value)
             return
+        if values.dtype.kind != "f" or math.isfinite(np.vdot(values, values)):
+            return  # the sum of squares: a third of the time of isfinite(values).all()
         if np.isfinite(values).all():
-            return
+            return  # only the sum was too large
         index = [int(i) for i in np.argwhere(~np.isfinite(values))[0]]
         where = f", component {index[1:]}" if index[1:] else ""
         value = np.asarray(values)[tuple(index)]

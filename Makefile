@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test test-all test-sb3 lint format docs clean
+.PHONY: demo test test-all test-sb3 fuzz lint format docs clean
 
 demo: .venv/ready
 	$(PY) scripts/demo.py
@@ -16,6 +16,11 @@ test-all: lint
 # Stable-Baselines3's own tests, with Norm policies in place of its policies; needs the package index
 test-sb3: .venv/ready
 	$(PY) tests/sb3/run.py -- -n auto
+
+# 100,000 inputs for each parser, one or two hours; needs the package index, for atheris (Linux)
+fuzz: .venv/ready
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt atheris
+	$(PY) -m tests.trust.fuzz --record results/fuzz.csv
 
 lint: .venv/ready
 	$(PY) -m ruff format --check .

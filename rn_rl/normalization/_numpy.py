@@ -185,8 +185,11 @@ def _gain_and_slope_at(
     if nearest is not None:
         log_density += nearest
     length = code_length(np.asarray(log_mass, log_density.dtype), log_density)
-    length = np.clip(length, LEAST_GAIN, MOST_GAIN)
+    total *= var
+    factor = np.reciprocal(total, out=total)
+    if nearest is None and length.max(initial=1) < MOST_GAIN and length.min(initial=1) > LEAST_GAIN:
+        return length, density, factor
     followed = (length > LEAST_GAIN) & (length < MOST_GAIN)
     if nearest is not None:
         followed &= nearest > SMALLEST_EXPONENT
-    return length, density, followed / (total * var)
+    return np.clip(length, LEAST_GAIN, MOST_GAIN), density, followed * factor

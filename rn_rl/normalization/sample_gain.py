@@ -98,9 +98,8 @@ class _TimesSampleGain(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         x, state, gain, slope, factor = ctx.saved_tensors
         some = coded(x.shape[1])
-        if (
-            torch.is_grad_enabled()
-        ):  # for second derivatives: the same in operations that autograd follows
+        if torch.is_grad_enabled():
+            # for second derivatives: the same in operations that autograd follows
             gain, z, share = _sample_code(x[:, some], state)
             followed = (gain > LEAST_GAIN) & (gain < MOST_GAIN)
             slope = share * z * torch.where(followed, state[VAR].to(x.dtype).rsqrt(), 0)

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test test-all test-sb3 fuzz lint format docs clean
+.PHONY: demo test test-all test-sb3 fuzz soak lint format docs clean
 
 demo: .venv/ready
 	$(PY) scripts/demo.py
@@ -21,6 +21,10 @@ test-sb3: .venv/ready
 fuzz: .venv/ready
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt atheris
 	$(PY) -m tests.trust.fuzz --record results/fuzz.csv
+
+# A million commits through each normalizer with state: an hour
+soak: .venv/ready
+	SOAK_COMMITS=1000000 $(PY) -m pytest -n auto --dist worksteal -m slow tests/trust/test_soak.py
 
 lint: .venv/ready
 	$(PY) -m ruff format --check .

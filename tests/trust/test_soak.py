@@ -1,4 +1,4 @@
-"""Many commits through each normalizer with state: still within 1e-6 of an oracle. ``make soak``: a million.
+"""Many commits through each normalizer with state stay within 1e-6 of an oracle; ``make soak``: more.
 
 The oracles share no formula with the library: they keep decayed sums of values and squares in extended
 precision, where the library merges means and variances in float64.

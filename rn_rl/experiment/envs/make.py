@@ -31,6 +31,8 @@ def check_env_id(env_id: str) -> None:
     As in Gymnasium, ``module:Name-v0`` first imports the module, which registers the environment.
     """
     module, colon, name = env_id.rpartition(":")
+    if colon and not (module and name):
+        raise UserError(f"environment {env_id!r}: expected a name, or module:Name-v0")
     if colon:
         try:
             importlib.import_module(module)

@@ -75,7 +75,8 @@ def parse_assignments(assignments: Iterable[str], flag: str) -> dict[str, Any]:
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise UserError(f"{flag} {text!r}: expected name=value, such as learning_rate=3e-4")
+            example = "render_mode=rgb_array" if flag == "--env-kwargs" else "learning_rate=3e-4"
+            raise UserError(f"{flag} {text!r}: expected name=value, such as {example}")
         target = parsed
         *path, last = key.split(".")
         for part in path:

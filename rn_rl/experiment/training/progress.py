@@ -127,7 +127,8 @@ class TrainingProgress:
             self.lines.status = lambda: self._share(self.watch.timesteps)
 
     def _share(self, timesteps: int) -> str:
-        return f"{100 * timesteps / self.total:3.0f}%  {timesteps:>9,}"
+        share = min(timesteps / self.total, 1)  # a rollout may end after the last timestep
+        return f"{100 * share:3.0f}%  {timesteps:>9,}"
 
     def update(self, timesteps: int, status: Callable[[], str]) -> None:
         """Show that ``timesteps`` are done; ``status()`` is called only when it is shown."""

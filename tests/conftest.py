@@ -4,12 +4,15 @@ environment that presses Ctrl-C."""
 import os
 import random
 import signal
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium.envs.classic_control import CartPoleEnv
+
+ROOT = Path(__file__).parents[1]
 
 torch.set_num_threads(1)  # there is a worker for each core
 
@@ -24,10 +27,21 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(scope="session", autouse=True)
 def configuration(tmp_path_factory):
-    """The user's configuration folder, in which the key of signatures is, is a temporary one."""
+    """The user's configuration folder, with the key of signatures, and SB3's logs are temporary."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("configuration")))
+        patch.setenv("SB3_LOGDIR", str(tmp_path_factory.mktemp("logs")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def clean_checkout():
+    """Nothing is written into the checkout."""
+    caches = {".pytest_cache", ".hypothesis", "__pycache__"}
+    before = {*os.listdir(ROOT)}
+    yield
+    left = {*os.listdir(ROOT)} - before - caches
+    assert not left, f"a test left {sorted(left)} in {ROOT}"
 
 
 @pytest.fixture(scope="session")

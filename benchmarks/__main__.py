@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from benchmarks.checkpoint_cost import CheckpointCostConfig, run_checkpoint_cost
 from benchmarks.docs import DocsConfig, run_docs
 from benchmarks.equivalence import EquivalenceConfig, run_equivalence
 from benchmarks.layer_cost import LayerCostConfig, run_layer_cost
@@ -20,6 +21,7 @@ BENCHMARKS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "nonstationary": (NonstationaryConfig, run_nonstationary),
     "equivalence": (EquivalenceConfig, run_equivalence),
     "seeds": (SeedSpeedConfig, run_seed_speed),
+    "checkpoints": (CheckpointCostConfig, run_checkpoint_cost),
     "report": (ReportSpeedConfig, run_report_speed),
     "docs": (DocsConfig, run_docs),
 }

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.grid.leases import host, is_abandoned
@@ -23,6 +25,7 @@ from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.records import read_record
 from rn_rl.experiment.runs.spec import RunSpec
+from rn_rl.experiment.runs.weights import restore_statistics, stored_vecnormalize
 from rn_rl.experiment.runs.zoo_folder import ZooFolder
 from rn_rl.experiment.settings.algorithms import ALGORITHMS, algorithm
 from rn_rl.experiment.settings.hyperparameters import check_given, parameters, parse_assignments
@@ -54,6 +57,10 @@ PLAIN = st.recursive(
 NUMBERS = st.sampled_from(
     ["", "1", "-1", "0", "1e999", "nan", "half_life=2", "5, 5", "1e-300", "'a'"]
 )
+INFINITE = st.just(
+    '{"timesteps": Infinity, "layer": "a", "weight": 1, "mean_return": 0, "episodes": 1}'
+)
+DEEP = st.just("[" * 10_000)  # a RecursionError
 YAML_TEXTS = st.text("ab:-&*[]{}#!|>'\"%@,?~ \n0123456789.e", max_size=60)
 SPECS = st.lists(
     st.one_of(
@@ -129,7 +136,11 @@ def checkpoints(folder: Path) -> Law:
     rows = st.one_of(PLAIN, st.dictionaries(st.sampled_from(["0.monitor.csv", "../x"]), PLAIN))
     shape = st.fixed_dictionaries({}, optional={"counters": counters, "monitor_rows": rows})
 
-    @given(st.one_of(shape, PLAIN).map(json.dumps), st.integers(0, 300), st.integers(0, 255))
+    @given(
+        st.one_of(st.one_of(shape, PLAIN).map(json.dumps), DEEP),
+        st.integers(0, 300),
+        st.integers(0, 255),
+    )
     def law(text, at, byte):
         np.savez(checkpoint.state_file(folder), plain=np.array(text))
         if at < 250:  # one damaged byte
@@ -164,7 +175,12 @@ def records(folder: Path) -> Law:
         PLAIN, st.fixed_dictionaries({n: PLAIN for n in ("timesteps", "mean_return", "episodes")})
     )
 
-    @given(arrays, arrays, final.map(json.dumps), st.text("0123456789.,-\nrlt#{}", max_size=60))
+    @given(
+        arrays,
+        arrays,
+        st.one_of(final.map(json.dumps), INFINITE, DEEP),
+        st.text("0123456789.,-\nrlt#{}", max_size=60),
+    )
     def law(timesteps, results, last, monitor):
         np.savez(run.evaluations_file, timesteps=timesteps, results=results)
         run.final_file.write_text(last)
@@ -183,7 +199,7 @@ def records(folder: Path) -> Law:
 def claims(folder: Path) -> Law:
     path = folder / "key"
 
-    @given(st.one_of(PLAIN.map(json.dumps), st.text(max_size=20)), st.booleans())
+    @given(st.one_of(PLAIN.map(json.dumps), DEEP, st.text(max_size=20)), st.booleans())
     def law(text, ours):
         if ours:
             text = json.dumps({"host": host(), "pid": text})
@@ -212,6 +228,27 @@ def zoo_folders(folder: Path) -> Law:
     return law
 
 
+def statistics(folder: Path) -> Law:
+    """``vecnormalize.json`` of rn-rl 0.1.0, and the member of a zip of today."""
+    path = folder / "vecnormalize.json"
+    moments = st.fixed_dictionaries({}, optional={"mean": PLAIN, "var": PLAIN, "count": PLAIN})
+    parts = {"obs": st.one_of(moments, PLAIN), "ret": st.one_of(moments, PLAIN), "returns": PLAIN}
+    whole = st.fixed_dictionaries({}, optional={**parts, "obs_is_dict": PLAIN})
+    env = VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")]))
+
+    @given(st.one_of(st.one_of(whole, PLAIN).map(json.dumps), DEEP, st.binary(max_size=9)))
+    def law(content):
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        try:
+            stored = stored_vecnormalize(folder / "best.zip", path)
+            assert stored is not None
+            restore_statistics(stored, path, env)
+        except UserError as error:
+            one_line(error)
+
+    return law
+
+
 LAWS: dict[str, Callable[[Path], Law]] = {
     law.__name__: law
     for law in (
@@ -222,5 +259,6 @@ LAWS: dict[str, Callable[[Path], Law]] = {
         records,
         claims,
         zoo_folders,
+        statistics,
     )
 }

@@ -26,7 +26,7 @@ import psutil
 from filelock import SoftFileLease
 
 from rn_rl.experiment.runs.console import Watch
-from rn_rl.experiment.runs.io import write_json
+from rn_rl.experiment.runs.io import DAMAGE, write_json
 
 STALE = 60.0
 """Seconds without a beat after which a lease is free."""
@@ -175,7 +175,7 @@ def read_lease(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
         return found if isinstance(found, dict) else {}
-    except (OSError, ValueError):
+    except DAMAGE:
         return {}
 
 

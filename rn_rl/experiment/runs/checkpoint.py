@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import json
 import re
-import zipfile
-import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,6 +45,7 @@ from rn_rl.experiment.runs.arrays import (
     take_trained,
 )
 from rn_rl.experiment.runs.io import (
+    DAMAGE,
     atomic_write,
     complete_lines,
     replace_file,
@@ -84,20 +83,6 @@ EPISODE_ARRAYS = ("ep_start", "ep_length", "_current_ep_start")
 
 EVALUATION_LISTS = ("timesteps", "results", "length", "successes")
 """Lists that SB3's evaluation callback collects."""
-
-
-DAMAGE = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""Errors that reading a file with wrong bytes, or JSON of another shape, can raise."""
 
 
 def state_file(folder: Path) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rn_rl.experiment.runs.io import write_json
+from rn_rl.experiment.runs.io import DAMAGE, write_json
 
 MOST_WEIGHT = 1e6
 """Largest absolute weight: above it, neighbouring float32 numbers are 0.06 apart and more, so updates of
@@ -78,5 +78,5 @@ def read_divergence(path: Path) -> Divergence | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return Divergence(int(found["timesteps"]), str(found["layer"]), float(found["weight"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except DAMAGE:
         return Divergence(0, f"unknown ({path.name} is damaged)", math.nan)

@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.divergence import Divergence, read_divergence
 from rn_rl.experiment.runs.foreign import read_agent
-from rn_rl.experiment.runs.io import atomic_write, read_yaml, write_json, write_yaml
+from rn_rl.experiment.runs.io import DAMAGE, atomic_write, read_yaml, write_json, write_yaml
 from rn_rl.experiment.runs.match import check_spaces, refuse_difference
 from rn_rl.experiment.runs.spec import RunSpec, check_values, file_name
 from rn_rl.experiment.runs.trust import check_names, signature
@@ -103,7 +103,7 @@ class Run:
             spec = RunSpec(**read_yaml(self.spec_file))
             check_values(spec)
             return spec
-        except (ValueError, TypeError, OSError) as error:
+        except DAMAGE as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"{self.spec_file} cannot be read: {reason}") from None
 

@@ -31,6 +31,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from rn_rl.errors import UserError
+from rn_rl.experiment.runs.io import DAMAGE
 
 CLASSES = ("torch.nn.modules.", "stable_baselines3.", "sb3_contrib.", "rn_rl.policies.")
 """Packages from which classes that a zip names are imported: networks, layers and policies."""
@@ -188,9 +189,7 @@ def read_agent(path: Path) -> StoredAgent:
             if size > LARGEST:
                 raise ValueError(f"its data has {size:,} bytes, expected at most {LARGEST:,}")
             data = json.loads(archive.read("data"))
-    except (zipfile.BadZipFile, KeyError, OSError, EOFError, ValueError, RecursionError) as error:
-        raise not_an_agent(path, error) from None
-    except (NotImplementedError, RuntimeError) as error:  # unknown compression, or encrypted
+    except DAMAGE as error:
         raise not_an_agent(path, error) from None
     if not isinstance(data, dict):
         raise not_an_agent(path, ValueError("its data is not a JSON object"))

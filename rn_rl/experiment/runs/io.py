@@ -9,6 +9,8 @@ import re
 import time
 import unicodedata
 import uuid
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,20 @@ import numpy as np
 import yaml
 
 WINDOWS = os.name == "nt"
+
+DAMAGE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,  # also of brackets nested too deep, and of an encrypted zip
+    OverflowError,  # of the integer of an infinity
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""Errors that reading a file with wrong bytes, or JSON of another shape, can raise."""
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import numpy as np
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.folder import Run
-from rn_rl.experiment.runs.io import complete_lines
+from rn_rl.experiment.runs.io import DAMAGE, complete_lines
 from rn_rl.experiment.runs.spec import RunSpec
 
 CURVE_POINTS = 100
@@ -276,7 +276,7 @@ def read_final(run: Run, notes: list[str]) -> Final | None:
     try:
         found = json.loads(run.final_file.read_text(encoding="utf-8"))
         return Final(int(found["timesteps"]), float(found["mean_return"]), int(found["episodes"]))
-    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+    except DAMAGE as error:
         notes.append(f"final.json is damaged ({' '.join(str(error).split())})")
         return None
 

@@ -21,6 +21,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from rn_rl.errors import UserError, first_line
+from rn_rl.experiment.runs.io import DAMAGE
 from rn_rl.experiment.runs.match import check_network
 
 VECNORMALIZE_MEMBER = "vecnormalize.json"
@@ -117,23 +118,16 @@ def load_state(model: BaseAlgorithm, path: Path) -> None:
             model.policy.load_state_dict(with_aliases(state, model))
         else:
             safetensors.torch.load_model(model.policy, str(path))
-    except (
-        zipfile.BadZipFile,
-        KeyError,
-        EOFError,
-        OSError,
-        pickle.UnpicklingError,
-        safetensors.SafetensorError,
-    ) as error:
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        reason = reason if len(reason) < 240 else reason[:240] + "..."
+        raise UserError(f"{path} does not fit this run's network: {reason}") from None
+    except (*DAMAGE, pickle.UnpicklingError, safetensors.SafetensorError) as error:
         reason = first_line(error)
         raise UserError(
             f"{path} is damaged or not an agent ({reason[:200]}); train again, or give another file "
             "of the run"
         ) from None
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        reason = reason if len(reason) < 240 else reason[:240] + "..."
-        raise UserError(f"{path} does not fit this run's network: {reason}") from None
     for name, parameter in model.policy.named_parameters():
         if not parameter.isfinite().all():
             raise UserError(
@@ -194,24 +188,24 @@ def stored_vecnormalize(weights: Path, beside: Path) -> dict[str, Any] | None:
     Raises:
         UserError: ``vecnormalize.json`` is damaged.
     """
-    text: str | None = None
-    if weights.suffix == ".zip":
-        missing = contextlib.suppress(OSError, KeyError, zipfile.BadZipFile)
-        with missing, zipfile.ZipFile(weights) as archive:
-            text = archive.read(VECNORMALIZE_MEMBER).decode()
-    else:
-        text = policy_metadata(weights).get("vecnormalize")
-    if text is None and beside.is_file():
-        text = beside.read_text(encoding="utf-8")
-        if weights.name == "best_model.zip":
-            warnings.warn(
-                f"{weights} was saved by rn-rl 0.1.0 without statistics of observations; those of the "
-                "last policy are used",
-                stacklevel=2,
-            )
     try:
+        text: str | None = None
+        if weights.suffix == ".zip":
+            missing = contextlib.suppress(OSError, KeyError, zipfile.BadZipFile)
+            with missing, zipfile.ZipFile(weights) as archive:
+                text = archive.read(VECNORMALIZE_MEMBER).decode()
+        else:
+            text = policy_metadata(weights).get("vecnormalize")
+        if text is None and beside.is_file():
+            text = beside.read_text(encoding="utf-8")
+            if weights.name == "best_model.zip":
+                warnings.warn(
+                    f"{weights} was saved by rn-rl 0.1.0 without statistics of observations; those of "
+                    "the last policy are used",
+                    stacklevel=2,
+                )
         return None if text is None else dict(json.loads(text))
-    except (ValueError, TypeError) as error:
+    except DAMAGE as error:
         raise UserError(
             f"{beside} is damaged ({first_line(error)}); train again, or put the file back"
         ) from None
@@ -241,7 +235,7 @@ def restore_statistics(stored: dict[str, Any], beside: Path, normalizer: VecNorm
     """Restore statistics from a file, or raise :class:`UserError` if they are of another shape."""
     try:
         load_vecnormalize_state(stored, normalizer)
-    except (KeyError, TypeError, ValueError) as error:
+    except DAMAGE as error:
         raise UserError(
             f"{beside} is damaged ({type(error).__name__}: {first_line(error)}); train again, or put "
             "the file back"

@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from rn_rl.errors import UserError, first_line
 from rn_rl.experiment.runs.foreign import StoredAgent
-from rn_rl.experiment.runs.io import parse_yaml
+from rn_rl.experiment.runs.io import DAMAGE, parse_yaml
 from rn_rl.experiment.runs.spec import file_name
 from rn_rl.experiment.runs.trusted import gym_as_gymnasium
 
@@ -94,7 +94,7 @@ class ZooFolder:
             return None
         try:
             found = parse_yaml(path.read_text(encoding="utf-8"), ZooLoader)
-        except (OSError, ValueError, TypeError) as error:
+        except DAMAGE as error:
             reason = first_line(error)
             raise UserError(f"{path} is damaged ({reason[:200]}); put the file back") from None
         if not isinstance(found, dict):

@@ -161,6 +161,43 @@ def p_value(x: np.ndarray, y: np.ndarray) -> float:
     return float(stats.mannwhitneyu(x, y, alternative="two-sided", method=method).pvalue)
 
 
+def difference_of_means(
+    x: np.ndarray, y: np.ndarray, level: float = 0.9
+) -> tuple[float, float, float]:
+    """``mean(X) - mean(Y)`` and its interval by Welch's t; NaN bounds for fewer than two runs."""
+    difference = float(np.mean(x) - np.mean(y))
+    if min(len(x), len(y)) < 2:
+        return difference, float("nan"), float("nan")
+    if np.ptp(x) == np.ptp(y) == 0:
+        return difference, difference, difference
+    bounds: Any = stats.ttest_ind(x, y, equal_var=False).confidence_interval(level)
+    return difference, float(bounds.low), float(bounds.high)
+
+
+def equivalence_p(x: np.ndarray, y: np.ndarray, margin: float) -> float:
+    """P value of two one-sided Welch tests (TOST) that ``|mean(X) - mean(Y)| < margin``.
+
+    Below 0.05, the 90% interval of :func:`difference_of_means` lies within the margin.
+    Source: Schuirmann, Journal of Pharmacokinetics and Biopharmaceutics 15:657, 1987.
+
+    Args:
+        x: scores of one method, ``(runs,)``.
+        y: scores of the other.
+        margin: difference that does not matter, in units of the scores, above 0.
+
+    Returns:
+        The larger p of the two tests; 1 for fewer than two runs. If no score differs from the others
+        of its method, 0 or 1.
+    """
+    if min(len(x), len(y)) < 2:
+        return 1.0
+    if np.ptp(x) == np.ptp(y) == 0:
+        return float(abs(x[0] - y[0]) >= margin)
+    above = stats.ttest_ind(x + margin, y, equal_var=False, alternative="greater").pvalue
+    below = stats.ttest_ind(x - margin, y, equal_var=False, alternative="less").pvalue
+    return float(max(above, below))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """P values corrected for multiple comparisons (Holm 1979), which bounds the family-wise error."""
     p = np.asarray(p_values, dtype=float)

@@ -118,6 +118,42 @@ def test_p_value_of_equal_runs_is_one():
     assert statistics.p_value(np.full(4, 500.0), np.full(6, 500.0)) == 1.0
 
 
+def test_equivalence_is_welchs_test_twice(tasks):
+    (x, *_), (y, *_) = tasks
+    each = x.var(ddof=1) / len(x), y.var(ddof=1) / len(y)
+    error = np.sqrt(sum(each))
+    freedom = sum(each) ** 2 / (each[0] ** 2 / (len(x) - 1) + each[1] ** 2 / (len(y) - 1))
+    difference = x.mean() - y.mean()
+    for margin in (0.1, 0.7, 2.0):
+        below = stats.t.cdf((difference - margin) / error, freedom)
+        above = stats.t.sf((difference + margin) / error, freedom)
+        found = statistics.equivalence_p(x, y, margin)
+        assert found == pytest.approx(max(below, above), rel=1e-9)
+        middle, low, high = statistics.difference_of_means(x, y)
+        assert middle == pytest.approx(difference)
+        half = stats.t.ppf(0.95, freedom) * error
+        assert (low, high) == pytest.approx((difference - half, difference + half))
+        assert (found < 0.05) == (-margin < low and high < margin)
+
+
+def test_equivalence_errs_in_one_family_of_twenty_at_the_margin():
+    """At a true difference of the margin, it is claimed in 5% of the experiments."""
+    rng = np.random.default_rng(3)
+    claims = [
+        statistics.equivalence_p(rng.normal(1, 1, 30), rng.normal(0, 1, 30), 1.0) < 0.05
+        for _ in range(2000)
+    ]
+    assert np.mean(claims) == pytest.approx(0.05, abs=0.015)
+
+
+def test_equivalence_of_runs_without_spread():
+    assert statistics.equivalence_p(np.full(5, 500.0), np.full(5, 500.0), 1) == 0
+    assert statistics.equivalence_p(np.full(5, 500.0), np.full(5, 400.0), 100) == 1
+    assert statistics.equivalence_p(np.ones(1), np.ones(5), 1) == 1
+    assert statistics.difference_of_means(np.full(5, 3.0), np.full(4, 1.0)) == (2, 2, 2)
+    assert np.isnan(statistics.difference_of_means(np.ones(1), np.ones(5))[1])
+
+
 def test_area_and_steps():
     steps = np.array([10.0, 20.0, 40.0])
     returns = np.array([0.0, 10.0, 10.0])

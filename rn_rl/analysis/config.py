@@ -8,21 +8,17 @@ from typing import Annotated
 
 import tyro
 
-from rn_rl.experiment.settings.options import shown_as
+from rn_rl.experiment.settings.options import DecisionOptions, shown_as
 
 
 @dataclass
-class ReportConfig:
+class ReportConfig(DecisionOptions):
     """Report what runs on disk show, with intervals, and what can be concluded from them."""
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUNS ...")]
     """Folders that hold runs, at any depth."""
     out: Path = Path("report.html")
     """HTML page; the Markdown version and the CSV files of all figures go beside it."""
-    baseline: str = "none"
-    """Normalizer that the others are compared with."""
-    threshold: Annotated[float | None, shown_as("RETURN")] = None
-    """Return that counts as learned; default: the environment's, if it is one of the tuned ones."""
     title: Annotated[str | None, shown_as("TEXT")] = None
     """Headline of the page."""
     zoo: bool = False

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rn_rl.analysis.comparison import Summary
 from rn_rl.analysis.metrics import Estimate
+from rn_rl.analysis.summary import Summary
 from rn_rl.experiment.runs.io import atomic_write
 
 
@@ -57,6 +57,14 @@ def write_figures(summary: Summary, path: Path) -> None:
         add(each.task, each.norm, seeds, f"p against {each.baseline}", Estimate(each.p))
         corrected = f"p against {each.baseline}, corrected"
         add(each.task, each.norm, seeds, corrected, Estimate(each.corrected))
+        if each.other is not None:
+            add(each.task, each.norm, seeds, f"{what}, {each.other[0]}", each.other[1])
+        if each.margin is not None:
+            add(each.task, each.norm, seeds, f"mean minus that of {each.baseline}", each.difference)
+            name = f"p of equivalence to {each.baseline} within {each.margin:g}"
+            add(each.task, each.norm, seeds, name, Estimate(each.p_equivalence))
+            name += ", corrected"
+            add(each.task, each.norm, seeds, name, Estimate(each.corrected_equivalence))
     if len(summary.tasks) > 1:
         for norm, figures in summary.overall().items():
             for name, found in figures.items():

@@ -19,8 +19,8 @@ import matplotlib.ticker
 import numpy as np
 
 from rn_rl import statistics
-from rn_rl.analysis.comparison import Summary, Task
 from rn_rl.analysis.metrics import ArmMetrics, Estimate
+from rn_rl.analysis.summary import Summary, Task
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from rn_rl import statistics
 from rn_rl.analysis import plots
-from rn_rl.analysis.comparison import Summary, Task, last_policy
+from rn_rl.analysis.comparison import ENDPOINTS
 from rn_rl.analysis.export import (
     csv_file,
     write_curves,
@@ -29,9 +29,11 @@ from rn_rl.analysis.export import (
     write_text,
 )
 from rn_rl.analysis.metrics import METRICS, Estimate
+from rn_rl.analysis.summary import Summary, Task, last_policy
 from rn_rl.analysis.tables import markdown_table
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.console import say
+from rn_rl.experiment.settings.options import DecisionOptions
 from rn_rl.normalization import canonical_spec
 
 
@@ -116,6 +118,8 @@ def write_report(
         "commands": list(commands) or run_commands(summary),
         "facts": facts(summary),
         "metrics": METRICS,
+        "endpoint": ENDPOINTS[summary.endpoint],
+        "margin": next((each.margin for each in summary.comparisons), None),
         "exploratory": statistics.EXPLORATORY,
         "colors": palette.colors(),
         "palette": Markup(plots.css()),
@@ -154,10 +158,15 @@ def check_baseline(baseline: str, norms: Iterable[str]) -> str:
     return known
 
 
-def check_threshold(threshold: float | None) -> None:
-    """Raise a :class:`UserError` if the threshold is not finite."""
+def check_decision(options: DecisionOptions) -> None:
+    """Raise a :class:`UserError` if an option about decisions cannot be used."""
+    threshold, margin = options.threshold, options.equivalence
     if threshold is not None and not math.isfinite(threshold):
         raise UserError(f"--threshold {threshold}: expected a return")
+    if options.endpoint not in ENDPOINTS:
+        raise UserError(f"--endpoint {options.endpoint}: expected {' or '.join(ENDPOINTS)}")
+    if margin is not None and not 0 < margin < math.inf:
+        raise UserError(f"--equivalence {margin}: expected a difference of returns above 0")
 
 
 def template(name: str, *, escape: bool) -> jinja2.Template:

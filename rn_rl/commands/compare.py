@@ -6,15 +6,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rn_rl.analysis.comparison import Summary, summarize
 from rn_rl.analysis.references import evaluate_agent
 from rn_rl.analysis.report import (
     check_baseline,
+    check_decision,
     check_page,
-    check_threshold,
     print_summary,
     write_report,
 )
+from rn_rl.analysis.summary import Summary, summarize
 from rn_rl.errors import TrainingStopped, UserError
 from rn_rl.experiment.grid.cells import Cell
 from rn_rl.experiment.grid.config import CompareConfig
@@ -40,7 +40,7 @@ def run_compare(config: CompareConfig) -> Summary:
     console = Console(quiet=config.quiet)
     page = config.report or config.out / "report.html"
     check_page(page, "--report")
-    check_threshold(config.threshold)
+    check_decision(config)
     grid = new_grid(config, console)
     baseline = check_baseline(config.baseline, (cell.specs[0].norm for cell in grid.cells))
     algos = list(dict.fromkeys(cell.specs[0].algo for cell in grid.cells))
@@ -54,7 +54,14 @@ def run_compare(config: CompareConfig) -> Summary:
     stopped = run_grid(grid)
     folders = [run for cell in grid.cells for run in folders_of(cell, config)]
     records, problems = read_records(folders)
-    summary = summarize(records, problems, baseline=baseline, threshold=config.threshold)
+    summary = summarize(
+        records,
+        problems,
+        baseline=baseline,
+        threshold=config.threshold,
+        endpoint=config.endpoint,
+        margin=config.equivalence,
+    )
     if records:
         summary.add_references(references, zoo=config.zoo)
         for key, reason in grid.failed.items():

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rn_rl.analysis.comparison import Task, compare
+from rn_rl.analysis.comparison import compare
+from rn_rl.analysis.summary import Task
 from rn_rl.commands.compare import run_compare
 from rn_rl.experiment.evaluation.config import VideoConfig
 from rn_rl.experiment.evaluation.video import video

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from rn_rl.analysis.comparison import summarize
 from rn_rl.analysis.config import ReportConfig
 from rn_rl.analysis.references import evaluate_agent
 from rn_rl.analysis.report import (
     check_baseline,
+    check_decision,
     check_page,
-    check_threshold,
     print_summary,
     write_report,
 )
+from rn_rl.analysis.summary import summarize
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.records import find_runs, read_records
 
@@ -21,7 +21,7 @@ from rn_rl.experiment.runs.records import find_runs, read_records
 def run_report(config: ReportConfig) -> None:
     """Read, summarize, write, and print the sentences."""
     check_page(config.out, "--out")
-    check_threshold(config.threshold)
+    check_decision(config)
     if config.episodes < 1:
         raise UserError(f"--episodes {config.episodes}: expected at least 1")
     if not config.runs:
@@ -35,7 +35,14 @@ def run_report(config: ReportConfig) -> None:
             f"folders{told}"
         )
     baseline = check_baseline(config.baseline, (record.spec.norm for record in records))
-    summary = summarize(records, problems, baseline=baseline, threshold=config.threshold)
+    summary = summarize(
+        records,
+        problems,
+        baseline=baseline,
+        threshold=config.threshold,
+        endpoint=config.endpoint,
+        margin=config.equivalence,
+    )
     algos, envs = ([*dict.fromkeys(getattr(t, n) for t in summary.tasks)] for n in ("algo", "env"))
     agents = [
         evaluate_agent(path, algos, envs, config.episodes, trust=config.trust)

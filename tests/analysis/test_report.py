@@ -11,8 +11,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from rn_rl.analysis.comparison import summarize
 from rn_rl.analysis.metrics import Estimate
+from rn_rl.analysis.summary import summarize
 from rn_rl.cli import main
 from rn_rl.experiment.runs.io import write_yaml
 from rn_rl.experiment.runs.records import find_runs, read_records
@@ -46,11 +46,66 @@ def test_what_differs_is_told_apart_and_what_does_not_is_not(tmp_path):
     told = {each.norm: each.sentence(3) for each in summary.comparisons}
     assert re.fullmatch(
         r"ln beats none with dqn on CartPole-v1: probability of improvement 1\.00 \[1\.00, 1\.00\], 12 "
-        r"seeds; p = [\d.e-]+ after correction for 3 comparisons\.",
+        r"seeds; p = [\d.e-]+ after correction for 3 comparisons; by the area under the evaluation "
+        r"curve 1\.00 \[1\.00, 1\.00\]\.",
         told["ln"],
     )
     assert told["rn"].startswith("rn is worse than none with dqn on CartPole-v1: ")
     assert told["rln"].startswith("Cannot tell rln from none with dqn on CartPole-v1: ")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "verdict", "other"),
+    [
+        ("last", "cannot tell", "area under the evaluation curve 1.00"),
+        ("area", "better", "return of the last policy"),
+    ],
+)
+def test_one_endpoint_decides_and_the_other_is_shown(tmp_path, endpoint, verdict, other):
+    """``ln`` learns sooner and ends the same; one run was not evaluated to its end."""
+    rng = np.random.default_rng(2)
+    for norm, early in (("none", 0.2), ("ln", 0.9)):
+        for seed in range(12):
+            end = 100 + 10 * rng.normal()
+            rise = np.array([early, early, 1.0])[:, None]
+            made_up_run(tmp_path, norm, seed, rise * end + rng.normal(size=(3, 5)))
+    cut = made_up_run(tmp_path, "ln", 12, np.full((3, 5), 100.0))
+    cut.evaluations_file.unlink()
+    cut.final_file.write_text('{"timesteps": 50000, "mean_return": 100, "episodes": 20}')
+    page = tmp_path / "page.html"
+    assert main(["report", str(tmp_path), "--out", str(page), "--endpoint", endpoint]) == 0
+    summary = summary_of(tmp_path, endpoint=endpoint)
+    [found] = summary.comparisons
+    assert found.verdict == verdict and found.runs == ((13, 12) if endpoint == "last" else (12, 12))
+    assert f"; by the {other}" in found.sentence(1)
+    note = "ln: 1 of 13 runs have no complete curve, so no area"
+    assert any(note in each for each in summary.notes) == (endpoint == "area")
+    assert found.sentence(1) in page.with_suffix(".md").read_text()
+
+
+def test_equivalence_within_a_margin_differs_from_cannot_tell(tmp_path):
+    fill(tmp_path, {"none": 100, "ln": 180, "rn": 101, "logt": 115}, seeds=20)
+    verdicts = {}
+    for margin in (3, 40, 200):
+        summary = summary_of(tmp_path, margin=margin)
+        verdicts[margin] = {each.norm: each.verdict for each in summary.comparisons}
+    assert verdicts[3] == {"ln": "better", "rn": "cannot tell", "logt": "better"}
+    assert verdicts[40] == {"ln": "better", "rn": "equivalent", "logt": "better"}
+    assert verdicts[200] == verdicts[40]
+    told = {each.norm: each for each in summary_of(tmp_path, margin=40).comparisons}
+    assert told["logt"].within_margin and not told["ln"].within_margin
+    sentence = told["rn"].sentence(3)
+    assert sentence.startswith("rn is equivalent to none with dqn on CartPole-v1: ")
+    assert re.search(
+        r"difference of means -?[\d.]+ \[-[\d.]+, [\d.]+\] \(90%\), margin 40\.0;", sentence
+    )
+    page = tmp_path / "page.html"
+    assert main(["report", str(tmp_path), "--out", str(page), "--equivalence", "40"]) == 0
+    with (tmp_path / "page-figures.csv").open() as stream:
+        names = {row["figure"] for row in csv.DictReader(stream)}
+    within = "p of equivalence to none within 40"
+    assert {"mean minus that of none", within, f"{within}, corrected"} <= names
+    assert "two one-sided Welch tests" in page.read_text()
 
 
 def test_few_seeds_are_exploratory_and_one_is_an_anecdote(tmp_path):
@@ -165,7 +220,7 @@ def test_equal_returns_give_a_report_and_no_verdict(tmp_path, capsys):
     assert main(["report", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "Cannot tell ln from none" in said
-    assert "the last policies of both return the same in every run, 11 seeds" in said
+    assert "both have the same return of the last policy in every run, 11 seeds" in said
 
 
 @pytest.fixture(scope="module")
@@ -341,6 +396,11 @@ def test_brackets_of_a_path_are_no_markup(tmp_path, capsys):
         ([], "RUNS"),
         ([".", "--out", "."], "--out .: expected the name of a page"),
         ([".", "--threshold", "inf"], "--threshold inf: expected a return"),
+        ([".", "--endpoint", "best"], "--endpoint best: expected last or area"),
+        (
+            [".", "--equivalence", "0"],
+            "--equivalence 0.0: expected a difference of returns above 0",
+        ),
         ([".", "--episodes", "0"], "--episodes 0: expected at least 1"),
     ],
 )

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from rn_rl.analysis.comparison import summarize
+from rn_rl.analysis.summary import summarize
 from rn_rl.cli import run_command
 from rn_rl.commands.demo import learning_speed
 from rn_rl.experiment.runs.records import find_runs, read_records

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from rn_rl.experiment.settings.options import shown_as
+from rn_rl.experiment.settings.options import DecisionOptions, shown_as
 from rn_rl.experiment.training.config import SharedOptions
 
 
@@ -27,7 +27,7 @@ class ComparedAgents:
 
 
 @dataclass(kw_only=True)
-class CompareConfig(SharedOptions, ComparedAgents):
+class CompareConfig(DecisionOptions, SharedOptions, ComparedAgents):
     """Train every algorithm with every normalizer on every environment, then write a report.
 
     Trainings that OUT already has are not repeated.
@@ -43,10 +43,6 @@ class CompareConfig(SharedOptions, ComparedAgents):
     """Ray cluster; default: the one that runs on this machine, or a new one."""
     report: Annotated[Path | None, shown_as("FILE")] = None
     """Page of the report; default: OUT/report.html. Markdown and CSV files are written beside it."""
-    baseline: str = "none"
-    """Normalizer with which the others are compared."""
-    threshold: Annotated[float | None, shown_as("RETURN")] = None
-    """Return that counts as learned; default: the environment's, if it is one of the tuned ones."""
     zoo: bool = False
     """Print the RL Zoo's published scores beside ours."""
     agent: Annotated[tuple[Path, ...], shown_as("PATH ...")] = ()

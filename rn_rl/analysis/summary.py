@@ -1,0 +1,282 @@
+"""Runs sorted into tasks and arms, and their comparisons with the baseline: the content of a report."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from rn_rl import statistics
+from rn_rl.analysis.comparison import ENDPOINTS, Comparison, compare, correct
+from rn_rl.analysis.metrics import ArmMetrics, Estimate, Scale, estimate, scale_of
+from rn_rl.analysis.references import Reference, published
+from rn_rl.experiment.runs.records import Problem, RunRecord
+
+
+@dataclass
+class Task:
+    """An algorithm on an environment with one set of settings."""
+
+    name: str
+    """Name in the report."""
+    algo: str
+    """Algorithm."""
+    env: str
+    """Environment id."""
+    settings: dict[str, Any]
+    """Settings that all of its runs share."""
+    scale: Scale
+    """Scale of its returns."""
+    arms: dict[str, ArmMetrics]
+    """Arms by normalizer."""
+    references: list[Reference] = field(default_factory=list)
+    """Single results shown beside the arms."""
+
+
+@dataclass
+class Summary:
+    """Content of a report."""
+
+    tasks: list[Task]
+    """Tasks, by environment and algorithm."""
+    baseline: str
+    """Normalizer that the others are compared with."""
+    endpoint: str
+    """What decides: a key of :data:`~rn_rl.analysis.comparison.ENDPOINTS`."""
+    comparisons: list[Comparison]
+    """One for each arm other than the baseline."""
+    problems: list[Problem]
+    """Runs that could not be read, or only in part."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences about limits of the data."""
+
+    def add_references(self, agents: Iterable[Reference], *, zoo: bool) -> None:
+        """Add single agents, and results that the RL Zoo published, to the tasks that they belong to."""
+        for task in self.tasks:
+            own = task.settings["hyperparameters"].get("env_kwargs") or {}
+            for agent in agents:
+                if (agent.algo, agent.env) == (task.algo, task.env):
+                    differs = agent.env_kwargs != own
+                    told = (
+                        f" Its environment had {agent.env_kwargs or 'no arguments'}, these {own}."
+                    )
+                    note = agent.note + (told if differs else "")
+                    task.references.append(replace(agent, note=note))
+            if zoo:
+                task.references += published(next(iter(task.arms.values())).runs[0].spec)
+        known = {(task.algo, task.env) for task in self.tasks}
+        missing = [r for r in agents if (r.algo, r.env) not in known]
+        self.notes += [f"no runs to set beside this: {reference.note}" for reference in missing]
+
+    @property
+    def norms(self) -> list[str]:
+        """Normalizers of all tasks, the baseline first."""
+        names = dict.fromkeys(norm for task in self.tasks for norm in task.arms)
+        return sorted(names, key=lambda norm: norm != self.baseline)
+
+    @property
+    def scored(self) -> list[Task]:
+        """Tasks whose returns have a scale of nonzero width."""
+        return [task for task in self.tasks if task.scale.one != task.scale.random]
+
+    def everywhere(self) -> list[str]:
+        """Return the normalizers that were run on every task that has scores."""
+        if not self.scored:
+            return []
+        return [norm for norm in self.norms if all(norm in task.arms for task in self.scored)]
+
+    @property
+    def left_out(self) -> list[str]:
+        """Normalizers that lack runs on some task, and so have no score over all tasks."""
+        return [norm for norm in self.norms if norm not in self.everywhere()]
+
+    def sentences(self) -> list[str]:
+        """Return one sentence for each comparison."""
+        return [each.sentence(len(self.comparisons)) for each in self.comparisons]
+
+    def improvements(self) -> dict[tuple[str, str], str]:
+        """Return the probabilities of improvement over the baseline, by task and normalizer."""
+        return {(each.task, each.norm): str(each.improvement) for each in self.comparisons}
+
+    def overall(self) -> dict[str, dict[str, Estimate]]:
+        """Return scores over all tasks, for the normalizers that were run on every one."""
+        found: dict[str, dict[str, Estimate]] = {}
+        for norm in self.everywhere():
+            scores = [task.arms[norm].scores for task in self.scored]
+            found[norm] = {
+                "IQM": estimate(statistics.interquartile_mean, *scores),
+                "mean": estimate(statistics.mean, *scores),
+                "optimality gap": estimate(statistics.optimality_gap, *scores),
+            }
+            if norm != self.baseline and self.baseline in self.everywhere():
+                base = [task.arms[self.baseline].scores for task in self.scored]
+                improvement = estimate(statistics.probability_of_improvement, *scores, *base)
+                found[norm]["probability of improvement"] = improvement
+        return found
+
+
+def summarize(
+    records: Iterable[RunRecord],
+    problems: Iterable[Problem] = (),
+    *,
+    baseline: str = "none",
+    threshold: float | None = None,
+    endpoint: str = "last",
+    margin: float | None = None,
+) -> Summary:
+    """Sort runs into tasks and arms, and compare each arm with the baseline.
+
+    Args:
+        records: runs, from :func:`rn_rl.experiment.runs.records.read_records`.
+        problems: runs that could not be read, from the same function.
+        baseline: normalizer that the others are compared with.
+        threshold: return that counts as learned; default: the environment's own, if it is known.
+        endpoint: what decides, ``"last"`` (return of the last policy) or ``"area"`` (under the curve).
+        margin: difference of the means of the endpoint that does not matter; None: do not test it.
+    """
+    by_task: dict[str, list[RunRecord]] = {}
+    for record in records:
+        key = json.dumps(record.spec.settings(), sort_keys=True, default=str)
+        by_task.setdefault(key, []).append(record)
+    tasks = [make_task(runs, threshold) for runs in by_task.values()]
+    tasks.sort(key=lambda task: (task.env, task.algo))
+    name_tasks(tasks)
+    summary = Summary(tasks, baseline, endpoint, [], list(problems))
+    for task in tasks:
+        summary.notes += notes_on(task, baseline)
+        base = task.arms.get(baseline)
+        for norm, arm in task.arms.items():
+            if base is not None and norm != baseline:
+                summary.comparisons += compare_by(endpoint, margin, task, arm, base)
+                if endpoint == "area":
+                    summary.notes += incomplete_curves(task, arm)
+        if base is not None and endpoint == "area":
+            summary.notes += incomplete_curves(task, base)
+    correct(summary.comparisons)
+    return summary
+
+
+def compare_by(
+    endpoint: str, margin: float | None, task: Task, arm: ArmMetrics, base: ArmMetrics
+) -> list[Comparison]:
+    """Compare an arm with the baseline by the endpoint, and show the other; [] without values."""
+    values = {
+        "last": (arm.last, base.last),
+        "area": tuple(areas[~np.isnan(areas)] for areas in (arm.areas, base.areas)),
+    }
+    x, y = values[endpoint]
+    if not len(x) or not len(y):
+        return []
+    found = compare(task.name, arm.norm, base.norm, x, y, margin)
+    if endpoint == "last":
+        # returns that are not finite were replaced by one value
+        finite = [math.isfinite(run.last_return) for run in (*arm.runs, *base.runs)]
+        found.equal = found.equal and all(finite)
+    found.measure = ENDPOINTS[endpoint]
+    [other] = [name for name in ENDPOINTS if name != endpoint]
+    shown = estimate(statistics.probability_of_improvement, *values[other])
+    if not math.isnan(shown.value):
+        found.other = ENDPOINTS[other], shown
+    return [found]
+
+
+def incomplete_curves(task: Task, arm: ArmMetrics) -> list[str]:
+    """Return a note if runs of an arm have no area, because they were not evaluated to their end."""
+    missing = int(np.isnan(arm.areas).sum())
+    if not missing:
+        return []
+    return [
+        f"{task.name}, {arm.norm}: {missing} of {len(arm.runs)} runs have no complete curve, so no area."
+    ]
+
+
+def make_task(runs: list[RunRecord], threshold: float | None) -> Task:
+    """Make a task from runs with the same settings; ``none`` is the first arm."""
+    spec = runs[0].spec
+    scale = scale_of(spec.env, runs, threshold)
+    arms: dict[str, ArmMetrics] = {}
+    for norm in sorted({run.spec.norm for run in runs}, key=lambda norm: (norm != "none", norm)):
+        mine = sorted((r for r in runs if r.spec.norm == norm), key=lambda r: r.spec.seed)
+        returns = np.array([run.last_return for run in mine])
+        returns = np.where(np.isfinite(returns), returns, scale.worst)
+        arms[norm] = ArmMetrics(norm, mine, scale, returns)
+    return Task("", spec.algo, spec.env, spec.settings(), scale, arms)
+
+
+def name_tasks(tasks: list[Task]) -> None:
+    """Set the names of tasks, such as ``dqn on CartPole-v1``; equal ones also name their differences."""
+    for task in tasks:
+        like = [t for t in tasks if (t.algo, t.env) == (task.algo, task.env)]
+        flat = [flatten(t.settings) for t in like]
+        keys = dict.fromkeys(key for settings in flat for key in settings)
+        differ = [key for key in keys if len({repr(settings.get(key)) for settings in flat}) > 1]
+        mine = flatten(task.settings)
+        told = ", ".join(f"{key} {mine.get(key, 'default')}" for key in differ)
+        task.name = f"{task.algo} on {task.env}" + (f" ({told})" if told else "")
+    names = [task.name for task in tasks]
+    for i, task in enumerate(tasks):  # different values may have the same text
+        if names.count(task.name) > 1:
+            task.name += f" #{names[: i + 1].count(names[i])}"
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted names; hyperparameters keep their own names."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = prefix + key
+        if isinstance(value, dict):
+            found.update(flatten(value, "" if name == "hyperparameters" else f"{name}."))
+        else:
+            found[name] = value
+    return found
+
+
+def notes_on(task: Task, baseline: str) -> list[str]:
+    """Return notes on limits of a task's data: no baseline, no scale, one seed, unequal runs."""
+    notes = []
+    if baseline not in task.arms:
+        notes.append(
+            f"{task.name}: no runs of the baseline {baseline}, so nothing to compare with."
+        )
+    if not task.scale.known and task.scale.one == task.scale.random:
+        notes.append(f"{task.name}: no known scale, and all return the same: there are no scores.")
+    elif not task.scale.known:
+        notes.append(
+            f"{task.name}: no known scale; a score of 0 is the lowest and 1 the highest return here."
+        )
+    for arm in task.arms.values():
+        if len(arm.runs) == 1:
+            notes.append(f"{task.name}, {arm.norm}: one seed, so no interval.")
+        if arm.unequal:
+            notes.append(
+                f"{task.name}, {arm.norm}: runs were evaluated at different timesteps; curves are "
+                f"interpolated at those of the run with the fewest, up to the shortest."
+            )
+        layers = Counter(tuple(run.gains.layers) for run in arm.runs if run.gains is not None)
+        if len(layers) > 1:
+            shown = layers.most_common(1)[0][1]
+            notes.append(
+                f"{task.name}, {arm.norm}: runs recorded the gains of different layers; shown are those "
+                f"of {shown} of {len(arm.runs)} runs."
+            )
+        ways = {(run.held_out, run.episodes) for run in arm.runs}
+        if len(ways) > 1:
+            told = ", ".join(sorted(last_policy(*way) for way in ways))
+            notes.append(f"{task.name}, {arm.norm}: last policies were measured in {told}.")
+    counts = {len(arm.runs) for arm in task.arms.values()}
+    if len(counts) > 1:
+        each = ", ".join(f"{arm.norm} {len(arm.runs)}" for arm in task.arms.values())
+        notes.append(f"{task.name}: numbers of seeds differ: {each}.")
+    return notes
+
+
+def last_policy(held_out: bool, episodes: int) -> str:
+    """Return, as text, how the return of a last policy was measured."""
+    if held_out:
+        return f"{episodes} episodes after the training"
+    return f"{episodes} episodes of the last evaluation while training"

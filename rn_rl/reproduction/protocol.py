@@ -142,6 +142,8 @@ class Study:
     """Arms, in the order of the table."""
     questions: tuple[tuple[str, str], ...]
     """Pairs (arm, what it is compared with); p values are corrected for all of them."""
+    same: tuple[tuple[str, str], ...] = ()
+    """Those of the questions in which equivalence is tested too, within a tenth of the effect."""
     drawn: tuple[str, ...] = ()
     """Arms whose learning curves are plotted; empty: all arms."""
     make: Callable[[str], Arm] = lambda norm: Arm(norm, norm)
@@ -197,6 +199,7 @@ def paper_and_controls(protocol: Protocol) -> Study:
             (protocol.plain_ramp, "rn"),
             *equal_scale,
         ),
+        same=(("rn", "logt"), ("ln+rn", YOKED)),
         drawn=("none", "ln", "rn", "logt", "ln+rn", "ln+logt", protocol.ramped, *later),
     )
 

@@ -17,7 +17,13 @@ from rn_rl.analysis.tables import markdown_table
 from rn_rl.experiment.runs.console import say
 from rn_rl.experiment.settings.shipped import shipped
 from rn_rl.reproduction.protocol import Protocol, Study
-from rn_rl.reproduction.results import LAST_EPISODES, Result, compare_arms, write_runs
+from rn_rl.reproduction.results import (
+    LAST_EPISODES,
+    Result,
+    compare_arms,
+    write_answers,
+    write_runs,
+)
 
 REPRODUCTION_COLUMNS = [
     "arm",
@@ -27,6 +33,13 @@ REPRODUCTION_COLUMNS = [
     "by fifths of the run",
     "paper",
 ]
+
+
+EQUIVALENCE = (
+    "The margin of an equivalence is a tenth of the effect against none, of the arm that has the larger "
+    "one. Two one-sided Welch tests, corrected for their number."
+)
+"""Sentence below the answers."""
 
 
 def reproduction_rows(what: str, results: list[Result]) -> list[list[str]]:
@@ -101,7 +114,9 @@ class Reproduction:
 
 
 def write_reproduction(found: Reproduction, stem: Path, console: Console) -> None:
-    """Write the page, table and plot (``.md``, ``.csv``, ``.svg``), and print the table and answers.
+    """Write the page, tables and plot, and print the table and the answers.
+
+    The page is ``.md``, the runs are ``.csv``, the answers ``-answers.csv``, and the plot ``.svg``.
 
     Args:
         found: the study and its results.
@@ -127,11 +142,13 @@ def write_reproduction(found: Reproduction, stem: Path, console: Console) -> Non
         markdown_table(REPRODUCTION_COLUMNS, rows),
         f"![{study.title}]({stem.name}.svg)",
         "\n".join(f"- {answer}" for answer in answers),
+        EQUIVALENCE if any(each.margin is not None for each in comparisons) else "",
         notes[0],
         f"Made by\n\n```\n{commands}\n```",
     ]
     write_text(Path(f"{stem}.md"), "\n\n".join(line for line in lines if line) + "\n")
     write_runs(Path(f"{stem}.csv"), runs)
+    write_answers(Path(f"{stem}-answers.csv"), comparisons)
     draw(Path(f"{stem}.svg"), found)
     table = Table(title=about)
     for column in REPRODUCTION_COLUMNS:
@@ -142,7 +159,7 @@ def write_reproduction(found: Reproduction, stem: Path, console: Console) -> Non
     for line in (*notes, *answers):
         if line:
             say(console, line)
-    say(console, f"written: {stem}.md, .csv and .svg")
+    say(console, f"written: {stem}.md, .csv, -answers.csv and .svg")
 
 
 def draw(path: Path, found: Reproduction) -> None:

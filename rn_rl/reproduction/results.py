@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -105,12 +106,46 @@ def compare_arms(protocol: Protocol, study: Study, results: list[Result]) -> lis
 
     Each compares the mean return of the last 50 episodes; p values are corrected for their number.
     """
-    by_name = {result.arm.name: result for result in results}
+    last = {result.arm.name: result.last for result in results}
     task = f"{protocol.algo} on {protocol.env}"
-    asked = [pair for pair in study.questions if pair[0] in by_name and pair[1] in by_name]
-    comparisons = [compare(task, x, y, by_name[x].last, by_name[y].last) for x, y in asked]
+    comparisons = []
+    for x, y in study.questions:
+        if x in last and y in last:
+            margin = equivalence_margin(last, x, y) if (x, y) in study.same else None
+            comparisons.append(compare(task, x, y, last[x], last[y], margin))
+            comparisons[-1].measure = f"mean return of the last {LAST_EPISODES} episodes"
     correct(comparisons)
     return comparisons
+
+
+def equivalence_margin(last: dict[str, np.ndarray], x: str, y: str) -> float | None:
+    """Return a tenth of the effect of an arm against ``none``, of the one of two with the larger effect.
+
+    None if ``none`` has no runs, or there is no effect.
+    """
+    if "none" not in last:
+        return None
+    effects = [abs(float(last[arm].mean() - last["none"].mean())) for arm in (x, y)]
+    return max(effects) / 10 or None
+
+
+def write_answers(path: Path, comparisons: list[Comparison]) -> None:
+    """Write the answers as a CSV file, with raw and corrected p values, one row each."""
+    columns = ["arm", "compared_with", "seeds", "seeds_compared_with", "verdict"]
+    columns += ["probability_of_improvement", "low", "high", "p", "p_corrected"]
+    columns += ["margin", "mean_difference", "low_90", "high_90"]
+    columns += ["p_equivalence", "p_equivalence_corrected"]
+    rows: list[list[Any]] = []
+    for each in comparisons:
+        found, difference = each.improvement, each.difference
+        row: list[Any] = [each.norm, each.baseline, *each.runs, each.verdict]
+        row += [found.value, found.low, found.high, each.p, each.corrected]
+        if each.margin is None:
+            rows.append([*row, *[""] * 6])
+        else:
+            row += [each.margin, difference.value, difference.low, difference.high]
+            rows.append([*row, each.p_equivalence, each.corrected_equivalence])
+    write_rows(path, columns, rows)
 
 
 LEADING = ["arm", "seed", "timesteps", "last_50_episodes", "seconds", "command"]

@@ -317,6 +317,39 @@ def test_an_arm_is_found_however_it_is_spelled():
         find_arm(study, "lm")
 
 
+def test_answers_are_in_a_table_with_raw_and_corrected_p(tmp_path):
+    """``rn`` and ``logt`` do the same; the margin is a tenth of the larger effect, 100."""
+    rng = np.random.default_rng(0)
+    protocol = PROTOCOLS["cartpole"]
+    study = paper_and_controls(protocol)
+    results = []
+    for arm, level in (("none", 100), ("ln", 101), ("rn", 199), ("logt", 200)):
+        last = level + 5 * rng.standard_normal(40)
+        last += level - last.mean()
+        runs = [Trained(arm, i, 700, x, 1.0, "c", (x,) * PARTS, 30) for i, x in enumerate(last)]
+        results.append(Result(find_arm(study, arm), runs))
+    found = Reproduction("cartpole", protocol, study, results)
+    write_reproduction(found, tmp_path / "page", Console(quiet=True))
+    with (tmp_path / "page-answers.csv").open() as stream:
+        rows = {(row["arm"], row["compared_with"]): row for row in csv.DictReader(stream)}
+    assert [*rows] == [("ln", "none"), ("rn", "none"), ("logt", "none"), ("rn", "logt")]
+    assert {pair: row["verdict"] for pair, row in rows.items()} == {
+        ("ln", "none"): "cannot tell",
+        ("rn", "none"): "better",
+        ("logt", "none"): "better",
+        ("rn", "logt"): "equivalent",
+    }
+    same = rows["rn", "logt"]
+    assert float(same["margin"]) == pytest.approx(10)
+    assert float(same["mean_difference"]) == pytest.approx(-1)
+    smallest = rows["rn", "none"]
+    assert float(smallest["p_corrected"]) == pytest.approx(4 * float(smallest["p"]))  # of four
+    assert rows["ln", "none"]["margin"] == ""
+    page = (tmp_path / "page.md").read_text()
+    assert "rn is equivalent to logt with rndqn on CartPole-v1" in page
+    assert "a tenth of the effect against none" in page
+
+
 def test_a_picture_of_runs_that_have_no_common_part(tmp_path):
     """One run ended its episodes early, the other late."""
     curves = np.full((2, PARTS), np.nan)

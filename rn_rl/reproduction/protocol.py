@@ -20,8 +20,11 @@ DONORS = 10
 DONOR_SEED = 1_000_000
 """Seed of the first donor; the donors' seeds are none of those compared."""
 
-RATES = ("1e-4", "3e-4", "1e-3", "3e-3", "1e-2")
+RATES = ("1e-5", "3e-5", "1e-4", "3e-4", "1e-3", "3e-3", "1e-2", "3e-2", "1e-1")
 """Learning rates of the grid; that of the protocol is 1e-3."""
+
+GRID = ("none", "ln", "rn", "ln+rn")
+"""Normalizers of the grid."""
 
 QUICK = ("none", "ln", "rn", "ln+rn", "logt")
 
@@ -206,22 +209,22 @@ def paper_and_controls(protocol: Protocol) -> Study:
 
 def learning_rates(protocol: Protocol) -> Study:
     """Return a learning-rate grid: does a rising gain do what another learning rate does?"""
-    gains = ("ln+rn", protocol.ramped)
-    grid = [(norm, rate) for norm in ("none", "ln") for rate in RATES]
-    # added after the other results on both tasks were known
-    later = [("rn", rate) for rate in RATES]
+    at = "{} at {}".format
+    pairs = [(norm, "none") for norm in GRID[1:]] + [("ln+rn", "ln")]
     return Study(
         "a grid of learning rates",
         tuple(
-            Arm(f"{norm} at {rate}", norm, (f"learning_rate={rate}",))
-            for norm, rate in (*grid, *later)
+            Arm(at(norm, rate), norm, (f"learning_rate={rate}",)) for norm in GRID for rate in RATES
         )
-        + plain(*gains),
+        + plain(protocol.ramped),
         (
-            *((gain, f"{norm} at {rate}") for gain in gains for norm, rate in grid),
-            *((f"{norm} at {rate}", f"none at {rate}") for norm, rate in later),
+            *((at(x, rate), at(y, rate)) for x, y in pairs for rate in RATES),
+            *((protocol.ramped, at(norm, rate)) for norm in ("none", "ln") for rate in RATES),
         ),
-        drawn=(*(f"{norm} at {rate}" for norm, rate in grid if rate in RATES[2:]), *gains),
+        drawn=(
+            *(at(norm, rate) for norm in ("none", "ln") for rate in RATES[4:7]),
+            protocol.ramped,
+        ),
     )
 
 

@@ -59,6 +59,22 @@ def reproduction_rows(what: str, results: list[Result]) -> list[list[str]]:
     return rows
 
 
+def best_rates(results: list[Result]) -> str:
+    """Return a sentence about the best learning rate of each normalizer of a grid; "" without one."""
+    grid: dict[str, dict[str, Result]] = {}
+    for result in results:
+        norm, at, rate = result.arm.name.partition(" at ")
+        if at:
+            grid.setdefault(norm, {})[rate] = result
+    told = []
+    for norm, by_rate in grid.items():
+        rates = sorted(by_rate, key=float)
+        best = max(rates, key=lambda rate: by_rate[rate].estimate.value)
+        edge = ", at the edge of its grid" if best in (rates[0], rates[-1]) else ""
+        told.append(f"{norm} {best} ({by_rate[best].estimate}{edge})")
+    return f"Best learning rates: {'; '.join(told)}." if told else ""
+
+
 def costs(protocol: Protocol, results: list[Result]) -> str:
     """Return a sentence about the wall time, and that of the published code for the arms it has."""
     runs = [run for result in results for run in result.runs]
@@ -130,7 +146,8 @@ def write_reproduction(found: Reproduction, stem: Path, console: Console) -> Non
     paper = "otherwise the paper's" if protocol.algo == "dqn" else "the paper's"
     about = f"{protocol.algo} on {protocol.env}{protocol.about}, {paper} configuration, {length}"
     rough = f"Rough: --quick, runs of {length}, few seeds; ramps and half-lives are those of a whole run."
-    notes = [costs(protocol, results), rough if found.rough else ""]
+    rates = best_rates(results)
+    notes = [costs(protocol, results), rough if found.rough else "", rates]
     answers = [each.sentence(len(comparisons)) for each in comparisons]
     runs = [run for result in results for run in result.runs]
     commands = "\n".join(dict.fromkeys(run.command for run in runs))
@@ -140,6 +157,7 @@ def write_reproduction(found: Reproduction, stem: Path, console: Console) -> Non
         "standard error over runs.",
         notes[1],
         markdown_table(REPRODUCTION_COLUMNS, rows),
+        rates,
         f"![{study.title}]({stem.name}.svg)",
         "\n".join(f"- {answer}" for answer in answers),
         EQUIVALENCE if any(each.margin is not None for each in comparisons) else "",

@@ -18,9 +18,11 @@ from rn_rl.reproduction import run as reproduce
 from rn_rl.reproduction.protocol import (
     PROTOCOLS,
     PUBLISHED,
+    RATES,
     STUDIES,
     Arm,
     find_arm,
+    learning_rates,
     paper_and_controls,
 )
 from rn_rl.reproduction.report import Reproduction, write_reproduction
@@ -348,6 +350,25 @@ def test_answers_are_in_a_table_with_raw_and_corrected_p(tmp_path):
     page = (tmp_path / "page.md").read_text()
     assert "rn is equivalent to logt with rndqn on CartPole-v1" in page
     assert "a tenth of the effect against none" in page
+
+
+def test_the_best_rate_of_a_grid_is_named_and_so_is_an_edge(tmp_path):
+    protocol = PROTOCOLS["cartpole"]
+    study = learning_rates(protocol)
+    assert {arm.set for arm in study.arms if arm.norm == "rn"} == {
+        (f"learning_rate={rate}",) for rate in RATES
+    }
+    levels = {"none": (10, 30, 20), "ln": (30, 20, 10)}
+    results = []
+    for norm, values in levels.items():
+        for rate, level in zip(("1e-4", "1e-3", "1e-2"), values, strict=True):
+            name = f"{norm} at {rate}"
+            runs = [Trained(name, i, 9, level, 1.0, "c", (level,) * PARTS, 30) for i in range(2)]
+            results.append(Result(find_arm(study, name), runs))
+    found = Reproduction("cartpole", protocol, study, results)
+    write_reproduction(found, tmp_path / "page", Console(quiet=True))
+    told = "Best learning rates: none 1e-3 (30.0 [30.0, 30.0]); ln 1e-4 (30.0 [30.0, 30.0], at the edge"
+    assert told in (tmp_path / "page.md").read_text()
 
 
 def test_a_picture_of_runs_that_have_no_common_part(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,12 @@ from rn_rl.agents.replay import (
     AgeWeights,
 )
 from rn_rl.errors import UserError, unknown
-from rn_rl.normalization import observation_weights
+from rn_rl.normalization import (
+    PublishedRegularityNorm,
+    observation_weights,
+    observed_acting,
+    phase_norms,
+)
 from rn_rl.policies import NormDQNPolicy
 
 LOSSES = {"huber": F.smooth_l1_loss, "mse": F.mse_loss}
@@ -48,13 +54,17 @@ class RNDQN(DQN):
         loss: ``"huber"`` (SB3's) or ``"mse"``, the mean over a minibatch of the squared error between
             ``Q(s, a)`` and ``r + gamma * max_a' Q_target(s', a')``.
         max_grad_norm: norm to which larger gradients are clipped; None does not clip.
+        target_observes: with ``rn-paper`` or ``rln-paper`` and ``loss="mse"``, give the target network
+            statistics of its own, as the published agents had: it observes the next observations of
+            each minibatch, and nothing is copied to it but weights.
         exploration_decay: factor by which epsilon is multiplied at the end of each episode, from
             ``exploration_initial_eps`` down to ``exploration_final_eps``; None: SB3's linear schedule.
         kwargs: as in DQN.
 
     Raises:
         UserError: an unknown loss or normalizer, a decay outside (0, 1], a policy that does not take
-            ``norm=``, ``n_steps`` above 1 or another replay buffer together with ``age_half_life``.
+            ``norm=``, ``n_steps`` above 1 or another replay buffer together with ``age_half_life``,
+            ``target_observes`` with another normalizer or loss.
     """
 
     def __init__(
@@ -66,6 +76,7 @@ class RNDQN(DQN):
         loss: str = "huber",
         max_grad_norm: float | None = 10,
         exploration_decay: float | None = None,
+        target_observes: bool = False,
         **kwargs: Any,
     ) -> None:
         if loss not in LOSSES:
@@ -78,6 +89,7 @@ class RNDQN(DQN):
         self.age_half_life = age_half_life
         self.loss = loss
         self.exploration_decay = exploration_decay
+        self.target_observes = target_observes
         kwargs["max_grad_norm"] = math.inf if max_grad_norm is None else max_grad_norm
         norm_policy, kwargs["policy_kwargs"] = with_norm(
             policy, NormDQNPolicy, norm, kwargs.get("policy_kwargs")
@@ -103,8 +115,22 @@ class RNDQN(DQN):
                 )
             self.replay_buffer_kwargs["half_life_steps"] = self.age_half_life
         super()._setup_model()
+        if self.target_observes:
+            self._let_target_observe()
         if self.exploration_decay is not None:
             self.exploration_rate = self.exploration_initial_eps
+
+    def _let_target_observe(self) -> None:
+        """Unfreeze the published normalizers of the target network, which is otherwise only copied to."""
+        norms = list(phase_norms(self.q_net_target).values())
+        published = [norm for norm in norms if isinstance(norm, PublishedRegularityNorm)]
+        if not published or len(published) < len(norms) or self.loss == "huber":
+            raise UserError(
+                f"target_observes with normalizer {self.norm!r}, loss {self.loss!r}: expected rn-paper "
+                "or rln-paper, no other normalizer with state, and loss='mse'"
+            )
+        for norm in published:
+            norm.freeze(False)
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         memory = self.replay_buffer
@@ -138,8 +164,9 @@ class RNDQN(DQN):
         assert self.replay_buffer is not None
         batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
         discounts = self.gamma if batch.discounts is None else batch.discounts
-        with torch.no_grad():
-            future = self.q_net_target(batch.next_observations).amax(1, keepdim=True)
+        target = self.q_net_target
+        with torch.no_grad(), observed_acting(target) if self.target_observes else nullcontext():
+            future = target(batch.next_observations).amax(1, keepdim=True)
             targets = batch.rewards + (1 - batch.dones) * discounts * future
         values = self.q_net(batch.observations).gather(1, batch.actions.long())
         return LOSSES[self.loss](values, targets)
@@ -161,8 +188,9 @@ class RNDQN(DQN):
     def _on_step(self) -> None:
         interval = max(self.target_update_interval // self.n_envs, 1)
         if (self._n_calls + 1) % interval == 0:
-            self.batch_norm_stats = get_parameters_by_name(self.q_net, ["running_"])
-            self.batch_norm_stats_target = get_parameters_by_name(self.q_net_target, ["running_"])
+            copied = [] if self.target_observes else ["running_"]
+            self.batch_norm_stats = get_parameters_by_name(self.q_net, copied)
+            self.batch_norm_stats_target = get_parameters_by_name(self.q_net_target, copied)
         rate = self.exploration_rate
         super()._on_step()
         if self.exploration_decay is not None:  # undo the linear schedule that SB3 has just applied

@@ -254,7 +254,8 @@ def as_published(protocol: Protocol) -> Study:
     """Return the paper's arms with the known confounds.
 
     Epsilon is never reset after the first run, so that all others explore at 0.01 from their start;
-    acting moves the state of RN, and at another gain than learning, since that depends on the batch.
+    acting moves the state of RN, and at another gain than learning, since that depends on the batch;
+    the target network has statistics of its own, to which nothing is copied.
     """
     if protocol.algo not in ("dqn", "rndqn"):
         raise UserError(
@@ -263,8 +264,12 @@ def as_published(protocol: Protocol) -> Study:
         )
 
     def arm(norm: str) -> Arm:
-        acting = ("policy_kwargs.acting_observes=true",) if "paper" in norm else ()
-        return Arm(norm, norm, acting, later=("exploration_initial_eps=0.01",))
+        observing: tuple[str, ...] = ()
+        if "paper" in norm:
+            observing = ("policy_kwargs.acting_observes=true",)
+            if protocol.algo == "rndqn":  # SB3's DQN always copies the statistics to the target
+                observing += ("target_observes=true",)
+        return Arm(norm, norm, observing, later=("exploration_initial_eps=0.01",))
 
     return Study(
         "as published, with the known confounds",

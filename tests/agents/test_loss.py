@@ -9,6 +9,7 @@ import torch
 
 from rn_rl.agents import RNDQN, SeedBatchDQN
 from rn_rl.errors import UserError
+from rn_rl.normalization import phase_norms, published
 from tests.factories import envs_of, networks_agree, replay_samples, to_double, transitions
 
 SEEDS = (3, 5)
@@ -151,9 +152,73 @@ def test_each_seed_of_a_batch_has_its_own_epsilon():
     np.testing.assert_array_equal(again.exploration_rates, batch.exploration_rates)
 
 
+def published_states(network):
+    return [norm.running_state.numpy() for norm in phase_norms(network).values()]
+
+
+@pytest.mark.parametrize("norm", ["rn-paper", "ln+rln-paper"])
+def test_the_target_has_statistics_of_its_own_as_published(norm):
+    """It observes the next observations, in a batch of seeds too, and no state is copied to it."""
+    theirs, mine = (
+        [rndqn(seed, norm=norm, target_observes=True) for seed in SEEDS] for _ in range(2)
+    )
+    for model in (*theirs, *mine):
+        to_double(model.q_net)
+        to_double(model.q_net_target)
+        model._setup_learn(1000)
+    drawn = transitions(np.random.default_rng(0), (len(SEEDS), 16), 4)
+    first = [copy.deepcopy(model.q_net_target).train() for model in theirs]
+    for i, model in enumerate(theirs):
+        samples = replay_samples(drawn, i)
+        model.replay_buffer.sample = lambda *args, samples=samples, **kwargs: samples
+        model.train(3, 16)
+    batch = SeedBatchDQN(mine, envs_of(mine))
+    batch.total_timesteps = 1000
+    batch.stack.set_training_mode(True)
+    batch.set_learning_rate()
+    for _ in range(3):
+        batch.update(drawn)
+    networks_agree(batch, theirs, lambda m: m.q_net, 1e-10)
+    for i, (model, untouched) in enumerate(zip(theirs, first, strict=True)):
+        for _ in range(3):  # the published module itself, on the next observations
+            untouched(replay_samples(drawn, i).next_observations)
+        states = published_states(model.q_net_target)
+        for state, right in zip(states, published_states(untouched), strict=True):
+            np.testing.assert_allclose(state, right, rtol=1e-12, atol=1e-12)
+            assert (state[published.COUNT] == 3 * 16 * 8).all()
+        copied = published_states(batch.write_back(i).q_net_target)
+        for state, right in zip(copied, states, strict=True):
+            np.testing.assert_allclose(state, right, rtol=1e-10, atol=1e-12)
+    before = published_states(batch.write_back(0).q_net_target)
+    batch.update_targets()
+    for state, kept in zip(published_states(batch.write_back(0).q_net_target), before, strict=True):
+        np.testing.assert_array_equal(state, kept)
+
+
+def test_a_target_with_own_statistics_keeps_them_while_it_learns(tmp_path):
+    model = rndqn(norm="rn-paper", target_observes=True, learning_starts=8)
+    model.learn(64)
+    steps = (64 - 8) // 4
+    for network in (model.q_net, model.q_net_target):
+        for state in published_states(network):
+            assert state[published.COUNT, 0] == steps * 16 * 8
+    pairs = zip(published_states(model.q_net), published_states(model.q_net_target), strict=True)
+    assert all(mine[published.MEAN, 0] != theirs[published.MEAN, 0] for mine, theirs in pairs)
+    model.save(tmp_path / "agent.zip")
+    again = RNDQN.load(tmp_path / "agent.zip", env=model.env)
+    assert again.target_observes
+    assert not any(norm.frozen for norm in phase_norms(again.q_net_target).values())
+    states = published_states(model.q_net_target)
+    for state, right in zip(published_states(again.q_net_target), states, strict=True):
+        np.testing.assert_array_equal(state, right)
+
+
 @pytest.mark.parametrize(
     ("given", "match"),
     [
+        ({"target_observes": True, "norm": "rn"}, "normalizer 'rn'.*expected rn-paper"),
+        ({"target_observes": True, "norm": "rn+rn-paper"}, "no other normalizer with state"),
+        ({"target_observes": True, "norm": "rn-paper", "loss": "huber"}, "loss='mse'"),
         ({"loss": "l1"}, "loss 'l1'.*huber, mse"),
         ({"exploration_decay": 0}, "exploration_decay=0: expected a factor above 0"),
         ({"exploration_decay": 1.5}, "exploration_decay=1.5: expected a factor above 0"),

@@ -173,6 +173,7 @@ def test_as_published_only_the_first_run_explores(tmp_path):
         assert begins == (1.0 if spec.seed == 0 else 0.01)
         observes = spec.hyperparameters["policy_kwargs"].get("acting_observes", False)
         assert observes == ("paper" in spec.norm)
+        assert spec.hyperparameters.get("target_observes", False) == ("paper" in spec.norm)
         assert spec.together  # three of a kind are one batch, the first one by itself another
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import numpy as np
@@ -54,6 +55,7 @@ class SeedBatchDQN(SeedBatch[DQN]):
         self.exploration_rates = np.full(self.size, float(model.exploration_rate))
         """Epsilon of each seed: equal for all, unless it decays at the end of each episode."""
         self.exploration_decay: float | None = getattr(model, "exploration_decay", None)
+        self.target_observes: bool = getattr(model, "target_observes", False)
         self.loss = LOSSES[getattr(model, "loss", "huber")]
         own = len(self.stack.tensors)
         self._q_values = TracedFunction(
@@ -131,7 +133,8 @@ class SeedBatchDQN(SeedBatch[DQN]):
             target: weights and buffers of the target networks.
             minibatch: transitions of every seed.
         """
-        with torch.no_grad():
+        own = observed_acting(self.target.module) if self.target_observes else nullcontext()
+        with torch.no_grad(), own:
             next_q = self.target.vmap_modules(self.q_of, target, minibatch.next_observations)
             future = next_q.amax(2, keepdim=True)
             targets = minibatch.rewards + (1 - minibatch.dones) * self.model.gamma * future
@@ -157,8 +160,13 @@ class SeedBatchDQN(SeedBatch[DQN]):
 
     @torch.no_grad()
     def update_targets(self) -> None:
-        """Move the target networks by ``tau``, and copy the running state of the normalizers."""
+        """Move the target networks by ``tau``, and copy the running state of the normalizers.
+
+        The state is not copied if the target networks observe for themselves.
+        """
         self.target.weights.lerp_(self.stack.weights, self.model.tau)
+        if self.target_observes:
+            return
         for target, online in zip(
             self.target.running_state(), self.stack.running_state(), strict=True
         ):

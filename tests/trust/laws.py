@@ -6,8 +6,11 @@ Each function takes an empty folder and returns a law: a function that Hypothesi
 
 from __future__ import annotations
 
+import base64
 import json
+import pickle
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,12 +20,14 @@ import numpy as np
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from stable_baselines3 import DQN
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.grid.leases import host, is_abandoned
 from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.folder import Run
+from rn_rl.experiment.runs.foreign import StoredAgent, read_agent
 from rn_rl.experiment.runs.records import read_record
 from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.experiment.runs.weights import restore_statistics, stored_vecnormalize
@@ -249,6 +254,31 @@ def statistics(folder: Path) -> Law:
     return law
 
 
+def foreign_agents(folder: Path) -> Law:
+    """The description in an SB3 zip, which is read without unpickling."""
+    path = folder / "agent.zip"
+    pickled = st.one_of(
+        st.binary(max_size=40), st.sampled_from([pickle.dumps(c) for c in (dict, RunSpec, DQN)])
+    ).map(lambda raw: {":type:": "x", ":serialized:": base64.b64encode(raw).decode()})
+    texts = st.text("[{(<class 'torch.nn.ReLU>)}],:0123456789ae. ", max_size=40)
+    values = st.one_of(PLAIN, texts, st.just("[" * 10_000))
+    kwargs = st.dictionaries(st.sampled_from([":serialized:", "net_arch", "norm", "a"]), values)
+    parts = {"policy_class": st.one_of(pickled, PLAIN), "policy_kwargs": st.one_of(kwargs, PLAIN)}
+    whole = st.fixed_dictionaries({}, optional={**parts, "_last_original_obs": PLAIN})
+
+    @given(st.one_of(st.one_of(whole, PLAIN).map(json.dumps), DEEP, st.text(max_size=9)))
+    def law(content):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("data", content.encode(errors="replace"))
+        for use in (StoredAgent.policy_class, StoredAgent.policy_kwargs):
+            try:
+                use(read_agent(path))
+            except UserError as error:
+                one_line(error)
+
+    return law
+
+
 LAWS: dict[str, Callable[[Path], Law]] = {
     law.__name__: law
     for law in (
@@ -260,5 +290,6 @@ LAWS: dict[str, Callable[[Path], Law]] = {
         claims,
         zoo_folders,
         statistics,
+        foreign_agents,
     )
 }

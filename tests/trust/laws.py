@@ -169,7 +169,10 @@ def checkpoints(folder: Path) -> Law:
 
 def records(folder: Path) -> Law:
     run = Run(folder)
-    run.spec_file.write_text(yaml.safe_dump({**base(), "timesteps": 100, "eval_freq": 50}))
+    lengths = [
+        yaml.safe_dump({**base(), "timesteps": timesteps, "eval_freq": every})
+        for timesteps, every in ((100, 50), (10**12, 1), (100, 0), (0, 0))
+    ]
     arrays = st.one_of(
         st.lists(st.floats(width=32), max_size=4).map(np.array),
         st.lists(st.integers(-5, 100), max_size=4).map(np.array),
@@ -184,9 +187,11 @@ def records(folder: Path) -> Law:
         arrays,
         arrays,
         st.one_of(final.map(json.dumps), INFINITE, DEEP),
-        st.text("0123456789.,-\nrlt#{}", max_size=60),
+        st.text("0123456789.,-\nrlt#{}einfa", max_size=60),
+        st.sampled_from(lengths),
     )
-    def law(timesteps, results, last, monitor):
+    def law(timesteps, results, last, monitor, spec):
+        run.spec_file.write_text(spec)
         np.savez(run.evaluations_file, timesteps=timesteps, results=results)
         run.final_file.write_text(last)
         (folder / "0.monitor.csv").write_text(f"#{{}}\nr,l,t\n{monitor}")

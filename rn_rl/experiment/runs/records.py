@@ -21,6 +21,9 @@ from rn_rl.experiment.runs.spec import RunSpec
 CURVE_POINTS = 100
 """Maximum number of points of a gain over time; a run records one at each rollout, often thousands."""
 
+MOST_MISSING = 10_000
+"""Maximum number of points that stand for the evaluations that a diverged run lacks."""
+
 
 @dataclass
 class Gains:
@@ -170,8 +173,10 @@ def diverged_record(
     run: Run, spec: RunSpec, timesteps: np.ndarray, returns: np.ndarray, notes: list[str]
 ) -> RunRecord:
     """Return the record of a training that diverged: the evaluations that it lacks count as NaN."""
-    every = spec.eval_freq or spec.timesteps
+    every = max(spec.eval_freq or spec.timesteps, 1)
     reached = int(timesteps[-1]) if len(timesteps) else 0
+    # a file may say any length of the run
+    every *= max(-(-(spec.timesteps - reached) // (every * MOST_MISSING)), 1)
     missing = np.arange(reached + every, spec.timesteps + 1, every)
     notes.append(f"it {run.divergence}: counted as the worst of its task from there on")
     return RunRecord(
@@ -237,8 +242,9 @@ def read_gains(run: Run, notes: list[str]) -> Gains | None:
 
 
 def is_rising(steps: np.ndarray) -> bool:
-    """Return True for a non-empty, strictly increasing, one-dimensional array."""
-    return bool(steps.ndim == 1 and len(steps) and (np.diff(steps) > 0).all())
+    """Return True for a non-empty, strictly increasing, one-dimensional array of timesteps."""
+    usable = steps.ndim == 1 and len(steps) and steps[0] >= 0 and np.isfinite(steps).all()
+    return bool(usable and (np.diff(steps) > 0).all())
 
 
 def read_arrays(path: Path, notes: list[str], *numbers: str, names: str = "") -> dict[str, Any]:

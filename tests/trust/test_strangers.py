@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import shutil
 import sys
 import time
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -272,10 +275,33 @@ def damaged(kind: str, data: bytes) -> bytes:
         "half": data[:middle],
         "a bit": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
         "text": b"hello",
+        "a bracket": with_headers(data, lambda header: header.replace(b"}", b" ")),
+        "a size": with_headers(data, lambda _: header_of((10**15,))),
     }[kind]
 
 
-@pytest.mark.parametrize("kind", ["empty", "half", "text", "a bit"])
+def header_of(shape: tuple[int, ...]) -> bytes:
+    """Return the header of an array of float64 in a file of NumPy, without its magic and length."""
+    return (
+        f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".ljust(117).encode()
+        + b"\n"
+    )
+
+
+def with_headers(data: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """Return an npz in which the header of every array is another one."""
+    written = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(written, "w") as new:
+        for name in old.namelist():
+            array = old.read(name)
+            end = 10 + int.from_bytes(array[8:10], "little")
+            header = change(array[10:end])
+            size = len(header).to_bytes(2, "little")
+            new.writestr(name, array[:8] + size + header + array[end:])
+    return written.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["empty", "half", "text", "a bit", "a bracket", "a size"])
 def test_a_damaged_checkpoint_is_named(stranger, kind, capsys):
     folder = stranger()
     state = folder / "checkpoint" / "state.npz"

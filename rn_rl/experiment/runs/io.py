@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import lzma
 import os
 import re
+import struct
 import time
+import tokenize
 import unicodedata
 import uuid
 import zipfile
@@ -28,9 +31,13 @@ DAMAGE = (
     AttributeError,
     RuntimeError,  # also of brackets nested too deep, and of an encrypted zip
     OverflowError,  # of the integer of an infinity
+    MemoryError,  # of an array whose header says a size
     EOFError,
+    tokenize.TokenError,  # of the header of an array
+    struct.error,
     zipfile.BadZipFile,
     zlib.error,
+    lzma.LZMAError,
 )
 """Errors that reading a file with wrong bytes, or JSON of another shape, can raise."""
 

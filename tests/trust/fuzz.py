@@ -78,6 +78,7 @@ def try_inputs(name: str, options: argparse.Namespace) -> None:
         "timeout": SECONDS_PER_INPUT,
         "max_len": 4096,
         "len_control": 0,
+        "reduce_inputs": 0,  # Hypothesis makes the minimal example of few bytes
         "artifact_prefix": f"{options.folder}/",
     }
     atheris.Setup([sys.argv[0], str(corpus), *(f"-{k}={v}" for k, v in flags.items())], one_input)

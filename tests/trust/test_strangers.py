@@ -314,6 +314,7 @@ def test_a_damaged_checkpoint_is_named(stranger, kind, capsys):
     [
         {"counters": []},
         {"counters": {"num_timesteps": "many"}},
+        {"counters": {"num_timesteps": -5}},
         {"counters": None},
         {"monitor_rows": [1]},
         {"optimizers": []},

@@ -225,9 +225,17 @@ def timesteps_in(path: Path) -> int:
     """Return the number of timesteps trained before a checkpoint file; -1 if it cannot be read."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            return int(json.loads(str(arrays["plain"]))["counters"]["num_timesteps"])
+            return timesteps_of(json.loads(str(arrays["plain"])))
     except DAMAGE:
         return -1
+
+
+def timesteps_of(plain: Mapping[str, Any]) -> int:
+    """Return the number of timesteps in the JSON data of a checkpoint, at least 0."""
+    found = int(plain["counters"]["num_timesteps"])
+    if found < 0:
+        raise ValueError(f"num_timesteps {found}")
+    return found
 
 
 def read_plain(folder: Path) -> dict[str, Any]:
@@ -354,7 +362,7 @@ def timesteps_done(folder: Path) -> int:
         UserError: there is no checkpoint, or it is damaged.
     """
     with open_state(folder) as arrays:
-        return int(json.loads(str(arrays["plain"]))["counters"]["num_timesteps"])
+        return timesteps_of(json.loads(str(arrays["plain"])))
 
 
 def has_episodes(folder: Path, episodes: int | None) -> bool:

@@ -283,7 +283,9 @@ class SeedBatch(ABC, Generic[Model]):
             arrays["observations"] = self.last_observations[seed]
         counters = {name: getattr(self, name) for name in COUNTERS}
         random = [stream.state(seed) for stream in self.streams()]
-        return arrays, {"counters": counters, "random": random, "optimizer": numbers}
+        losses = {name: float(loss[seed]) for name, loss in self.losses.items()}
+        plain = {"counters": counters, "random": random, "optimizer": numbers, "losses": losses}
+        return arrays, plain
 
     @torch.no_grad()
     def restore(self, stored: Sequence[tuple[Mapping[str, np.ndarray], dict[str, Any]]]) -> None:
@@ -297,6 +299,11 @@ class SeedBatch(ABC, Generic[Model]):
             self.last_observations = np.stack([arrays["observations"] for arrays, _ in stored])
         for name, value in plain["counters"].items():
             setattr(self, name, value)
+        # logged until the next update; checkpoints of 0.1.0 have none
+        self.losses = {
+            name: torch.tensor([each["losses"][name] for _, each in stored], device=self.device)
+            for name in plain.get("losses", {})
+        }
         for i, stream in enumerate(self.streams()):
             stream.restore([each["random"][i] for _, each in stored])
 

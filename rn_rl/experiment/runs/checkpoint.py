@@ -200,7 +200,7 @@ def pending_file(folder: Path) -> Path:
     return folder / "next.npz"
 
 
-def adopt_pending(folders: Sequence[Path]) -> None:
+def adopt_pending(folders: Sequence[Path]) -> bool:
     """Make the pending checkpoints of a seed batch the current ones, all of them or none.
 
     If the process was killed while it wrote them, some runs lack one, and the others are deleted; if it
@@ -208,6 +208,9 @@ def adopt_pending(folders: Sequence[Path]) -> None:
 
     Args:
         folders: checkpoint folders of all runs of the batch.
+
+    Returns:
+        True if checkpoints were adopted.
     """
     pending = [folder for folder in folders if pending_file(folder).is_file()]
     newest = [timesteps_in(pending_file(folder)) for folder in pending]
@@ -219,6 +222,7 @@ def adopt_pending(folders: Sequence[Path]) -> None:
             sync_folder(folder)
         else:
             pending_file(folder).unlink()
+    return complete and bool(pending)
 
 
 def timesteps_in(path: Path) -> int:

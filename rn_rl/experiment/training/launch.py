@@ -199,7 +199,7 @@ def resume_batch(config: TrainConfig, console: Console, watch: Watch | None = No
         refuse_links(run.folder)
     if all(run.divergence is not None for run in runs):
         raise UserError(f"run {config.resume} cannot continue: all seeds of its batch diverged")
-    checkpoint.adopt_pending([run.checkpoint for run in runs])
+    adopted = checkpoint.adopt_pending([run.checkpoint for run in runs])
     done = {checkpoint.timesteps_done(run.checkpoint) for run in runs}
     if len(done) != 1:
         raise UserError(
@@ -209,6 +209,10 @@ def resume_batch(config: TrainConfig, console: Console, watch: Watch | None = No
     specs = [replace(spec, timesteps=config.timesteps or spec.timesteps) for spec in specs]
     timesteps = done.pop()
     episodes = all(checkpoint.has_episodes(run.checkpoint, first.episodes) for run in runs)
+    if adopted and (episodes or timesteps >= specs[0].timesteps):
+        # killed while it renamed its last checkpoints, after all else was written
+        say(console, f"run {config.resume}: its batch was complete but for names of files")
+        return runs
     if episodes and all(run.policy_file.is_file() for run in runs):
         raise UserError(
             f"run {config.resume}: its batch has all of its {first.episodes:,} episodes"

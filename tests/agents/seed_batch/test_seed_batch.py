@@ -192,16 +192,20 @@ def test_a_batch_continues_from_its_state(algo: str):
     build, cls = {"dqn": (dqn, SeedBatchDQN), "ppo": (ppo, SeedBatchPPO)}[algo]
     first = cls([build("ln+rn", s) for s in SEEDS], envs_of([build("ln+rn", s) for s in SEEDS]))
     stored: list[Any] = []
+    losses: dict[str, torch.Tensor] = {}
 
     def keep() -> None:
         if first.num_timesteps == 128:
             stored.extend(copy.deepcopy(first.state(i)) for i in range(len(SEEDS)))
+            losses.update({name: loss.clone() for name, loss in first.losses.items()})
             stored.append(copy.deepcopy(first.envs))
 
     first.learn(256, on_rollout_start=keep)
     second = cls([build("ln+rn", s + 100) for s in SEEDS], stored.pop())
     second.seeds = list(SEEDS)
     second.restore(json.loads(json.dumps([plain for _, plain in stored])) and stored)
+    assert losses and second.losses.keys() == losses.keys()  # they are logged until the next update
+    assert all(torch.equal(second.losses[name], losses[name]) for name in losses)
     second.learn(256)
     for name, mine, theirs in zip(
         first.stack.names, first.stack.tensors, second.stack.tensors, strict=True

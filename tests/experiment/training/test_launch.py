@@ -21,6 +21,7 @@ from rn_rl.cli import main
 from rn_rl.errors import TrainingStopped, UserError
 from rn_rl.experiment.evaluation.config import EvaluateConfig
 from rn_rl.experiment.evaluation.evaluate import evaluate
+from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.envpool import no_envpool
@@ -264,3 +265,16 @@ def test_envpool_is_used_where_it_has_the_same_environment(env, algo, config, re
     found = no_envpool(spec, single)
     single.close()
     assert found is None if reason is None else reason in str(found)
+
+
+def test_a_batch_that_was_killed_while_it_renamed_its_last_checkpoints_is_complete(
+    tmp_path, capsys
+):
+    runs = several(tmp_path, seeds=2, timesteps=300)
+    state = checkpoint.state_file(runs[1].checkpoint)
+    state.replace(checkpoint.pending_file(runs[1].checkpoint))
+    assert main(["train", "--resume", str(runs[0].folder)]) == 0
+    assert "complete but for names of files" in capsys.readouterr().out
+    assert state.is_file()
+    assert main(["train", "--resume", str(runs[0].folder)]) == 2
+    assert "has all of its 300 timesteps" in capsys.readouterr().err

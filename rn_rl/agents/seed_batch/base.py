@@ -284,8 +284,9 @@ class SeedBatch(ABC, Generic[Model]):
         counters = {name: getattr(self, name) for name in COUNTERS}
         random = [stream.state(seed) for stream in self.streams()]
         losses = {name: float(loss[seed]) for name, loss in self.losses.items()}
-        plain = {"counters": counters, "random": random, "optimizer": numbers, "losses": losses}
-        return arrays, plain
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        plain = {"counters": counters, "random": random, "optimizer": numbers}
+        return arrays, {**plain, "losses": losses, "learning_rate": rate}
 
     @torch.no_grad()
     def restore(self, stored: Sequence[tuple[Mapping[str, np.ndarray], dict[str, Any]]]) -> None:
@@ -299,7 +300,9 @@ class SeedBatch(ABC, Generic[Model]):
             self.last_observations = np.stack([arrays["observations"] for arrays, _ in stored])
         for name, value in plain["counters"].items():
             setattr(self, name, value)
-        # logged until the next update; checkpoints of 0.1.0 have none
+        # both are of the last update, until the next; checkpoints of 0.1.0 have neither
+        for group in self.optimizer.param_groups:
+            group["lr"] = plain.get("learning_rate", group["lr"])
         self.losses = {
             name: torch.tensor([each["losses"][name] for _, each in stored], device=self.device)
             for name in plain.get("losses", {})

@@ -105,6 +105,7 @@ def test_a_record_holds_the_whole_registry_and_its_command(tmp_path, monkeypatch
     assert set(stored["ratios"]) == {name for name, row in REGISTRY.items() if not row.is_identity}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 @pytest.mark.skipif(" " in torch.__file__, reason="inductor does not quote the path of torch")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")

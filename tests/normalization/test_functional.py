@@ -240,6 +240,7 @@ def test_a_compiled_module_has_one_graph_and_the_same_numbers(name, build):
             torch.testing.assert_close(twin.state_dict()[key], value)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 @pytest.mark.skipif(" " in torch.__file__, reason="inductor does not quote the path of torch")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")

@@ -54,11 +54,11 @@ class RNDQN(DQN):
         loss: ``"huber"`` (SB3's) or ``"mse"``, the mean over a minibatch of the squared error between
             ``Q(s, a)`` and ``r + gamma * max_a' Q_target(s', a')``.
         max_grad_norm: norm to which larger gradients are clipped; None does not clip.
+        exploration_decay: factor by which epsilon is multiplied at the end of each episode, from
+            ``exploration_initial_eps`` down to ``exploration_final_eps``; None: SB3's linear schedule.
         target_observes: with ``rn-paper`` or ``rln-paper`` and ``loss="mse"``, give the target network
             statistics of its own, as the published agents had: it observes the next observations of
             each minibatch, and nothing is copied to it but weights.
-        exploration_decay: factor by which epsilon is multiplied at the end of each episode, from
-            ``exploration_initial_eps`` down to ``exploration_final_eps``; None: SB3's linear schedule.
         kwargs: as in DQN.
 
     Raises:

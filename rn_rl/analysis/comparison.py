@@ -17,7 +17,7 @@ ENDPOINTS = {
     "last": "return of the last policy",
     "area": "area under the evaluation curve",
 }
-"""What a comparison decides by, and its text."""
+"""Endpoints by which arms can be compared, and their names in sentences."""
 
 
 NO_ESTIMATE = Estimate(math.nan)
@@ -42,7 +42,7 @@ class Comparison:
     equal: bool
     """True if all runs of both return the same."""
     measure: str = ENDPOINTS["last"]
-    """What is compared."""
+    """Name of the endpoint in sentences."""
     corrected: float = math.nan
     """p value corrected for all comparisons of the report (Holm)."""
     margin: float | None = None

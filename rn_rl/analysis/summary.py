@@ -16,6 +16,7 @@ from rn_rl.analysis.comparison import ENDPOINTS, Comparison, compare, correct
 from rn_rl.analysis.metrics import ArmMetrics, Estimate, Scale, estimate, scale_of
 from rn_rl.analysis.references import Reference, published
 from rn_rl.experiment.runs.records import Problem, RunRecord
+from rn_rl.experiment.settings.options import DecisionOptions
 
 
 @dataclass
@@ -47,7 +48,7 @@ class Summary:
     baseline: str
     """Normalizer that the others are compared with."""
     endpoint: str
-    """What decides: a key of :data:`~rn_rl.analysis.comparison.ENDPOINTS`."""
+    """Endpoint of the comparisons, a key of :data:`~rn_rl.analysis.comparison.ENDPOINTS`."""
     comparisons: list[Comparison]
     """One for each arm other than the baseline."""
     problems: list[Problem]
@@ -136,7 +137,8 @@ def summarize(
         problems: runs that could not be read, from the same function.
         baseline: normalizer that the others are compared with.
         threshold: return that counts as learned; default: the environment's own, if it is known.
-        endpoint: what decides, ``"last"`` (return of the last policy) or ``"area"`` (under the curve).
+        endpoint: of the comparisons, ``"last"`` (return of the last policy) or ``"area"`` (under the
+            curve).
         margin: difference of the means of the endpoint that does not matter; None: do not test it.
     """
     by_task: dict[str, list[RunRecord]] = {}
@@ -159,6 +161,23 @@ def summarize(
             summary.notes += incomplete_curves(task, base)
     correct(summary.comparisons)
     return summary
+
+
+def summarize_for(
+    options: DecisionOptions,
+    records: Iterable[RunRecord],
+    problems: Iterable[Problem],
+    baseline: str,
+) -> Summary:
+    """Call :func:`summarize` with the options of a command; ``baseline`` is in the runs' spelling."""
+    return summarize(
+        records,
+        problems,
+        baseline=baseline,
+        threshold=options.threshold,
+        endpoint=options.endpoint,
+        margin=options.equivalence,
+    )
 
 
 def compare_by(

@@ -14,7 +14,7 @@ from rn_rl.analysis.report import (
     print_summary,
     write_report,
 )
-from rn_rl.analysis.summary import Summary, summarize
+from rn_rl.analysis.summary import Summary, summarize_for
 from rn_rl.errors import TrainingStopped, UserError
 from rn_rl.experiment.grid.cells import Cell
 from rn_rl.experiment.grid.config import CompareConfig
@@ -54,14 +54,7 @@ def run_compare(config: CompareConfig) -> Summary:
     stopped = run_grid(grid)
     folders = [run for cell in grid.cells for run in folders_of(cell, config)]
     records, problems = read_records(folders)
-    summary = summarize(
-        records,
-        problems,
-        baseline=baseline,
-        threshold=config.threshold,
-        endpoint=config.endpoint,
-        margin=config.equivalence,
-    )
+    summary = summarize_for(config, records, problems, baseline)
     if records:
         summary.add_references(references, zoo=config.zoo)
         for key, reason in grid.failed.items():

@@ -13,7 +13,7 @@ from rn_rl.analysis.report import (
     print_summary,
     write_report,
 )
-from rn_rl.analysis.summary import summarize
+from rn_rl.analysis.summary import summarize_for
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.records import find_runs, read_records
 
@@ -35,14 +35,7 @@ def run_report(config: ReportConfig) -> None:
             f"folders{told}"
         )
     baseline = check_baseline(config.baseline, (record.spec.norm for record in records))
-    summary = summarize(
-        records,
-        problems,
-        baseline=baseline,
-        threshold=config.threshold,
-        endpoint=config.endpoint,
-        margin=config.equivalence,
-    )
+    summary = summarize_for(config, records, problems, baseline)
     algos, envs = ([*dict.fromkeys(getattr(t, n) for t in summary.tasks)] for n in ("algo", "env"))
     agents = [
         evaluate_agent(path, algos, envs, config.episodes, trust=config.trust)

@@ -146,7 +146,7 @@ class Study:
     questions: tuple[tuple[str, str], ...]
     """Pairs (arm, what it is compared with); p values are corrected for all of them."""
     same: tuple[tuple[str, str], ...] = ()
-    """Those of the questions in which equivalence is tested too, within a tenth of the effect."""
+    """Subset of ``questions``: equivalence is tested too, see :func:`.equivalence_margin`."""
     drawn: tuple[str, ...] = ()
     """Arms whose learning curves are plotted; empty: all arms."""
     make: Callable[[str], Arm] = lambda norm: Arm(norm, norm)

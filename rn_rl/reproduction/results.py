@@ -119,7 +119,7 @@ def compare_arms(protocol: Protocol, study: Study, results: list[Result]) -> lis
 
 
 def equivalence_margin(last: dict[str, np.ndarray], x: str, y: str) -> float | None:
-    """Return a tenth of the effect of an arm against ``none``, of the one of two with the larger effect.
+    """Return a tenth of the larger of the effects of two arms against ``none``.
 
     None if ``none`` has no runs, or there is no effect.
     """

@@ -35,6 +35,13 @@ def rndqn(seed=0, **kwargs):
     return RNDQN("MlpPolicy", "CartPole-v1", seed=seed, device="cpu", **options)
 
 
+def ready_in_double(*models):
+    for model in models:
+        to_double(model.q_net)
+        to_double(model.q_net_target)
+        model._setup_learn(1000)
+
+
 def adam_step(parameters, gradients, moments, rate, t):
     """Update arrays by the formula of Adam (Kingma & Ba, 2015)."""
     for name, gradient in gradients.items():
@@ -78,10 +85,7 @@ def by_hand(network, target, drawn, gamma, rate, steps):
 def test_updates_equal_the_published_arithmetic():
     """Single agents and seed batches, with errors so large that SB3's loss and clipping would differ."""
     theirs, mine = ([rndqn(seed, norm="none") for seed in SEEDS] for _ in range(2))
-    for model in (*theirs, *mine):
-        to_double(model.q_net)
-        to_double(model.q_net_target)
-        model._setup_learn(1000)
+    ready_in_double(*theirs, *mine)
     drawn = transitions(np.random.default_rng(0), (len(SEEDS), 16), 4)
     drawn.rewards.mul_(100)
     right = []
@@ -158,14 +162,11 @@ def published_states(network):
 
 @pytest.mark.parametrize("norm", ["rn-paper", "ln+rln-paper"])
 def test_the_target_has_statistics_of_its_own_as_published(norm):
-    """It observes the next observations, in a batch of seeds too, and no state is copied to it."""
+    """The target observes next observations, in a seed batch too; no state is copied to it."""
     theirs, mine = (
         [rndqn(seed, norm=norm, target_observes=True) for seed in SEEDS] for _ in range(2)
     )
-    for model in (*theirs, *mine):
-        to_double(model.q_net)
-        to_double(model.q_net_target)
-        model._setup_learn(1000)
+    ready_in_double(*theirs, *mine)
     drawn = transitions(np.random.default_rng(0), (len(SEEDS), 16), 4)
     first = [copy.deepcopy(model.q_net_target).train() for model in theirs]
     for i, model in enumerate(theirs):

@@ -1,4 +1,4 @@
-"""What holds for every input of a parser: it gives a value, or one line, and never a traceback.
+"""Laws of the parsers: every input gives a value or an error of one line, never a traceback.
 
 Each function takes an empty folder and returns a law: a function that Hypothesis calls with inputs.
 ``test_fuzz.py`` tries each law on some inputs, ``fuzz.py`` on 100,000 that coverage guides.

@@ -25,7 +25,7 @@ class DecisionOptions:
     baseline: str = "none"
     """Normalizer that the others are compared with."""
     endpoint: str = "last"
-    """What decides: last (return of the last policy) or area (under the curve); both are shown."""
+    """Decides: last (return of the last policy) or area (under the curve); both are shown."""
     equivalence: Annotated[float | None, shown_as("RETURN")] = None
     """Difference of mean returns that does not matter: says 'equivalent' where a test shows it."""
     threshold: Annotated[float | None, shown_as("RETURN")] = None

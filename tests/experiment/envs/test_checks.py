@@ -3,12 +3,15 @@
 import warnings
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rn_rl.cli import main
 from rn_rl.errors import UserError
 from rn_rl.experiment.envs import episodes
+from rn_rl.experiment.envs.checks import CheckedVecEnv
 from rn_rl.experiment.envs.make import make_env
 from rn_rl.experiment.runs.folder import Run
 from tests import odd_envs
@@ -168,3 +171,14 @@ def test_a_time_limit_outside_of_the_main_thread_is_refused() -> None:
     with ThreadPoolExecutor(1) as pool, pytest.raises(UserError, match="only the main thread"):
         pool.submit(env.reset).result()
     env.close()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_numbers_whose_squares_overflow_are_finite(dtype):
+    env = CheckedVecEnv(DummyVecEnv([lambda: gym.make("CartPole-v1")]))
+    largest = np.full((1, 4), np.finfo(dtype).max, dtype)
+    env._check("observation", largest)
+    for bad in (np.inf, np.nan):
+        largest[0, 2] = bad
+        with pytest.raises(UserError, match="component"):
+            env._check("observation", largest)

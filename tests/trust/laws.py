@@ -25,7 +25,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.grid.leases import host, is_abandoned
-from rn_rl.experiment.runs import checkpoint
+from rn_rl.experiment.runs import checkpoint, monitors
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.foreign import StoredAgent, read_agent
 from rn_rl.experiment.runs.records import read_record
@@ -154,8 +154,8 @@ def checkpoints(folder: Path) -> Law:
             checkpoint.state_file(folder).write_bytes(bytes(data))
         for function in (
             checkpoint.timesteps_done,
-            lambda f: checkpoint.has_episodes(f, 3),
-            checkpoint.trim_monitors,
+            lambda f: monitors.has_episodes(f, 3),
+            monitors.trim_monitors,
         ):
             try:
                 function(folder)

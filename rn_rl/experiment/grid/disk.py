@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.grid.cells import key_of
-from rn_rl.experiment.runs import checkpoint
+from rn_rl.experiment.runs import checkpoint, monitors
 from rn_rl.experiment.runs.folder import Run, parent_folder
 from rn_rl.experiment.runs.records import Final, read_final
 from rn_rl.experiment.runs.spec import RunSpec, file_name
@@ -31,7 +31,7 @@ class FoundRun:
             return True
         if self.timesteps < 0 or not self.run.policy_file.is_file():
             return False
-        if checkpoint.has_episodes(self.run.checkpoint, self.spec.episodes):
+        if monitors.has_episodes(self.run.checkpoint, self.spec.episodes):
             return True  # in a seed batch the policy can be older than the checkpoint
         return self.timesteps >= self.spec.timesteps and self.run.has_policy_of(self.timesteps)
 

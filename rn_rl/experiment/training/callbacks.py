@@ -13,7 +13,6 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from rn_rl.agents import NormalizerLogger
 from rn_rl.errors import TrainingStopped
 from rn_rl.experiment.evaluation.episodes import evaluation_callback
-from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.divergence import Diverged, find_divergence
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.io import replace_file
@@ -23,6 +22,7 @@ from rn_rl.experiment.runs.weights import add_vecnormalize
 from rn_rl.experiment.settings.algorithms import algorithm
 from rn_rl.experiment.training.interrupts import Stoppable
 from rn_rl.experiment.training.saving import save_run
+from rn_rl.experiment.training.state import restore_rollout
 
 PHASES_PER_CHECK = 100
 """Phases of an algorithm with a replay buffer, many and short, between two looks at the weights."""
@@ -98,7 +98,7 @@ class PhaseCallback(BaseCallback):
         log: likewise.
         watch: its ``stop`` is the request to stop.
         resuming: restore the random state of the checkpoint once more when the first rollout
-            begins; see :mod:`rn_rl.experiment.runs.checkpoint`.
+            begins; see :mod:`rn_rl.experiment.training.state`.
 
     Raises:
         TrainingStopped: after a request to stop, once the checkpoint is written.
@@ -137,7 +137,7 @@ class PhaseCallback(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         if self.resuming:
-            checkpoint.restore_rollout(self.run.checkpoint, self.model)
+            restore_rollout(self.run.checkpoint, self.model)
             self.resuming = False
         due = self.model.num_timesteps >= self._next
         check_every = PHASES_PER_CHECK if algorithm(self.spec.algo).replay else 1

@@ -11,7 +11,7 @@ from rich.console import Console
 from stable_baselines3.common.vec_env import VecEnv
 
 from rn_rl.errors import UserError
-from rn_rl.experiment.runs import checkpoint
+from rn_rl.experiment.runs import checkpoint, monitors
 from rn_rl.experiment.runs.console import Watch, say
 from rn_rl.experiment.runs.folder import Run, new_run
 from rn_rl.experiment.runs.spec import RunSpec
@@ -208,7 +208,7 @@ def resume_batch(config: TrainConfig, console: Console, watch: Watch | None = No
         )
     specs = [replace(spec, timesteps=config.timesteps or spec.timesteps) for spec in specs]
     timesteps = done.pop()
-    episodes = all(checkpoint.has_episodes(run.checkpoint, first.episodes) for run in runs)
+    episodes = all(monitors.has_episodes(run.checkpoint, first.episodes) for run in runs)
     if adopted and (episodes or timesteps >= specs[0].timesteps):
         # killed while it renamed its last checkpoints, after all else was written
         say(console, f"run {config.resume}: its batch was complete but for names of files")

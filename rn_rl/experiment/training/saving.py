@@ -9,10 +9,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import EvalCallback
 
 from rn_rl.agents import NormalizerLogger
-from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.io import write_npz
 from rn_rl.experiment.runs.spec import RunSpec
+from rn_rl.experiment.training.state import save_training
 
 
 def save_run(
@@ -34,10 +34,10 @@ def save_run(
         model: its agent.
         evaluation: callback of the evaluations during training.
         log: callback that records gains.
-        state: further arguments of :func:`~rn_rl.experiment.runs.checkpoint.save_training`.
+        state: further arguments of :func:`~rn_rl.experiment.training.state.save_training`.
     """
     save_agent(run, spec, model, log)
-    checkpoint.save_training(run.checkpoint, model, evaluation, log, **state)
+    save_training(run.checkpoint, model, evaluation, log, **state)
 
 
 def save_agent(run: Run, spec: RunSpec, model: BaseAlgorithm, log: NormalizerLogger) -> None:

@@ -18,7 +18,7 @@ from rn_rl.agents.seed_batch.distributions import components
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.errors import TrainingStopped
 from rn_rl.experiment.evaluation.episodes import play_seed_batch
-from rn_rl.experiment.runs import checkpoint
+from rn_rl.experiment.runs import checkpoint, monitors
 from rn_rl.experiment.runs.console import Watch, say
 from rn_rl.experiment.runs.divergence import MOST_WEIGHT, find_divergence, write_divergence
 from rn_rl.experiment.runs.folder import Run
@@ -96,7 +96,7 @@ def train_batch(
         if stored is not None:
             for run in runs:
                 remove_temporaries(run.folder)
-                checkpoint.trim_monitors(run.checkpoint)
+                monitors.trim_monitors(run.checkpoint)
         envs: BatchEnvs
         if specs[0].vector_env == "envpool":
             done = stored[0]["counters"]["num_timesteps"] if stored else 0
@@ -346,7 +346,7 @@ class SeedBatchRun:
             plain["recent"] = self.recent[seed][-100:]
             plain["rollouts"] = self.rollouts
             plain["evaluation_noise"] = self.noise.state(seed)
-            plain["monitor_rows"] = checkpoint.monitor_rows(run.folder)
+            plain["monitor_rows"] = monitors.monitor_rows(run.folder)
             plain.update(self.envs.state(seed))
             checkpoint.write_pending(run.checkpoint, arrays, plain)
         checkpoint.adopt_pending([run.checkpoint for run in self.runs])
@@ -368,7 +368,7 @@ class SeedBatchRun:
         self.best = np.array([each["best"] for each in plain])
         self.recent = [list(each["recent"]) for each in plain]
         self.rollouts = plain[0]["rollouts"]
-        self.ended = np.array([checkpoint.episodes_done(each) for each in plain])
+        self.ended = np.array([monitors.episodes_done(each) for each in plain])
         if self.spec.episodes is not None:
             self.finished = self.ended >= self.spec.episodes
         self.finished |= [run.divergence is not None for run in self.runs]

@@ -18,11 +18,11 @@ from stable_baselines3.common.vec_env import (
 
 from rn_rl.agents.seed_batch.vector_envs import Episode, SeedEnvs, VecSeedEnvs
 from rn_rl.experiment.envs.checks import count_timesteps_from
-from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.experiment.runs.weights import load_vecnormalize_state, vecnormalize_state
 from rn_rl.experiment.training.envpool import env_seeds, fast_envs
+from rn_rl.experiment.training.state import restore_environments, snapshots
 
 TRAINING, EVALUATION = range(2)
 """Purposes of environments, whose seeds differ."""
@@ -119,18 +119,16 @@ class GymnasiumBatchEnvs(BatchEnvs):
     def state(self, seed: int) -> dict[str, Any]:
         normalizer = self.normalizer(seed)
         return {
-            "environments": checkpoint.snapshots(self._training[seed]),
-            "evaluation_environments": checkpoint.snapshots(self._evaluation[seed]),
+            "environments": snapshots(self._training[seed]),
+            "evaluation_environments": snapshots(self._evaluation[seed]),
             "vecnormalize": normalizer and vecnormalize_state(normalizer),
         }
 
     def restore(self, stored: Sequence[dict[str, Any]]) -> bool:
         for seed, plain in enumerate(stored):
-            checkpoint.restore_environments(self._training[seed], plain["environments"])
+            restore_environments(self._training[seed], plain["environments"])
             count_timesteps_from(self._training[seed], plain["counters"]["num_timesteps"])
-            checkpoint.restore_environments(
-                self._evaluation[seed], plain["evaluation_environments"]
-            )
+            restore_environments(self._evaluation[seed], plain["evaluation_environments"])
             normalizer = self.normalizer(seed)
             if normalizer is not None:
                 load_vecnormalize_state(plain["vecnormalize"], normalizer)

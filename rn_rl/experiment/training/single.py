@@ -19,7 +19,7 @@ from rn_rl.agents import NormalizerLogger
 from rn_rl.agents.callbacks import online_norms
 from rn_rl.errors import TrainingStopped, UserError
 from rn_rl.experiment.evaluation.episodes import uses_masks
-from rn_rl.experiment.runs import checkpoint
+from rn_rl.experiment.runs import checkpoint, monitors
 from rn_rl.experiment.runs.console import Watch, say
 from rn_rl.experiment.runs.divergence import find_divergence, write_divergence
 from rn_rl.experiment.runs.folder import Run, load_weights, new_run
@@ -38,6 +38,7 @@ from rn_rl.experiment.training.interrupts import stop_on_interrupt
 from rn_rl.experiment.training.progress import ProgressCallback, StatusLines
 from rn_rl.experiment.training.resolve import resolve
 from rn_rl.experiment.training.saving import save_agent, save_run
+from rn_rl.experiment.training.state import is_saved_whole, restore_training
 
 
 def train(config: TrainConfig, console: Console | None = None, watch: Watch | None = None) -> Run:
@@ -75,7 +76,7 @@ def train(config: TrainConfig, console: Console | None = None, watch: Watch | No
         log = NormalizerLogger()
         if resuming:
             try:
-                checkpoint.restore_training(run.checkpoint, model, evaluation, log)
+                restore_training(run.checkpoint, model, evaluation, log)
             except BaseException:
                 env.close()
                 raise
@@ -176,14 +177,14 @@ def continue_run(config: TrainConfig) -> tuple[RunSpec, Run]:
     check_resumable(spec, run, spec.make_model(trial_env, training=False))
     trial_env.close()
     remove_temporaries(run.folder)
-    checkpoint.trim_monitors(run.checkpoint)
+    monitors.trim_monitors(run.checkpoint)
     run.write_spec(spec)
     return spec, run
 
 
 def is_complete(spec: RunSpec, run: Run) -> bool:
     """Return True if the checkpoint of a run has all of its timesteps or episodes."""
-    return checkpoint.timesteps_done(run.checkpoint) >= spec.timesteps or checkpoint.has_episodes(
+    return checkpoint.timesteps_done(run.checkpoint) >= spec.timesteps or monitors.has_episodes(
         run.checkpoint, spec.episodes
     )
 
@@ -195,7 +196,7 @@ def check_resumable(spec: RunSpec, run: Run, model: BaseAlgorithm) -> None:
     keep more than arrays.
     """
     memory = getattr(model, "replay_buffer", None)
-    if memory is not None and not checkpoint.is_saved_whole(memory):
+    if memory is not None and not is_saved_whole(memory):
         kind = type(memory).__name__
         kind += " with copy_info_dict=true" if isinstance(memory, HerReplayBuffer) else ""
         raise UserError(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rn_rl.errors import UserError
-from rn_rl.experiment.runs import checkpoint
+from rn_rl.experiment.runs import checkpoint, monitors
 from rn_rl.experiment.runs.arrays import put_array, take_array
 
 
@@ -22,10 +22,10 @@ def test_monitor_files_keep_the_bytes_of_the_lines_before_the_checkpoint(tmp_pat
     rows = [b'#{"t_start": 0.5}\n', b"r,l,t\r\n", b"1.0,5,0.1\r\n", b"2.0,6,0.2\r\n"]
     run.mkdir()
     (run / "0.monitor.csv").write_bytes(b"".join(rows[:3]))
-    checkpoint.write_state(folder, *state(5, monitor_rows=checkpoint.monitor_rows(run)))
+    checkpoint.write_state(folder, *state(5, monitor_rows=monitors.monitor_rows(run)))
     assert checkpoint.read_plain(folder)["monitor_rows"] == {"0.monitor.csv": 3}
     (run / "0.monitor.csv").write_bytes(b"".join(rows))
-    checkpoint.trim_monitors(folder)
+    monitors.trim_monitors(folder)
     assert (run / "0.monitor.csv").read_bytes() == b"".join(rows[:3])
     assert sorted(path.name for path in run.iterdir()) == ["0.monitor.csv", "checkpoint"]
 
@@ -33,7 +33,7 @@ def test_monitor_files_keep_the_bytes_of_the_lines_before_the_checkpoint(tmp_pat
 @pytest.mark.parametrize(("episodes", "reached"), [(None, False), (1, True), (2, False)])
 def test_episodes_are_counted_without_the_header(tmp_path, episodes, reached):
     checkpoint.write_state(tmp_path, *state(5, monitor_rows={"0.monitor.csv": 3}))
-    assert checkpoint.has_episodes(tmp_path, episodes) is reached
+    assert monitors.has_episodes(tmp_path, episodes) is reached
 
 
 def test_a_checkpoint_that_is_missing_or_damaged_is_one_line(tmp_path):

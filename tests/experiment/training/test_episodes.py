@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from rn_rl.agents import RNDQN
 from rn_rl.cli import main
-from rn_rl.experiment.runs import checkpoint
+from rn_rl.experiment.runs import checkpoint, monitors
 from rn_rl.experiment.runs.folder import Run
 
 PAPER = ["--algo", "rndqn", "--env", "CartPole-v1", "--config", "paper", "--norm", "rn"]
@@ -43,8 +43,8 @@ def test_a_run_ends_with_its_last_episode(tmp_path, capsys):
     lengths = [int(row.split(",")[1]) for row in rows(run)]
     assert_no_update_follows_the_last_episode(run, sum(lengths))
     assert checkpoint.timesteps_done(run.checkpoint) == sum(lengths)
-    assert checkpoint.has_episodes(run.checkpoint, 6)
-    assert not checkpoint.has_episodes(run.checkpoint, 7)
+    assert monitors.has_episodes(run.checkpoint, 6)
+    assert not monitors.has_episodes(run.checkpoint, 7)
     assert main(["train", "--resume", str(run.folder), "--quiet"]) == 2
     assert "has all of its 6 episodes" in capsys.readouterr().err
 
@@ -58,7 +58,7 @@ def test_each_seed_of_a_batch_ends_with_its_own_last_episode(tmp_path, vector_en
     for seed, run in together.items():
         ends[seed] = sum(int(row.split(",")[1]) for row in rows(run)[:6])
         assert len(rows(run)) >= 6
-        assert checkpoint.has_episodes(run.checkpoint, 6)
+        assert monitors.has_episodes(run.checkpoint, 6)
         assert_no_update_follows_the_last_episode(run, ends[seed])
     assert main(["train", "--resume", str(together[0].folder), "--quiet"]) == 2
     assert "its batch has all of its 6 episodes" in capsys.readouterr().err

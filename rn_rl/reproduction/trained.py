@@ -64,7 +64,7 @@ def read_trained(name: str, found: FoundRun, protocol: Protocol, study: Study) -
         elif (final := read_final(run, [])) is not None:
             more["final"] = final.mean_return
         if len(steps) > 1:
-            more["area"] = float(statistics.area_under_curve(steps, np.array(means)))
+            more["area"] = float(statistics.area_under_curve(steps, means))
     if protocol.whole is not None and run.divergence is not None:
         more["solved"] = 0.0
     elif protocol.whole is not None:

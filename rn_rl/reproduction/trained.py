@@ -56,10 +56,8 @@ def read_trained(name: str, found: FoundRun, protocol: Protocol, study: Study) -
     if study.measures != ("last",):
         steps, means, _ = read_evaluations(run, [])
         if run.divergence is not None:  # it has no policy any more; 0 is the lowest return
-            steps, means = (
-                np.append(steps, [run.divergence.timesteps, spec.timesteps]),
-                [*means, 0, 0],
-            )
+            steps = np.append(steps, [run.divergence.timesteps, spec.timesteps])
+            means = np.append(means, [0, 0])
             more["final"] = 0.0
         elif (final := read_final(run, [])) is not None:
             more["final"] = final.mean_return

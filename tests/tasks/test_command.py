@@ -101,7 +101,7 @@ def test_a_pool_of_processes_equals_one_process(done, tmp_path):
 
 @pytest.mark.slow
 def test_a_process_that_was_killed_leaves_whole_runs(tmp_path):
-    """SIGKILL in the middle; the same command then ends with the same lines as one that was not killed."""
+    """SIGKILL in the middle; the same command then ends with the lines of one that was not killed."""
     words = [sys.executable, "-m", "rn_rl", *TOY, str(tmp_path), "--seeds", "6"]
     process = subprocess.Popen(words, cwd=ROOT)
     path = tmp_path / "imbalanced-toy.jsonl"

@@ -76,7 +76,7 @@ def test_the_published_gain_depends_on_the_test_batch(arm):
 
 @pytest.mark.parametrize("spec", ["rn-paper", "ln+rn-paper"])
 def test_a_test_batch_larger_than_the_training_turns_the_published_gain_negative(spec):
-    """The gain is ln(training elements / test elements), here 160 and 800 images; ``rn`` keeps its own."""
+    """The gain is ln(training elements / test elements): 160 and 800 images; ``rn`` keeps its own."""
     digits = load_digits(None)
     order = np.random.default_rng(0).permutation(len(digits.y))
     x, y = as_inputs(digits.x[order[:160]]), torch.from_numpy(digits.y[order[:160]])

@@ -7,6 +7,7 @@ import numpy as np
 from rn_rl import statistics
 from rn_rl.analysis.drawing import Palette, by_itself, legend, picture, styled, svg
 from rn_rl.tasks.results import Results
+from rn_rl.tasks.wording import joined, versus
 
 
 def figures(results: Results) -> dict[str, str]:
@@ -87,7 +88,6 @@ def finding(results: Results) -> str:
     text += f"the error ended above twice its smallest with {', '.join(told)}" if told else ""
     text += ", not with " if told and held else "no collapse with " if held else ""
     text += ", ".join(held)
-    for arm, other in (("rn(half_life=8)@1", "rn@1"), ("rn", "none"), ("rn", "logt")):
-        said = results.told(arm, other, setting, "error", "points")
-        text += f"; {said}" if said else ""
-    return f"{text}."
+    pairs = (("rn(half_life=8)@1", "rn@1"), ("rn", "none"), ("rn", "logt"))
+    error = results.task.metrics[0]
+    return f"{joined([text, *(versus(results, *pair, setting, error) for pair in pairs)])}."

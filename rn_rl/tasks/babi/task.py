@@ -1,0 +1,145 @@
+"""Task ``babi``: questions about sizes (18) and paths (19), answered by a gated graph network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from rn_rl.errors import UserError
+from rn_rl.tasks.babi.baselines import BASELINES, baseline
+from rn_rl.tasks.babi.examples import Examples, examples
+from rn_rl.tasks.babi.files import find_files, read_stories
+from rn_rl.tasks.babi.network import GatedGraphNetwork
+from rn_rl.tasks.babi.stories import CLASSES, EDGE_TYPES, PATH, SIZE, Story, draw_stories
+from rn_rl.tasks.seeding import batches, generator, seed_torch
+from rn_rl.tasks.task import Metric, Result, Task, phases
+
+STEPS = 5
+"""Steps of the network for task 18, and the most of any task."""
+
+READ_AFTER = {SIZE: (STEPS,), PATH: (1, 2)}
+"""Steps after which the labels are read, as published."""
+
+TEST_STORIES = 500
+BATCH = 10
+LEARNING_RATE = 1e-3
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the name of a setting says, such as ``18-hard`` or ``19-1000``."""
+
+    task: int
+    hard: bool
+    stories: int
+
+    @classmethod
+    def of(cls, name: str, toy: bool = False) -> Setting:
+        """Parse ``TASK[-hard][-STORIES]``; 100 stories by default, 10 in a toy."""
+        task, *rest = name.split("-")
+        stories = int(rest[-1]) if rest and rest[-1].isdecimal() else 100
+        return cls(int(task), "hard" in rest, 10 if toy else stories)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of training: 50, or as many as give 1,000 stories half as many steps."""
+        return 50 if self.stories <= 100 else 25
+
+
+class Babi(Task):
+    """bAbI tasks 18 and 19 by a gated graph network, with answers by simple means beside it."""
+
+    name = "babi"
+    title = "Questions about sizes and paths (bAbI 18 and 19)"
+    arms = ("none", "ln", "rn", "ln+rn", "logt", "rn+ln", *BASELINES)
+    settings = ("18", "18-hard", "19")
+    known_settings = ("18", "18-hard", "19", "18-1000", "18-hard-1000", "19-1000")
+    extra_arms: ClassVar = BASELINES
+    toy_arms = ("none", "ln", "rn", "degree")
+    metrics = (
+        Metric("accuracy", "accuracy per label", "%", lower_is_better=False),
+        Metric("whole", "whole answer", "%", lower_is_better=False),
+    )
+
+    def protocol(self, data: Path | None, toy: bool) -> str:
+        for task in (SIZE, PATH):
+            if data is not None:
+                load(Setting(task, False, 100), 0, data, toy)
+        source = "generated stories" if data is None else f"files of {data}"
+        epochs = "1 epoch of 10 stories" if toy else "50 epochs of 100 stories (25 of 1,000)"
+        return (
+            f"gated graph network, states of 10, {STEPS} steps (task 19: labels read after 1 and 2), "
+            f"{source}, {epochs}, Adam {LEARNING_RATE}, batches of {BATCH} questions, "
+            f"questions of {TEST_STORIES} other stories"
+        )
+
+    def train_one(
+        self,
+        arm: str,
+        setting: str,
+        seed: int,
+        *,
+        data: Path | None,
+        toy: bool,
+        commit_every: int | None,
+    ) -> Result:
+        chosen = Setting.of(setting, toy)
+        train_stories, test_stories = load(chosen, seed, data, toy)
+        if arm in BASELINES:
+            right = baseline(arm, train_stories, test_stories, chosen.task, seed)
+            return Result({"accuracy": 100 * right.mean(), "whole": 100 * right.prod(1).mean()})
+        train = examples(train_stories, chosen.task)
+        test = examples(test_stories, chosen.task)
+        seed_torch(seed)
+        net = GatedGraphNetwork(
+            arm, EDGE_TYPES[chosen.task], CLASSES[chosen.task], READ_AFTER[chosen.task]
+        )
+        optimizer = torch.optim.Adam(net.parameters(), LEARNING_RATE)
+        order = generator(seed, "order")
+        curve = []
+        with phases(net, commit_every):
+            for _ in range(1 if toy else chosen.epochs):
+                net.train()
+                for index in batches(order, len(train), BATCH):
+                    batch = train[index]
+                    optimizer.zero_grad()
+                    F.cross_entropy(net(batch).flatten(0, 1), batch.labels.flatten()).backward()
+                    optimizer.step()
+                accuracy, whole = evaluate(net, test)
+                curve.append(accuracy)
+        return Result({"accuracy": accuracy, "whole": whole}, {"accuracy": curve})
+
+
+@torch.no_grad()
+def evaluate(net: GatedGraphNetwork, test: Examples) -> tuple[float, float]:
+    """Measure the shares of right labels and of wholly right answers in %; ends a phase by ``eval()``."""
+    net.eval()
+    right = (net(test).argmax(-1) == test.labels).double()
+    return 100 * right.mean().item(), 100 * right.prod(1).mean().item()
+
+
+def load(
+    setting: Setting, seed: int, data: Path | None, toy: bool
+) -> tuple[list[Story], list[Story]]:
+    """Return the stories of a setting and seed, for training and for testing.
+
+    Raises:
+        UserError: the files cannot be read; or harder questions are asked of files.
+    """
+    if data is None:
+        tests = 20 if toy else TEST_STORIES
+        return (
+            draw_stories(setting.task, setting.stories, generator(seed, "train"), setting.hard),
+            draw_stories(setting.task, tests, generator(seed, "test"), setting.hard),
+        )
+    if setting.hard:
+        raise UserError("setting 18-hard: its questions are generated, so it takes no --data")
+    train, test = find_files(data, setting.task, seed)
+    return (
+        read_stories(train, setting.task)[: setting.stories],
+        read_stories(test, setting.task)[: 20 if toy else TEST_STORIES],
+    )

@@ -91,7 +91,9 @@ def test_all_pairs_of_directions_are_equally_likely():
     pairs = Counter(story.questions[0].labels for story in STORIES["19"])
     assert len(pairs) == 12
     expected = len(STORIES["19"]) / 12
-    assert sum((n - expected) ** 2 / expected for n in pairs.values()) < 31.3  # p = 0.001, 11 degrees
+    assert (
+        sum((n - expected) ** 2 / expected for n in pairs.values()) < 31.3
+    )  # p = 0.001, 11 degrees
 
 
 def test_counting_facts_answers_few_of_the_harder_questions():

@@ -38,8 +38,8 @@ def baseline(
         seed: random state of the forest.
 
     Returns:
-        ``(questions, labels)``: expected share of right answers, 1/2 for a tie of ``degree``; NaN where the
-        task has nothing to count.
+        ``(questions, labels)``: expected share of right answers, 1/2 for a tie of ``degree``; NaN where
+        the task has nothing to count.
 
     Raises:
         UserError: scikit-learn is not installed.

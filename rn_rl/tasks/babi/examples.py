@@ -19,8 +19,8 @@ class Examples:
     """Questions with the graphs of their stories.
 
     Attributes:
-        edges: ``(questions, 2, NODES, types * NODES)``, 1 where column ``type * NODES + u`` sends a message
-            to row v: along edges from u to v (index 0), and against edges from v to u (index 1).
+        edges: ``(questions, 2, NODES, types * NODES)``, 1 where column ``type * NODES + u`` sends a
+            message to row v: along edges from u to v (index 0), against edges from v to u (index 1).
         annotations: ``(questions, NODES, ANNOTATIONS)``, 0 or 1.
         labels: ``(questions, labels)`` of int64.
     """

@@ -17,9 +17,7 @@ FACTS = {
         re.compile(r"the (?P<b>[a-z ]+?) fits inside the (?P<a>[a-z ]+)"),
     ),
     PATH: (
-        re.compile(
-            r"the (?P<b>[a-z ]+?) is (?P<type>north|south|east|west) of the (?P<a>[a-z ]+)"
-        ),
+        re.compile(r"the (?P<b>[a-z ]+?) is (?P<type>north|south|east|west) of the (?P<a>[a-z ]+)"),
     ),
 }
 """Facts as text. ``a`` is the source of the edge, ``b`` its target."""
@@ -41,8 +39,8 @@ def read_stories(path: Path, task: int) -> list[Story]:
 
     Args:
         path: ``qa18_..._train.txt`` of bAbI, or ``18_graphs.txt`` of the preprocessed graphs, in which
-            a fact is ``source type target``, a question is ``? kind first second label [label]``, a story
-            ends with an empty line, and all numbers start at 1.
+            a fact is ``source type target``, a question is ``? kind first second label [label]``, a
+            story ends with an empty line, and all numbers start at 1.
         task: 18 or 19.
 
     Returns:
@@ -71,9 +69,9 @@ def read_stories(path: Path, task: int) -> list[Story]:
 def find_files(folder: Path, task: int, seed: int) -> tuple[Path, Path]:
     """Find the files of a task for training and testing below a folder.
 
-    Those are ``qaTASK_*_train.txt`` and ``qaTASK_*_test.txt`` of bAbI, or ``train/TASK_graphs.txt`` and
-    ``test/TASK_graphs.txt``. Of several folders that hold a pair (the folds of the preprocessed graphs),
-    the seed chooses one, in the order of their names.
+    Those are ``qaTASK_*_train.txt`` and ``qaTASK_*_test.txt`` of bAbI, or ``train/TASK_graphs.txt``,
+    ``test/TASK_graphs.txt``. Of several folders that hold a pair (the folds of the preprocessed
+    graphs), the seed chooses one, in the order of their names.
 
     Raises:
         UserError: no pair of files is there.
@@ -86,8 +84,8 @@ def find_files(folder: Path, task: int, seed: int) -> tuple[Path, Path]:
     pairs = sorted((pair for pair in pairs if pair[1].is_file()), key=_natural)
     if not pairs:
         raise UserError(
-            f"--data {folder}: expected a folder with qa{task}_..._train.txt and qa{task}_..._test.txt, or "
-            f"train/{task}_graphs.txt and test/{task}_graphs.txt"
+            f"--data {folder}: expected a folder with qa{task}_..._train.txt and qa{task}_..._test.txt, "
+            f"or train/{task}_graphs.txt and test/{task}_graphs.txt"
         )
     return pairs[seed % len(pairs)]
 

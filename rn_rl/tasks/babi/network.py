@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rn_rl.normalization import make_normalizers
 from rn_rl.tasks.babi.examples import ANNOTATIONS, Examples
 from rn_rl.tasks.babi.stories import NODES
+from rn_rl.tasks.fed_back import FedBackNorm
 
 
 class GatedGraphNetwork(nn.Module):
@@ -20,8 +20,8 @@ class GatedGraphNetwork(nn.Module):
 
     where m are linear maps with a normalizer after them, before the types of edges are told apart, as
     published. Each step has its own two normalizers. Label k is read from the states after step
-    ``read_after[k]``: a gated sum over the nodes, then a linear layer. The GRU is torch's, whose reset gate
-    acts after the matrix product; in the paper it acts before it.
+    ``read_after[k]``: a gated sum over the nodes, then a linear layer. The GRU is torch's, whose reset
+    gate acts after the matrix product; in the paper it acts before it.
 
     Args:
         norm: spec of the normalizers.
@@ -48,11 +48,7 @@ class GatedGraphNetwork(nn.Module):
         self.value = nn.Linear(hidden + ANNOTATIONS, hidden)
         self.outputs = nn.ModuleList(nn.Linear(hidden, classes) for _ in read_after)
         self.norms = nn.ModuleList(
-            nn.ModuleList(
-                nn.Sequential(*make_normalizers(norm, types * hidden, layer))
-                for layer in self.messages
-            )
-            for _ in range(read_after[-1])
+            FedBackNorm(norm, types * hidden, steps=read_after[-1]) for _ in self.messages
         )
 
     def forward(self, x: Examples) -> Tensor:
@@ -60,16 +56,16 @@ class GatedGraphNetwork(nn.Module):
         state = torch.zeros(batch * NODES, self.hidden)
         state[:, :ANNOTATIONS] = x.annotations.flatten(0, 1)
         logits = []
-        for step, norms in enumerate(self.norms, start=1):
+        for step in range(self.read_after[-1]):
             received = []
             for direction in range(2):
-                message = norms[direction](self.messages[direction](state))
+                message = self.norms[direction](self.messages[direction](state), step)
                 # (batch, node, type, hidden) to (batch, type * node, hidden), the columns of `edges`
                 sent = message.view(batch, NODES, -1, self.hidden).transpose(1, 2).flatten(1, 2)
                 received.append(x.edges[:, direction] @ sent)
             state = self.update(torch.cat(received, -1).flatten(0, 1), state)
             for output, after in zip(self.outputs, self.read_after, strict=True):
-                if after == step:
+                if after == step + 1:
                     logits.append(output(self.read(state, x)))
         return torch.stack(logits, 1)
 

@@ -142,7 +142,9 @@ def path_story(rng: np.random.Generator) -> Story:
             (source, direction, target) if forward else (target, OPPOSITE[direction], source)
         )
     names = rng.permutation(NODES)
-    told = tuple((int(names[a]), d, int(names[b])) for a, d, b in (facts[i] for i in rng.permutation(4)))
+    told = tuple(
+        (int(names[a]), d, int(names[b])) for a, d, b in (facts[i] for i in rng.permutation(4))
+    )
     return Story(told, (Question(int(names[0]), int(names[2]), (first, second)),))
 
 

@@ -48,8 +48,8 @@ def glimpse(parameters: Tensor, size: int, points: int) -> Glimpse:
     .. math:: g = \tfrac{A + 1}{2} (\tilde g + 1), \qquad \delta = \tfrac{A - 1}{N - 1} \tilde\delta,
         \qquad \mu_i = g + (i - N/2 - 1/2) \, \delta \;\; (i = 1 \dots N),
 
-    and filter i weights pixel a by a Gaussian of mean :math:`\mu_i` and variance :math:`\sigma^2`, scaled so
-    that its weights sum to 1. Pixels are counted from 0 here, so :math:`\mu` is less by 1.
+    and filter i weights pixel a by a Gaussian of mean :math:`\mu_i` and variance :math:`\sigma^2`,
+    scaled so that its weights sum to 1. Pixels are counted from 0 here, so :math:`\mu` is less by 1.
 
     Args:
         parameters: ``(batch, 5)``.

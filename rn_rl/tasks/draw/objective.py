@@ -8,7 +8,7 @@ from torch.nn import functional as F  # noqa: N812
 
 
 def reconstruction(canvas: Tensor, image: Tensor) -> Tensor:
-    """Compute -log p(image | canvas): pixels are Bernoulli variables with logits ``canvas``; ``(batch,)``."""
+    """Compute -log p(image | canvas), ``(batch,)``: pixels are Bernoulli with logits ``canvas``."""
     loss = F.binary_cross_entropy_with_logits(canvas, image, reduction="none")
     return loss.flatten(1).sum(1)
 
@@ -18,8 +18,8 @@ def divergence(means: Tensor, log_sigmas: Tensor) -> Tensor:
 
     .. math:: \mathrm{KL} = \sum_t \sum_i \tfrac12 (\mu_{ti}^2 + \sigma_{ti}^2 - 1) - \log \sigma_{ti}
 
-    The published code subtracts half the number of steps where this subtracts 1/2 for each latent variable of
-    each step.
+    The published code subtracts half the number of steps where this subtracts 1/2 for each latent
+    variable of each step.
 
     Args:
         means: ``(steps, batch, latents)``.

@@ -42,8 +42,8 @@ def read_lines(folder: Path, points: int) -> np.ndarray:
 def read_strokes(path: Path) -> list[Stroke]:
     """Read the strokes of one file, y upward.
 
-    The parser reads ``Stroke`` and the attributes x and y of ``Point``. A document type is refused, so that
-    no entity is expanded and no other file or address is opened.
+    The parser reads ``Stroke`` and the attributes x and y of ``Point``. A document type is refused, so
+    that no entity is expanded and no other file or address is opened.
 
     Raises:
         UserError: the file cannot be read, is no XML, declares a document type, or has a point without
@@ -58,7 +58,9 @@ def read_strokes(path: Path) -> list[Stroke]:
         elif name == "Point":
             place = f"{path}, line {parser.CurrentLineNumber}"
             if not strokes:
-                raise UserError(f"{place}: a Point outside a Stroke; expected a file of IAM strokes")
+                raise UserError(
+                    f"{place}: a Point outside a Stroke; expected a file of IAM strokes"
+                )
             try:
                 x, y = (float(attributes[axis]) for axis in "xy")
             except (KeyError, ValueError):
@@ -74,7 +76,9 @@ def read_strokes(path: Path) -> list[Stroke]:
     parser.StartDoctypeDeclHandler = refuse
     try:
         if path.stat().st_size > MOST_BYTES:
-            raise UserError(f"{path}: more than {MOST_BYTES:,} bytes; expected a file of IAM strokes")
+            raise UserError(
+                f"{path}: more than {MOST_BYTES:,} bytes; expected a file of IAM strokes"
+            )
         parser.Parse(path.read_bytes(), True)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; expected a file of IAM strokes") from None

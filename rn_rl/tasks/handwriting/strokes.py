@@ -1,7 +1,7 @@
 """Pen strokes of words: written from a stroke font, and as sequences of offsets.
 
-A sequence is ``(points, 3)``: the offset (dx, dy) from the point before, y upward, and 1 if the pen is lifted
-after this point, else 0. The unit is the font's em until :func:`scaled` divides it.
+A sequence is ``(points, 3)``: the offset (dx, dy) from the point before, y upward, and 1 if the pen is
+lifted after this point, else 0. The unit is the font's em until :func:`scaled` divides it.
 """
 
 from __future__ import annotations

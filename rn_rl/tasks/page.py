@@ -43,8 +43,8 @@ def rows_of(results: Results, setting: str) -> list[list[str]]:
         row += [difference(results, arm, name, setting) for name in REFERENCES]
         rows.append(row)
         if arm in published:
-            empty = [""] * (len(row) - 3)
-            rows.append([f"{arm}, published", "", published[arm], *empty])
+            theirs = [published[arm].get(metric.key, "") for metric in task.metrics]
+            rows.append([f"{arm}, published", "", *theirs, *[""] * len(REFERENCES)])
     return rows
 
 

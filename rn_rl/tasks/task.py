@@ -123,8 +123,8 @@ class Task(ABC):
             commit_every: optimizer steps of a phase; None: one epoch.
         """
 
-    def published(self, setting: str) -> Mapping[str, str]:
-        """Return the paper's value of the first metric by arm, as text such as ``"90.11 ± 0.24"``."""
+    def published(self, setting: str) -> Mapping[str, Mapping[str, str]]:
+        """Return the paper's values by arm and key of the metric, as text such as ``"90.11 ± 0.24"``."""
         return {}
 
     def figures(self, results: Results) -> dict[str, str]:

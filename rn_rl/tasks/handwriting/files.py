@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from xml.parsers import expat
 
@@ -14,6 +15,7 @@ MOST_BYTES = 20_000_000
 """Largest file that is read; a line of the database has about 50 kB."""
 
 
+@functools.lru_cache(maxsize=1)
 def read_lines(folder: Path, points: int) -> np.ndarray:
     """Read every line of text below a folder that has enough points, each scaled to height 1.
 

@@ -22,7 +22,7 @@ POINTS = 120
 TRAIN, TEST = 400, 200
 """Lines for training and testing."""
 
-EPOCHS, BATCH = 40, 25
+EPOCHS, BATCH = 25, 25
 LEARNING_RATE = 5e-3
 LARGEST_NORM = 5.0
 """Norm to which gradients are clipped."""

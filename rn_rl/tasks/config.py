@@ -37,6 +37,6 @@ class TaskConfig:
     out: Path = Path("runs/tasks")
     """Folder of the results; the same command continues where it stopped."""
     jobs: Annotated[int | None, shown_as("N")] = None
-    """Runs side by side, one thread each; default: one for each core."""
+    """Runs side by side, one thread each; default: one for each core, with --toy 1."""
     quiet: bool = False
     """No output."""

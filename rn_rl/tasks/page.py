@@ -124,12 +124,38 @@ def write_numbers(results: Results, stem: Path) -> None:
 
 
 def print_tables(results: Results, console: Console) -> None:
-    """Print the table of each setting."""
+    """Print the table of each setting without most intervals, which are in the page, in 80 columns."""
+    task = results.task
     for setting in results.settings:
         table = Table(title=setting, title_justify="left", box=SIMPLE_HEAD)
+        table.caption, table.caption_justify = (
+            "*: the interval of the difference excludes 0",
+            "left",
+        )
         table.padding, table.pad_edge = (0, 1, 0, 0), False
-        for number, column in enumerate(header(results)):
-            table.add_column(column, justify="left" if number == 0 else "right")
-        for row in rows_of(results, setting):
-            table.add_row(*row, style="dim" if row[0].endswith(", published") else None)
+        for place, column in enumerate(header(results)):
+            table.add_column(
+                column, justify="left" if place == 0 else "right", no_wrap=place in (0, 2)
+            )
+        published = {} if results.toy else task.published(setting)
+        for arm in results.arms:
+            if not results.runs(arm, setting):
+                continue
+            first, *others = (results.estimate(arm, setting, m.key) for m in task.metrics)
+            row = [arm, str(len(results.runs(arm, setting))), str(first)]
+            row += [str(Estimate(other.value)) for other in others]
+            row += [starred(results, arm, name, setting) for name in REFERENCES]
+            table.add_row(*row)
+            if arm in published:
+                theirs = [published[arm].get(metric.key, "") for metric in task.metrics]
+                table.add_row("  published", "", *theirs, style="dim")
         console.print(table)
+
+
+def starred(results: Results, arm: str, name: str, setting: str) -> str:
+    """Return the paired difference to a reference, with a star if its interval excludes 0."""
+    other = results.reference(arm, name)
+    found = results.difference(arm, other, setting, results.task.metrics[0].key)
+    if found is None or arm == other:
+        return ""
+    return signed(Estimate(found.value)) + ("*" if found.low > 0 or found.high < 0 else "")

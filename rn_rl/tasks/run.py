@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import joblib
 import torch
@@ -26,11 +27,12 @@ from rn_rl.experiment.training.config import check_seeds
 from rn_rl.experiment.training.interrupts import ignore_interrupts, stop_on_interrupt
 from rn_rl.normalization import split_names
 from rn_rl.tasks.config import TaskConfig
-from rn_rl.tasks.page import write_page
 from rn_rl.tasks.registry import find_task
-from rn_rl.tasks.results import Results
 from rn_rl.tasks.store import Run, Store, latest
 from rn_rl.tasks.task import Task, split_arm
+
+if TYPE_CHECKING:
+    from rn_rl.tasks.results import Results
 
 SEEDS, TOY_SEEDS = 5, 2
 """Seeds by default."""
@@ -102,6 +104,10 @@ def run_task(config: TaskConfig) -> Results:
         UserError: anything that the user can fix, or runs failed.
         TrainingStopped: Ctrl-C; the same command goes on.
     """
+    # need SciPy and matplotlib, which the processes that train do not
+    from rn_rl.tasks.page import write_page
+    from rn_rl.tasks.results import Results
+
     task = find_task(config.task)
     console = Console(quiet=config.quiet)
     jobs = make_jobs(task, config)
@@ -201,7 +207,9 @@ def train_all(
                 return
             yield job
 
-    processes = min(config.jobs or os.cpu_count() or 1, len(todo))
+    # a toy ends before other processes have started
+    usual = 1 if config.toy else os.cpu_count() or 1
+    processes = min(config.jobs or usual, len(todo))
     with (
         stop_on_interrupt(console, progress, STOPPING),
         StatusLines(console, progress.status),

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from rn_rl.tasks.adaptation.domains import CORRUPTIONS, Part, load
-from rn_rl.tasks.adaptation.figures import dumbbells
 from rn_rl.tasks.adaptation.network import ConvolutionalNetwork
-from rn_rl.tasks.results import Results
 from rn_rl.tasks.seeding import batches, generator, seed_torch
 from rn_rl.tasks.task import Metric, Result, Task, phases
-from rn_rl.tasks.wording import joined, versus
+
+if TYPE_CHECKING:
+    from rn_rl.tasks.results import Results
 
 EPOCHS, BATCH = 10, 64
 LEARNING_RATE = 1e-3
@@ -93,9 +94,14 @@ class Adaptation(Task):
         return result
 
     def figures(self, results: Results) -> dict[str, str]:
+        # needs matplotlib, which training does not
+        from rn_rl.tasks.adaptation.figures import dumbbells
+
         return {"": dumbbells(results)}
 
     def finding(self, results: Results) -> str:
+        from rn_rl.tasks.wording import joined, versus
+
         setting, parts = results.settings[0], []
         for metric in self.metrics[:-1:2]:
             name = metric.key

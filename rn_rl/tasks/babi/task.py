@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -13,15 +13,15 @@ from torch.nn import functional as F  # noqa: N812
 from rn_rl.errors import UserError
 from rn_rl.tasks.babi.baselines import BASELINES, baseline
 from rn_rl.tasks.babi.examples import Examples, examples
-from rn_rl.tasks.babi.figures import curves
 from rn_rl.tasks.babi.files import find_files, read_stories
 from rn_rl.tasks.babi.network import GatedGraphNetwork
 from rn_rl.tasks.babi.stories import CLASSES, EDGE_TYPES, PATH, SIZE, Story, draw_stories
 from rn_rl.tasks.cancellation import cancellation_expected
-from rn_rl.tasks.results import Results
 from rn_rl.tasks.seeding import batches, generator, seed_torch
 from rn_rl.tasks.task import Metric, Result, Task, phases
-from rn_rl.tasks.wording import versus
+
+if TYPE_CHECKING:
+    from rn_rl.tasks.results import Results
 
 STEPS = 5
 """Steps of the network for task 18, and the most of any task."""
@@ -129,9 +129,14 @@ class Babi(Task):
         )
 
     def figures(self, results: Results) -> dict[str, str]:
+        # needs matplotlib, which training does not
+        from rn_rl.tasks.babi.figures import curves
+
         return {"": curves(results)}
 
     def finding(self, results: Results) -> str:
+        from rn_rl.tasks.wording import versus
+
         parts = []
         for setting in results.settings:
             networks = [arm for arm in results.arms if arm not in BASELINES]

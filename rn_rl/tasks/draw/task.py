@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,12 +11,12 @@ from torch import Tensor
 from rn_rl.errors import UserError
 from rn_rl.tasks.cancellation import cancellation_expected
 from rn_rl.tasks.digits import load_digits
-from rn_rl.tasks.draw.figures import curves, drawings, samples
 from rn_rl.tasks.draw.network import DrawNetwork
-from rn_rl.tasks.results import Results
 from rn_rl.tasks.seeding import batches, generator, seed_torch
 from rn_rl.tasks.task import Metric, Result, Task, phases
-from rn_rl.tasks.wording import joined, versus
+
+if TYPE_CHECKING:
+    from rn_rl.tasks.results import Results
 
 EPOCHS, BATCH = 12, 64
 LEARNING_RATE, BETAS = 2e-3, (0.5, 0.999)
@@ -94,9 +94,14 @@ class Draw(Task):
         )
 
     def figures(self, results: Results) -> dict[str, str]:
+        # needs matplotlib, which training does not
+        from rn_rl.tasks.draw.figures import curves, drawings, samples
+
         return {"": curves(results), "samples": samples(results), "glimpses": drawings(results)}
 
     def finding(self, results: Results) -> str:
+        from rn_rl.tasks.wording import joined, versus
+
         setting, metric = results.settings[0], self.metrics[0]
         fall = [
             f"{arm} {results.estimate(arm, setting, 'bound').value:.0f} nats, untrained "

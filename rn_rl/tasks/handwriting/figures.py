@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 
 from rn_rl import statistics
 from rn_rl.analysis.drawing import INK, Palette, by_itself, legend, picture, styled, svg
-from rn_rl.tasks.handwriting.strokes import strokes_of
+from rn_rl.tasks.handwriting.strokes import Stroke, strokes_of
 from rn_rl.tasks.results import Results
+
+WIDTH, HEIGHT = 4.0, 1.0
+"""Size of a cell of the figure of lines."""
 
 
 @styled
@@ -38,23 +41,29 @@ def lines(results: Results, temperatures: tuple[float, ...]) -> str:
     rows = [("true lines", true[: len(temperatures)])]
     for arm, run in first.items():
         written = np.array(run["written"])  # (temperatures, lines, points, 3)
-        rows += [(arm if i == 0 else "", written[:, i]) for i in range(written.shape[1])]
+        rows += [("" if i else arm, written[:, i]) for i in range(written.shape[1])]
     figure = picture(2.6 * len(temperatures) + 0.8, 0.62 * len(rows) + 0.3)
-    axes = figure.subplots(len(rows), len(temperatures), squeeze=False)
-    for row, (name, sequences) in zip(axes, rows, strict=True):
-        for axis, sequence in zip(row, sequences, strict=False):
-            draw(axis, sequence)
-        row[0].set_ylabel(name, rotation=0, ha="right", va="center")
-    for axis, temperature in zip(axes[1], temperatures, strict=True):
-        axis.set_title(f"temperature {temperature}", fontsize=9)
+    axis = figure.subplots()
+    drawn = []
+    for row, (_, sequences) in enumerate(rows):
+        for column, sequence in enumerate(sequences):
+            drawn += placed(strokes_of(sequence), column * WIDTH, -row * HEIGHT)
+    axis.add_collection(LineCollection(drawn, colors=INK, linewidths=0.9, capstyle="round"))
+    axis.set_xlim(-WIDTH / 2, (len(temperatures) - 0.5) * WIDTH)
+    axis.set_ylim((0.5 - len(rows)) * HEIGHT, HEIGHT / 2)
+    axis.set_aspect("equal")
+    names = [f"temperature {temperature}" for temperature in temperatures]
+    axis.set_xticks([i * WIDTH for i in range(len(names))], names)
+    axis.set_yticks([-i * HEIGHT for i in range(len(rows))], [name for name, _ in rows])
+    axis.xaxis.tick_top()
+    axis.grid(False)
+    axis.spines[:].set_visible(False)
     return by_itself(svg(figure, "Handwriting: lines that were written"))
 
 
-def draw(axis: Axes, sequence: np.ndarray) -> None:
-    """Draw the strokes of a sequence, without ticks, both axes to the same scale."""
-    for stroke in strokes_of(sequence):
-        axis.plot(*stroke.T, color=INK, linewidth=0.9, solid_capstyle="round")
-    axis.set_aspect("equal", adjustable="datalim")
-    axis.set(xticks=[], yticks=[])
-    axis.grid(False)
-    axis.spines[:].set_visible(False)
+def placed(strokes: list[Stroke], x: float, y: float) -> list[Stroke]:
+    """Scale strokes to fit a cell of the figure, and move their middle to (x, y)."""
+    points = np.concatenate(strokes)
+    size = max(*(np.ptp(points, axis=0) / (0.94 * WIDTH, 0.88 * HEIGHT)), 1e-9)
+    middle = (points.min(0) + points.max(0)) / 2
+    return [(stroke - middle) / size + (x, y) for stroke in strokes]

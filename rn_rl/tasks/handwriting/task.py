@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rn_rl.errors import UserError
-from rn_rl.tasks.handwriting.figures import curves, lines
 from rn_rl.tasks.handwriting.files import read_lines
 from rn_rl.tasks.handwriting.network import HandwritingNetwork
 from rn_rl.tasks.handwriting.strokes import scaled, write_lines
-from rn_rl.tasks.results import Results
 from rn_rl.tasks.seeding import batches, generator, seed_torch
 from rn_rl.tasks.task import Metric, Result, Task, phases
-from rn_rl.tasks.wording import joined, versus
+
+if TYPE_CHECKING:
+    from rn_rl.tasks.results import Results
 
 POINTS = 120
 TRAIN, TEST = 400, 200
@@ -92,9 +93,14 @@ class Handwriting(Task):
         )
 
     def figures(self, results: Results) -> dict[str, str]:
+        # needs matplotlib, which training does not
+        from rn_rl.tasks.handwriting.figures import curves, lines
+
         return {"": curves(results), "lines": lines(results, TEMPERATURES)}
 
     def finding(self, results: Results) -> str:
+        from rn_rl.tasks.wording import joined, versus
+
         setting, metric = results.settings[0], self.metrics[0]
         pairs = [("ln", "none"), ("rn", "ln"), ("rn", "logt"), ("rn", "none"), ("ln+rn", "ln")]
         told = joined([versus(results, arm, other, setting, metric) for arm, other in pairs])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,12 @@ from rn_rl.tasks.babi.stories import (
     NODES,
     PATH,
     SIZE,
+    Question,
     Story,
     degree_difference,
     draw_stories,
+    harder,
+    label_of_bigger,
 )
 
 STORIES = {
@@ -107,6 +111,25 @@ def test_counting_facts_answers_few_of_the_harder_questions():
         share[setting] = np.mean(right)
     assert share["18"] > 0.85
     assert abs(share["18-hard"] - 0.5) < 0.1
+
+
+def test_harder_questions_of_given_stories_are_half_misleading():
+    for label in (0, 1):
+        stories = STORIES["18"]
+        if label == 0:  # files number their labels as they like
+            stories = [
+                replace(
+                    s, questions=tuple(replace(q, labels=(1 - q.labels[0],)) for q in s.questions)
+                )
+                for s in stories
+            ]
+        assert label_of_bigger(stories) == label
+        chosen = harder(stories, label, np.random.default_rng(0))
+        differences = np.array([degree_difference(s, s.questions[0]) for s in chosen])
+        signs = np.array([1 if s.questions[0].labels[0] == label else -1 for s in chosen])
+        assert len(chosen) > 20 and np.mean(signs * differences <= 0) == 0.5
+        assert all(len(s.questions) == 1 for s in chosen)
+    assert harder([Story(((0, 0, 1),), (Question(0, 1, (1,)),))], 1, np.random.default_rng(0)) == []
 
 
 def test_same_seed_same_stories():

@@ -76,18 +76,34 @@ def find_files(folder: Path, task: int, seed: int) -> tuple[Path, Path]:
     Raises:
         UserError: no pair of files is there.
     """
-    pairs = []
-    for train in folder.rglob(f"qa{task}_*_train.txt"):
-        pairs.append((train, train.with_name(train.name.replace("_train.txt", "_test.txt"))))
-    for train in folder.rglob(f"train/{task}_graphs.txt"):
-        pairs.append((train, train.parent.parent / "test" / train.name))
-    pairs = sorted((pair for pair in pairs if pair[1].is_file()), key=_natural)
+    pairs = _pairs(folder, task)
     if not pairs:
         raise UserError(
             f"--data {folder}: expected a folder with qa{task}_..._train.txt and qa{task}_..._test.txt, "
             f"or train/{task}_graphs.txt and test/{task}_graphs.txt"
         )
     return pairs[seed % len(pairs)]
+
+
+def check_files(folder: Path) -> None:
+    """Read the first pair of files of each task that has one.
+
+    Raises:
+        UserError: no task has files, or they cannot be read.
+    """
+    tasks = [task for task in (SIZE, PATH) if _pairs(folder, task)]
+    for task in tasks or [SIZE]:
+        for path in find_files(folder, task, 0):
+            read_stories(path, task)
+
+
+def _pairs(folder: Path, task: int) -> list[tuple[Path, Path]]:
+    pairs = []
+    for train in folder.rglob(f"qa{task}_*_train.txt"):
+        pairs.append((train, train.with_name(train.name.replace("_train.txt", "_test.txt"))))
+    for train in folder.rglob(f"train/{task}_graphs.txt"):
+        pairs.append((train, train.parent.parent / "test" / train.name))
+    return sorted((pair for pair in pairs if pair[1].is_file()), key=_natural)
 
 
 def _natural(pair: tuple[Path, Path]) -> list[tuple[bool, int, str]]:

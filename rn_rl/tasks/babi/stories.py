@@ -153,6 +153,42 @@ def _beside(cell: tuple[int, int], direction: int) -> tuple[int, int]:
     return cell[0] + x, cell[1] + y
 
 
+def harder(stories: list[Story], label_of_bigger: int, rng: np.random.Generator) -> list[Story]:
+    """Choose questions so that counting facts answers half of them, one question for each story.
+
+    Args:
+        stories: stories of task 18.
+        label_of_bigger: label that says that the first thing is bigger.
+        rng: chooses as many of the other questions as there are misleading ones.
+
+    Returns:
+        A story for each chosen question; none if no question is misleading.
+    """
+    misleading, other = [], []
+    for place, (story, question) in enumerate((s, q) for s in stories for q in s.questions):
+        sign = 1 if question.labels[0] == label_of_bigger else -1
+        wrong = sign * degree_difference(story, question) <= 0
+        (misleading if wrong else other).append((place, Story(story.facts, (question,))))
+    count = min(len(misleading), len(other))
+    chosen = [
+        pairs[i] for pairs in (misleading, other) for i in rng.permutation(len(pairs))[:count]
+    ]
+    return [story for _, story in sorted(chosen, key=lambda pair: pair[0])]
+
+
+def label_of_bigger(stories: list[Story]) -> int:
+    """Return the label of task 18 that agrees with :func:`degree_difference` more often.
+
+    Files number their labels as they like.
+    """
+    agreement = sum(
+        int(np.sign(degree_difference(story, question))) * (1 if question.labels[0] else -1)
+        for story in stories
+        for question in story.questions
+    )
+    return int(agreement >= 0)
+
+
 def draw_stories(
     task: int, count: int, rng: np.random.Generator, hard: bool = False
 ) -> list[Story]:

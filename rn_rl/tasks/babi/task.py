@@ -13,9 +13,18 @@ from torch.nn import functional as F  # noqa: N812
 from rn_rl.errors import UserError
 from rn_rl.tasks.babi.baselines import BASELINES, baseline
 from rn_rl.tasks.babi.examples import Examples, examples
-from rn_rl.tasks.babi.files import find_files, read_stories
+from rn_rl.tasks.babi.files import check_files, find_files, read_stories
 from rn_rl.tasks.babi.network import GatedGraphNetwork
-from rn_rl.tasks.babi.stories import CLASSES, EDGE_TYPES, PATH, SIZE, Story, draw_stories
+from rn_rl.tasks.babi.stories import (
+    CLASSES,
+    EDGE_TYPES,
+    PATH,
+    SIZE,
+    Story,
+    draw_stories,
+    harder,
+    label_of_bigger,
+)
 from rn_rl.tasks.cancellation import cancellation_expected
 from rn_rl.tasks.seeding import batches, generator, seed_torch
 from rn_rl.tasks.task import Metric, Result, Task, phases
@@ -73,9 +82,8 @@ class Babi(Task):
     )
 
     def protocol(self, data: Path | None, toy: bool) -> str:
-        for task in (SIZE, PATH):
-            if data is not None:
-                load(Setting(task, False, 100), 0, data, toy)
+        if data is not None:
+            check_files(data)
         source = "generated stories" if data is None else f"files of {data}"
         epochs = (
             "1 epoch of 10 stories"
@@ -169,7 +177,7 @@ def load(
     """Return the stories of a setting and seed, for training and for testing.
 
     Raises:
-        UserError: the files cannot be read; or harder questions are asked of files.
+        UserError: the files cannot be read, or have no harder questions.
     """
     if data is None:
         tests = 20 if toy else TEST_STORIES
@@ -177,10 +185,14 @@ def load(
             draw_stories(setting.task, setting.stories, generator(seed, "train"), setting.hard),
             draw_stories(setting.task, tests, generator(seed, "test"), setting.hard),
         )
+    files = find_files(data, setting.task, seed)
+    train, test = (read_stories(path, setting.task) for path in files)
     if setting.hard:
-        raise UserError("setting 18-hard: its questions are generated, so it takes no --data")
-    train, test = find_files(data, setting.task, seed)
-    return (
-        read_stories(train, setting.task)[: setting.stories],
-        read_stories(test, setting.task)[: 20 if toy else TEST_STORIES],
-    )
+        bigger, rng = label_of_bigger(train), generator(seed, "hard")
+        train, test = (harder(stories, bigger, rng) for stories in (train, test))
+        if not train or not test:
+            raise UserError(
+                f"setting 18-hard: {files[0]} or {files[1]} has no question that counting facts answers "
+                "wrongly; expected some"
+            )
+    return train[: setting.stories], test[: 20 if toy else TEST_STORIES]

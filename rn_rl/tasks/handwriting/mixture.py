@@ -85,7 +85,8 @@ class Mixture:
                 so that likely points become likelier.
             generator: source of random numbers.
         """
-        weights = torch.softmax(self.log_weights / temperature, -1)
+        # a network that diverged draws any component, and its point is NaN
+        weights = torch.softmax(self.log_weights / temperature, -1).nan_to_num(1)
         chosen = torch.multinomial(weights, 1, generator=generator)
         mean, sigma = (
             values.gather(-2, chosen[..., None].expand(-1, -1, 2)).squeeze(-2)

@@ -9,6 +9,10 @@ from rn_rl.tasks.task import Task
 
 TASKS = {
     "imbalanced": "rn_rl.tasks.imbalanced:Imbalanced",
+    "draw": "rn_rl.tasks.draw.task:Draw",
+    "babi": "rn_rl.tasks.babi.task:Babi",
+    "handwriting": "rn_rl.tasks.handwriting.task:Handwriting",
+    "adaptation": "rn_rl.tasks.adaptation.task:Adaptation",
     "recurrent": "rn_rl.tasks.recurrent:Recurrent",
 }
 """Class of each task, by name."""

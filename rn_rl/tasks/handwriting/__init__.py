@@ -1,0 +1,1 @@
+"""Handwriting as pen strokes, predicted point by point."""

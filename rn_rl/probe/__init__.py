@@ -1,5 +1,5 @@
 """Measurement of the code length of each layer of any network while it trains."""
 
-from rn_rl.probe.core import CodeLengthProbe
+from rn_rl.probe.core import MEASURES, CodeLengthProbe, Readings
 
-__all__ = ["CodeLengthProbe"]
+__all__ = ["MEASURES", "CodeLengthProbe", "Readings"]

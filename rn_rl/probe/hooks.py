@@ -31,6 +31,8 @@ class Hook:
     def __init__(self, see: Callable[..., None], about: Any) -> None:
         self.see, self.about = see, about
 
+    # a graph break under torch.compile; unlike torch.compiler.disable it does not import the compiler
+    @torch._disable_dynamo
     def __call__(self, module: nn.Module, *args: Any) -> None:
         self.see(self.about, *args)
 
@@ -62,8 +64,6 @@ class Hooks:
         sites: Sequence[Site],
         network: nn.Module,
     ) -> None:
-        # a traced hook would run once; each call is a graph break instead
-        see = torch.compiler.disable(see)
         self._fused = {id(site.module): site for site in sites if site.fused}
         self._handles = [
             site.module.register_forward_hook(Hook(see, site)) for site in sites if not site.fused
@@ -72,9 +72,10 @@ class Hooks:
             self._see = see
             self._handles.append(nn.modules.module.register_module_forward_hook(self._see_fused))
         if not isinstance(network, nn.TransformerEncoderLayer):
-            before = Hook(torch.compiler.disable(lambda *_: restart()), None)
+            before = Hook(lambda *_: restart(), None)
             self._handles.append(network.register_forward_pre_hook(before))
 
+    @torch._disable_dynamo
     def _see_fused(self, module: nn.Module, inputs: Any, output: Any) -> None:
         site = self._fused.get(id(module))
         if site is not None:

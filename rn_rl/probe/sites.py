@@ -118,7 +118,9 @@ def _by_default(module: nn.Module) -> bool:
     """Layers with weights, normalizers; an activation function shows nothing that its input does not."""
     parametrized = hasattr(module, "parametrizations")
     holds = any(True for _ in module.parameters(recurse=False))
-    return parametrized or holds or isinstance(module, nn.MultiheadAttention) or is_normalizer(module)
+    return (
+        parametrized or holds or isinstance(module, nn.MultiheadAttention) or is_normalizer(module)
+    )
 
 
 def physical(x: Tensor) -> tuple[Tensor, int]:

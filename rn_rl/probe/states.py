@@ -175,9 +175,7 @@ class CodeStates:
             if missing:
                 ranks[:, where] = effective_rank(x).to(ranks.dtype)
 
-    def _extra(
-        self, kept: dict[str, Tensor], name: str, slot: Slot, dtype: torch.dtype
-    ) -> Tensor:
+    def _extra(self, kept: dict[str, Tensor], name: str, slot: Slot, dtype: torch.dtype) -> Tensor:
         found = kept.get(name)
         if found is None:
             shape = (slot.stack, slot.steps, slot.features)

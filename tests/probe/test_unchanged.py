@@ -62,8 +62,8 @@ def test_a_training_is_the_same_to_the_bit(every):
         assert torch.equal(value, plain.state_dict()[name]), name
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in net.modules())
     assert {"churn", "step", "gain", "neuron_median"} < set(readings.values)
-    change = readings.values["step"][0, readings.names.index("7")]
-    churn = readings.values["churn"][0, readings.names.index("7")]
+    change = readings.values["step"][0, readings.names.index("8")]
+    churn = readings.values["churn"][0, readings.names.index("8")]
     assert 0 < change < 1 and churn > 0
 
 
@@ -116,6 +116,8 @@ def test_half_and_double_precision(dtype):
     assert all(0.5 < length < 2 for length in lengths.values())
 
 
+# PyTorch's own at any graph break
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_under_compile_values_are_those_without_it():
     net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     plain = copy.deepcopy(net)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -24,6 +24,7 @@ from rn_rl.probe.sites import (
     Site,
     find_sites,
     first_tensor,
+    is_fake,
     packed_steps,
     physical,
     rows_of,
@@ -87,6 +88,8 @@ class CodeLengthProbe:
             functions included; or a function ``(name, module) -> bool`` that chooses among those.
         every: number of phases of which one is observed: the first, and each ``every``-th after it. The
             others cost next to nothing.
+        batches: number of forwards of a phase that are observed, the first ones; None for all. 64 rows
+            give the mean of a neuron to an eighth of its standard deviation.
         modes: modes of layers in which they are observed: ``"train"``, ``"eval"`` or both.
         measures: names of :data:`MEASURES`.
         max_steps: number of time steps that get a column; later ones share the last.
@@ -97,6 +100,7 @@ class CodeLengthProbe:
             output on them since the last one, relative to its spread. A tensor, which the network is
             called with, or a function without arguments that calls it. The call is in evaluation mode,
             without gradient, and changes no state.
+        prefix: text before the names of layers, such as ``"q_net_target."``.
 
     Raises:
         UserError: an argument is out of range, names a layer or measure that does not exist, or the
@@ -119,11 +123,13 @@ class CodeLengthProbe:
         *,
         layers: Layers = None,
         every: int = 1,
+        batches: int | None = None,
         modes: Sequence[str] = ("train",),
         measures: Iterable[str] = ("code", "moments", "dead", "rank"),
         max_steps: int = 32,
         recompute_gates: bool = False,
         reference: Tensor | Callable[[], Any] | None = None,
+        prefix: str = "",
     ) -> None:
         self.decay = decay_per_phase(half_life)
         self.measures = frozenset([measures] if isinstance(measures, str) else measures)
@@ -134,10 +140,11 @@ class CodeLengthProbe:
         for mode in sorted(self.modes):
             if mode not in MODES:
                 raise unknown("mode", mode, MODES)
-        for label, value in (("every", every), ("max_steps", max_steps)):
-            if value < 1:
+        for label, value in (("every", every), ("batches", batches), ("max_steps", max_steps)):
+            if value is not None and value < 1:
                 raise UserError(f"{label}={value}: expected at least 1")
-        self.every, self.max_steps = every, max_steps
+        self.every, self.batches, self.max_steps = every, batches, max_steps
+        self.prefix = prefix
         self.recompute_gates = recompute_gates
         self.reference = reference
         self.phases = 0
@@ -146,7 +153,11 @@ class CodeLengthProbe:
         self._order: list[str] = []
         self._last: Phase | None = None
         self._readings: Readings | None = None
+        self.touched = False
+        """True if a layer was called in an observed mode since the last phase ended."""
         self._calls: dict[str, int] = {}
+        self._batch = 0
+        self._first: str | None = None
         self._mask: Tensor | None = None
         self._outputs: dict[str, Tensor] | None = None
         self._churn: dict[str, float] = {}
@@ -160,12 +171,13 @@ class CodeLengthProbe:
 
     def _attach(self, module: nn.Module, layers: Layers) -> None:
         self._module: nn.Module | None = module
-        self._sites = find_sites(module, layers)
+        sites = find_sites(module, layers)
+        self._sites = [replace(site, name=f"{self.prefix}{site.name}") for site in sites]
         if self.recompute_gates:
             gates.check([(site.name, site.module) for site in self._sites])
         if "step" in self.measures:
             self._weights = Weights([(site.name, site.module) for site in self._sites])
-        self._hooks = Hooks(self._see, self._restart, self._sites, module)
+        self._hooks = Hooks(self._see, self._forward, self._sites, module)
 
     def close(self) -> None:
         """Remove the hooks from the network; what was measured stays."""
@@ -206,6 +218,19 @@ class CodeLengthProbe:
         finally:
             self._paused = before
 
+    def pause(self) -> None:
+        """Observe nothing until :meth:`resumed`."""
+        self._paused = True
+
+    @contextlib.contextmanager
+    def resumed(self) -> Iterator[None]:
+        """Observe inside this context, after :meth:`pause`."""
+        self._paused = False
+        try:
+            yield
+        finally:
+            self._paused = True
+
     @contextlib.contextmanager
     def sequences(self, mask: Tensor | None = None) -> Iterator[None]:
         """Observe one pass over sequences inside this context: time steps are counted from 0.
@@ -216,16 +241,46 @@ class CodeLengthProbe:
         Args:
             mask: ``(batch, steps)``, true for steps that are not padding; None if all are real.
         """
-        self._restart()
-        self._mask = None if mask is None else mask.detach().to(torch.bool)
+        self.begin_sequences(mask)
         try:
             yield
         finally:
             self._mask = None
 
+    def begin_sequences(self, mask: Tensor | None = None) -> None:
+        """Do as :meth:`sequences`, for all that follows until the next call."""
+        self._restart()
+        self._mask = None if mask is None else mask.detach().to(torch.bool)
+
+    def observe_steps(self, name: str, values: Tensor) -> None:
+        """Observe values that no hook sees, by time step.
+
+        Args:
+            name: name of the column, without the step.
+            values: ``(networks, steps, batch, features)``.
+        """
+        self._see_steps(name, values.detach(), 0)
+
+    def _forward(self, network: nn.Module) -> None:
+        """Note that a forward of the whole network begins."""
+        if ("train" if network.training else "eval") in self.modes:
+            self._restart()
+
     def _restart(self) -> None:
         """Count time steps from 0 again, at the start of a forward."""
         self._calls.clear()
+        self._batch += 1
+        self._first = ""
+
+    def _is_counted(self, site: Site) -> bool:
+        """Return True for the first forwards of a phase, if not all of them are observed.
+
+        Where the network is not called itself, a forward begins with the layer that was first.
+        """
+        if self._first is None:
+            self._first, self._batch = site.name, 0
+        self._batch += self._first == site.name
+        return self.batches is None or self._batch <= self.batches
 
     def _see(self, site: Site, inputs: tuple[Any, ...], output: Any) -> None:
         """Observe a call of a layer."""
@@ -234,9 +289,10 @@ class CodeLengthProbe:
             if found is not None:
                 self._outputs.setdefault(site.name, physical(found)[0].clone())
             return
-        if self._paused or not self.observing or torch.jit.is_tracing():
+        if self._paused or ("train" if site.module.training else "eval") not in self.modes:
             return
-        if ("train" if site.module.training else "eval") not in self.modes:
+        self.touched = True
+        if not self.observing or torch.jit.is_tracing() or not self._is_counted(site):
             return
         with outside_transforms():
             if site.is_sequence:
@@ -254,6 +310,8 @@ class CodeLengthProbe:
         if found is None:
             return
         x, stack = physical(found)
+        if is_fake(x):
+            return
         if self._mask is not None and not stack and x.shape[0] == self._mask.numel():
             x = x[self._mask.reshape(-1).to(x.device)]
         # subsampling before any copy; images are reduced further when they are observed
@@ -331,8 +389,9 @@ class CodeLengthProbe:
                 self._measure_churn()
             self._last, self._readings = self._states.commit(), None
         self.phases += 1
-        self._gates_due = True
-        self._restart()
+        self._gates_due, self.touched = True, False
+        self._calls.clear()
+        self._batch, self._first = 0, None
         return observed
 
     def _measure_churn(self) -> None:

@@ -1,4 +1,4 @@
-"""Gates and cell state of ``nn.LSTM``, which hooks do not see, computed again from its input and output."""
+"""Gates and cell state of ``nn.LSTM``, which hooks do not see, computed from its input and output."""
 
 from __future__ import annotations
 

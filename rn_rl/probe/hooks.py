@@ -52,7 +52,7 @@ class Hooks:
 
     Args:
         see: called as ``see(site, inputs, output)`` after each forward of a site.
-        restart: called before each forward of the network.
+        forward: called with the network before each forward of it.
         sites: layers to observe.
         network: the network.
     """
@@ -60,7 +60,7 @@ class Hooks:
     def __init__(
         self,
         see: Callable[..., None],
-        restart: Callable[[], None],
+        forward: Callable[[nn.Module], None],
         sites: Sequence[Site],
         network: nn.Module,
     ) -> None:
@@ -72,7 +72,7 @@ class Hooks:
             self._see = see
             self._handles.append(nn.modules.module.register_module_forward_hook(self._see_fused))
         if not isinstance(network, nn.TransformerEncoderLayer):
-            before = Hook(lambda *_: restart(), None)
+            before = Hook(lambda *_: forward(network), None)
             self._handles.append(network.register_forward_pre_hook(before))
 
     @torch._disable_dynamo

@@ -59,7 +59,7 @@ def evaluated(network: nn.Module) -> Iterator[None]:
 
 
 def churn_of(before: Tensor, now: Tensor) -> float:
-    """Change of outputs on the same inputs: ``|y - y_before| / |y_before - mean|``; NaN if shapes differ."""
+    """Change of outputs on equal inputs: ``|y - y_before| / |y_before - mean|``; NaN if shapes differ."""
     if before.shape != now.shape:
         return float("nan")
     spread = (before.double() - before.double().mean(0)).norm()

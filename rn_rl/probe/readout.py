@@ -22,7 +22,7 @@ class DecodedBits:
 
     bits: float
     error: float
-    """Standard error over the held-out samples, of which some are correlated in reinforcement learning."""
+    """Standard error over the held-out samples; too small where they are correlated."""
     most: float
     """Entropy of the labels in bits, which no read-out exceeds."""
 

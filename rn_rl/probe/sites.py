@@ -85,11 +85,11 @@ def find_sites(network: nn.Module, layers: Layers) -> list[Site]:
             choose = layers
             found = [(name, module) for name, module in leaves if choose(name, module)]
         else:
-            found = [(n, m) for n, m in leaves if layers == "all" or _by_default(m)]
+            found = [(n, m) for n, m in leaves if layers == "all" or observed_by_default(m)]
     if not found:
         raise UserError(
-            f"{type(network).__name__} has no layer to observe: expected one with weights, a normalizer, or "
-            "a recurrent or attention layer; name others with layers=[...], or take all with layers='all'"
+            f"{type(network).__name__} has no layer to observe: expected one with weights, a normalizer, "
+            "a recurrent or an attention layer; name others with layers=[...], or all with layers='all'"
         )
     fused = {
         id(part)
@@ -107,15 +107,18 @@ def _leaves(module: nn.Module, name: str, seen: set[int]) -> Iterator[tuple[str,
     seen.add(id(module))
     children = [(n, m) for n, m in module.named_children() if n != "parametrizations"]
     blocks = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
-    if not children or isinstance(module, blocks) or isinstance(module, PhaseNorm):
+    if not children or isinstance(module, (*blocks, PhaseNorm)):
         yield name, module
         return
     for child, part in children:
         yield from _leaves(part, f"{name}.{child}" if name else child, seen)
 
 
-def _by_default(module: nn.Module) -> bool:
-    """Layers with weights, normalizers; an activation function shows nothing that its input does not."""
+def observed_by_default(module: nn.Module) -> bool:
+    """Return True for layers with weights and normalizers.
+
+    An activation function shows nothing that its input does not.
+    """
     parametrized = hasattr(module, "parametrizations")
     holds = any(True for _ in module.parameters(recurse=False))
     return (
@@ -152,8 +155,12 @@ def first_tensor(output: Any) -> Tensor | None:
         output = output[0]
     if not isinstance(output, Tensor) or not output.is_floating_point() or output.dim() == 0:
         return None
-    # tracers carry no values
-    return None if type(output).__name__ == "FakeTensor" else output
+    return None if is_fake(output) else output
+
+
+def is_fake(x: Tensor) -> bool:
+    """Return True for a tensor without values, with which a function is traced."""
+    return type(x).__name__ in ("FakeTensor", "FunctionalTensor")
 
 
 def rows_of(x: Tensor, module: nn.Module, stack: int) -> Tensor:

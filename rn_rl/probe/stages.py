@@ -1,4 +1,4 @@
-"""Stages of a training: change points of its curves that chance does not explain, and that recur over seeds.
+"""Stages of a training: change points that chance does not explain, and that recur over seeds.
 
 A segmentation always finds segments: in the residual code length of a network that learns undisturbed,
 as many as in its loss. So each candidate is tested against series without a change point.

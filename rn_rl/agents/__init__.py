@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rn_rl.agents.callbacks import NormalizerLogger
+    from rn_rl.agents.probe import ProbeCallback, SeedBatchProbe
     from rn_rl.agents.replay import AgeWeightedDictReplayBuffer, AgeWeightedReplayBuffer
     from rn_rl.agents.rndqn import RNDQN
     from rn_rl.agents.rnppo import RNPPO
@@ -28,6 +29,8 @@ _EXPORTS = {
     "AgeWeightedDictReplayBuffer": "rn_rl.agents.replay",
     "AgeWeightedReplayBuffer": "rn_rl.agents.replay",
     "NormalizerLogger": "rn_rl.agents.callbacks",
+    "ProbeCallback": "rn_rl.agents.probe",
+    "SeedBatchProbe": "rn_rl.agents.probe",
     "EnvpoolSeedEnvs": "rn_rl.agents.seed_batch",
     "SeedBatch": "rn_rl.agents.seed_batch",
     "SeedBatchDQN": "rn_rl.agents.seed_batch",
@@ -43,9 +46,11 @@ __all__ = [
     "AgeWeightedReplayBuffer",
     "EnvpoolSeedEnvs",
     "NormalizerLogger",
+    "ProbeCallback",
     "SeedBatch",
     "SeedBatchDQN",
     "SeedBatchPPO",
+    "SeedBatchProbe",
     "SeedBatchRecurrentPPO",
     "VecSeedEnvs",
 ]

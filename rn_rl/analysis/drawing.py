@@ -99,6 +99,12 @@ def css() -> str:
     return (files("rn_rl") / "analysis" / "templates" / "colors.css").read_text("utf-8")
 
 
+def page_css() -> str:
+    """Return the CSS of a page: its colours and its layout."""
+    folder = files("rn_rl") / "analysis" / "templates"
+    return css() + (folder / "page.css").read_text("utf-8")
+
+
 def by_itself(text: str) -> str:
     """Return an SVG with its own CSS, for a separate file."""
     style = "svg { background: var(--page) }"

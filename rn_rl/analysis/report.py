@@ -122,7 +122,7 @@ def write_report(
         "margin": next((each.margin for each in summary.comparisons), None),
         "exploratory": statistics.EXPLORATORY,
         "colors": palette.colors(),
-        "palette": Markup(drawing.css()),
+        "palette": Markup(drawing.page_css()),
         "csv": [csv_file(out, name).name for name in ("figures", "runs", "curves")],
     }
     try:

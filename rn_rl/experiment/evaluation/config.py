@@ -61,9 +61,18 @@ class VideoConfig:
 
 @dataclass
 class ProbeConfig:
-    """Show the gain of each layer of a run over time; for regularity normalizers, the code length."""
+    """Show what the layers of runs did while they learned: code lengths, stages, and more, as a page.
 
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """Run folder, or a zip inside one."""
+    Runs are recorded by train --probe. Of a run without, the gains of its normalizers are printed.
+    """
+
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN ...")]
+    """Run folders, folders that hold runs, or npz files of rn_rl.probe.ProbeLog."""
+    out: Path = Path("probe.html")
+    """HTML page; a CSV file of all figures goes beside it."""
+    figures: str = ""
+    """Also write each plot as files beside the page: pdf,svg,png or some of them."""
+    watch: bool = False
+    """Draw the curves of one run in the terminal while it is trained, until it ends or Ctrl-C."""
     json: bool = False
     """Print one JSON object for each layer, with at most 100 evenly spaced points of the record."""

@@ -63,6 +63,10 @@ class Run:
         return self.folder / "code_length.npz"
 
     @property
+    def probe_file(self) -> Path:
+        return self.folder / "probe.npz"
+
+    @property
     def final_file(self) -> Path:
         return self.folder / "final.json"
 

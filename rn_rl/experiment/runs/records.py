@@ -17,6 +17,8 @@ from rn_rl.errors import UserError
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.io import DAMAGE, complete_lines
 from rn_rl.experiment.runs.spec import RunSpec
+from rn_rl.probe import ProbeRecord
+from rn_rl.probe.records import checked_record
 
 CURVE_POINTS = 100
 """Maximum number of points of a gain over time; a run records one at each rollout, often thousands."""
@@ -267,6 +269,22 @@ def read_arrays(path: Path, notes: list[str], *numbers: str, names: str = "") ->
     except Exception as error:  # damaged bytes make zipfile and NumPy raise many kinds of errors
         notes.append(f"{path.name} is damaged ({' '.join(str(error).split())})")
         return {}
+
+
+def read_probe(path: Path) -> ProbeRecord:
+    """Read a ``probe.npz``.
+
+    Raises:
+        UserError: it is damaged, or is not the record of a probe.
+    """
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            return checked_record({name: stored[name] for name in stored.files})
+    except DAMAGE as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path} is damaged ({reason}); expected the record of a probe, as training leaves it"
+        ) from None
 
 
 @dataclass

@@ -86,6 +86,8 @@ class RunSpec:
     """Package that steps the training environments: ``gymnasium`` or ``envpool``."""
     step_timeout: float | None = None
     """Seconds that a step of the environments may take; None for any time."""
+    probe: bool = False
+    """True if the layers are recorded in ``probe.npz``."""
     versions: dict[str, str] = field(default_factory=versions)
     signature: str = ""
     """Proof that the run was trained on this account; see :mod:`rn_rl.experiment.runs.trust`."""
@@ -193,10 +195,11 @@ def check_values(spec: RunSpec) -> None:
         (int, (*RANGES, *(("episodes",) if spec.episodes is not None else ()))),
         (dict, ("hyperparameters", "versions")),
         (list, ("together",)),
+        (bool, ("probe",)),
     ):
         for name in names:
             value = getattr(spec, name)
-            if not isinstance(value, kind) or isinstance(value, bool):
+            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
                 raise ValueError(f"{name}: expected {kind.__name__}, not {str(value)[:80]!r}")
     for name, (least, most) in RANGES.items():
         value = getattr(spec, name)

@@ -21,6 +21,7 @@ from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.experiment.runs.weights import add_vecnormalize
 from rn_rl.experiment.settings.algorithms import algorithm
 from rn_rl.experiment.training.interrupts import Stoppable
+from rn_rl.experiment.training.probe import RunProbe
 from rn_rl.experiment.training.saving import save_run
 from rn_rl.experiment.training.state import restore_rollout
 
@@ -99,6 +100,7 @@ class PhaseCallback(BaseCallback):
         watch: its ``stop`` is the request to stop.
         resuming: restore the random state of the checkpoint once more when the first rollout
             begins; see :mod:`rn_rl.experiment.training.state`.
+        probe: callback that probes the layers, if the run has one.
 
     Raises:
         TrainingStopped: after a request to stop, once the checkpoint is written.
@@ -114,11 +116,12 @@ class PhaseCallback(BaseCallback):
         watch: Stoppable,
         *,
         resuming: bool = False,
+        probe: RunProbe | None = None,
     ) -> None:
         super().__init__()
         self.run, self.spec = run, spec
         self.evaluation, self.log, self.watch = evaluation, log, watch
-        self.resuming = resuming
+        self.resuming, self.probe = resuming, probe
         self._every = max(spec.timesteps // 10, 1)
         self._phases = 0
         self._next = 0
@@ -151,6 +154,7 @@ class PhaseCallback(BaseCallback):
                 self.model,
                 self.evaluation,
                 self.log,
+                self.probe,
                 rollout_began=has_phases(self.model),
                 random=self._random,
             )

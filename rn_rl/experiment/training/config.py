@@ -58,6 +58,8 @@ class SharedOptions:
     """Many seeds: batch (together in one process), process (one a seed), or auto (batch if possible)."""
     vector_env: str = "auto"
     """Steps a seed batch: envpool (fast; extra [fast]), gymnasium, or auto (envpool if possible)."""
+    probe: bool = False
+    """Record code lengths and other measures of every layer in probe.npz, which 'rn-rl probe' shows."""
     compile: bool = False
     """Compile a seed batch's updates: starts later, then 5% slower to 10% faster where measured."""
     device: str = "cpu"

@@ -98,6 +98,7 @@ def resolve(config: TrainConfig) -> RunSpec:
         started_from=str(config.from_agent) if config.from_agent else None,
         episodes=config.episodes,
         step_timeout=config.step_timeout,
+        probe=config.probe,
     )
     try:
         check_values(spec)

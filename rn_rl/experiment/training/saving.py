@@ -12,6 +12,7 @@ from rn_rl.agents import NormalizerLogger
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.io import write_npz
 from rn_rl.experiment.runs.spec import RunSpec
+from rn_rl.experiment.training.probe import RunProbe
 from rn_rl.experiment.training.state import save_training
 
 
@@ -21,6 +22,7 @@ def save_run(
     model: BaseAlgorithm,
     evaluation: EvalCallback,
     log: NormalizerLogger,
+    probe: RunProbe | None = None,
     **state: Any,
 ) -> None:
     """Write the agent of a run between two phases, its records, and then its checkpoint.
@@ -34,16 +36,25 @@ def save_run(
         model: its agent.
         evaluation: callback of the evaluations during training.
         log: callback that records gains.
+        probe: callback that probes the layers, if the run has one.
         state: further arguments of :func:`~rn_rl.experiment.training.state.save_training`.
     """
-    save_agent(run, spec, model, log)
-    save_training(run.checkpoint, model, evaluation, log, **state)
+    save_agent(run, spec, model, log, probe)
+    save_training(run.checkpoint, model, evaluation, log, probe=probe, **state)
 
 
-def save_agent(run: Run, spec: RunSpec, model: BaseAlgorithm, log: NormalizerLogger) -> None:
-    """Write the agent of a run and its gains."""
+def save_agent(
+    run: Run,
+    spec: RunSpec,
+    model: BaseAlgorithm,
+    log: NormalizerLogger,
+    probe: RunProbe | None = None,
+) -> None:
+    """Write the agent of a run, its gains, and the record of its probe."""
     run.save_agent(spec, model)
     write_code_length(run, log, model)
+    if probe is not None:
+        probe.write()
 
 
 def write_code_length(run: Run, log: NormalizerLogger, model: BaseAlgorithm) -> None:

@@ -13,7 +13,13 @@ import numpy as np
 from rich.console import Console
 from stable_baselines3.common.vec_env import VecEnv
 
-from rn_rl.agents import SeedBatch, SeedBatchDQN, SeedBatchPPO, SeedBatchRecurrentPPO
+from rn_rl.agents import (
+    SeedBatch,
+    SeedBatchDQN,
+    SeedBatchPPO,
+    SeedBatchProbe,
+    SeedBatchRecurrentPPO,
+)
 from rn_rl.agents.seed_batch.distributions import components
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.errors import TrainingStopped
@@ -28,6 +34,7 @@ from rn_rl.experiment.runs.weights import save_zip
 from rn_rl.experiment.settings.algorithms import algorithm
 from rn_rl.experiment.training.callbacks import PHASES_PER_CHECK
 from rn_rl.experiment.training.interrupts import stop_on_interrupt
+from rn_rl.experiment.training.probe import put_log, put_states, take_log, take_states, write_seed
 from rn_rl.experiment.training.progress import TrainingProgress
 from rn_rl.experiment.training.seed_batch_envs import (
     BatchEnvs,
@@ -36,6 +43,7 @@ from rn_rl.experiment.training.seed_batch_envs import (
 )
 from rn_rl.experiment.training.seed_batch_records import SeedBatchRecords
 from rn_rl.normalization import RegularityNorm
+from rn_rl.probe.records import MOST_ROWS
 
 BATCHES: dict[str, type[SeedBatchDQN] | type[SeedBatchPPO]] = {
     "dqn": SeedBatchDQN,
@@ -54,6 +62,12 @@ A smaller batch is faster, but it takes seconds to trace its networks again.
 
 COMMITS_PER_KL = 50
 """Commits of an algorithm with a replay buffer, many and small, for each one whose KL is measured."""
+
+
+def probe_interval(batch: SeedBatch[Any], spec: RunSpec) -> int:
+    """Return the number of phases of which one is probed, such that a run has at most 2,000 rows."""
+    phases = spec.timesteps // max(batch.rollout_length * spec.n_envs, 1)
+    return max(1, -(-phases // MOST_ROWS))
 
 
 def make_model_silently(spec: RunSpec, env: VecEnv) -> Any:
@@ -174,6 +188,9 @@ class SeedBatchRun:
         self.batch, self.envs, self.noise = batch, envs, noise
         self.watch = watch
         self.records = SeedBatchRecords(list(batch.stack.norms), runs)
+        self.probe = (
+            SeedBatchProbe(batch, probe_interval(batch, self.spec)) if self.spec.probe else None
+        )
         self.best = np.full(len(specs), -np.inf)
         self.recent: list[list[float]] = [[] for _ in specs]
         self.rollouts = 0
@@ -194,6 +211,8 @@ class SeedBatchRun:
         try:
             while not self.complete:
                 self.batch.learn(self.spec.timesteps, self.on_rollout_start, self.on_step)
+                if self.probe is not None:
+                    self.probe.after_phase()
                 self._end_diverged()
                 if not self.complete:
                     self._leave_finished()
@@ -234,6 +253,8 @@ class SeedBatchRun:
             TrainingStopped: on request, once the checkpoints are written.
         """
         now, records = self.batch.num_timesteps, self.records
+        if self.probe is not None:
+            self.probe.after_phase()
         if records.layers and not (records.phases and records.phases[-1] == now):
             self.rollouts += 1
             records.phases.append(now)
@@ -256,6 +277,8 @@ class SeedBatchRun:
             self._end_diverged()
         self._phases += 1
         self._finish_seeds()
+        if self.probe is not None:  # it observes all seeds of the batch together
+            return bool(self.finished.all())
         return bool(self.finished.mean() >= LEAVING)
 
     def _leave_finished(self) -> None:
@@ -372,6 +395,8 @@ class SeedBatchRun:
         run.save_agent(self.specs[seed], model, self.envs.normalizer(seed))
         self.records.write_code_length(run, seed, getattr(model, "learning_starts", 0))
         self.records.write_scalars(seed)
+        if self.probe is not None:
+            write_seed(run, seed, self.probe)
 
     def save_checkpoints(self) -> None:
         """Write a checkpoint of every seed into its run, between two phases."""
@@ -382,6 +407,10 @@ class SeedBatchRun:
             run = self.runs[seed]
             arrays, plain = self.batch.state(seed)
             arrays.update(kept[seed])
+            if self.probe is not None:
+                put_log(arrays, self.probe.log.state(seed))
+                # one state holds those of all seeds, which continue together
+                plain["probe"] = put_states(arrays, self.probe.probes if seed == 0 else ())
             plain["best"] = float(self.best[seed])
             plain["recent"] = self.recent[seed][-100:]
             plain["rollouts"] = self.rollouts
@@ -404,6 +433,11 @@ class SeedBatchRun:
             arrays = [{name: file[name] for name in file.files} for file in files]
         self.batch.restore(list(zip(arrays, plain, strict=True)))
         self.records.restore(arrays, self.batch.num_timesteps)
+        if self.probe is not None and plain[0].get("probe"):
+            self.probe.log.restore(*(take_log(each) for each in arrays))
+            states = take_states(arrays[0], plain[0]["probe"])
+            for probe, state in zip(self.probe.probes, states, strict=True):
+                probe.restore(state)
         self.noise.restore([each["evaluation_noise"] for each in plain])
         self.best = np.array([each["best"] for each in plain])
         self.recent = [list(each["recent"]) for each in plain]

@@ -35,6 +35,7 @@ from rn_rl.experiment.training.callbacks import (
 )
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.interrupts import stop_on_interrupt
+from rn_rl.experiment.training.probe import RunProbe
 from rn_rl.experiment.training.progress import ProgressCallback
 from rn_rl.experiment.training.resolve import resolve
 from rn_rl.experiment.training.saving import save_agent, save_run
@@ -74,9 +75,10 @@ def train(config: TrainConfig, console: Console | None = None, watch: Watch | No
         model.set_logger(make_logger(run.folder, done))
         evaluation = make_evaluation(spec, run, model)
         log = NormalizerLogger()
+        probe = RunProbe(run) if spec.probe else None
         if resuming:
             try:
-                restore_training(run.checkpoint, model, evaluation, log)
+                restore_training(run.checkpoint, model, evaluation, log, probe)
             except BaseException:
                 env.close()
                 raise
@@ -87,10 +89,14 @@ def train(config: TrainConfig, console: Console | None = None, watch: Watch | No
         progress = ProgressCallback(spec.timesteps, evaluation, title, lines, watch)
         handler = stop_on_interrupt(console, watch) if own_interrupts else contextlib.nullcontext()
         with handler:
-            boundary = PhaseCallback(run, spec, evaluation, log, watch, resuming=resuming)
+            boundary = PhaseCallback(
+                run, spec, evaluation, log, watch, resuming=resuming, probe=probe
+            )
             callbacks: list[BaseCallback] = [log, boundary, progress]
             if spec.eval_freq > 0:
                 callbacks.insert(2, evaluation)
+            if probe is not None:  # ends the phase before a checkpoint is written
+                callbacks.insert(0, probe)
             masking: dict[str, Any] = {}
             if isinstance(model, MaskablePPO):
                 masking = {"use_masking": uses_masks(model, env)}
@@ -98,7 +104,7 @@ def train(config: TrainConfig, console: Console | None = None, watch: Watch | No
             try:
                 if resuming and is_complete(spec, run):  # killed before its policy was written
                     every.init_callback(model)
-                    save_agent(run, spec, model, log)
+                    save_agent(run, spec, model, log, probe)
                 else:
                     model.learn(
                         spec.timesteps - model.num_timesteps,
@@ -107,14 +113,14 @@ def train(config: TrainConfig, console: Console | None = None, watch: Watch | No
                         **masking,
                     )
                     boundary.check_weights()
-                    save_run(run, spec, model, evaluation, log)
+                    save_run(run, spec, model, evaluation, log, probe)
             except TrainingStopped:  # all files are written
                 raise
             except BaseException as error:
                 # on a full disk the files before stay
                 full = isinstance(error, OSError)
                 with contextlib.suppress(OSError) if full else contextlib.nullcontext():
-                    save_agent(run, spec, model, log)
+                    save_agent(run, spec, model, log, probe)
                 found = find_divergence(model.policy.named_parameters(), model.num_timesteps)
                 if found is None or not isinstance(error, Exception):
                     raise
@@ -123,6 +129,8 @@ def train(config: TrainConfig, console: Console | None = None, watch: Watch | No
                 say(console, f"run {run.folder}: {found}")
             finally:
                 progress.close()
+                if probe is not None:
+                    probe.close()
                 model.logger.close()
                 shutil.rmtree(evaluation_folder(run), ignore_errors=True)
                 try:

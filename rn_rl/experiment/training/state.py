@@ -27,7 +27,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from rn_rl.agents import NormalizerLogger
+from rn_rl.agents import NormalizerLogger, ProbeCallback
 from rn_rl.agents.replay import AgeWeightedDictReplayBuffer, AgeWeightedReplayBuffer
 from rn_rl.experiment.envs.checks import count_timesteps_from
 from rn_rl.experiment.runs.arrays import (
@@ -47,6 +47,7 @@ from rn_rl.experiment.runs.rng_state import (
     set_generator_states,
 )
 from rn_rl.experiment.runs.weights import load_vecnormalize_state, vecnormalize_state
+from rn_rl.experiment.training.probe import put_probe, take_probe
 
 AGENT_COUNTERS = (
     "num_timesteps",
@@ -80,6 +81,7 @@ def save_training(
     *,
     rollout_began: bool = False,
     random: dict[str, np.ndarray] | None = None,
+    probe: ProbeCallback | None = None,
 ) -> None:
     """Write a checkpoint of a training that is between two phases.
 
@@ -91,6 +93,7 @@ def save_training(
         rollout_began: True if SB3 has drawn the noise of the next rollout already.
         random: states of the random generators, see :mod:`rn_rl.experiment.runs.rng_state`; default:
             their present states.
+        probe: callback that probes the layers, if the run has one.
     """
     arrays: dict[str, Any] = {}
     optimizers = put_trained(arrays, model)
@@ -138,11 +141,17 @@ def save_training(
         "logged": pending_scalars(model.logger),
         "monitor_rows": monitor_rows(folder.parent),
     }
+    if probe is not None:
+        plain["probe"] = put_probe(arrays, probe)
     write_state(folder, arrays, plain)
 
 
 def restore_training(
-    folder: Path, model: BaseAlgorithm, evaluation: EvalCallback, log: NormalizerLogger
+    folder: Path,
+    model: BaseAlgorithm,
+    evaluation: EvalCallback,
+    log: NormalizerLogger,
+    probe: ProbeCallback | None = None,
 ) -> None:
     """Restore an untrained agent, its environments and its callbacks from a checkpoint, in place.
 
@@ -194,6 +203,8 @@ def restore_training(
             model.logger.name_to_value[name] = value
             model.logger.name_to_count[name] = count
             model.logger.name_to_excluded[name] = tuple(excluded)
+        if probe is not None and plain.get("probe") is not None:
+            take_probe(arrays, plain["probe"], probe)
         set_generator_states(model, take_array(arrays, "random"))
 
 

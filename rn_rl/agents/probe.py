@@ -1,0 +1,360 @@
+"""Probes of agents: a callback for SB3's algorithms, and the same for all networks of a seed batch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from sb3_contrib import ARS, RecurrentPPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.utils import obs_as_tensor
+from torch import Tensor, nn
+
+from rn_rl.agents.callbacks import strided
+from rn_rl.agents.seed_batch import SeedBatch, SeedBatchDQN, SeedBatchRecurrentPPO
+from rn_rl.agents.seed_batch.distributions import values_and_distribution
+from rn_rl.agents.seed_batch.recurrent_policy import latents, lstm_inputs
+from rn_rl.policies.divergence import behaviour, evenly_spaced
+from rn_rl.probe import CodeLengthProbe, ProbeLog, Readings
+from rn_rl.probe.records import MOST_ROWS
+from rn_rl.probe.sites import observed_by_default, physical
+
+BATCHES = 8
+"""Minibatches of a phase that are observed, by default."""
+
+MEASURES = ("code", "moments", "dead", "rank", "step")
+"""Measures of agents, by default."""
+
+REFERENCE_ROWS = 64
+"""Observations on which churn is measured."""
+
+LOGGED = ("code", "residual", "shift", "ratio", "dead", "dormant", "rank", "step", "churn")
+"""Measures that are written to TensorBoard."""
+
+
+class ProbeCallback(BaseCallback):
+    """Probe the networks of any agent of SB3 or sb3-contrib while it learns.
+
+    Observed are actor, critics, features and target networks, see :class:`rn_rl.CodeLengthProbe`; a
+    phase is what the agent learns between two rollouts. Nothing that the agent computes changes.
+    ``RecurrentPPO`` is observed by time step, from the begin of each sequence, without padding. Target
+    networks are observed where they compute targets. ``ARS`` has no gradient phases: its candidates are
+    observed in the episodes that they play. Churn is that of the acting network, on at most 64
+    observations from the first rollout after which the agent learns.
+
+    TensorBoard shows ``probe/<measure>/<layer>``, and :attr:`log` has all measures.
+
+    Args:
+        every: number of phases of which one is observed; None: such that a training has at most 2,000.
+        batches: number of minibatches of a phase that are observed; None for all.
+        half_life: number of phases after which an observation counts half; None never forgets.
+        measures: see :data:`rn_rl.probe.MEASURES`.
+
+    Attributes:
+        log: the record, whose ``arrays()`` are those of ``probe.npz``.
+
+    Example:
+        >>> from stable_baselines3 import DQN
+        >>> with ProbeCallback() as probe:
+        ...     agent = DQN("MlpPolicy", "CartPole-v1", learning_starts=50, seed=0)
+        ...     _ = agent.learn(200, callback=probe)
+        >>> probe.log.columns[:2]
+        ['q_net.q_net.0', 'q_net.q_net.2']
+    """
+
+    def __init__(
+        self,
+        every: int | None = None,
+        batches: int | None = BATCHES,
+        half_life: float | None = None,
+        measures: Iterable[str] = MEASURES,
+    ) -> None:
+        super().__init__()
+        self.every = every
+        self.arguments: dict[str, Any] = {
+            "batches": batches,
+            "half_life": half_life,
+            "measures": tuple([measures] if isinstance(measures, str) else measures),
+        }
+        self.log = ProbeLog()
+        self.probes: list[CodeLengthProbe] = []
+        self._stored: list[dict[str, Any]] | None = None
+        self._reference: Any = None
+        self._masks: np.ndarray | None = None
+
+    def _init_callback(self) -> None:
+        if self._stored is None and self.probes:  # a second learn()
+            self._stored = self.states()
+        self.close()
+        every = self.every or max(1, -(-self._phases() // MOST_ROWS))
+        given = {**self.arguments, "every": every}
+        policy = self.model.policy
+        targets = {name for name, _ in policy.named_children() if name.endswith("_target")}
+        modes = ("eval",) if isinstance(self.model, ARS) else ("train",)
+        online = CodeLengthProbe(
+            policy,
+            layers=lambda name, module: (
+                observed_by_default(module) and name.partition(".")[0] not in targets
+            ),
+            modes=modes,
+            reference=self._evaluate_reference,
+            **given,
+        )
+        self.probes = [online]
+        given["measures"] = tuple(name for name in given["measures"] if name != "step")
+        for name in sorted(targets):
+            network = getattr(policy, name)
+            if any(True for _ in network.parameters()):
+                probe = CodeLengthProbe(network, modes=("eval",), prefix=f"{name}.", **given)
+                self.probes.append(probe)
+        if self._stored is not None:
+            for probe, state in zip(self.probes, self._stored, strict=True):
+                probe.restore(state)
+            self._stored = None
+        if isinstance(self.model, RecurrentPPO):
+            self._follow_sequences()
+
+    def _phases(self) -> int:
+        """Number of phases of the training that begins, about."""
+        model: Any = self.model
+        steps = getattr(model, "n_steps", None)
+        if isinstance(model, OffPolicyAlgorithm):
+            frequency = model.train_freq
+            steps = getattr(frequency, "frequency", None)
+            if str(getattr(frequency, "unit", "")).endswith("EPISODE"):
+                steps = 200 * (steps or 1)
+        return int(model._total_timesteps // max((steps or 1000) * model.n_envs, 1))
+
+    def _follow_sequences(self) -> None:
+        """Tell the probe of the sequences of each minibatch that the rollout buffer gives."""
+        buffer: Any = self.model.rollout_buffer  # type: ignore[attr-defined]
+        give = type(buffer).get
+
+        def get(batch_size: int | None = None) -> Iterator[Any]:
+            for minibatch in give(buffer, batch_size):
+                sequences = minibatch.lstm_states.pi[0].shape[1]
+                self.probes[0].begin_sequences(minibatch.mask.reshape(sequences, -1) > 1e-8)
+                yield minibatch
+
+        buffer.get = get
+
+    # phases
+
+    def _on_rollout_start(self) -> None:
+        self._end_phase()
+
+    def _on_training_end(self) -> None:
+        self._end_phase()
+        self.close()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _end_phase(self) -> None:
+        """End the phase of all networks, unless nothing was learned since the last one ended."""
+        if not self.probes or not self.probes[0].touched:
+            return
+        if self._reference is None:
+            self._take_reference()
+        observed = [probe.end_phase() for probe in self.probes]
+        if not observed[0]:
+            return
+        readings = [probe.readings() for probe in self.probes]
+        now = self.model.num_timesteps
+        if not self.log.timesteps or now > self.log.timesteps[-1]:
+            self.log.append(now, *readings)
+        for tag, value in tags(readings):
+            self.logger.record(tag, value, exclude="stdout")
+
+    def _take_reference(self) -> None:
+        model: Any = self.model
+        memory = getattr(model, "replay_buffer", None)
+        rollout = getattr(model, "rollout_buffer", None)
+        if memory is not None and memory.size():
+            pick = evenly_spaced(memory.size(), REFERENCE_ROWS)
+            seen = memory.observations
+            chosen = (
+                {key: value[pick, 0] for key, value in seen.items()}
+                if isinstance(seen, dict)
+                else seen[pick, 0]
+            )
+            normalizer = model.get_vec_normalize_env()
+            self._reference = normalizer.normalize_obs(chosen) if normalizer else chosen
+        elif rollout is not None:
+            self._reference = strided(rollout.observations, REFERENCE_ROWS)
+            if hasattr(rollout, "action_masks"):
+                self._masks = strided(rollout.action_masks, REFERENCE_ROWS)
+
+    def _evaluate_reference(self) -> None:
+        if self._reference is not None and not isinstance(self.model, ARS):
+            observations = obs_as_tensor(self._reference, self.model.device)
+            behaviour(self.model.policy, observations, self._masks)
+
+    # end, and exact continuation
+
+    def close(self) -> None:
+        """Remove all hooks from the agent; :attr:`log` stays."""
+        for probe in self.probes:
+            probe.close()
+        buffer = getattr(getattr(self, "model", None), "rollout_buffer", None)
+        if buffer is not None:
+            vars(buffer).pop("get", None)
+
+    def __enter__(self) -> ProbeCallback:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def states(self) -> list[dict[str, Any]]:
+        """Return the state of each probe between two phases, for :meth:`continue_from`."""
+        return [probe.state() for probe in self.probes]
+
+    def continue_from(self, states: list[dict[str, Any]]) -> None:
+        """Continue from :meth:`states` when the training begins."""
+        self._stored = states
+
+
+def tags(readings: Sequence[Readings]) -> Iterator[tuple[str, float]]:
+    """TensorBoard tags of one network's readings, such as ``probe/residual/lstm_actor/step_03``."""
+    for each in readings:
+        for measure in LOGGED:
+            for name, value in zip(each.names, each.values.get(measure, [[]])[0], strict=False):
+                if np.isfinite(value):
+                    layer, _, step = name.partition("@")
+                    layer = re.sub(r"[^-\w.]", "_", layer)
+                    at = f"/step_{int(step):02d}" if step else ""
+                    yield f"probe/{measure}/{layer}{at}", float(value)
+
+
+class SeedBatchProbe:
+    """Probe the networks of all seeds of a batch, every seed by itself and all in one call.
+
+    The update of a seed batch is a recorded list of operations, which calls no layers. So the networks
+    are evaluated once more for each observed phase, in evaluation mode and under ``vmap``, on at most 64
+    recent observations of each seed: those of the replay memory, or of the rollout. Of recurrent
+    policies they are the first steps of the last rollout, in order.
+
+    Args:
+        batch: the seed batch.
+        every: number of phases of which one is observed.
+        half_life: see :class:`ProbeCallback`.
+        measures: see :data:`rn_rl.probe.MEASURES`, without ``"step"``.
+
+    Attributes:
+        log: the record of all seeds.
+    """
+
+    def __init__(
+        self,
+        batch: SeedBatch[Any],
+        every: int = 1,
+        half_life: float | None = None,
+        measures: Iterable[str] = MEASURES,
+    ) -> None:
+        self.batch = batch
+        self.log = ProbeLog()
+        given: dict[str, Any] = {
+            "every": every,
+            "half_life": half_life,
+            "modes": ("eval",),
+            "measures": tuple(name for name in measures if name != "step"),
+        }
+        # the names of a single agent, whose policy holds the network
+        dqn = isinstance(batch, SeedBatchDQN)
+        prefix = "q_net." if dqn else ""
+        self.probes = [CodeLengthProbe(batch.stack.module, prefix=prefix, **given)]
+        self._stacks = [batch.stack]
+        if isinstance(batch, SeedBatchDQN):
+            target = CodeLengthProbe(batch.target.module, prefix="q_net_target.", **given)
+            self.probes.append(target)
+            self._stacks.append(batch.target)
+        for probe in self.probes:
+            probe.pause()
+        self._learned = batch.num_updates
+
+    @torch.no_grad()
+    def after_phase(self) -> None:
+        """End a phase; call it when a rollout begins. Nothing is done if nothing was learned since."""
+        if self.batch.num_updates == self._learned:
+            return
+        self._learned = self.batch.num_updates
+        if self.probes[0].observing:
+            self._evaluate()
+        observed = [probe.end_phase() for probe in self.probes]
+        if observed[0]:
+            self.log.append(self.batch.num_timesteps, *(probe.readings() for probe in self.probes))
+
+    def _evaluate(self) -> None:
+        if isinstance(self.batch, SeedBatchRecurrentPPO):
+            return self._evaluate_sequences(self.batch)
+        observations = self.batch.recent_observations(REFERENCE_ROWS)
+        if observations is None:
+            return None
+        batch: Any = self.batch
+
+        def evaluate(network: Any, x: Tensor) -> Tensor:
+            if isinstance(batch, SeedBatchDQN):
+                return batch.q_of(network, x)
+            return values_and_distribution(network, x)[0]
+
+        for probe, stack in zip(self.probes, self._stacks, strict=True):
+            with probe.resumed():
+                stack.vmap_modules(evaluate, stack.tensors, observations)
+        return None
+
+    def _evaluate_sequences(self, batch: SeedBatchRecurrentPPO) -> None:
+        """Evaluate the first steps of the last rollout; the LSTM's outputs are inputs of the heads."""
+        probe, stack, rollout = self.probes[0], batch.stack, batch.rollout
+        critics: Any = batch.actor_critics
+        steps = min(probe.max_steps, batch.model.n_steps)
+        envs = rollout.starts.shape[2]
+        seen = rollout.observations[:steps].swapaxes(0, 2).swapaxes(0, 1)  # seeds, envs, steps
+        observations = batch.tensor(seen.reshape(batch.size, envs * steps, *seen.shape[3:]))
+        keep = batch.tensor(1 - rollout.starts[:steps].transpose(1, 2, 0))
+        state = batch.tensor(critics.states[0])
+        dtype = stack.weights.dtype
+        policy: Any = stack.module
+        outputs: dict[str, Tensor] = {}
+
+        def take(name: str) -> Any:
+            def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+                outputs[name] = physical(inputs[0])[0]
+
+            return hook
+
+        heads = policy.mlp_extractor
+        named = {"lstm_actor": heads.policy_net}
+        if policy.lstm_critic is not None:
+            named["lstm_critic"] = heads.value_net
+        handles = [m.register_forward_pre_hook(take(name)) for name, m in named.items()]
+
+        def evaluate(one: Any, x: Tensor, before: Tensor, kept: Tensor) -> Tensor:
+            pi, vf, _ = latents(one, lstm_inputs(one, x), before, kept)
+            return one.value_net(vf).sum() + one.action_net(pi).sum()
+
+        try:
+            with probe.resumed():
+                inputs = observations, state.to(dtype), keep.to(dtype)
+                stack.vmap_modules(evaluate, stack.tensors, *inputs)
+                for name, values in outputs.items():
+                    by_step = values.unflatten(1, (envs, steps)).transpose(1, 2)
+                    probe.observe_steps(name, by_step)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def close(self) -> None:
+        """Remove all hooks."""
+        for probe in self.probes:
+            probe.close()

@@ -1,0 +1,297 @@
+"""Plots of probes: figures in the colours of a page, which are also written as files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from rn_rl.analysis import drawing, plots
+from rn_rl.analysis.probes import BLOCKS, ProbedArm, blocks
+from rn_rl.errors import UserError
+from rn_rl.experiment.runs.io import atomic_write
+from rn_rl.probe.states import baseline
+
+FORMATS = ("pdf", "svg", "png")
+"""Kinds of files of figures."""
+
+MOST_LINES = 12
+"""Layers that one plot shows; more would not be told apart."""
+
+STEPS = (0, 1, 2, 4, 8, 16, 31)
+"""Time steps of a recurrent layer that are drawn."""
+
+Line = tuple[str, np.ndarray, np.ndarray]
+"""Name, timesteps ``(points,)`` and values ``(runs, points)``."""
+
+
+def lines(axes: Axes, drawn: Sequence[Line], palette: drawing.Palette) -> None:
+    """Draw the mean over runs of each line, and the range of the runs."""
+    for name, steps, rows in drawn:
+        known = np.isfinite(rows).all(0)
+        if not known.any():
+            continue
+        look = palette[name]
+        marker = "o" if known.sum() == 1 else None
+        axes.plot(
+            steps[known], rows[:, known].mean(0), label=name, linewidth=1.5, marker=marker, **look
+        )
+        if len(rows) > 1:
+            low, high = rows[:, known].min(0), rows[:, known].max(0)
+            axes.fill_between(steps[known], low, high, color=look["color"], alpha=0.12, linewidth=0)
+
+
+def stage_lines(axes: Axes, arm: ProbedArm, *, of_return: bool = False) -> None:
+    """Draw a vertical line at each stage that most seeds share."""
+    for stage in arm.return_stages if of_return else arm.stages:
+        x = stage.position * arm.length
+        axes.axvline(x, color=drawing.INK, linewidth=0.9, linestyle=(0, (2, 3)))
+
+
+def curves_of(arm: ProbedArm, measure: str, columns: Iterable[str]) -> list[Line]:
+    """Return the lines of a measure for some columns."""
+    return [(name, *arm.curve(measure, name)) for name in columns]
+
+
+@drawing.styled
+def residuals(arm: ProbedArm) -> Figure | None:
+    """Code length and residual of each online layer, and the return, on one axis of timesteps."""
+    layers = [name for name in arm.layers if "_target." not in name and not name.endswith(".in")]
+    layers = layers[:MOST_LINES]
+    if not layers:
+        return None
+    palette = drawing.Palette(layers)
+    figure = drawing.picture(width=7.2, height=7.4)
+    top, middle, bottom = figure.subplots(3, 1, sharex=True)
+    lines(top, curves_of(arm, "code", layers), palette)
+    steps, _ = arm.curve("code", layers[0])
+    record = arm.runs[0].record
+    rows = np.interp(steps, record.timesteps, np.arange(len(record.timesteps)))
+    expected = [baseline(round(row) + 1) for row in rows]
+    look = {"color": drawing.INK, "linewidth": 0.9, "linestyle": (0, (2, 3))}
+    top.plot(steps, expected, label="stationary data", **look)
+    top.set_ylabel("code length, nats")
+    lines(middle, curves_of(arm, "residual", layers), palette)
+    stage_lines(middle, arm)
+    middle.set_ylabel("residual, nats")
+    returned = [blocks(r.return_steps, r.returns, arm.length, 4 * BLOCKS) for r in arm.runs]
+    found = np.stack([values for _, values in returned])
+    if np.isfinite(found).any():
+        lines(bottom, [("return", returned[0][0], found)], palette)
+        stage_lines(bottom, arm, of_return=True)
+        bottom.set_ylabel("return")
+    else:
+        bottom.set_visible(False)
+    plots.steps_axis(bottom if bottom.get_visible() else middle)
+    drawing.legend(figure, top)
+    return figure
+
+
+@drawing.styled
+def layer_differences(arm: ProbedArm) -> Figure | None:
+    """Residual of each layer minus that of the layer before it."""
+    layers = [n for n in arm.layers if "_target." not in n and not n.endswith((".in", ".out"))]
+    pairs = [(a, b) for a, b in zip(layers, layers[1:], strict=False) if network(a) == network(b)]
+    drawn = []
+    for before, after in pairs[:MOST_LINES]:
+        steps, one = arm.curve("residual", after)
+        _, other = arm.curve("residual", before)
+        drawn.append((f"{after} - {before.rpartition('.')[2]}", steps, one - other))
+    return plain(drawn, "difference of residuals, nats")
+
+
+@drawing.styled
+def online_minus_target(arm: ProbedArm) -> Figure | None:
+    """Code length of each layer of the online network minus that of its target network."""
+    drawn = []
+    for name in arm.layers:
+        target = re.sub(r"^([^.]+)\.", r"\1_target.", name)
+        if target in arm.layers and "_target." not in name:
+            steps, one = arm.curve("code", name)
+            _, other = arm.curve("code", target)
+            drawn.append((name, steps, one - other))
+    return plain(drawn[:MOST_LINES], "online minus target, nats")
+
+
+@drawing.styled
+def differences(arm: ProbedArm) -> Figure | None:
+    """First and second differences of the code length between a fiftieth of the training."""
+    layers = [n for n in arm.layers if "_target." not in n and not n.endswith(".in")][:MOST_LINES]
+    if not layers:
+        return None
+    palette = drawing.Palette(layers)
+    figure = drawing.picture(width=7.2, height=5.0)
+    grid = figure.subplots(2, 1, sharex=True)
+    for order, axes in enumerate(grid, start=1):
+        drawn = []
+        for name, steps, rows in curves_of(arm, "code", layers):
+            stride = max(len(steps) // 50, 1)
+            fewer = np.diff(rows[:, ::stride], order)
+            drawn.append((name, steps[::stride][order:], fewer))
+        lines(axes, drawn, palette)
+        axes.set_ylabel(f"{('first', 'second')[order - 1]} difference, nats")
+    plots.steps_axis(grid[-1])
+    drawing.legend(figure, grid[0])
+    return figure
+
+
+@drawing.styled
+def time_steps(arm: ProbedArm) -> Figure | None:
+    """Residual of each recurrent layer by time step."""
+    if not arm.recurrent:
+        return None
+    palette = drawing.Palette([f"step {t}" for t in STEPS])
+    layers = list(arm.recurrent)[:4]
+    figure = drawing.picture(width=7.2, height=0.6 + 2.4 * len(layers))
+    grid = figure.subplots(len(layers), 1, sharex=True, squeeze=False).flatten()
+    for axes, layer in zip(grid, layers, strict=True):
+        named = [(f"step {t}", f"{layer}@{t}") for t in STEPS]
+        drawn = [
+            (label, *arm.curve("residual", column))
+            for label, column in named
+            if column in arm.columns
+        ]
+        lines(axes, drawn, palette)
+        axes.set_title(layer, fontsize=10)
+        axes.set_ylabel("residual, nats")
+    plots.steps_axis(grid[-1])
+    drawing.legend(figure, *grid)
+    return figure
+
+
+PANELS = {
+    "shift": "shift of the mean, sd",
+    "ratio": "ratio of variances",
+    "dead": "share of dead units",
+    "dormant": "share of dormant units",
+    "rank": "effective rank",
+    "step": "relative step of weights",
+    "churn": "churn",
+    "gain": "gain",
+}
+"""Measures that are plotted side by side, and the labels of their axes."""
+
+
+@drawing.styled
+def measures(arm: ProbedArm) -> Figure | None:
+    """All other measures of the online layers."""
+    layers = [n for n in arm.layers if "_target." not in n and not n.endswith(".in")][:MOST_LINES]
+    named = [(name, label) for name, label in PANELS.items() if arm.has(name)]
+    if not named or not layers:
+        return None
+    palette = drawing.Palette(layers)
+    rows = -(-len(named) // 2)
+    figure = drawing.picture(width=7.2, height=0.6 + 2.2 * rows)
+    grid = figure.subplots(rows, 2, sharex=True, squeeze=False).flatten()
+    for axes, (name, label) in zip(grid, named, strict=False):
+        lines(axes, curves_of(arm, name, layers), palette)
+        axes.set_ylabel(label)
+        plots.steps_axis(axes)
+    for axes in grid[len(named) :]:
+        axes.set_visible(False)
+    drawing.legend(figure, *grid[: len(named)])
+    return figure
+
+
+def plain(drawn: list[Line], label: str) -> Figure | None:
+    """Plot lines with a line at 0; None if there are none."""
+    if not drawn:
+        return None
+    palette = drawing.Palette([name for name, _, _ in drawn])
+    figure = drawing.picture(width=7.2, height=3.2)
+    axes = figure.subplots()
+    lines(axes, drawn, palette)
+    axes.axhline(0, color=drawing.INK, linewidth=0.8)
+    axes.set_ylabel(label)
+    plots.steps_axis(axes)
+    drawing.legend(figure, axes)
+    return figure
+
+
+def network(column: str) -> str:
+    """Name of the part of the network that a layer belongs to."""
+    return column.rpartition(".")[0]
+
+
+FIGURES: dict[str, tuple[Callable[[ProbedArm], Figure | None], str]] = {
+    "residual": (
+        residuals,
+        "Code length of each layer with that of stationary data (dotted), its residual, and the return; mean "
+        "and range over seeds. Vertical lines are stages that most seeds share.",
+    ),
+    "layers": (layer_differences, "Residual of each layer minus that of the layer before it."),
+    "target": (online_minus_target, "Code length of the online network minus its target network."),
+    "differences": (
+        differences,
+        "First and second differences of the code length, over a fiftieth of the training.",
+    ),
+    "steps": (time_steps, "Residual of recurrent layers by time step."),
+    "measures": (
+        measures,
+        "Shift m of the mean in standard deviations of the history and ratio v of the variances, of which the "
+        "residual is a summary; and what it does not show.",
+    ),
+}
+"""Each plot of an arm, and its caption."""
+
+
+def light_colors() -> dict[str, str]:
+    """Return the colours of light mode by the placeholders of :mod:`rn_rl.analysis.plots`."""
+    light = drawing.css().split("@media")[0]
+    known = dict(re.findall(r"--(\w+): (#\w{6})", light))
+    series = {color: known[f"s{i}"] for i, color in enumerate(drawing.SERIES)}
+    return {drawing.INK: known["ink"], drawing.GRID: known["line"], **series}
+
+
+def write_figure(figure: Figure, path: Path, title: str) -> None:
+    """Write a figure as a file whose suffix is its format: SVG in light and dark, others in light."""
+    if path.suffix == ".svg":
+        with atomic_write(path) as temporary:
+            temporary.write_text(drawing.by_itself(drawing.svg(figure, title)), encoding="utf-8")
+        return
+    recolor(figure, light_colors())
+    figure.set_facecolor("white")
+    with atomic_write(path) as temporary, matplotlib.rc_context({"pdf.fonttype": 42}):
+        # without the date, the same runs give the same file
+        metadata: Any = {"CreationDate": None} if path.suffix == ".pdf" else {}
+        figure.savefig(temporary, dpi=200, metadata=metadata)
+
+
+def recolor(figure: Figure, colors: dict[str, str]) -> None:
+    """Replace the placeholder colours of all parts of a figure."""
+    figure.draw_without_rendering()  # makes the ticks, which take their colours then
+    names = ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor")
+    for part in figure.findobj():
+        for name in names:
+            get, put = getattr(part, f"get_{name}", None), getattr(part, f"set_{name}", None)
+            if get is None or put is None:
+                continue
+            value = get()
+            if isinstance(value, np.ndarray) and value.ndim == 2:
+                value = value[0] if len(value) else None
+            if value is None or (isinstance(value, str) and value in ("none", "auto")):
+                continue
+            known = colors.get(to_hex(value))
+            if known is not None:
+                alpha = value[3] if not isinstance(value, str) and len(value) == 4 else None
+                put((known, alpha) if alpha is not None and alpha < 1 else known)
+
+
+def check_formats(text: str) -> list[str]:
+    """Return the formats of ``--figures``, a list with commas.
+
+    Raises:
+        UserError: a format is unknown.
+    """
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    for each in found:
+        if each not in FORMATS:
+            raise UserError(f"--figures {text}: expected some of {','.join(FORMATS)}")
+    return found

@@ -1,0 +1,66 @@
+"""Measures that need the network itself: changes of its weights, and of its outputs on a reference."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Weights:
+    """Size of the change of each layer's weights between two phases, relative to the weights.
+
+    Args:
+        layers: names and modules; those without parameters are left out.
+    """
+
+    def __init__(self, layers: Sequence[tuple[str, nn.Module]]) -> None:
+        named = [(name, list(module.parameters())) for name, module in layers]
+        self._parameters = {name: parameters for name, parameters in named if parameters}
+        self._before = {name: self._flat(name) for name in self._parameters}
+        self._sizes: dict[str, tuple[Tensor, Tensor]] = {}
+
+    @torch.no_grad()
+    def _flat(self, name: str) -> Tensor:
+        return torch.cat([p.detach().flatten() for p in self._parameters[name]])
+
+    @torch.no_grad()
+    def measure(self) -> None:
+        """Compare the weights with those of the last call."""
+        for name, before in self._before.items():
+            now = self._flat(name)
+            self._sizes[name] = (now - before).norm(), before.norm()
+            self._before[name] = now
+
+    def changes(self) -> dict[str, float]:
+        """Return ``|w - w_before| / |w_before|`` by layer; 0 / 0 is NaN."""
+        return {name: float(change / size) for name, (change, size) in self._sizes.items()}
+
+
+@contextlib.contextmanager
+def evaluated(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradient inside this context; afterwards all modes are as before.
+
+    Modes are set without calling ``eval()``, which commits normalizers. Random numbers that the network
+    draws inside are drawn again afterwards.
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    devices = {p.device for p in network.parameters() if p.device.type == "cuda"}
+    with torch.no_grad(), torch.random.fork_rng(devices=list(devices)):
+        for module, _ in modes:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+def churn_of(before: Tensor, now: Tensor) -> float:
+    """Change of outputs on equal inputs: ``|y - y_before| / |y_before - mean|``; NaN if shapes differ."""
+    if before.shape != now.shape:
+        return float("nan")
+    spread = (before.double() - before.double().mean(0)).norm()
+    return float((now.double() - before.double()).norm() / spread)

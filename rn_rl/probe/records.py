@@ -1,0 +1,163 @@
+"""Records of a probe over a training: at most 2,000 rows of all measures, as arrays of an npz."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rn_rl.probe.core import Readings
+
+MOST_ROWS = 2000
+"""Largest number of rows of a record."""
+
+FORMAT = 1
+"""Version of the arrays."""
+
+SEEN = ("code", "residual")
+"""Measures that every record has."""
+
+
+class ProbeLog:
+    """Rows of measures, one for each observed phase; every second one is dropped when there are too many.
+
+    Args:
+        most_rows: largest number of rows.
+
+    Example:
+        >>> log = ProbeLog()
+        >>> log.append(0, Readings(["0"], {"code": np.ones((1, 1)), "residual": np.zeros((1, 1))}))
+        >>> log.arrays()["code"].tolist()
+        [[1.0]]
+    """
+
+    def __init__(self, most_rows: int = MOST_ROWS) -> None:
+        self.most_rows = most_rows
+        self.timesteps: list[int] = []
+        self.columns: list[str] = []
+        self._rows: list[dict[str, np.ndarray]] = []
+        self._stride = 1
+        self._given = 0
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def append(self, timestep: int, *readings: Readings) -> None:
+        """Add a row.
+
+        Args:
+            timestep: number of timesteps or gradient steps so far, larger than the last.
+            readings: measures of one phase, of one probe or of several with different columns.
+        """
+        readings = tuple(each for each in readings if each.names)
+        self._given += 1
+        if not readings or (self._given - 1) % self._stride:
+            return
+        row: dict[str, np.ndarray] = {}
+        places = {name: i for i, name in enumerate(self.columns)}
+        for each in readings:
+            for name in each.names:
+                if name not in places:
+                    places[name] = len(self.columns)
+                    self.columns.append(name)
+        for each in readings:
+            where = [places[name] for name in each.names]
+            for measure, values in each.values.items():
+                if measure not in row:
+                    row[measure] = np.full((len(values), len(self.columns)), np.nan, np.float32)
+                with np.errstate(over="ignore"):
+                    row[measure][:, where] = values
+        self.timesteps.append(int(timestep))
+        self._rows.append(row)
+        if len(self) > self.most_rows:
+            self.timesteps, self._rows = self.timesteps[::2], self._rows[::2]
+            self._stride *= 2
+
+    def arrays(self, network: int = 0) -> dict[str, Any]:
+        """Return the arrays of one network's ``probe.npz``.
+
+        Args:
+            network: number of the network, if the readings are of several.
+
+        Returns:
+            ``columns`` (names), ``timesteps``, ``format``, and one array ``(rows, columns)`` in float32
+            for each measure, NaN where nothing was measured.
+        """
+        measures = dict.fromkeys(name for row in self._rows for name in row)
+        found: dict[str, Any] = {
+            "format": np.array(FORMAT),
+            "columns": np.array(self.columns, dtype=str),
+            "timesteps": np.array(self.timesteps, dtype=np.int64),
+        }
+        for name in measures:
+            table = np.full((len(self), len(self.columns)), np.nan, np.float32)
+            for i, row in enumerate(self._rows):
+                if name in row:
+                    values = row[name]
+                    table[i, : values.shape[1]] = values[min(network, len(values) - 1)]
+            found[name] = table
+        return found
+
+    def state(self, network: int = 0) -> dict[str, Any]:
+        """Return what :meth:`restore` needs: the :meth:`arrays` of a network and two counters."""
+        counters = {"stride": np.array(self._stride), "given": np.array(self._given)}
+        return {**self.arrays(network), **counters}
+
+    def restore(self, *stored: Mapping[str, Any]) -> None:
+        """Continue from the :meth:`state` of every network."""
+        first = stored[0]
+        self.columns = [str(name) for name in first["columns"]]
+        self.timesteps = [int(t) for t in first["timesteps"]]
+        self._stride, self._given = int(first["stride"]), int(first["given"])
+        measures = [name for name in first if np.ndim(first[name]) == 2]
+        self._rows = [
+            {name: np.stack([each[name][i] for each in stored]) for name in measures}
+            for i in range(len(self.timesteps))
+        ]
+
+
+@dataclass
+class ProbeRecord:
+    """Record of one training.
+
+    Attributes:
+        columns: names of the columns, such as ``"q_net.0"`` or ``"lstm_actor@3"``.
+        timesteps: ``(rows,)``, rising.
+        values: ``(rows, columns)`` by measure; NaN where nothing was measured.
+    """
+
+    columns: list[str]
+    timesteps: np.ndarray
+    values: dict[str, np.ndarray]
+
+
+def checked_record(arrays: Mapping[str, np.ndarray]) -> ProbeRecord:
+    """Return the record of arrays from a file.
+
+    Raises:
+        ValueError: they are not those of :meth:`ProbeLog.arrays`.
+    """
+    for name in ("format", "columns", "timesteps", *SEEN):
+        if name not in arrays:
+            raise ValueError(f"it has no array {name!r}")
+    if int(arrays["format"]) != FORMAT:
+        raise ValueError(f"its format is {int(arrays['format'])}, expected {FORMAT}")
+    names, steps = arrays["columns"], np.asarray(arrays["timesteps"], float)
+    if names.ndim != 1 or names.dtype.kind not in "U" or len(set(names.tolist())) < len(names):
+        raise ValueError("its columns are not different names")
+    if steps.ndim != 1 or not np.isfinite(steps).all() or (np.diff(steps) <= 0).any():
+        raise ValueError("its timesteps do not rise")
+    values = {}
+    for name, table in arrays.items():
+        if name in ("format", "columns", "timesteps", "stride", "given"):
+            continue
+        if table.shape != (len(steps), len(names)) or table.dtype.kind != "f":
+            raise ValueError(
+                f"{name} has shape {table.shape}, expected {(len(steps), len(names))} numbers"
+            )
+        # an infinity is of a layer that diverged: no measure of it means anything
+        values[name] = np.where(np.isfinite(table), table, np.nan).astype(float)
+    printable = ["".join(c if c.isprintable() else "?" for c in str(name))[:120] for name in names]
+    return ProbeRecord(printable, steps, values)

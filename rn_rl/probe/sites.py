@@ -1,0 +1,196 @@
+"""Sites of a network: the layers whose outputs a probe observes, and the axes of those outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from rn_rl.errors import UserError, unknown
+from rn_rl.normalization import PhaseNorm
+
+Layers = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
+
+CHANNELS_FIRST = (
+    nn.modules.conv._ConvNd,
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    PhaseNorm,
+)
+"""Modules whose features are on axis 1; those of others are on the last axis, or on axis 1 of images."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A layer that is observed.
+
+    Attributes:
+        name: dotted name of the module in the network.
+        module: the module.
+        fused: True inside ``nn.TransformerEncoderLayer``, which computes otherwise in evaluation mode if
+            a hook is attached to a part of it.
+    """
+
+    name: str
+    module: nn.Module
+    fused: bool
+
+    @property
+    def is_sequence(self) -> bool:
+        """True for ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN``."""
+        return isinstance(self.module, nn.RNNBase)
+
+    @property
+    def is_cell(self) -> bool:
+        """True for ``nn.LSTMCell``, ``nn.GRUCell`` and ``nn.RNNCell``."""
+        return isinstance(self.module, nn.RNNCellBase)
+
+    @property
+    def is_normalizer(self) -> bool:
+        """True if both the input and the output of the layer are observed."""
+        return is_normalizer(self.module)
+
+
+def is_normalizer(module: nn.Module) -> bool:
+    """Return True for normalizers of this library, of PyTorch, and classes that are named so."""
+    return isinstance(module, PhaseNorm) or "norm" in type(module).__name__.lower()
+
+
+def find_sites(network: nn.Module, layers: Layers) -> list[Site]:
+    """Find the layers to observe, in the order of ``named_modules``; a shared layer is found once.
+
+    Args:
+        network: the network.
+        layers: see :class:`rn_rl.probe.CodeLengthProbe`.
+
+    Raises:
+        UserError: no such layer, or the network has none to observe.
+    """
+    names = dict(network.named_modules())
+    if isinstance(layers, str) and layers != "all":
+        layers = [layers]
+    if isinstance(layers, Sequence) and not isinstance(layers, str):
+        for name in layers:
+            if name not in names:
+                raise unknown("layer", name, [n for n in names if n])
+        wanted = set(layers)
+        found = [(name, module) for name, module in names.items() if name in wanted]
+    else:
+        leaves = _leaves(network, "", set())
+        if callable(layers):
+            choose = layers
+            found = [(name, module) for name, module in leaves if choose(name, module)]
+        else:
+            found = [(n, m) for n, m in leaves if layers == "all" or observed_by_default(m)]
+    if not found:
+        raise UserError(
+            f"{type(network).__name__} has no layer to observe: expected one with weights, a normalizer, "
+            "a recurrent or an attention layer; name others with layers=[...], or all with layers='all'"
+        )
+    fused = {
+        id(part)
+        for module in network.modules()
+        if isinstance(module, nn.TransformerEncoderLayer)
+        for part in module.modules()
+    }
+    return [Site(n or type(m).__name__, m, id(m) in fused) for n, m in found]
+
+
+def _leaves(module: nn.Module, name: str, seen: set[int]) -> Iterator[tuple[str, nn.Module]]:
+    """Modules that compute by themselves: without children, or recurrent, attention, normalizer."""
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    children = [(n, m) for n, m in module.named_children() if n != "parametrizations"]
+    blocks = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
+    if not children or isinstance(module, (*blocks, PhaseNorm)):
+        yield name, module
+        return
+    for child, part in children:
+        yield from _leaves(part, f"{name}.{child}" if name else child, seen)
+
+
+def observed_by_default(module: nn.Module) -> bool:
+    """Return True for layers with weights and normalizers.
+
+    An activation function shows nothing that its input does not.
+    """
+    parametrized = hasattr(module, "parametrizations")
+    holds = any(True for _ in module.parameters(recurse=False))
+    return (
+        parametrized or holds or isinstance(module, nn.MultiheadAttention) or is_normalizer(module)
+    )
+
+
+def physical(x: Tensor) -> tuple[Tensor, int]:
+    """Take a tensor out of the transforms of ``torch.func``.
+
+    Returns:
+        The tensor without gradient, and the number of networks that ``vmap`` stacks on its axis 0; 0
+        outside ``vmap``.
+    """
+    stacked = 0
+    wrapped: Any = torch._C._functorch
+    while wrapped.is_functorch_wrapped_tensor(x):
+        if wrapped.is_batchedtensor(x):
+            axis = wrapped.maybe_get_bdim(x)
+            # an axis of an outer vmap stays in front
+            x = wrapped.get_unwrapped(x).movedim(axis, stacked)
+            stacked += 1
+        else:
+            x = wrapped.get_unwrapped(x)
+    x = x.detach()
+    if stacked > 1:
+        x, stacked = x.flatten(0, stacked - 1), 1
+    return x, x.shape[0] if stacked else 0
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """The output of a layer, or the first part of it, if that is a tensor of floating-point numbers."""
+    if isinstance(output, tuple | list) and output:
+        output = output[0]
+    if not isinstance(output, Tensor) or not output.is_floating_point() or output.dim() == 0:
+        return None
+    return None if is_fake(output) else output
+
+
+def is_fake(x: Tensor) -> bool:
+    """Return True for a tensor without values, with which a function is traced."""
+    return type(x).__name__ in ("FakeTensor", "FunctionalTensor")
+
+
+def rows_of(x: Tensor, module: nn.Module, stack: int) -> Tensor:
+    """Bring an output to ``(networks, 1, rows, features)``; axis 1 is that of time steps.
+
+    Args:
+        x: output, ``(batch, features, ...)`` or ``(batch, ..., features)``; under ``vmap`` with a leading
+            axis of networks.
+        module: layer that computed it.
+        stack: number of networks on axis 0; 0 for none.
+    """
+    if not stack:
+        x = x.unsqueeze(0)
+    if x.dim() == 2:  # of one sample without an axis of the batch
+        x = x.unsqueeze(1)
+    images = x.dim() >= 5 and not isinstance(module, nn.Linear | nn.LayerNorm)
+    if x.dim() > 3 and (images or isinstance(module, CHANNELS_FIRST)):
+        x = x.movedim(2, -1)
+    return x.reshape(x.shape[0], 1, -1, x.shape[-1])
+
+
+def steps_of(x: Tensor, module: nn.RNNBase, stack: int) -> Tensor:
+    """Bring the output of a recurrent layer to ``(networks, steps, batch, features)``."""
+    if not stack:
+        x = x.unsqueeze(0)
+    if x.dim() == 3:  # a single sequence
+        return x.unsqueeze(2)
+    return x.transpose(1, 2) if module.batch_first else x
+
+
+def packed_steps(packed: PackedSequence) -> list[Tensor]:
+    """Rows of each time step of a packed sequence, ``(sequences that last so long, features)``."""
+    return list(packed.data.detach().split(packed.batch_sizes.tolist()))

@@ -7,13 +7,17 @@ from rn_rl.normalization.phase import (
     state_before_commit,
     unobserved,
 )
+from rn_rl.normalization.plugins import register
+from rn_rl.normalization.projection import constraints, project, project_after_steps
 from rn_rl.normalization.published import PublishedRegularityNorm, observed_acting
 from rn_rl.normalization.registry import (
     REGISTRY,
     available_normalizers,
     canonical_spec,
+    check_importable,
     check_recordings,
     make_normalizers,
+    origins,
     parse_spec,
     split_outside,
 )
@@ -28,13 +32,19 @@ __all__ = [
     "SaliencyNorm",
     "available_normalizers",
     "canonical_spec",
+    "check_importable",
     "check_recordings",
     "class_shares",
+    "constraints",
     "make_normalizers",
     "observation_weights",
     "observed_acting",
+    "origins",
     "parse_spec",
     "phase_norms",
+    "project",
+    "project_after_steps",
+    "register",
     "saliency_prior",
     "split_outside",
     "state_before_commit",

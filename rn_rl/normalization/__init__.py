@@ -7,7 +7,7 @@ from rn_rl.normalization.phase import (
     state_before_commit,
     unobserved,
 )
-from rn_rl.normalization.plugins import register
+from rn_rl.normalization.plugins import adopt, register
 from rn_rl.normalization.projection import constraints, project, project_after_steps
 from rn_rl.normalization.published import PublishedRegularityNorm, observed_acting
 from rn_rl.normalization.registry import (
@@ -16,6 +16,7 @@ from rn_rl.normalization.registry import (
     canonical_spec,
     check_importable,
     check_recordings,
+    imported_names,
     make_normalizers,
     origins,
     parse_spec,
@@ -30,12 +31,14 @@ __all__ = [
     "PublishedRegularityNorm",
     "RegularityNorm",
     "SaliencyNorm",
+    "adopt",
     "available_normalizers",
     "canonical_spec",
     "check_importable",
     "check_recordings",
     "class_shares",
     "constraints",
+    "imported_names",
     "make_normalizers",
     "observation_weights",
     "observed_acting",

@@ -212,6 +212,12 @@ def split_outside(spec: str, mark: str) -> Iterator[str]:
     yield spec[start:]
 
 
+def imported_names(spec: str) -> list[str]:
+    """Return the terms ``module:Class`` of a text that may be a spec; building it imports the modules."""
+    names = [part.partition("(")[0].strip() for part in split_outside(spec, "+")]
+    return [name for name in names if ":" in name]
+
+
 def _parse_path(row: NormalizerSpec, text: str) -> dict[str, Any]:
     """Read the path of a recorded run, with or without quotes, and spell it as the run's folder."""
     assert row.recording is not None

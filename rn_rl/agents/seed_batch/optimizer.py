@@ -7,11 +7,35 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from rn_rl.engine.ensemble import ModuleStack
+from rn_rl.normalization import constraints, projection
+from rn_rl.normalization.popart import popart_layers
 
 ELEMENTWISE = ("Adam", "AdamW", "RMSprop", "RMSpropTFLike", "SGD", "NAdam", "RAdam", "Adamax")
 """Optimizers that update each weight independently, so that stacked weights can be one parameter."""
+
+
+def cannot(policy: nn.Module, optimizer: Optimizer) -> str | None:
+    """Return the reason why the updates of a policy cannot be stacked, or None."""
+    if len(optimizer.param_groups) != 1:
+        return "weight_decay is that of matrices alone, and a batch has one group of parameters"
+    if popart_layers(policy):
+        return "value_norm is popart, which rescales the output layer of each seed at its commits"
+    return None
+
+
+def project(stack: ModuleStack) -> None:
+    """Scale the weights of all seeds that have a fixed norm back to it, as after each single step.
+
+    See :mod:`rn_rl.normalization.projection`.
+    """
+    fixed = constraints(stack.module)
+    if fixed:
+        tensors = dict(zip(stack.names, stack.tensors, strict=True))
+        projection.project(fixed, tensors.__getitem__, stacked=True)
 
 
 def stacked_optimizer(weights: Tensor, template: Optimizer) -> Optimizer:

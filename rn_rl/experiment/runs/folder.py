@@ -29,6 +29,7 @@ from rn_rl.experiment.runs.weights import (
     vecnormalize_state,
 )
 from rn_rl.experiment.runs.zoo_folder import start_normalized
+from rn_rl.normalization import adopt
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ class Run:
         """
         spec = self.read_spec()
         check_names(spec, self.folder, trust=trust)
+        adopt(spec.normalizers)
         return spec
 
     def write_spec(self, spec: RunSpec) -> None:

@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from rn_rl.agents import SeedBatch, SeedBatchDQN, SeedBatchPPO, SeedBatchRecurrentPPO
 from rn_rl.agents.seed_batch.distributions import components
+from rn_rl.agents.seed_batch.pqn import SeedBatchPQN
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.errors import TrainingStopped
 from rn_rl.experiment.evaluation.episodes import play_seed_batch
@@ -37,12 +38,13 @@ from rn_rl.experiment.training.seed_batch_envs import (
 from rn_rl.experiment.training.seed_batch_records import SeedBatchRecords
 from rn_rl.normalization import RegularityNorm
 
-BATCHES: dict[str, type[SeedBatchDQN] | type[SeedBatchPPO]] = {
+BATCHES: dict[str, type[SeedBatchDQN] | type[SeedBatchPPO] | type[SeedBatchPQN]] = {
     "dqn": SeedBatchDQN,
     "rndqn": SeedBatchDQN,
     "ppo": SeedBatchPPO,
     "rnppo": SeedBatchPPO,
     "ppo_lstm": SeedBatchRecurrentPPO,
+    "pqn": SeedBatchPQN,
 }
 """Algorithms whose seeds can be trained together, and the class that does it."""
 

@@ -28,7 +28,8 @@ class PQN(OnPolicyAlgorithm):
     the values from diverging, so this is a setting in which a normalizer is *needed*. Each rollout gives
     the targets
 
-    .. math:: R_t = r_t + \gamma (1 - d_t) \left[ (1 - \lambda) \max_a Q(s_{t+1}, a) + \lambda R_{t+1} \right]
+    .. math:: R_t = r_t + \gamma (1 - d_t)
+        [ (1 - \lambda) \max_a Q(s_{t+1}, a) + \lambda R_{t+1} ]
 
     with the Q-network that collected it, and then ``n_epochs`` of minibatches minimize
     :math:`\frac{1}{2} (Q(s_t, a_t) - R_t)^2`.
@@ -56,8 +57,8 @@ class PQN(OnPolicyAlgorithm):
 
     Source: Gallici et al., "Simplifying Deep Temporal Difference Learning", arXiv 2407.04811, 2024;
     targets, loss, optimizer and exploration as in the authors' code (mttga/purejaxql,
-    ``pqn_gymnax.py``), whose recursion these targets equal. One departure: an episode that a time limit cuts
-    off is bootstrapped from the value of its last observation, as in SB3, and not taken to have ended.
+    ``pqn_gymnax.py``), whose recursion these targets equal. One departure: an episode that a time limit
+    cuts off is bootstrapped from the value of its last observation, as in SB3; it has not ended.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {

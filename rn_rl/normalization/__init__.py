@@ -8,6 +8,7 @@ from rn_rl.normalization.phase import (
     unobserved,
 )
 from rn_rl.normalization.plugins import adopt, register
+from rn_rl.normalization.popart import PopArt
 from rn_rl.normalization.projection import constraints, project, project_after_steps
 from rn_rl.normalization.published import PublishedRegularityNorm, observed_acting
 from rn_rl.normalization.registry import (
@@ -23,13 +24,16 @@ from rn_rl.normalization.registry import (
     split_outside,
 )
 from rn_rl.normalization.regularity import RegularityNorm
+from rn_rl.normalization.running import RunningNorm
 from rn_rl.normalization.saliency import SaliencyNorm, class_shares, saliency_prior
 
 __all__ = [
     "REGISTRY",
     "PhaseNorm",
+    "PopArt",
     "PublishedRegularityNorm",
     "RegularityNorm",
+    "RunningNorm",
     "SaliencyNorm",
     "adopt",
     "available_normalizers",

@@ -265,7 +265,7 @@ class SimbaV2Head(nn.Sequential):
 
 
 def simbav2_head(module: nn.Module) -> nn.Module:
-    """Replace a linear output layer, or the one inside of a Sequential; return other modules as they are."""
+    """Replace a linear output layer, or the one in a Sequential; return other modules as they are."""
     if isinstance(module, nn.Linear):
         return SimbaV2Head(module.in_features, module.out_features).to(module.weight.device)
     if type(module) is nn.Sequential:

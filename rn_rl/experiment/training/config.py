@@ -83,8 +83,8 @@ class TrainedAgent:
     env: Annotated[str | None, shown_as("ENV")] = None
     """Environment: CartPole-v1, LunarLander-v3, MiniGrid-RedBlueDoors-6x6-v0, or any registered one."""
     norm: Annotated[str | None, shown_as("SPEC")] = None
-    """Normalizer in every hidden layer: none (default), ln (default of simba, bronet, pqn), rn, ln+rn, ...;
-    'rn-rl norms' lists them, and module:Class(a=1) is one of your own."""
+    """Normalizer in every hidden layer: none (default; ln for simba, bronet and pqn), ln, rn, ln+rn, ...,
+    which 'rn-rl norms' lists, or module:Class(a=1), one of your own."""
     seed: int = 0
     """Seed of the network's weights, the environments and everything else that is random."""
     seeds: int = 1

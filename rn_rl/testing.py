@@ -208,7 +208,8 @@ def check_stack(build: Build) -> None:
     except (RuntimeError, TypeError, IndexError) as error:
         raise BrokenRule(
             "it cannot be stacked under torch.func.vmap for a seed batch "
-            f"({str(error).splitlines()[0]}); use no Python branch on tensors, no .item(), and a state of shape (rows, codes)"
+            f"({str(error).splitlines()[0]}); use no Python branch on tensors, no .item(), and a state "
+            "of shape (rows, codes)"
         ) from error
 
 

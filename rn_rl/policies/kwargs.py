@@ -83,14 +83,19 @@ def policy_kwargs(
 
     Raises:
         UserError: the name of a normalizer, activation or extractor is unknown, ``net_arch`` has
-            different sizes for actor and critic, or ``others`` has a ``features_extractor_class``.
+            different sizes for actor and critic, ``others`` has a ``features_extractor_class``, or a spec
+            has ``nap``, which needs a Norm policy.
 
     Example:
         >>> from stable_baselines3 import DQN
         >>> model = DQN("MlpPolicy", "CartPole-v1", policy_kwargs=policy_kwargs("rn"))
     """
-    parse_spec(norm)
-    parse_spec(trunk_norm)
+    for spec in (norm, trunk_norm):
+        if any(term.row.projects for term in parse_spec(spec)):
+            raise UserError(
+                f"policy_kwargs({spec!r}): the optimizer of a stock policy does not scale weights back after "
+                "its steps; use a Norm policy, such as DQN(NormDQNPolicy, env, policy_kwargs={'norm': ...})"
+            )
     if "features_extractor_class" in others:
         raise UserError(
             f"features_extractor_class={others['features_extractor_class']!r}: policy_kwargs() sets it; "

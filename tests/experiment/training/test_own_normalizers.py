@@ -1,4 +1,4 @@
-"""Runs with a user's own normalizers and with other networks: recorded, found again, refused from elsewhere."""
+"""Runs with a user's own normalizers and other networks: recorded, found again, refused from elsewhere."""
 
 import os
 import shutil
@@ -133,8 +133,8 @@ def test_a_run_records_where_a_registered_name_is_from(module):
     ],
 )
 def test_what_cannot_be_is_one_line(options, message, capsys, tmp_path):
-    typed = "train --algo dqn --env CartPole-v1 --timesteps 64 --quiet --out".split()
-    assert main([*typed, str(tmp_path), *options]) == 2
+    typed = f"train --algo dqn --env CartPole-v1 --timesteps 64 --quiet --out {tmp_path}"
+    assert main([*typed.split(), *options]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())

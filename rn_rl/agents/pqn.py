@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rn_rl.agents._arguments import with_logger, with_norm
 from rn_rl.errors import UserError
+from rn_rl.policies.nets import net_of
 from rn_rl.policies.pqn import NormPQNPolicy
 
 
@@ -98,7 +99,7 @@ class PQN(OnPolicyAlgorithm):
                 f"reward_scale={reward_scale} with value_norm={given['value_norm']!r}: both scale the "
                 "values; expected one of them"
             )
-        if not given.get("weight_decay"):
+        if not given.get("weight_decay", net_of(given.get("net", "mlp")).weight_decay):
             given = {"optimizer_class": torch.optim.RAdam, **given}
         self.norm = norm
         self.batch_size, self.n_epochs = batch_size, n_epochs

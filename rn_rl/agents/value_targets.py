@@ -99,7 +99,10 @@ class ValueTargets(BaseCallback):
             return model.quantile_net_target(obs).mean(1).amax(1)
         if isinstance(model, DQN):
             return model.q_net_target(obs).amax(1)
-        with torch.random.fork_rng():  # the training draws the same numbers with and without this
+        devices = [] if model.device.type == "cpu" else None
+        with torch.random.fork_rng(
+            devices
+        ):  # training draws the same numbers with and without this
             actions, log_prob = model.actor.action_log_prob(obs)
         values = torch.cat(model.critic_target(obs, actions), 1).amin(1)
         learned = model.log_ent_coef

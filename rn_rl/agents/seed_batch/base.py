@@ -117,7 +117,7 @@ class SeedBatch(ABC, Generic[Model]):
         :class:`~rn_rl.engine.trace.TracedFunction` knows that a cached result is out of date.
         """
         self.optimizer.step()
-        optimizers.project(self.stack)
+        self.stack.project()
         torch.autograd.graph.increment_version(self.stack.weights)
 
     def set_learning_rate(self) -> None:

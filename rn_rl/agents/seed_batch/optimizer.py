@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rn_rl.engine.ensemble import ModuleStack
-from rn_rl.normalization import constraints, projection
 from rn_rl.normalization.popart import popart_layers
 
 ELEMENTWISE = ("Adam", "AdamW", "RMSprop", "RMSpropTFLike", "SGD", "NAdam", "RAdam", "Adamax")
@@ -25,17 +23,6 @@ def cannot(policy: nn.Module, optimizer: Optimizer) -> str | None:
     if popart_layers(policy):
         return "value_norm is popart, which rescales the output layer of each seed at its commits"
     return None
-
-
-def project(stack: ModuleStack) -> None:
-    """Scale the weights of all seeds that have a fixed norm back to it, as after each single step.
-
-    See :mod:`rn_rl.normalization.projection`.
-    """
-    fixed = constraints(stack.module)
-    if fixed:
-        tensors = dict(zip(stack.names, stack.tensors, strict=True))
-        projection.project(fixed, tensors.__getitem__, stacked=True)
 
 
 def stacked_optimizer(weights: Tensor, template: Optimizer) -> Optimizer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +29,7 @@ class DynamicTanh(nn.Module):
     """
 
     def __init__(self, num_features: int, alpha: float = 0.5) -> None:
-        if not alpha > 0:
+        if not 0 < alpha < math.inf:
             raise UserError(f"dyt alpha={alpha!r}: expected a number above 0, such as 0.5")
         super().__init__()
         self.alpha = nn.Parameter(torch.full((1,), float(alpha)))

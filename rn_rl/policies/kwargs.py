@@ -93,8 +93,8 @@ def policy_kwargs(
     for spec in (norm, trunk_norm):
         if any(term.row.projects for term in parse_spec(spec)):
             raise UserError(
-                f"policy_kwargs({spec!r}): the optimizer of a stock policy does not scale weights back; use "
-                "a Norm policy, such as DQN(NormDQNPolicy, env, policy_kwargs={'norm': 'ln+nap'})"
+                f"policy_kwargs({spec!r}): the optimizer of a stock policy does not scale weights back; "
+                "use a Norm policy, such as DQN(NormDQNPolicy, env, policy_kwargs={'norm': 'ln+nap'})"
             )
     if "features_extractor_class" in others:
         raise UserError(

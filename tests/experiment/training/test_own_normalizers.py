@@ -1,4 +1,4 @@
-"""Runs with a user's own normalizers and other networks: recorded, found again, refused from elsewhere."""
+"""Runs with a user's own normalizers and other networks: recorded, found again, refused."""
 
 import os
 import shutil

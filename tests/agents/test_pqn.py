@@ -202,7 +202,7 @@ def test_a_time_limit_is_bootstrapped_and_an_end_is_not():
             policy_kwargs={"net_arch": [4]},
             **{**FEW, "batch_size": 8},
         )
-        value = float(model.policy.predict_values(torch.ones(1, 2)))
+        value = model.policy.predict_values(torch.ones(1, 2)).item()
         model.learn(8)
         expected = 1 + (0 if terminates else 0.5 * value)
         np.testing.assert_allclose(model.rollout_buffer.returns.reshape(-1), expected, rtol=1e-5)

@@ -337,7 +337,7 @@ def test_popart_follows_the_targets_and_moves_no_output(algo: str):
         mean, var, _ = layer.running_state[:, 0]
         reward = -5 if algo == "sac" else 1
         assert np.sign(mean.item()) == np.sign(reward) and var > 0
-    with pytest.raises(UserError, match=r"no targets were observed .* ValueTargets"):
+    with pytest.raises(UserError, match=r"no targets were observed .*ValueTargets"):
         build(algo, "mlp", value_norm="popart", net_arch=[8]).learn(160)
 
 

@@ -8,6 +8,7 @@ from benchmarks.docs import DocsConfig, run_docs
 from benchmarks.equivalence import EquivalenceConfig, run_equivalence
 from benchmarks.layer_cost import LayerCostConfig, run_layer_cost
 from benchmarks.learning import LearningConfig, run_learning
+from benchmarks.networks import NetworksConfig, run_networks
 from benchmarks.nonstationary import NonstationaryConfig, run_nonstationary
 from benchmarks.report_speed import ReportSpeedConfig, run_report_speed
 from benchmarks.seed_batch_speed import SeedSpeedConfig, run_seed_speed
@@ -18,6 +19,7 @@ BENCHMARKS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "train": (SpeedConfig, run_speed),
     "learning": (LearningConfig, run_learning),
     "layer": (LayerCostConfig, run_layer_cost),
+    "networks": (NetworksConfig, run_networks),
     "nonstationary": (NonstationaryConfig, run_nonstationary),
     "equivalence": (EquivalenceConfig, run_equivalence),
     "seeds": (SeedSpeedConfig, run_seed_speed),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         available_normalizers,
         make_normalizers,
         observation_weights,
+        register,
     )
     from rn_rl.probe import CodeLengthProbe
 
@@ -24,6 +25,7 @@ _EXPORTS = {
     "available_normalizers": "rn_rl.normalization",
     "make_normalizers": "rn_rl.normalization",
     "observation_weights": "rn_rl.normalization",
+    "register": "rn_rl.normalization",
     "CodeLengthProbe": "rn_rl.probe",
 }
 
@@ -34,6 +36,7 @@ __all__ = [
     "available_normalizers",
     "make_normalizers",
     "observation_weights",
+    "register",
 ]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rn_rl.agents.callbacks import NormalizerLogger
+    from rn_rl.agents.pqn import PQN
     from rn_rl.agents.probe import ProbeCallback, SeedBatchProbe
     from rn_rl.agents.replay import AgeWeightedDictReplayBuffer, AgeWeightedReplayBuffer
     from rn_rl.agents.rndqn import RNDQN
@@ -19,11 +20,14 @@ if TYPE_CHECKING:
         SeedBatch,
         SeedBatchDQN,
         SeedBatchPPO,
+        SeedBatchPQN,
         SeedBatchRecurrentPPO,
         VecSeedEnvs,
     )
+    from rn_rl.agents.value_targets import ValueTargets
 
 _EXPORTS = {
+    "PQN": "rn_rl.agents.pqn",
     "RNDQN": "rn_rl.agents.rndqn",
     "RNPPO": "rn_rl.agents.rnppo",
     "AgeWeightedDictReplayBuffer": "rn_rl.agents.replay",
@@ -31,15 +35,18 @@ _EXPORTS = {
     "NormalizerLogger": "rn_rl.agents.callbacks",
     "ProbeCallback": "rn_rl.agents.probe",
     "SeedBatchProbe": "rn_rl.agents.probe",
+    "ValueTargets": "rn_rl.agents.value_targets",
     "EnvpoolSeedEnvs": "rn_rl.agents.seed_batch",
     "SeedBatch": "rn_rl.agents.seed_batch",
     "SeedBatchDQN": "rn_rl.agents.seed_batch",
+    "SeedBatchPQN": "rn_rl.agents.seed_batch",
     "SeedBatchPPO": "rn_rl.agents.seed_batch",
     "SeedBatchRecurrentPPO": "rn_rl.agents.seed_batch",
     "VecSeedEnvs": "rn_rl.agents.seed_batch",
 }
 
 __all__ = [
+    "PQN",
     "RNDQN",
     "RNPPO",
     "AgeWeightedDictReplayBuffer",
@@ -50,8 +57,10 @@ __all__ = [
     "SeedBatch",
     "SeedBatchDQN",
     "SeedBatchPPO",
+    "SeedBatchPQN",
     "SeedBatchProbe",
     "SeedBatchRecurrentPPO",
+    "ValueTargets",
     "VecSeedEnvs",
 ]
 

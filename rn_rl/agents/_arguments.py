@@ -8,6 +8,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, Conve
 from stable_baselines3.common.policies import BasePolicy
 
 from rn_rl.agents.callbacks import NormalizerLogger
+from rn_rl.agents.value_targets import ValueTargets
 from rn_rl.errors import UserError
 from rn_rl.normalization import parse_spec
 
@@ -46,20 +47,22 @@ def with_norm(
 
 
 def with_logger(callback: Any) -> BaseCallback:
-    """Add a :class:`NormalizerLogger` before a user's callback, unless that includes one.
+    """Add a :class:`NormalizerLogger` and :class:`ValueTargets` before a user's, unless it includes them.
 
     Args:
         callback: None, a callback, a function, or a list of these, as SB3 takes them.
     """
-    if callback is None:
-        return NormalizerLogger()
-    given = callback if isinstance(callback, list) else [callback]
+    given = [] if callback is None else callback if isinstance(callback, list) else [callback]
     callbacks = [c if isinstance(c, BaseCallback) else ConvertCallback(c) for c in given]
-    merged = CallbackList(callbacks)
-    return merged if _includes_logger(merged) else CallbackList([NormalizerLogger(), merged])
+    missing = [
+        kind()
+        for kind in (NormalizerLogger, ValueTargets)
+        if not any(_includes(c, kind) for c in callbacks)
+    ]
+    return CallbackList([*missing, *callbacks])
 
 
-def _includes_logger(callback: BaseCallback) -> bool:
+def _includes(callback: BaseCallback, kind: type[BaseCallback]) -> bool:
     if isinstance(callback, CallbackList):
-        return any(map(_includes_logger, callback.callbacks))
-    return isinstance(callback, NormalizerLogger)
+        return any(_includes(c, kind) for c in callback.callbacks)
+    return isinstance(callback, kind)

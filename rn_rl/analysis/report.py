@@ -152,7 +152,8 @@ def check_baseline(baseline: str, norms: Iterable[str]) -> str:
         UserError: none of several normalizers is the baseline.
     """
     norms = list(dict.fromkeys(norms))
-    known = canonical_spec(baseline)
+    # a run may have a normalizer of the user that this process does not know
+    known = baseline if baseline in norms else canonical_spec(baseline)
     if known not in norms and len(norms) > 1:
         raise UserError(f"--baseline {baseline}: expected one of {', '.join(norms)}")
     return known

@@ -15,7 +15,7 @@ from torch.nn.utils import parameters_to_vector
 from rn_rl.engine.cuda_graph import CudaGraphed
 from rn_rl.engine.ops.conv import StackedConvolutions
 from rn_rl.engine.ops.group_norm import StackedGroupNorms
-from rn_rl.normalization import PhaseNorm, phase_norms
+from rn_rl.normalization import PhaseNorm, constraints, phase_norms, project
 
 
 class ModuleStack:
@@ -58,6 +58,8 @@ class ModuleStack:
         """Name of each of ``tensors``."""
         self.axes = [0] * len(parameters)
         """Axis of the seeds in each of ``tensors``."""
+        self.constraints = constraints(self.module)
+        """Parameters whose norm is fixed, see :mod:`rn_rl.normalization.projection`."""
         buffers = [dict(m.named_buffers()) for m in modules]
         for name in buffers[0]:
             axis = int(name.rpartition(".")[0] in self.norms)
@@ -130,6 +132,12 @@ class ModuleStack:
         }
         named = zip(self.names, self.tensors, strict=True)
         return [before.get(name, tensor) for name, tensor in named]
+
+    def project(self) -> None:
+        """Scale parameters with a fixed norm back to it in every network, after an optimizer step."""
+        if self.constraints:
+            tensors = dict(zip(self.names, self.tensors, strict=True))
+            project(self.constraints, tensors.__getitem__, stacked=True)
 
     def running_state(self) -> list[Tensor]:
         """Return the tensors that SB3 copies to target networks: those with ``running_`` in the name."""

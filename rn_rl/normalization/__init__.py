@@ -7,18 +7,25 @@ from rn_rl.normalization.phase import (
     state_before_commit,
     unobserved,
 )
+from rn_rl.normalization.plugins import adopt, register
+from rn_rl.normalization.popart import PopArt
+from rn_rl.normalization.projection import constraints, project, project_after_steps
 from rn_rl.normalization.published import PublishedRegularityNorm, observed_acting
 from rn_rl.normalization.registry import (
     REGISTRY,
     available_normalizers,
     canonical_spec,
+    check_importable,
     check_recordings,
+    imported_names,
     make_normalizers,
+    origins,
     parse_spec,
     split_names,
     split_outside,
 )
 from rn_rl.normalization.regularity import RegularityNorm
+from rn_rl.normalization.running import RunningNorm
 from rn_rl.normalization.saliency import SaliencyNorm, class_shares, saliency_prior
 from rn_rl.normalization.steps import CommitEvery, commit_every
 
@@ -26,19 +33,29 @@ __all__ = [
     "REGISTRY",
     "CommitEvery",
     "PhaseNorm",
+    "PopArt",
     "PublishedRegularityNorm",
     "RegularityNorm",
+    "RunningNorm",
     "SaliencyNorm",
+    "adopt",
     "available_normalizers",
     "canonical_spec",
+    "check_importable",
     "check_recordings",
     "class_shares",
     "commit_every",
+    "constraints",
+    "imported_names",
     "make_normalizers",
     "observation_weights",
     "observed_acting",
+    "origins",
     "parse_spec",
     "phase_norms",
+    "project",
+    "project_after_steps",
+    "register",
     "saliency_prior",
     "split_names",
     "split_outside",

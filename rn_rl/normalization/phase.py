@@ -127,6 +127,11 @@ class PhaseNorm(nn.Module, ABC):
         self.running_state.copy_(self.next_state())
         self.pending_sums.zero_()
 
+    @torch.no_grad()
+    def adopt(self, state: Tensor) -> None:
+        """Take over the state of another normalizer, in place, as a target network does."""
+        self.running_state.copy_(state)
+
     def train(self, mode: bool = True) -> PhaseNorm:
         if mode == self.training:
             return self  # SB3 calls this in every predict; setting the attribute takes time

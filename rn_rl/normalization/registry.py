@@ -6,7 +6,7 @@ import ast
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -23,59 +23,18 @@ from rn_rl.normalization.controls import gain, logt, ramp, yoked
 from rn_rl.normalization.established import GroupNorm, LayerNorm, RMSNorm
 from rn_rl.normalization.homeostatic import HomeostaticNorm
 from rn_rl.normalization.parametrized import make_picklable
+from rn_rl.normalization.plugins import ImportedLater, find, installed, row_from_module
+from rn_rl.normalization.projection import fix_gains, nap
 from rn_rl.normalization.published import PublishedRegularityNorm
 from rn_rl.normalization.recording import RECORDING, read_recording
 from rn_rl.normalization.regularity import RegularityNorm
+from rn_rl.normalization.rows import REGISTRY, NormalizerSpec
+from rn_rl.normalization.running import RunningNorm
 from rn_rl.normalization.saliency import SaliencyNorm
 from rn_rl.normalization.spectral import spectral
+from rn_rl.normalization.tanh import DynamicTanh
 
 LIN = "Lin, Entropy 24(1):59, 2022"
-
-
-@dataclass(frozen=True)
-class NormalizerSpec:
-    """One row of the table: the name and properties of a normalizer.
-
-    Attributes:
-        name: name in specs, lower case.
-        factory: builds the module from the number of features and ``arguments``. None for the
-            identity, which adds no module, and for rows with ``reparametrize``.
-        source: paper.
-        summary: description in one line.
-        arguments: keyword arguments that a spec may give, in positional order.
-        stateful: whether it keeps running state.
-        phase_rule: whether its state changes only between phases.
-        scalar: whether it multiplies each layer or sample by one positive number.
-        scale_invariant: whether such a factor on its input does not change its output.
-        recording: name of the argument that is the path of a recorded run, if there is one. It is
-            then required, and the factory also takes ``index``, see :func:`make_normalizers`.
-        reparametrize: changes the weights of a given layer in place (weight and spectral
-            normalization) instead of adding a module.
-    """
-
-    name: str
-    factory: Callable[..., nn.Module] | None
-    source: str
-    summary: str
-    arguments: tuple[str, ...] = ()
-    stateful: bool = True
-    phase_rule: bool = True
-    scalar: bool = False
-    scale_invariant: bool = False
-    recording: str | None = None
-    reparametrize: Callable[..., nn.Module] | None = None
-
-    @property
-    def is_identity(self) -> bool:
-        """True for ``none``."""
-        return self.factory is None and self.reparametrize is None
-
-    @property
-    def build(self) -> Callable[..., nn.Module]:
-        """``factory`` or ``reparametrize``, whichever the row has."""
-        build = self.factory or self.reparametrize
-        assert build is not None
-        return build
 
 
 _rln = partial(RegularityNorm, axis="neuron")
@@ -145,14 +104,27 @@ _TABLE = (
         "hs", HomeostaticNorm, "after Shen et al. 2021", "homeostatic scaling, one gain per neuron",
         ("rate", "target", "momentum"),
     ),
+    NormalizerSpec(
+        "dyt", DynamicTanh, "Zhu et al. 2025", "dynamic tanh, without statistics", ("alpha",),
+        stateful=False,
+    ),
+    NormalizerSpec(
+        "rsnorm", RunningNorm, "Lee et al. 2024", "running mean and variance, no parameters", _HALF_LIFE
+    ),
+    NormalizerSpec(
+        "nap", None, "Lyle et al. 2024", "fixes the norm of the layer's weights, as in ln+nap",
+        stateful=False, reparametrize=nap, projects=True,
+    ),
 )  # fmt: skip
 
-REGISTRY: dict[str, NormalizerSpec] = {row.name: row for row in _TABLE}
+REGISTRY.update({row.name: row for row in _TABLE})
 
 
 def available_normalizers() -> dict[str, str]:
-    """Return the names of all normalizers, with a one-line summary each."""
-    return {row.name: row.summary for row in _TABLE}
+    """Return the names of all normalizers, with a one-line summary each; also of installed packages."""
+    names = [*REGISTRY, *(name for name in installed() if name not in REGISTRY)]
+    found = {name: find(name) for name in names}
+    return {name: row.summary for name, row in found.items() if row is not None}
 
 
 @dataclass(frozen=True)
@@ -166,28 +138,38 @@ class Term:
         """Canonical spelling: without defaults, 2000.0 as 2000, a path without quotes."""
         if self.row.recording is not None:
             return f"{self.row.name}({self.arguments[self.row.recording]})"
+        if self.row.arguments is None:  # its module is not imported for a spelling
+            inside = ",".join(f"{k}={_spelled(v)}" for k, v in sorted(self.arguments.items()))
+            return f"{self.row.name}({inside})" if inside else self.row.name
         defaults = inspect.signature(self.row.build).parameters
         given = {k: v for k, v in self.arguments.items() if v != defaults[k].default}
         inside = ",".join(f"{k}={_spelled(v)}" for k, v in given.items())
         return f"{self.row.name}({inside})" if inside else self.row.name
 
 
-def _spelled(value: float | None) -> str:
-    return str(int(value) if value is not None and float(value).is_integer() else value)
+def _spelled(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return "".join(repr(value).split()) if isinstance(value, tuple) else repr(value)
 
 
-_TERM = re.compile(r"\s*([A-Za-z][\w-]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
+_TERM = re.compile(
+    r"\s*([A-Za-z_][\w.]*:[A-Za-z_][\w.]*|[A-Za-z][\w-]*)\s*(?:\((.*)\))?\s*", re.DOTALL
+)
 
 
 def parse_spec(spec: str) -> list[Term]:
     """Parse a spec such as ``"ln+rn(half_life=2000)"``: terms joined by ``+``, applied in that order.
 
+    A name is one of this library in any case, one that was registered or is of an installed package, or
+    ``module:Class``. The module is not imported here, but when the network is built.
+
     Args:
-        spec: names in any case, with arguments by position or name.
+        spec: names, with arguments by position or name.
 
     Raises:
         UserError: the text is no spec, a name is unknown (with the nearest names and the whole list),
-            arguments do not fit, or two terms change the weights of the layer.
+            arguments do not fit, two terms change the weights of the layer, or ``rsnorm`` occurs twice.
     """
     if not isinstance(spec, str) or not spec.strip():
         raise UserError(f"normalizer {spec!r}: expected a spec such as 'rn' or 'ln+rn'")
@@ -200,9 +182,9 @@ def parse_spec(spec: str) -> list[Term]:
                 "joined by '+'"
             )
         name, inside = match.groups()
-        if name.lower() not in REGISTRY:
+        row = row_from_module(name) if ":" in name else find(name.lower())
+        if row is None:
             raise unknown("normalizer", name, REGISTRY)
-        row = REGISTRY[name.lower()]
         parse = _parse_arguments if row.recording is None else _parse_path
         terms.append(Term(row, parse(row, inside or "")))
     changing = [term.row.name for term in terms if term.row.reparametrize is not None]
@@ -210,6 +192,11 @@ def parse_spec(spec: str) -> list[Term]:
         raise UserError(
             f"normalizer {spec!r}: expected at most one term that changes the weights of the layer, got "
             f"{' and '.join(changing)}"
+        )
+    if [term.row.name for term in terms].count("rsnorm") > 1:
+        raise UserError(
+            f"normalizer {spec!r}: rsnorm twice; expected it once, since the second finds mean 0 and "
+            "variance 1"
         )
     return terms
 
@@ -231,6 +218,12 @@ def split_names(text: str | None) -> list[str]:
     return list(dict.fromkeys(name.strip() for name in split_outside(text, ",") if name.strip()))
 
 
+def imported_names(spec: str) -> list[str]:
+    """Return the terms ``module:Class`` of a text that may be a spec; building it imports the modules."""
+    names = [part.partition("(")[0].strip() for part in split_outside(spec, "+")]
+    return [name for name in names if ":" in name]
+
+
 def _parse_path(row: NormalizerSpec, text: str) -> dict[str, Any]:
     """Read the path of a recorded run, with or without quotes, and spell it as the run's folder."""
     assert row.recording is not None
@@ -248,7 +241,9 @@ def _parse_path(row: NormalizerSpec, text: str) -> dict[str, Any]:
 
 
 def _parse_arguments(row: NormalizerSpec, text: str) -> dict[str, Any]:
-    takes = f"takes ({', '.join(row.arguments)})" if row.arguments else "takes no arguments"
+    known = row.arguments
+    takes = f"takes ({', '.join(known)})" if known else "takes no arguments"
+    takes = "takes arguments by name, as in module:Class(a=1)" if known is None else takes
     try:
         call = ast.parse(f"f({text})", mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
@@ -257,12 +252,17 @@ def _parse_arguments(row: NormalizerSpec, text: str) -> dict[str, Any]:
         named = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
         if len(named) < len(call.keywords):
             raise TypeError("an argument is given twice")
+        if known is None and positional:
+            raise TypeError("their order is not known before the module is imported")
         parameters = [
-            inspect.Parameter(a, inspect.Parameter.POSITIONAL_OR_KEYWORD) for a in row.arguments
+            inspect.Parameter(a, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+            for a in (named if known is None else known)
         ]
         arguments = inspect.Signature(parameters).bind_partial(*positional, **named).arguments
     except (SyntaxError, ValueError, TypeError):
         raise UserError(f"normalizer {row.name}({text}): {row.name} {takes}") from None
+    if row.origin is not None:  # a user's own takes any literal
+        return dict(arguments)
     for key, value in arguments.items():
         optional = "None" in str(inspect.signature(row.build).parameters[key].annotation)
         number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -278,7 +278,8 @@ def canonical_spec(spec: str) -> str:
         UserError: see :func:`parse_spec`.
     """
     terms = [term for term in parse_spec(spec) if not term.row.is_identity]
-    terms.sort(key=lambda term: term.row.reparametrize is None)  # their position has no effect
+    # what changes weights may stand anywhere: wn and spectral are spelled first, nap last
+    terms.sort(key=lambda term: (term.row.projects, term.row.reparametrize is None))
     return "+".join(map(str, terms)) or "none"
 
 
@@ -291,6 +292,26 @@ def check_recordings(spec: str) -> None:
     for term in parse_spec(spec):
         if term.row.recording is not None:
             read_recording(term.arguments[term.row.recording])
+
+
+def check_importable(spec: str) -> None:
+    """Import the modules that a spec names, before a training starts.
+
+    Only for a spec that the user typed, or of a run that the user trusts.
+
+    Raises:
+        UserError: a module cannot be imported, or what it names is not a class of Modules; see also
+            :func:`parse_spec`.
+    """
+    for term in parse_spec(spec):
+        if isinstance(term.row.factory, ImportedLater):
+            term.row.factory.resolve()
+
+
+def origins(spec: str) -> dict[str, str]:
+    """Return ``"module:Class"`` of the registered names in a spec, which another process imports."""
+    rows = [term.row for term in parse_spec(spec)]
+    return {r.name: r.origin for r in rows if r.origin is not None and r.arguments is not None}
 
 
 def make_normalizers(
@@ -311,10 +332,11 @@ def make_normalizers(
 
     Warns:
         UserWarning: a gain per layer or sample stands right before LayerNorm, RMSNorm or GroupNorm,
-            which cancels it; or a recording is missing.
+            which cancels it; ``nap`` stands without one of these; or a recording is missing.
 
     Raises:
-        UserError: see :func:`parse_spec`; or an argument is outside its range.
+        UserError: see :func:`parse_spec`; or an argument is outside its range; or a user's own normalizer
+            cannot be built.
 
     Example:
         >>> [type(module).__name__ for module in make_normalizers("ln+rn", 64)]
@@ -324,11 +346,18 @@ def make_normalizers(
     if num_features < 1:
         raise UserError(f"num_features={num_features}: expected at least 1")
     _warn_of_gains_that_cancel(terms)
-    modules = []
+    projects = any(term.row.projects for term in terms)
+    if projects and not any(term.row.scale_invariant for term in terms):
+        warnings.warn(
+            f"{spec}: nap fixes the norm of the weights, which is harmless only under a scale-invariant "
+            "normalizer; expected one beside it, as in ln+nap",
+            stacklevel=2,
+        )
+    modules: list[nn.Module] = []
     for term in terms:
         if term.row.factory is not None:
             place = {} if term.row.recording is None else {"index": index}
-            modules.append(term.row.factory(num_features, **term.arguments, **place))
+            modules.append(_built(term, num_features, **place))
         elif layer is not None:
             make_picklable(term.row.build(layer, **term.arguments))
         else:
@@ -336,7 +365,30 @@ def make_normalizers(
                 f"normalizer {term.row.name}: it changes the weights of a layer, so it needs one; "
                 "pass layer=, or use it through rn_rl.policies"
             )
+        if projects and term.row.scale_invariant:
+            fix_gains(modules[-1])
     return modules
+
+
+def _built(term: Term, num_features: int, **place: int) -> nn.Module:
+    """Build the module of a term; errors of a user's own normalizer become one line."""
+    assert term.row.factory is not None
+    if term.row.origin is None:
+        return term.row.factory(num_features, **term.arguments, **place)
+    try:
+        module = term.row.factory(num_features, **term.arguments)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"normalizer {str(term)!r}: cannot build it for {num_features} features "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise UserError(
+            f"normalizer {str(term)!r}: it made {type(module).__name__}; expected a torch.nn.Module"
+        )
+    return module
 
 
 def _warn_of_gains_that_cancel(terms: list[Term]) -> None:

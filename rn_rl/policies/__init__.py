@@ -21,6 +21,7 @@ from rn_rl.policies.on_policy import (
     NormMaskableActorCriticPolicy,
     NormRecurrentActorCriticPolicy,
 )
+from rn_rl.policies.pqn import NormPQNPolicy
 from rn_rl.policies.q_policies import NormDQNPolicy, NormQRDQNPolicy
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "NormDQNPolicy",
     "NormExtractor",
     "NormMaskableActorCriticPolicy",
+    "NormPQNPolicy",
     "NormQRDQNPolicy",
     "NormRecurrentActorCriticPolicy",
     "NormSACPolicy",

@@ -11,6 +11,7 @@ the actions that the actor's update evaluates.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from gymnasium import spaces
@@ -24,12 +25,13 @@ from torch import Tensor, nn
 
 from rn_rl.errors import UserError
 from rn_rl.normalization import unobserved
-from rn_rl.policies.layers import normalized
+from rn_rl.policies.nets import hidden_layers, net_of
 from rn_rl.policies.norm_policy import (
     NormNetworkMixin,
     NormPolicyMixin,
     copy_state,
     freeze_normalizers,
+    with_value_norm,
 )
 
 
@@ -41,17 +43,28 @@ class NormCriticMixin(BaseModel):
 
     q_networks: list[Any]
 
-    def normalize(self, norm: str, hidden: int, first: int) -> None:
+    def normalize(
+        self,
+        norm: str,
+        widths: Sequence[int],
+        first: int,
+        net: str = "mlp",
+        value_norm: str = "none",
+    ) -> None:
         """Put normalizers into every Q-network; call it before the optimizer is created.
 
         Args:
             norm: normalizer spec.
-            hidden: number of hidden layers of one network.
-            first: number of the first of these layers in the policy, for recordings.
+            widths: sizes of the hidden layers of one network.
+            first: number of the first normalizer in the policy, for recordings.
+            net: name of the hidden layers.
+            value_norm: normalizer of the output layers.
         """
         for i, network in enumerate(self.q_networks):
             assert isinstance(network, nn.Sequential)
-            self.q_networks[i] = normalized(network, norm, hidden, first + i * hidden)
+            before = first + i * net_of(net).sites(len(widths))
+            layers = hidden_layers(network, net, norm, widths, before)
+            self.q_networks[i] = with_value_norm(layers, value_norm)
             setattr(self, f"qf{i}", self.q_networks[i])
 
     def forward(self, obs: Any, actions: Tensor) -> Any:
@@ -114,6 +127,8 @@ class NormContinuousMixin(NormPolicyMixin):
     critic_class: type[NormCriticMixin]
     actor_kwargs: dict[str, Any]
     critic_kwargs: dict[str, Any]
+    arch_keys = ("pi", "qf")
+    takes_popart = False
 
     def make_actor(self, features_extractor: Any = None) -> Any:
         kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
@@ -121,26 +136,22 @@ class NormContinuousMixin(NormPolicyMixin):
 
     def make_critic(self, features_extractor: Any = None) -> Any:
         kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
+        own = {name: kwargs.pop(name) for name in ("net", "value_norm") if name in kwargs}
         critic = self.critic_class(**kwargs).to(self.device)
-        actor_depth = len(self.actor_kwargs["net_arch"])
-        critic.normalize(self.norm, len(self.critic_kwargs["net_arch"]), first=actor_depth)
+        actor_sites = net_of(self.net).sites(len(self.actor_kwargs["net_arch"]))
+        critic.normalize(self.norm, kwargs["net_arch"], first=actor_sites, **own)
         return critic
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)  # type: ignore[misc]
-        for _, target in self._pairs():
+        for _, target in self.target_pairs():
             freeze_normalizers(target)
-
-    def _pairs(self) -> list[tuple[nn.Module, nn.Module]]:
-        """Pairs of an online network and its target."""
-        names = [name for name in ("actor", "critic") if hasattr(self, f"{name}_target")]
-        return [(getattr(self, name), getattr(self, f"{name}_target")) for name in names]
 
     def set_training_mode(self, mode: bool) -> None:
         commits = self.training and not mode
         super().set_training_mode(mode)
         if commits:
-            for online, target in self._pairs():
+            for online, target in self.target_pairs():
                 copy_state(online, target)
 
 
@@ -149,6 +160,7 @@ class NormSACPolicy(NormContinuousMixin, sac.SACPolicy):
 
     actor_class = NormSACActor
     critic_class = NormContinuousCritic
+    takes_popart = True
 
 
 class NormTD3Policy(NormContinuousMixin, td3.TD3Policy):
@@ -176,7 +188,7 @@ class NormCrossQPolicy(NormContinuousMixin, crossq.CrossQPolicy):
 
     CrossQ's own batch renormalization before each layer stays, since it is part of the algorithm; its
     state changes inside updates. ``norm="brn", batch_norm=False`` replaces it by batch renormalization
-    that obeys the phase rule.
+    that obeys the phase rule. A ``net`` other than ``"mlp"`` has no batch renormalization.
 
     Raises:
         UserError: the observation space is a dict, which sb3-contrib's CrossQ does not support.

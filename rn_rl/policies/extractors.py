@@ -147,7 +147,8 @@ class NatureExtractor(NormExtractor):
 class DictExtractor(NormExtractor):
     """Extractor for dict observations: SB3's ``CombinedExtractor``, then the head.
 
-    ``cnn_output_dim`` and ``normalized_image`` are arguments of ``CombinedExtractor``.
+    ``cnn_output_dim`` and ``normalized_image`` are arguments of ``CombinedExtractor``; ``trunk_norm`` is
+    for the convolutions of its images.
     """
 
     def __init__(
@@ -160,8 +161,12 @@ class DictExtractor(NormExtractor):
         cnn_output_dim: int = 256,
         normalized_image: bool = False,
     ) -> None:
-        without_convolutions("dict", trunk_norm)
         trunk = CombinedExtractor(observation_space, cnn_output_dim, normalized_image)
+        images = [part for part in trunk.extractors.values() if isinstance(part, NatureCNN)]
+        if not images:
+            without_convolutions("dict without images", trunk_norm)
+        for image in images:
+            image.cnn = normalized(image.cnn, trunk_norm)
         size = trunk.features_dim
         super().__init__(observation_space, trunk, size, norm, net_arch, activation_fn)
 
@@ -228,7 +233,7 @@ def without_convolutions(features: str, trunk_norm: str) -> None:
     if canonical_spec(trunk_norm) != "none":
         raise UserError(
             f"trunk_norm={trunk_norm!r}: features={features!r} has no convolutions; it is for "
-            "'minigrid' and 'nature'"
+            "'minigrid', 'nature', and images in 'dict'"
         )
 
 

@@ -34,8 +34,11 @@ def separate_nets(net_arch: dict[str, Sequence[int]]) -> Sequence[int]:
     Raises:
         UserError: the sizes differ, or are of others than ``pi`` and ``vf``.
     """
-    actor, critic = net_arch.get("pi", ()), net_arch.get("vf", ())
-    if not set(net_arch) <= {"pi", "vf"} or list(actor) != list(critic):
+    named = {
+        {"actor": "pi", "critic": "vf"}.get(key, key): sizes for key, sizes in net_arch.items()
+    }
+    actor, critic = named.get("pi", ()), named.get("vf", ())
+    if not set(named) <= {"pi", "vf"} or list(actor) != list(critic):
         raise UserError(
             f"policy_kwargs(net_arch={net_arch}): it has one network for actor and critic, or two of the "
             "same sizes, as in {'pi': [64, 64], 'vf': [64, 64]}; a Norm policy has any, as in "
@@ -63,14 +66,15 @@ def policy_kwargs(
     Args:
         norm: normalizer spec such as ``"rn"`` or ``"ln+rn"``, see :func:`rn_rl.make_normalizers`.
         net_arch: sizes of the hidden layers, which all get normalizers. ``{"pi": sizes, "vf": sizes}``,
-            as in SB3, gives actor and critic hidden layers of their own, of the same sizes.
+            as in SB3, or with the keys ``"actor"`` and ``"critic"``, gives actor and critic hidden layers
+            of their own, of the same sizes.
         activation_fn: class or name (``"relu"``, ``"tanh"``, ...) of the activation.
         features: ``"mlp"``, ``"minigrid"`` (with ``ImgObsWrapper``), ``"nature"``, ``"dict"``, or
             ``"auto"``: ``"nature"`` for images, ``"dict"`` for dictionaries, else ``"mlp"``.
         share_trunk: on-policy algorithms only: whether actor and critic share the extractor (SB3's
             default, True) or have one each (False). Leave None for DQN and QR-DQN.
-        trunk_norm: normalizer spec for the convolutions of ``"minigrid"`` and ``"nature"``; by default
-            only the hidden layers after them get normalizers.
+        trunk_norm: normalizer spec for the convolutions of ``"minigrid"`` and ``"nature"``, and of images
+            in ``"dict"``; by default only the hidden layers after them get normalizers.
         others: further arguments of the policy, such as ``optimizer_kwargs``;
             ``features_extractor_kwargs`` are merged with those that are built here.
 
@@ -79,14 +83,19 @@ def policy_kwargs(
 
     Raises:
         UserError: the name of a normalizer, activation or extractor is unknown, ``net_arch`` has
-            different sizes for actor and critic, or ``others`` has a ``features_extractor_class``.
+            different sizes for actor and critic, ``others`` has a ``features_extractor_class``, or a spec
+            has ``nap``, which needs a Norm policy.
 
     Example:
         >>> from stable_baselines3 import DQN
         >>> model = DQN("MlpPolicy", "CartPole-v1", policy_kwargs=policy_kwargs("rn"))
     """
-    parse_spec(norm)
-    parse_spec(trunk_norm)
+    for spec in (norm, trunk_norm):
+        if any(term.row.projects for term in parse_spec(spec)):
+            raise UserError(
+                f"policy_kwargs({spec!r}): the optimizer of a stock policy does not scale weights back; "
+                "use a Norm policy, such as DQN(NormDQNPolicy, env, policy_kwargs={'norm': 'ln+nap'})"
+            )
     if "features_extractor_class" in others:
         raise UserError(
             f"features_extractor_class={others['features_extractor_class']!r}: policy_kwargs() sets it; "

@@ -15,31 +15,66 @@ from stable_baselines3.common.policies import BaseModel, BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
+from rn_rl.errors import UserError, unknown
 from rn_rl.normalization import parse_spec, phase_norms
+from rn_rl.normalization.popart import PopArt, popart_layers
+from rn_rl.policies.arch import resolve_arch
 from rn_rl.policies.extractors import extractor_class
-from rn_rl.policies.layers import activation, normalized
+from rn_rl.policies.layers import Hidden, activation
+from rn_rl.policies.nets import check_norm, hidden_layers, net_of
+from rn_rl.policies.observations import normalize_observations
+from rn_rl.policies.optimizers import (
+    ADAMW,
+    attach_projections,
+    check_weight_decay,
+    decay_matrices,
+    holders,
+)
+
+VALUE_NORMS = ("none", "popart")
+"""Normalizers of values: none, or :class:`~rn_rl.normalization.popart.PopArt`."""
 
 
 class NormPolicyMixin(BasePolicy):
-    """Arguments ``norm``, ``features`` and ``trunk_norm`` of a policy class; activations by name.
+    """Arguments of every Norm policy: normalizers, networks, observations, values, weight decay.
 
     Args:
         observation_space: see SB3.
         action_space: see SB3.
         lr_schedule: see SB3.
         args: further positional arguments of SB3's policy.
-        norm: normalizer spec for every hidden layer, see :func:`rn_rl.make_normalizers`.
+        norm: normalizer spec for every hidden layer, see :func:`rn_rl.make_normalizers`; default:
+            that of the network, so ``"none"`` for ``"mlp"`` and ``"ln"`` for ``"simba"`` and
+            ``"bronet"``.
+        net: hidden layers: ``"mlp"`` (SB3's), ``"simba"``, ``"simbav2"`` or ``"bronet"``, see
+            :mod:`rn_rl.policies.nets`.
+        net_arch: as in SB3; ``{"actor": sizes, "critic": sizes}`` means the same in every algorithm.
+            For networks other than ``"mlp"``, one width for each block, or ``"paper"`` (the default) or
+            ``"small"``.
+        obs_norm: normalizer spec for observations, such as ``"rsnorm"``, in place of ``VecNormalize``,
+            see :class:`rn_rl.policies.observations.NormalizedObservations`; default: that of the network,
+            ``"rsnorm"`` for ``"simba"`` and ``"simbav2"``.
+        value_norm: ``"popart"``: output layers of values are scaled by the statistics of their targets,
+            which the callback :class:`rn_rl.agents.ValueTargets` gives them. For DQN, QR-DQN, on-policy
+            algorithms and SAC.
+        weight_decay: decay of the matrices alone, by AdamW unless ``optimizer_class`` says otherwise;
+            default: that of the network, 1e-2 for ``"simba"`` and 1e-4 for ``"bronet"``; 0: none.
         features: the trunk before the hidden layers: ``"auto"`` (by the observation space),
             ``"mlp"``, ``"minigrid"``, ``"nature"`` or ``"dict"``.
         trunk_norm: normalizer spec for the convolutions of the trunk.
-        activation_fn: class or name of the activation; None: SB3's default.
+        activation_fn: class or name of the activation; None: SB3's default, or ReLU for networks other
+            than ``"mlp"``.
         kwargs: further arguments of SB3's policy.
 
     Raises:
-        UserError: the name of a normalizer, activation or extractor is unknown.
+        UserError: a name is unknown, or two arguments do not fit together.
     """
 
     norm: str
+    net: str
+    arch_keys: tuple[str, str] | None = None
+    """SB3's keys of actor and critic in ``net_arch``; None if there is a critic alone."""
+    takes_popart: bool = True
 
     def __init__(
         self,
@@ -47,13 +82,24 @@ class NormPolicyMixin(BasePolicy):
         action_space: spaces.Space,
         lr_schedule: Schedule,
         *args: Any,
-        norm: str = "none",
+        norm: str | None = None,
+        net: str = "mlp",
+        obs_norm: str | None = None,
+        value_norm: str = "none",
+        weight_decay: float | None = None,
         features: str = "auto",
         trunk_norm: str = "none",
         activation_fn: str | type[nn.Module] | None = None,
         **kwargs: Any,
     ) -> None:
+        network = net_of(net)
+        norm = network.norm if norm is None else norm
+        obs_norm = network.obs_norm if obs_norm is None else obs_norm
         parse_spec(norm)
+        check_obs_norm(obs_norm)
+        check_norm(net, norm)
+        check_value_norm(value_norm, net, self)
+        check_weight_decay(weight_decay)
         if "features_extractor_class" not in kwargs:
             kwargs["features_extractor_class"] = extractor_class(features, observation_space)
             given = kwargs.get("features_extractor_kwargs") or {}
@@ -63,20 +109,89 @@ class NormPolicyMixin(BasePolicy):
                 **({"norm": norm} if "features_dim" in given else {}),  # a hidden layer
                 **given,
             }
-        if kwargs.get("net_arch", "absent") is None:
+        kwargs["net_arch"] = resolve_arch(net, kwargs.get("net_arch"), self.arch_keys)
+        if kwargs["net_arch"] is None:
             del kwargs["net_arch"]
+        if activation_fn is None and network.body is not None:
+            activation_fn = nn.ReLU
         if activation_fn is not None:
             kwargs["activation_fn"] = activation(activation_fn)
         if features == "minigrid":
             kwargs.setdefault("normalize_images", False)
-        object.__setattr__(
-            self, "norm", norm
-        )  # before nn.Module exists, and before _build needs it
+        decay = network.weight_decay if weight_decay is None else weight_decay
+        if decay and "optimizer_class" not in kwargs:
+            kwargs["optimizer_class"] = ADAMW
+        # before nn.Module exists, and before _build needs them
+        own = {"norm": norm, "net": net, "obs_norm": obs_norm, "value_norm": value_norm}
+        for name, value in {**own, "weight_decay": weight_decay}.items():
+            object.__setattr__(self, name, value)
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
+        if decay:
+            decay_matrices(self, decay)
+        attach_projections(self)
+
+    def make_features_extractor(self) -> Any:
+        extractor = super().make_features_extractor()
+        return normalize_observations(self.observation_space, extractor, self.obs_norm)  # type: ignore[attr-defined]
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        # what SB3 passes to the constructors of its networks
+        for name in ("net_args", "actor_kwargs", "critic_kwargs"):
+            if self.net != "mlp" and hasattr(self, name):
+                getattr(self, name)["net"] = self.net
+        if self.value_norm != "none" and hasattr(self, "net_args"):  # type: ignore[attr-defined]
+            getattr(self, "critic_kwargs", self.net_args)["value_norm"] = self.value_norm  # type: ignore[attr-defined]
+        super()._build(lr_schedule)  # type: ignore[misc]
+
+    def target_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Pairs of an online network and its target."""
+        names = ("q_net", "quantile_net", "actor", "critic")
+        found = [name for name in names if hasattr(self, f"{name}_target")]
+        return [(getattr(self, name), getattr(self, f"{name}_target")) for name in found]
+
+    def set_training_mode(self, mode: bool) -> None:
+        commits = self.training and not mode
+        super().set_training_mode(mode)
+        if commits:
+            for online, target in self.target_pairs():  # whose outputs stay the same
+                for layer, copy in zip(popart_layers(online), popart_layers(target), strict=True):
+                    copy.adopt(layer.running_state)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if any(True for _ in holders(self)):  # a copy of an optimizer has no hooks
+            attach_projections(self)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         parameters: dict[str, Any] = super()._get_constructor_parameters()
-        return {**parameters, "norm": self.norm}
+        own = ("norm", "net", "obs_norm", "value_norm", "weight_decay")
+        return {**parameters, **{name: getattr(self, name) for name in own}}
+
+
+def check_obs_norm(obs_norm: str) -> None:
+    """Raise :class:`UserError` for a spec that has no place before observations."""
+    for term in parse_spec(obs_norm):
+        if term.row.reparametrize is not None:
+            raise UserError(
+                f"obs_norm={obs_norm!r}: {term.row.name} changes the weights of a layer; expected a "
+                "normalizer of activations, such as rsnorm"
+            )
+
+
+def check_value_norm(value_norm: str, net: str, policy: NormPolicyMixin) -> None:
+    """Raise :class:`UserError` unless the policy can normalize its values so."""
+    if value_norm not in VALUE_NORMS:
+        raise unknown("value_norm", str(value_norm), VALUE_NORMS)
+    if value_norm == "popart" and not type(policy).takes_popart:
+        raise UserError(
+            f"value_norm='popart' in {type(policy).__name__}: expected DQN, QR-DQN, SAC or an on-policy "
+            "algorithm, whose targets are known"
+        )
+    if value_norm == "popart" and net_of(net).head is not None:
+        raise UserError(
+            f"value_norm='popart' with net {net!r}: PopArt rescales an output layer whose rows have "
+            "length 1 here; expected mlp, simba or bronet"
+        )
 
 
 class NormNetworkMixin(BaseModel):
@@ -85,6 +200,8 @@ class NormNetworkMixin(BaseModel):
     Args:
         args: see the network of SB3 or sb3-contrib.
         norm: normalizer spec for every hidden layer.
+        net: name of the hidden layers, see :mod:`rn_rl.policies.nets`.
+        value_norm: normalizer of the output layer.
         kwargs: see the network of SB3 or sb3-contrib.
     """
 
@@ -93,15 +210,35 @@ class NormNetworkMixin(BaseModel):
     """Name of the attribute with the layers, set by each class."""
     net_arch: list[int]
 
-    def __init__(self, *args: Any, norm: str = "none", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        norm: str = "none",
+        net: str = "mlp",
+        value_norm: str = "none",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.norm = norm
-        layers = normalized(getattr(self, self.hidden), norm, len(self.net_arch))
-        setattr(self, self.hidden, layers)
+        self.norm, self.net, self.value_norm = norm, net, value_norm
+        layers = hidden_layers(getattr(self, self.hidden), net, norm, self.net_arch)
+        setattr(self, self.hidden, with_value_norm(layers, value_norm))
+        head = net_of(net).head
+        for name in ("mu", "log_std"):  # output layers of an actor
+            if head is not None and name != self.hidden and hasattr(self, name):
+                setattr(self, name, head(getattr(self, name)))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         parameters: dict[str, Any] = super()._get_constructor_parameters()
-        return {**parameters, "norm": self.norm}
+        own = ("norm", "net", "value_norm")
+        return {**parameters, **{name: getattr(self, name) for name in own}}
+
+
+def with_value_norm(layers: nn.Sequential, value_norm: str) -> Hidden:
+    """Put the normalizer of values on the last layer of a network."""
+    *before, last = layers
+    if value_norm == "none" or not isinstance(last, nn.Linear):
+        return layers  # type: ignore[return-value]
+    return Hidden(*before, PopArt(last).to(last.weight.device))
 
 
 def freeze_normalizers(target: nn.Module) -> None:
@@ -116,4 +253,4 @@ def copy_state(online: nn.Module, target: nn.Module) -> None:
     for source, copy in zip(
         phase_norms(online).values(), phase_norms(target).values(), strict=True
     ):
-        copy.running_state.copy_(source.running_state)
+        copy.adopt(source.running_state)

@@ -10,24 +10,61 @@ from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import MlpExtractor
+from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
-from rn_rl.normalization import make_normalizers, observation_weights, parse_spec
-from rn_rl.policies.layers import Hidden, normalized
+from rn_rl.normalization import make_normalizers, observation_weights
+from rn_rl.normalization.popart import PopArt
+from rn_rl.policies.layers import Hidden
+from rn_rl.policies.nets import hidden_layers, net_of, without_weights
 from rn_rl.policies.norm_policy import NormPolicyMixin
+from rn_rl.policies.optimizers import rebuild
 
 
-class NormHeadsMixin(NormPolicyMixin):
+class NormOutputsMixin(NormPolicyMixin):
+    """Replace the output layers of actor and critic where the network or ``value_norm`` has others."""
+
+    value_net: nn.Module
+    action_net: nn.Module
+    arch_keys = ("pi", "vf")
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        head = net_of(self.net).head
+        if head is not None:
+            self.action_net, self.value_net = head(self.action_net), head(self.value_net)
+        if self.value_norm == "popart":  # type: ignore[attr-defined]
+            assert isinstance(self.value_net, nn.Linear)
+            self.value_net = PopArt(self.value_net).to(self.device)
+        if head is not None or self.value_norm != "none":  # type: ignore[attr-defined]
+            rebuild(self)
+
+    def heads(self, first: int = 0, between: int = 0) -> tuple[Hidden, Hidden]:
+        """Build the hidden layers of actor and critic from those of SB3.
+
+        Args:
+            first: number of the first normalizer of the actor's layers, for recordings.
+            between: number of normalizers between those of the actor and those of the critic.
+        """
+        built: Any = self.mlp_extractor
+        found = []
+        for layers in (built.policy_net, built.value_net):
+            widths = [layer.out_features for layer in layers if isinstance(layer, nn.Linear)]
+            if net_of(self.net).body is not None or widths:
+                layers = hidden_layers(layers, self.net, self.norm, widths, first)
+            found.append(layers if isinstance(layers, Hidden) else Hidden(*layers))
+            first += net_of(self.net).sites(len(widths)) + between
+        return found[0], found[1]
+
+
+class NormHeadsMixin(NormOutputsMixin):
     """Put normalizers into every hidden layer of actor and critic after the trunk."""
 
     mlp_extractor: MlpExtractor
 
     def _build_mlp_extractor(self) -> None:
         super()._build_mlp_extractor()  # type: ignore[misc]
-        heads = self.mlp_extractor
-        depth = sum(isinstance(layer, nn.Linear) for layer in heads.policy_net)
-        heads.policy_net = normalized(heads.policy_net, self.norm)
-        heads.value_net = normalized(heads.value_net, self.norm, first=depth)
+        self.mlp_extractor.policy_net, self.mlp_extractor.value_net = self.heads()
 
 
 class NormActorCriticPolicy(NormHeadsMixin, ActorCriticPolicy):
@@ -42,7 +79,7 @@ class NormMaskableActorCriticPolicy(NormHeadsMixin, MaskableActorCriticPolicy):
     """sb3-contrib's ``MaskableActorCriticPolicy``, normalized like :class:`NormActorCriticPolicy`."""
 
 
-class NormRecurrentActorCriticPolicy(NormPolicyMixin, RecurrentActorCriticPolicy):
+class NormRecurrentActorCriticPolicy(NormOutputsMixin, RecurrentActorCriticPolicy):
     """sb3-contrib's ``RecurrentActorCriticPolicy`` with normalized recurrent features.
 
     Normalizers are placed after the LSTM of actor and critic and in every hidden layer that follows.
@@ -55,12 +92,13 @@ class NormRecurrentActorCriticPolicy(NormPolicyMixin, RecurrentActorCriticPolicy
     def _build_mlp_extractor(self) -> None:
         super()._build_mlp_extractor()
         heads, width = self.mlp_extractor, self.lstm_output_dim
-        # weight and spectral normalization apply to linear layers, so only to those that follow
-        acting = [str(term) for term in parse_spec(self.norm) if term.row.factory is not None]
-        depth = 1 + sum(isinstance(layer, nn.Linear) for layer in heads.policy_net)
-        for name, first in (("policy_net", 0), ("value_net", depth)):
-            after_lstm = make_normalizers("+".join(acting) or "none", width, index=first)
-            layers = normalized(getattr(heads, name), self.norm, first=first + 1)
+        # what changes weights applies to linear layers, so only to those that follow the LSTM
+        acting = without_weights(self.norm)
+        depth = sum(isinstance(layer, nn.Linear) for layer in heads.policy_net)
+        numbers = (0, 1 + net_of(self.net).sites(depth))
+        built = zip(numbers, ("policy_net", "value_net"), self.heads(1, between=1), strict=True)
+        for first, name, layers in built:
+            after_lstm = make_normalizers(acting, width, index=first)
             setattr(heads, name, Hidden(*after_lstm, *layers).to(self.device))
 
     def evaluate_actions(  # type: ignore[override]

@@ -143,7 +143,7 @@ COPIES = [
     for spec in [*REGISTRY, *FORGETFUL]
     for duplicate in (through_deepcopy, through_state_dict, through_pickle)
     # torch pickles no module whose weights are parametrized
-    if not (duplicate is through_pickle and spec in ("wn", "spectral"))
+    if not (duplicate is through_pickle and spec in ("wn", "spectral", "nap"))
 ]
 MOVING = [*STATEFUL, *FORGETFUL, "rn-paper", "rln-paper"]
 

@@ -120,12 +120,12 @@ IGNORE_SCALE = ["ln", "rms", "gn"]
 """f(a x) = f(x)."""
 IGNORE_SHIFT = ["ln", "gn"]
 """f(x + b) = f(x)."""
-STANDARDIZE = ["bn", "brn"]
+STANDARDIZE = ["bn", "brn", "rsnorm"]
 """After training on a x + b, f(a x + b) equals f(x) after training on x."""
 SAME_GAIN = ["rn", "rln", "rsn", "sn"]
 """After training on a x + b, f(a x + b) / (a x + b) equals f(x) / x after training on x."""
-OWN_SCALE = ["uan", "wn", "spectral"]
-"""No such law: the mixture has a learned scale; the other two change weights, see their tests."""
+OWN_SCALE = ["uan", "wn", "spectral", "dyt", "nap"]
+"""No such law: the mixture and dyt have a learned scale; the others change weights, see their tests."""
 
 
 def test_every_normalizer_has_a_law():

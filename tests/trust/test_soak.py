@@ -176,7 +176,7 @@ def close(found, expected):
 
 ORACLES = {
     **dict.fromkeys(("rn", "rln", "rsn", "sn"), Code),
-    **dict.fromkeys(("bn", "brn", "uan"), Moments),
+    **dict.fromkeys(("bn", "brn", "uan", "rsnorm"), Moments),
     **dict.fromkeys(("rn-paper", "rln-paper"), Published),
     **dict.fromkeys(("logt", "ramp", "gain"), Schedule),
     "hs": Homeostatic,

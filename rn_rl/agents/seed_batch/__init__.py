@@ -4,6 +4,7 @@ from rn_rl.agents._moved import forward
 from rn_rl.agents.seed_batch.base import SeedBatch
 from rn_rl.agents.seed_batch.dqn import SeedBatchDQN
 from rn_rl.agents.seed_batch.ppo import SeedBatchPPO
+from rn_rl.agents.seed_batch.pqn import SeedBatchPQN
 from rn_rl.agents.seed_batch.recurrent_ppo import SeedBatchRecurrentPPO
 from rn_rl.agents.seed_batch.vector_envs import EnvpoolSeedEnvs, SeedEnvs, VecSeedEnvs
 
@@ -12,6 +13,7 @@ __all__ = [
     "SeedBatch",
     "SeedBatchDQN",
     "SeedBatchPPO",
+    "SeedBatchPQN",
     "SeedBatchRecurrentPPO",
     "SeedEnvs",
     "VecSeedEnvs",

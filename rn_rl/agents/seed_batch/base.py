@@ -98,8 +98,11 @@ class SeedBatch(ABC, Generic[Model]):
             return f"{type(model).__name__} is not {cls.algorithm.__name__}"
         optimizer: Any = model.policy.optimizer
         name = type(optimizer).__name__
-        if name not in optimizers.ELEMENTWISE or len(optimizer.param_groups) != 1:
+        if name not in optimizers.ELEMENTWISE:
             return f"the optimizer {name} is not one of {', '.join(optimizers.ELEMENTWISE)}"
+        reason = optimizers.cannot(model.policy, optimizer)
+        if reason:
+            return reason
         if not isinstance(model.observation_space, spaces.Box):
             return f"observations are {model.observation_space}, not a Box"
         if model.use_sde:
@@ -115,6 +118,7 @@ class SeedBatch(ABC, Generic[Model]):
         :class:`~rn_rl.engine.trace.TracedFunction` knows that a cached result is out of date.
         """
         self.optimizer.step()
+        self.stack.project()
         torch.autograd.graph.increment_version(self.stack.weights)
 
     def set_learning_rate(self) -> None:

@@ -7,11 +7,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from rn_rl.normalization.popart import popart_layers
 
 ELEMENTWISE = ("Adam", "AdamW", "RMSprop", "RMSpropTFLike", "SGD", "NAdam", "RAdam", "Adamax")
 """Optimizers that update each weight independently, so that stacked weights can be one parameter."""
+
+
+def cannot(policy: nn.Module, optimizer: Optimizer) -> str | None:
+    """Return the reason why the updates of a policy cannot be stacked, or None."""
+    if len(optimizer.param_groups) != 1:
+        return "weight_decay is that of matrices alone, and a batch has one group of parameters"
+    if popart_layers(policy):
+        return "value_norm is popart, which rescales the output layer of each seed at its commits"
+    return None
 
 
 def stacked_optimizer(weights: Tensor, template: Optimizer) -> Optimizer:

@@ -30,6 +30,7 @@ from rn_rl.experiment.runs.weights import (
 )
 from rn_rl.experiment.runs.zoo_folder import start_normalized
 from rn_rl.experiment.settings.hyperparameters import merge_nested
+from rn_rl.normalization import adopt
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ class Run:
         """
         spec = self.read_spec()
         check_names(spec, self.folder, trust=trust)
+        adopt(spec.normalizers)
         return spec
 
     def write_spec(self, spec: RunSpec) -> None:

@@ -32,11 +32,16 @@ from torch import nn
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.io import DAMAGE
+from rn_rl.experiment.runs.trust import normalizer_specs
+from rn_rl.normalization import imported_names
 
 CLASSES = ("torch.nn.modules.", "stable_baselines3.", "sb3_contrib.", "rn_rl.policies.")
 """Packages from which classes that a zip names are imported: networks, layers and policies."""
 
-TEXTS = ("['norm']", "['trunk_norm']", "['features']", "['activation_fn']")
+TEXTS = (
+    *("['norm']", "['trunk_norm']", "['obs_norm']", "['value_norm']"),
+    *("['net']", "['features']", "['activation_fn']"),
+)
 """Arguments of rn-rl's policies that are texts."""
 
 LARGEST = 1 << 26
@@ -94,6 +99,9 @@ class StoredAgent:
         arch = kwargs.get("net_arch")
         if isinstance(arch, list) and arch and isinstance(arch[0], dict):
             kwargs["net_arch"] = arch[0]  # as SB3's load() converts it
+        for spec in normalizer_specs(kwargs):
+            for module in imported_names(spec):
+                self.refuse(f"its normalizer {module!r} imports a module")
         return kwargs
 
     def _value(self, name: str, value: Any) -> Any:
@@ -144,7 +152,8 @@ class StoredAgent:
             UserError: the network is described by a pickle alone, or is not one of ``cls``.
         """
         policy, kwargs = self.policy_class(), self.policy_kwargs()
-        cls = next(c for c in cls.__mro__ if not c.__module__.startswith("rn_rl."))
+        stock = [c for c in cls.__mro__ if not c.__module__.startswith("rn_rl.")]
+        cls = next((c for c in stock if getattr(c, "policy_aliases", None)), cls)
         known = tuple(cls.policy_aliases.values())
         recurrent = [issubclass(k, RecurrentActorCriticPolicy) for k in (policy, *known)]
         if not issubclass(policy, known) or recurrent[0] != recurrent[1]:

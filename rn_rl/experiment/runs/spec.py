@@ -24,6 +24,7 @@ from rn_rl.errors import UserError, first_line
 from rn_rl.experiment.envs.make import make_env
 from rn_rl.experiment.settings.algorithms import algorithm, check_action_space
 from rn_rl.experiment.settings.hyperparameters import to_algorithm_arguments
+from rn_rl.policies.nets import net_of
 
 
 def command_line() -> str:
@@ -88,6 +89,8 @@ class RunSpec:
     """Seconds that a step of the environments may take; None for any time."""
     probe: bool = False
     """True if the layers are recorded in ``probe.npz``."""
+    normalizers: dict[str, str] = field(default_factory=dict)
+    """``"module:Class"`` of each normalizer that the user registered and the run names."""
     versions: dict[str, str] = field(default_factory=versions)
     signature: str = ""
     """Proof that the run was trained on this account; see :mod:`rn_rl.experiment.runs.trust`."""
@@ -168,6 +171,20 @@ class RunSpec:
                 raise UserError(f"{self.algo} on {self.env}: {reason}") from error
 
 
+def check_observations(spec: RunSpec) -> None:
+    """Raise :class:`UserError` if VecNormalize and the policy both normalize observations."""
+    normalize = spec.hyperparameters.get("normalize")
+    outside = normalize.get("norm_obs", True) if isinstance(normalize, dict) else bool(normalize)
+    policy_kwargs = spec.hyperparameters.get("policy_kwargs") or {}
+    own = net_of(policy_kwargs.get("net", "mlp")).obs_norm if spec.algo != "ars" else "none"
+    inside = policy_kwargs.get("obs_norm") or own
+    if outside and inside != "none":
+        raise UserError(
+            f"{spec.algo} on {spec.env}: observations are normalized twice, by VecNormalize and by "
+            f"obs_norm={inside}; add --set normalize=false, or --set policy_kwargs.obs_norm=none"
+        )
+
+
 RANGES: dict[str, tuple[int, int]] = {
     "seed": (0, 2**32 - 1),
     "timesteps": (0, 10**12),
@@ -193,7 +210,7 @@ def check_values(spec: RunSpec) -> None:
     for kind, names in (
         (str, ("algo", "env", "norm", "device", "config", "command", "vector_env", "signature")),
         (int, (*RANGES, *(("episodes",) if spec.episodes is not None else ()))),
-        (dict, ("hyperparameters", "versions")),
+        (dict, ("hyperparameters", "versions", "normalizers")),
         (list, ("together",)),
         (bool, ("probe",)),
     ):
@@ -215,6 +232,9 @@ def check_values(spec: RunSpec) -> None:
         raise ValueError(f"step_timeout={spec.step_timeout!r}: expected seconds above 0")
     if not isinstance(spec.started_from, str | None):
         raise ValueError(f"started_from: expected a path, not {str(spec.started_from)[:80]!r}")
-    for name in (*spec.hyperparameters, *spec.versions):
+    for name, origin in spec.normalizers.items():
+        if not re.fullmatch(r"[\w.]+:[\w.]+", str(origin)):
+            raise ValueError(f"normalizers {name}: expected module:Class, not {str(origin)[:80]!r}")
+    for name in (*spec.hyperparameters, *spec.versions, *spec.normalizers):
         if not isinstance(name, str):
             raise ValueError(f"{name!r}: expected the name of a hyperparameter")

@@ -22,6 +22,7 @@ import platformdirs
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.io import atomic_write
 from rn_rl.experiment.runs.spec import RunSpec
+from rn_rl.normalization import available_normalizers, imported_names
 
 WRAPPERS: dict[str, tuple[str, ...]] = {
     "gymnasium.wrappers.AtariPreprocessing": (
@@ -107,9 +108,10 @@ def signature(spec: RunSpec) -> str:
     key = account_key()
     if key is None:
         return ""
-    named = json.dumps(
-        [spec.algo, spec.env, spec.norm, spec.hyperparameters], default=str, sort_keys=True
-    )
+    names: list[Any] = [spec.algo, spec.env, spec.norm, spec.hyperparameters]
+    if spec.normalizers:  # earlier versions had none
+        names.append(spec.normalizers)
+    named = json.dumps(names, default=str, sort_keys=True)
     return hmac.new(key, named.encode(), hashlib.sha256).hexdigest()
 
 
@@ -136,6 +138,12 @@ def unsafe_names(spec: RunSpec) -> list[tuple[str, str]]:
     if ":" in spec.env:
         found.append((f"its environment {spec.env!r}", "imports a module"))
     given = spec.hyperparameters
+    specs = [spec.norm, *normalizer_specs(given)]
+    for name in {n: None for text in specs for n in imported_names(text)}:
+        found.append((f"its normalizer {name!r}", "imports a module"))
+    for name, origin in spec.normalizers.items():
+        if name not in available_normalizers():
+            found.append((f"its normalizer {name!r} of {origin}", "imports a module"))
     wrappers = given.get("env_wrapper") or []
     for entry in wrappers if isinstance(wrappers, list) else [wrappers]:
         found += unsafe_wrapper(entry)
@@ -144,6 +152,20 @@ def unsafe_names(spec: RunSpec) -> list[tuple[str, str]]:
         if isinstance(value, str) and "." in value and not value.startswith(CLASSES):
             found.append((f"its {name} {value!r}", "is not one of SB3's"))
     return found
+
+
+NORMALIZER_KEYS = ("norm", "obs_norm", "trunk_norm")
+"""Arguments of policies that are normalizer specs."""
+
+
+def normalizer_specs(given: Any) -> list[str]:
+    """Return the normalizer specs anywhere in hyperparameters or in arguments of a policy."""
+    if isinstance(given, list | tuple):
+        return [spec for item in given for spec in normalizer_specs(item)]
+    if not isinstance(given, dict):
+        return []
+    own = [v for k, v in given.items() if k in NORMALIZER_KEYS and isinstance(v, str)]
+    return own + [spec for item in given.values() for spec in normalizer_specs(item)]
 
 
 def unsafe_wrapper(entry: Any) -> list[tuple[str, str]]:

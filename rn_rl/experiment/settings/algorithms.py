@@ -27,6 +27,7 @@ class AlgorithmSpec:
         replay: True if it learns from a replay buffer.
         summary: description in one line.
         aliases: other values of ``--algo``.
+        norm: normalizer of a run that names none.
     """
 
     name: str
@@ -36,6 +37,7 @@ class AlgorithmSpec:
     replay: bool
     summary: str
     aliases: tuple[str, ...] = ()
+    norm: str = "none"
 
     @property
     def cls(self) -> type[BaseAlgorithm]:
@@ -78,6 +80,10 @@ _TABLE = (
         "rndqn", "rn_rl.agents.RNDQN", "dqn", _DISCRETE, True, "DQN, statistics weighted by age"
     ),
     AlgorithmSpec("rnppo", "rn_rl.agents.RNPPO", "ppo", _ANY, False, "PPO, commits measured"),
+    AlgorithmSpec(
+        "pqn", "rn_rl.agents.PQN", "pqn", _DISCRETE, False, "Q(lambda) without replay or target network",
+        norm="ln",
+    ),
 )  # fmt: skip
 
 ALGORITHMS: dict[str, AlgorithmSpec] = {row.name: row for row in _TABLE}

@@ -149,6 +149,7 @@ SHARES = (
     "gamma",
     "tau",
     "gae_lambda",
+    "q_lambda",
     "exploration_fraction",
     "exploration_initial_eps",
     "exploration_final_eps",

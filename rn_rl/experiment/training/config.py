@@ -44,6 +44,8 @@ class SharedOptions:
     """zoo (tuned), or paper (its network and replay; with --algo rndqn its loss and episodes too)."""
     set: Annotated[tuple[str, ...], shown_as("NAME=VALUE ...")] = ()
     """Other values than those of --config, such as learning_rate=3e-4 policy_kwargs.net_arch=[64,64]."""
+    net: Annotated[str | None, shown_as("NAME")] = None
+    """Hidden layers: mlp (SB3's), simba, simbav2 or bronet, of their papers' widths unless --set says."""
     env_kwargs: Annotated[tuple[str, ...], shown_as("NAME=VALUE ...")] = ()
     """Arguments of the environment, such as max_episode_steps=100."""
     n_envs: Annotated[int | None, shown_as("N")] = None
@@ -82,8 +84,9 @@ class TrainedAgent:
     """Algorithm: dqn qrdqn ppo a2c trpo ppo_lstm ppo_mask sac td3 ddpg tqc crossq ars rndqn rnppo."""
     env: Annotated[str | None, shown_as("ENV")] = None
     """Environment: CartPole-v1, LunarLander-v3, MiniGrid-RedBlueDoors-6x6-v0, or any registered one."""
-    norm: str = "none"
-    """Normalizer in every hidden layer: none, ln, rn, rln, ..., ln+rn; 'rn-rl norms' lists them."""
+    norm: Annotated[str | None, shown_as("SPEC")] = None
+    """Normalizer in every hidden layer: none (default; ln for simba, bronet and pqn), ln, rn, ln+rn, ...,
+    which 'rn-rl norms' lists, or module:Class(a=1), one of your own."""
     seed: int = 0
     """Seed of the network's weights, the environments and everything else that is random."""
     seeds: int = 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.envs.checks import check_timeout
 from rn_rl.experiment.envs.make import check_env_id
-from rn_rl.experiment.runs.spec import RunSpec, check_values, command_line
+from rn_rl.experiment.runs.spec import RunSpec, check_observations, check_values, command_line
 from rn_rl.experiment.settings.algorithms import ALGORITHMS, algorithm
 from rn_rl.experiment.settings.hyperparameters import (
     check_given,
@@ -16,7 +18,9 @@ from rn_rl.experiment.settings.hyperparameters import (
     tuned,
 )
 from rn_rl.experiment.training.config import TrainConfig
-from rn_rl.normalization import canonical_spec, check_recordings
+from rn_rl.normalization import canonical_spec, check_importable, check_recordings, origins
+from rn_rl.normalization.plugins import is_importable
+from rn_rl.policies.nets import net_of
 
 
 def resolve(config: TrainConfig) -> RunSpec:
@@ -39,8 +43,6 @@ def resolve(config: TrainConfig) -> RunSpec:
     if config.env is None:
         raise UserError("--env is missing: such as CartPole-v1; 'rn-rl zoo' shows the tuned ones")
     algo = algorithm(config.algo)
-    norm = canonical_spec(config.norm)
-    check_recordings(norm)
     check_env_id(config.env)
     hyperparameters = tuned(algo, config.env, config.config)
     given = parse_assignments(config.set, "--set")
@@ -53,6 +55,14 @@ def resolve(config: TrainConfig) -> RunSpec:
     if not isinstance(policy_kwargs, dict):
         raise UserError(f"--set policy_kwargs={policy_kwargs}: expected names and values")
     policy_kwargs.pop("norm", None)
+    policy_kwargs = with_net(config, policy_kwargs, given)
+    if policy_kwargs:
+        hyperparameters["policy_kwargs"] = policy_kwargs
+    network = net_of(policy_kwargs.get("net", "mlp"))
+    default_norm = algo.norm if network.body is None else network.norm
+    norm = canonical_spec(default_norm if config.norm is None else config.norm)
+    check_recordings(norm)
+    check_importable(norm)
     default_timesteps = int(hyperparameters.pop("n_timesteps", 1e5))
     default_envs = int(hyperparameters.pop("n_envs", 1))
     timesteps = default_timesteps if config.timesteps is None else config.timesteps
@@ -99,9 +109,52 @@ def resolve(config: TrainConfig) -> RunSpec:
         episodes=config.episodes,
         step_timeout=config.step_timeout,
         probe=config.probe,
+        normalizers=origins_of(norm, policy_kwargs),
     )
+    check_observations(spec)
     try:
         check_values(spec)
     except ValueError as error:
         raise UserError(str(error)) from None
     return spec
+
+
+def with_net(
+    config: TrainConfig, policy_kwargs: dict[str, Any], given: dict[str, Any]
+) -> dict[str, Any]:
+    """Add the network of ``--net`` to the arguments of the policy.
+
+    Tuned sizes are those of SB3's layers, so another network gets its own, unless the user gave sizes.
+
+    Args:
+        config: options of the training.
+        policy_kwargs: tuned arguments of the policy, and those of ``--set`` in their place.
+        given: hyperparameters of ``--set``.
+    """
+    typed = given.get("policy_kwargs") or {}
+    if config.net is not None:
+        if typed.get("net", config.net) != config.net:
+            raise UserError(
+                f"--net {config.net} and --set policy_kwargs.net={typed['net']}: expected one of them"
+            )
+        policy_kwargs = {**policy_kwargs, "net": config.net}
+    if policy_kwargs.get("net", "mlp") != "mlp" and "net_arch" not in typed:
+        policy_kwargs.pop("net_arch", None)
+    return policy_kwargs
+
+
+def origins_of(norm: str, policy_kwargs: dict[str, Any]) -> dict[str, str]:
+    """Return ``"module:Class"`` of the user's own normalizers that a run names.
+
+    Raises:
+        UserError: a class is in a script or a function, where no other process finds it.
+    """
+    specs = [norm, *(policy_kwargs[k] for k in ("obs_norm", "trunk_norm") if k in policy_kwargs)]
+    found = {k: v for spec in specs if isinstance(spec, str) for k, v in origins(spec).items()}
+    for name, origin in found.items():
+        if not is_importable(origin):
+            raise UserError(
+                f"normalizer {name!r}: its class is {origin}, which no other process can import; move it "
+                "to a module, and register it from there"
+            )
+    return found

@@ -21,6 +21,7 @@ from rn_rl.agents import (
     SeedBatchRecurrentPPO,
 )
 from rn_rl.agents.seed_batch.distributions import components
+from rn_rl.agents.seed_batch.pqn import SeedBatchPQN
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.errors import TrainingStopped
 from rn_rl.experiment.evaluation.episodes import play_seed_batch
@@ -45,12 +46,13 @@ from rn_rl.experiment.training.seed_batch_records import SeedBatchRecords
 from rn_rl.normalization import RegularityNorm
 from rn_rl.probe.records import MOST_ROWS
 
-BATCHES: dict[str, type[SeedBatchDQN] | type[SeedBatchPPO]] = {
+BATCHES: dict[str, type[SeedBatchDQN] | type[SeedBatchPPO] | type[SeedBatchPQN]] = {
     "dqn": SeedBatchDQN,
     "rndqn": SeedBatchDQN,
     "ppo": SeedBatchPPO,
     "rnppo": SeedBatchPPO,
     "ppo_lstm": SeedBatchRecurrentPPO,
+    "pqn": SeedBatchPQN,
 }
 """Algorithms whose seeds can be trained together, and the class that does it."""
 

@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
-from rn_rl.agents import NormalizerLogger
+from rn_rl.agents import NormalizerLogger, ValueTargets
 from rn_rl.agents.callbacks import online_norms
 from rn_rl.errors import TrainingStopped, UserError
 from rn_rl.experiment.evaluation.episodes import uses_masks
@@ -92,7 +92,7 @@ def train(config: TrainConfig, console: Console | None = None, watch: Watch | No
             boundary = PhaseCallback(
                 run, spec, evaluation, log, watch, resuming=resuming, probe=probe
             )
-            callbacks: list[BaseCallback] = [log, boundary, progress]
+            callbacks: list[BaseCallback] = [log, boundary, progress, ValueTargets()]
             if spec.eval_freq > 0:
                 callbacks.insert(2, evaluation)
             if probe is not None:  # ends the phase before a checkpoint is written

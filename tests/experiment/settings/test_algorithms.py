@@ -51,6 +51,7 @@ SETTINGS = {
     "trpo": [*ON_POLICY, "batch_size=16", "normalize=true"],
     "ppo_lstm": [*PPO_LIKE, "policy_kwargs.lstm_hidden_size=8"],
     "ppo_mask": PPO_LIKE,
+    "pqn": ["n_steps=16", "batch_size=16", "n_epochs=2", "policy_kwargs.net_arch=[8]"],
     "ars": ["n_delta=2", "delta_std=1", "policy_kwargs.net_arch=[8]", "normalize=true"],
 }
 
@@ -98,12 +99,15 @@ def the_run(out: Path) -> Run:
 
 
 SDE = ["use_sde=true", "sde_sample_freq=-1"]
+MODERN = ["policy_kwargs.obs_norm=rsnorm", "policy_kwargs.value_norm=popart"]
 WALKING_NOISE = ["noise_type=ornstein-uhlenbeck", "noise_std=0.3"]
 VARIANTS = [
     *((algo, env_of(algo), settings) for algo, settings in SETTINGS.items()),
     ("sac", "Interrupting/Pendulum-v1", [*OFF_POLICY, *SDE, "ent_coef=0.1", "normalize=true"]),
     ("ppo_lstm", "Interrupting/Pendulum-v1", [*SETTINGS["ppo_lstm"], *SDE]),
     ("td3", "Interrupting/Pendulum-v1", [*OFF_POLICY, *WALKING_NOISE]),
+    ("sac", "Interrupting/Pendulum-v1", [*OFF_POLICY, "policy_kwargs.net=simba"]),
+    ("ppo", "Interrupting/CartPole-v1", [*PPO_LIKE, *MODERN]),
 ]
 
 

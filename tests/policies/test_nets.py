@@ -1,0 +1,427 @@
+"""SimBa, SimbaV2 and BroNet in every Norm policy: formulas, projections, copies, and refusals."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
+from sb3_contrib.common.envs import InvalidActionEnvDiscrete
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from rn_rl import policies
+from rn_rl.agents import RNDQN, ValueTargets
+from rn_rl.errors import UserError
+from rn_rl.normalization import PopArt, constraints, phase_norms
+from rn_rl.normalization.established import LayerNorm
+from rn_rl.policies.nets import NETS, BroNet, Simba, SimbaV2, hidden_layers
+from rn_rl.policies.optimizers import holders
+from tests.factories import slow_unless
+
+MODERN = [name for name in NETS if name != "mlp"]
+REPLAY = {"learning_starts": 16, "train_freq": 8, "batch_size": 8, "buffer_size": 200}
+CONTINUOUS = {**REPLAY, "gradient_steps": 2}
+ROLLOUT = {"n_steps": 32, "batch_size": 16}
+CASES: dict[str, tuple[Any, Any, Any, dict[str, Any], dict[str, Any]]] = {
+    "dqn": (
+        DQN,
+        policies.NormDQNPolicy,
+        "CartPole-v1",
+        {**REPLAY, "target_update_interval": 1},
+        {},
+    ),
+    "qrdqn": (QRDQN, policies.NormQRDQNPolicy, "CartPole-v1", REPLAY, {"n_quantiles": 5}),
+    "ppo": (PPO, policies.NormActorCriticPolicy, "CartPole-v1", {**ROLLOUT, "n_epochs": 2}, {}),
+    "ppo_box": (PPO, policies.NormActorCriticPolicy, "Pendulum-v1", {**ROLLOUT, "n_epochs": 1}, {}),
+    "a2c": (A2C, policies.NormActorCriticPolicy, "CartPole-v1", {"n_steps": 16}, {}),
+    "trpo": (TRPO, policies.NormActorCriticPolicy, "CartPole-v1", ROLLOUT, {}),
+    "ppo_mask": (
+        MaskablePPO,
+        policies.NormMaskableActorCriticPolicy,
+        lambda: InvalidActionEnvDiscrete(dim=5, n_invalid_actions=2),
+        {**ROLLOUT, "n_epochs": 1},
+        {},
+    ),
+    "ppo_lstm": (
+        RecurrentPPO,
+        policies.NormRecurrentActorCriticPolicy,
+        "CartPole-v1",
+        {**ROLLOUT, "n_epochs": 1},
+        {"lstm_hidden_size": 4},
+    ),
+    "sac": (SAC, policies.NormSACPolicy, "Pendulum-v1", CONTINUOUS, {}),
+    "td3": (TD3, policies.NormTD3Policy, "Pendulum-v1", CONTINUOUS, {}),
+    "ddpg": (DDPG, policies.NormTD3Policy, "Pendulum-v1", CONTINUOUS, {}),
+    "tqc": (TQC, policies.NormTQCPolicy, "Pendulum-v1", CONTINUOUS, {}),
+    "crossq": (CrossQ, policies.NormCrossQPolicy, "Pendulum-v1", CONTINUOUS, {}),
+    "ars": (ARS, policies.NormARSPolicy, "CartPole-v1", {"n_delta": 1}, {}),
+}
+TINY = {"actor": [8], "critic": [8, 8]}
+
+
+def build(algo: str, net: str, **more: Any) -> Any:
+    cls, policy, env, kwargs, own = CASES[algo]
+    given = {"net": net, "net_arch": TINY, **own, **more}
+    made = env() if callable(env) else env
+    return cls(policy, made, policy_kwargs=given, seed=1, device="cpu", **kwargs)
+
+
+def observations(model: Any, count: int = 8) -> np.ndarray:
+    model.observation_space.seed(0)
+    return np.clip(np.array([model.observation_space.sample() for _ in range(count)]), -2, 2)
+
+
+def outputs(policy: Any, x: np.ndarray) -> np.ndarray:
+    return np.asarray(policy.predict(x, deterministic=True)[0])
+
+
+def assert_unit_rows(policy: nn.Module) -> None:
+    parameters = dict(policy.named_parameters())
+    names = [c.names[0] for c in constraints(policy) if c.rows and "_target" not in c.names[0]]
+    assert len(names) >= 4
+    for name in names:
+        norms = parameters[name].norm(dim=1)
+        torch.testing.assert_close(norms, torch.ones_like(norms), rtol=0, atol=1e-6, msg=name)
+
+
+def is_quick(net: str, algo: str) -> bool:
+    return algo in ("dqn", "sac", "ppo") or (net == "simbav2" and algo in ("ppo_box", "td3"))
+
+
+PAIRS = [(net, algo) for net in MODERN for algo in CASES if (net, algo) != ("simbav2", "ars")]
+
+
+@pytest.mark.parametrize(("net", "algo"), slow_unless(is_quick, PAIRS))
+def test_an_agent_trains_and_comes_back(net: str, algo: str, tmp_path: Any) -> None:
+    """Targets agree, acting is pure, and a loaded agent goes on with projected weights."""
+    model = build(algo, net)
+    masking = {"use_masking": True} if algo == "ppo_mask" else {}
+    model.learn(96, **masking)
+    policy, x = model.policy, observations(model)
+    assert all(torch.isfinite(p).all() for p in policy.state_dict().values())
+    for name in ("q_net", "quantile_net", "actor", "critic"):
+        if not hasattr(policy, f"{name}_target"):
+            continue
+        online = phase_norms(getattr(policy, name))
+        target = phase_norms(getattr(policy, f"{name}_target"))
+        assert online.keys() == target.keys()
+        assert all(norm.frozen for norm in target.values())
+        if algo in ("dqn", "sac", "td3", "ddpg", "tqc"):
+            for key in online if algo != "dqn" else ():
+                assert torch.equal(online[key].running_state, target[key].running_state), key
+    expected = outputs(policy, x)
+    before = {k: v.clone() for k, v in policy.state_dict().items()}
+    alone = np.concatenate([outputs(policy, row[None]) for row in x])
+    np.testing.assert_allclose(expected, alone, rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(v, before[k]) for k, v in policy.state_dict().items())
+    model.save(tmp_path / "agent")
+    loaded = type(model).load(tmp_path / "agent", env=model.get_env(), device="cpu")
+    np.testing.assert_array_equal(outputs(loaded.policy, x), expected)
+    loaded.learn(64, **masking)
+    if net == "simbav2":
+        assert_unit_rows(policy)
+        assert_unit_rows(loaded.policy)
+        outputs(loaded.policy, x)
+        duplicate = copy.deepcopy(loaded.policy)
+        assert all(h.optimizer._optimizer_step_post_hooks for h in holders(duplicate))
+
+
+def test_simba_is_its_formula():
+    torch.manual_seed(0)
+    body = Simba(5, [4, 4], "ln", nn.ReLU).double()
+    x = torch.randn(7, 5, dtype=torch.float64)
+    h = F.linear(x, body.embed.weight)
+    for block in body.blocks:
+        _, wide, _, narrow = block.branch
+        assert wide.weight.shape == (16, 4)
+        h = h + F.linear(F.relu(F.linear(F.layer_norm(h, (4,)), wide.weight)), narrow.weight)
+    torch.testing.assert_close(body(x), F.layer_norm(h, (4,)), rtol=1e-12, atol=1e-12)
+    gram = body.embed.weight @ body.embed.weight.T
+    torch.testing.assert_close(gram, torch.eye(4, dtype=torch.float64), atol=1e-6, rtol=0)
+
+
+def test_bronet_is_its_formula():
+    torch.manual_seed(0)
+    body = BroNet(5, [4], "ln", nn.ReLU).double()
+    x = torch.randn(7, 5, dtype=torch.float64)
+    first, up, down = body.embed[0], body.blocks[0].branch[0], body.blocks[0].branch[3]
+    h = F.relu(F.layer_norm(F.linear(x, first.weight), (4,)))
+    inner = F.relu(F.layer_norm(F.linear(h, up.weight), (4,)))
+    expected = h + F.layer_norm(F.linear(inner, down.weight), (4,))
+    torch.testing.assert_close(body(x), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        up.weight @ up.weight.T, 2 * torch.eye(4, dtype=torch.float64), atol=1e-6, rtol=0
+    )
+
+
+def test_simbav2_is_its_formula():
+    torch.manual_seed(0)
+    body = SimbaV2(5, [4, 4], "none", nn.ReLU).double()
+    with torch.no_grad():
+        for name, parameter in body.named_parameters():
+            if "scaler" in name:
+                parameter.mul_(torch.rand_like(parameter) + 0.5)
+    x = torch.randn(7, 5, dtype=torch.float64)
+
+    def unit(v):
+        return v / v.norm(dim=1, keepdim=True)
+
+    shifted = torch.cat([x, torch.full((7, 1), 3.0, dtype=torch.float64)], 1)
+    h = unit(body.scale.scaler * F.linear(unit(shifted), body.embed.weight))
+    for block in body.blocks:
+        inner = F.relu(block.scale.scaler * F.linear(h, block.up.weight)) + 1e-8
+        alpha = block.alpha.scaler * (1 / 3) * 4**0.5  # 1 / (blocks + 1), scale 1 / sqrt(4)
+        h = unit(h + alpha * (unit(F.linear(inner, block.down.weight)) - h))
+    torch.testing.assert_close(body(x), h, rtol=1e-12, atol=1e-12)
+    fresh = SimbaV2(5, [4, 4], "none", nn.ReLU)
+    assert fresh.scale.scaler[0].item() == pytest.approx((2 / 4) ** 0.5)
+    assert fresh.blocks[0].scale.scaler[0].item() == pytest.approx((2 / 4) ** 0.5 / 2)
+    assert fresh.blocks[0].alpha.scaler[0].item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("net", MODERN)
+def test_any_normalizer_stands_in_for_theirs(net: str):
+    def norms(norm):
+        policy = build("dqn", net, norm=norm, net_arch=[8, 8]).policy
+        body = policy.q_net.q_net[0]
+        return [type(m).__name__ for m in body.modules() if "Norm" in type(m).__name__]
+
+    count = NETS[net].sites(2)
+    assert norms("ln+rn(half_life=50)") == ["LayerNorm", "RegularityNorm"] * count
+    assert norms(None) == (["LayerNorm"] * count if net != "simbav2" else [])
+    assert norms("none") == []
+
+
+def test_networks_have_the_widths_of_their_papers_and_their_optimizer():
+    env = gym.make("Pendulum-v1")
+    model = SAC(policies.NormSACPolicy, env, policy_kwargs={"net": "simba"}, buffer_size=10)
+    assert model.actor.net_arch == [128]
+    widths = [block.branch[1].out_features for block in model.critic.qf0[0].blocks]
+    assert widths == [2048, 2048] and model.actor.latent_pi[0].embed.out_features == 128
+    for holder in (model.actor, model.critic):
+        decayed, rest = holder.optimizer.param_groups
+        assert isinstance(holder.optimizer, torch.optim.AdamW)
+        assert decayed["weight_decay"] == 1e-2 and rest["weight_decay"] == 0
+        assert {p.dim() for p in decayed["params"]} == {2} and {
+            p.dim() for p in rest["params"]
+        } == {1}
+        held = {id(p) for group in (decayed, rest) for p in group["params"]}
+        assert held == {id(p) for p in holder.parameters()}
+    small = build("sac", "simba", net_arch="small", weight_decay=0)
+    assert small.actor.net_arch == [64] and small.critic.qf0[0].embed.out_features == 64
+    assert type(small.actor.optimizer) is torch.optim.Adam
+
+
+def test_decay_is_that_of_adamw_on_matrices_alone():
+    torch.manual_seed(0)
+    model = build("dqn", "mlp", norm="ln", weight_decay=0.5, net_arch=[8])
+    policy = model.policy
+    before = {name: p.detach().clone() for name, p in policy.q_net.named_parameters()}
+    for parameter in policy.q_net.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    policy.optimizer.step()
+    rate = policy.optimizer.param_groups[0]["lr"]
+    for name, parameter in policy.q_net.named_parameters():
+        shrunk = 1 - rate * 0.5 if parameter.dim() == 2 else 1
+        torch.testing.assert_close(parameter, before[name] * shrunk, msg=name)
+
+
+@pytest.mark.parametrize("algo", ["dqn", "ppo", "sac"])
+def test_actor_and_critic_have_their_own_sizes(algo: str):
+    arch = {"actor": [4, 6], "critic": [10]}
+    model = build(algo, "mlp", net_arch=arch)
+    if algo == "dqn":
+        assert model.q_net.net_arch == [10]
+    elif algo == "ppo":
+        heads = model.policy.mlp_extractor
+        assert heads.policy_net[2].out_features == 6 and heads.value_net[0].out_features == 10
+    else:
+        assert model.actor.net_arch == [4, 6] and model.critic.qf0[0].out_features == 10
+    own = {"ppo": ("pi", "vf"), "sac": ("pi", "qf")}.get(algo)
+    if own:
+        other = build(algo, "mlp", net_arch=dict(zip(own, arch.values(), strict=True)))
+        for a, b in zip(model.policy.parameters(), other.policy.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("net", MODERN)
+def test_the_ratio_of_ppo_begins_at_1(net: str):
+    ratios = []
+
+    class Watched(PPO):
+        def train(self):
+            batch = next(self.rollout_buffer.get(self.batch_size))
+            self.policy.set_training_mode(True)
+            with torch.no_grad():
+                actions = batch.actions.long().flatten()
+                _, log_prob, _ = self.policy.evaluate_actions(batch.observations, actions)
+            ratios.append((log_prob - batch.old_log_prob).exp())
+            super().train()
+
+    kwargs = {"net": net, "net_arch": TINY, "norm": "ln+rn" if net != "simbav2" else "rn"}
+    model = Watched(
+        policies.NormActorCriticPolicy, "CartPole-v1", policy_kwargs=kwargs, seed=0, **ROLLOUT
+    )
+    model.learn(128)
+    assert len(ratios) == 4 and (torch.cat(ratios) - 1).abs().max() < 1e-5
+    moved = [n.running_state for n in phase_norms(model.policy).values()]
+    assert len(moved) >= 3
+
+
+DICT = spaces.Dict(
+    {
+        "vector": spaces.Box(-100, 100, (3,), np.float32),
+        "image": spaces.Box(0, 255, (3, 36, 36), np.uint8),
+        "room": spaces.Discrete(4),
+    }
+)
+
+
+def test_observations_are_normalized_but_images_and_discrete_parts(noise: Any):
+    kwargs = {"obs_norm": "rsnorm", "norm": "none", "net_arch": [8], "trunk_norm": "gn"}
+    model = DQN(
+        policies.NormDQNPolicy,
+        noise(DICT, spaces.Discrete(2)),
+        seed=0,
+        policy_kwargs=kwargs,
+        **REPLAY,
+    )
+    model.learn(64)
+    extractor = model.q_net.features_extractor
+    [norm] = phase_norms(extractor.norms).values()
+    assert extractor.keys == ["vector"] and norm.num_features == 3
+    assert norm.running_state[2].min() > 0  # observed
+    convolutions = extractor.extractor.trunk.extractors["image"].cnn
+    assert [type(m).__name__ for m in convolutions[:3]] == ["Conv2d", "GroupNorm", "ReLU"]
+    for space in (spaces.Discrete(5), spaces.Box(0, 255, (3, 36, 36), np.uint8)):
+        policy = policies.NormDQNPolicy(
+            space, spaces.Discrete(2), lambda _: 1e-3, obs_norm="rsnorm"
+        )
+        assert not phase_norms(policy)
+
+
+def test_replayed_observations_are_normalized_by_the_present_state(tmp_path: Any):
+    model = build("dqn", "mlp", norm="none", obs_norm="rsnorm", net_arch=[8])
+    model.learn(200)
+    [norm] = phase_norms(model.q_net).values()
+    stored = torch.as_tensor(model.replay_buffer.observations[:50, 0])
+    mean, var, _ = norm.running_state
+    seen = []
+    hook = model.q_net.q_net.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    model.q_net(stored)
+    hook.remove()
+    expected = (stored.double() - mean) / (var + 1e-5).sqrt()
+    torch.testing.assert_close(seen[0].double(), expected, rtol=1e-5, atol=1e-6)
+    model.save(tmp_path / "agent")
+    again = DQN.load(tmp_path / "agent")
+    [loaded] = phase_norms(again.q_net).values()
+    assert torch.equal(loaded.running_state, norm.running_state)
+
+
+@pytest.mark.parametrize("algo", ["dqn", "qrdqn", "ppo", "a2c", "sac"])
+def test_popart_follows_the_targets_and_moves_no_output(algo: str):
+    model = build(algo, "mlp", norm="none", value_norm="popart", net_arch=[8, 8])
+    layers = [m for m in model.policy.modules() if isinstance(m, PopArt)]
+    online = [layer for layer in layers if not layer.frozen]
+    assert len(online) == (2 if algo == "sac" else 1)
+    model.learn(160, callback=ValueTargets())
+    assert all(layer.running_state[2].item() > 0 for layer in layers)  # in targets too
+    for layer in online:
+        mean, var, _ = layer.running_state[:, 0]
+        reward = -5 if algo == "sac" else 1
+        assert np.sign(mean.item()) == np.sign(reward) and var > 0
+    with pytest.raises(UserError, match=r"no targets were observed .*ValueTargets"):
+        build(algo, "mlp", value_norm="popart", net_arch=[8]).learn(160)
+
+
+def test_our_agents_give_popart_its_targets():
+    kwargs = {"value_norm": "popart", "net_arch": [8]}
+    model = RNDQN(
+        "MlpPolicy", "CartPole-v1", norm="ln", loss="mse", policy_kwargs=kwargs, seed=0, **REPLAY
+    )
+    model.learn(96)
+    [layer] = [m for m in model.q_net.modules() if isinstance(m, PopArt)]
+    assert layer.running_state[2].item() > 0
+
+
+@pytest.mark.parametrize("net", MODERN)
+def test_networks_are_exported(net: str):
+    """What torch.export gives computes what the policy does."""
+    policy = build("dqn", net).policy.q_net.eval()
+    x = torch.randn(6, 4)
+    exported = torch.export.export(policy.q_net, (x,))
+    torch.testing.assert_close(exported.module()(x), policy.q_net(x))
+
+
+@pytest.mark.parametrize(
+    ("algo", "kwargs", "message"),
+    [
+        ("dqn", {"net": "simbar"}, "unknown net 'simbar'. Did you mean 'simba'"),
+        (
+            "dqn",
+            {"net": "simba", "net_arch": [8, 4]},
+            r"net_arch \[8, 4\] with net 'simba': it has blocks",
+        ),
+        ("dqn", {"net": "simba", "net_arch": []}, "it has blocks of one width"),
+        (
+            "dqn",
+            {"net": "simba", "net_arch": "big"},
+            "'big' with net 'simba': expected a list or one of",
+        ),
+        ("dqn", {"net": "mlp", "net_arch": "small"}, "net_arch 'small' with net 'mlp'"),
+        ("dqn", {"net": "simba", "net_arch": [8.5]}, "expected whole numbers above 0"),
+        ("dqn", {"net": "simba", "net_arch": {"actor": [8]}}, "this policy has one network"),
+        ("sac", {"net": "simba", "net_arch": {"actor": [8]}}, "no 'critic'; expected both"),
+        ("sac", {"net": "simba", "net_arch": {"pi": [8], "vf": [8]}}, r"expected {'actor': sizes"),
+        (
+            "dqn",
+            {"net": "simba", "norm": "ln+nap"},
+            "no nap there, since its normalizers follow a sum",
+        ),
+        (
+            "dqn",
+            {"net": "simbav2", "norm": "wn"},
+            "no wn there, since its weights have rows of length 1",
+        ),
+        ("dqn", {"net": "mlp", "obs_norm": "wn"}, "wn changes the weights of a layer"),
+        ("dqn", {"net": "mlp", "obs_norm": "rsnorm+rsnorm"}, "rsnorm twice"),
+        (
+            "dqn",
+            {"net": "mlp", "value_norm": "popar"},
+            "unknown value_norm 'popar'. Did you mean 'popart'",
+        ),
+        (
+            "td3",
+            {"net": "mlp", "value_norm": "popart", "net_arch": [8]},
+            "in NormTD3Policy: expected DQN",
+        ),
+        ("dqn", {"net": "simbav2", "value_norm": "popart"}, "rows have length 1 here"),
+        (
+            "dqn",
+            {"net": "mlp", "weight_decay": -1},
+            "weight_decay=-1: expected a number of at least 0",
+        ),
+        ("ars", {"net": "simbav2"}, "projected after gradient steps, and ARS has none"),
+        ("ars", {"net": "mlp", "obs_norm": "rsnorm", "net_arch": [8]}, "no gradient steps"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(algo: str, kwargs: dict[str, Any], message: str):
+    kwargs = dict(kwargs)
+    with pytest.raises(UserError, match=message) as error:
+        build(algo, kwargs.pop("net"), **{"net_arch": [8], **kwargs})
+    assert "\n" not in str(error.value)
+
+
+def test_the_layers_after_the_blocks_stay():
+    layers = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2), nn.Tanh())
+    found = hidden_layers(layers, "bronet", "ln", [8])
+    assert [type(m).__name__ for m in found] == ["BroNet", "Linear", "Tanh"]
+    assert found[1] is layers[2]
+    assert sum(isinstance(m, LayerNorm) for m in found.modules()) == 3

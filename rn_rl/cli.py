@@ -23,6 +23,7 @@ from rn_rl.experiment.evaluation.config import EvaluateConfig, ProbeConfig, Vide
 from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.reproduction.config import ReproduceConfig
+from rn_rl.tasks.config import TaskConfig
 
 COMMANDS: dict[str, tuple[type, str]] = {
     "train": (TrainConfig, "rn_rl.commands.train:run_train"),
@@ -31,6 +32,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "compare": (CompareConfig, "rn_rl.commands.compare:run_compare"),
     "report": (ReportConfig, "rn_rl.commands.report:run_report"),
     "reproduce": (ReproduceConfig, "rn_rl.reproduction.run:run_reproduce"),
+    "task": (TaskConfig, "rn_rl.tasks.run:run_task"),
     "probe": (ProbeConfig, "rn_rl.commands.probe:run_probe"),
     "norms": (NormsConfig, "rn_rl.commands.norms:run_norms"),
     "zoo": (ZooConfig, "rn_rl.commands.zoo:run_zoo"),

@@ -174,6 +174,28 @@ def difference_of_means(
     return difference, float(bounds.low), float(bounds.high)
 
 
+def paired_difference(
+    x: np.ndarray, y: np.ndarray, level: float = 0.95
+) -> tuple[float, float, float]:
+    """Mean of ``x - y`` over pairs and its interval by Student's t; NaN bounds for fewer than two pairs.
+
+    For runs that share a seed, hence data and initial weights: the differences between seeds cancel.
+
+    Args:
+        x: scores of one method, ``(pairs,)``.
+        y: scores of the other on the same seeds.
+        level: confidence level.
+    """
+    d = np.asarray(x, float) - np.asarray(y, float)
+    difference = float(d.mean())
+    if len(d) < 2:
+        return difference, float("nan"), float("nan")
+    if np.ptp(d) == 0:
+        return difference, difference, difference
+    bounds: Any = stats.ttest_1samp(d, 0).confidence_interval(level)
+    return difference, float(bounds.low), float(bounds.high)
+
+
 def equivalence_p(x: np.ndarray, y: np.ndarray, margin: float) -> float:
     """P value of two one-sided Welch tests (TOST) that ``|mean(X) - mean(Y)| < margin``.
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rn_rl import statistics
-from rn_rl.analysis.metrics import Estimate, estimate, number
+from rn_rl.analysis.metrics import estimate
+from rn_rl.analysis.tables import Estimate, number
 
 ALPHA = 0.05
 """Familywise error rate of all comparisons of a report."""

@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rn_rl.analysis.metrics import Estimate
 from rn_rl.analysis.summary import Summary
-from rn_rl.experiment.runs.io import atomic_write
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8, whole or not at all; bytes of a path that are no text appear as escapes."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+from rn_rl.analysis.tables import Estimate
+from rn_rl.experiment.runs.io import write_rows
 
 
 def csv_file(out: Path, name: str) -> Path:
     """Return the path of a CSV file beside the page."""
     return out.with_name(f"{out.stem}-{name}.csv")
-
-
-def write_rows(path: Path, columns: list[str], rows: Iterable[list[Any]]) -> None:
-    """Write a CSV file, whole or not at all; no cell is a formula for a spreadsheet."""
-    with (
-        atomic_write(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
-    ):
-        writer = csv.writer(stream)
-        writer.writerow(columns)
-        writer.writerows([as_cell(value) for value in row] for row in rows)
-
-
-def as_cell(value: Any) -> Any:
-    """Put an apostrophe before text that a spreadsheet would take for a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
 
 
 def write_figures(summary: Summary, path: Path) -> None:

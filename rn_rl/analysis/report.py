@@ -19,20 +19,20 @@ from rich.table import Table
 from rich.text import Text
 
 from rn_rl import statistics
-from rn_rl.analysis import plots
+from rn_rl.analysis import drawing, plots
 from rn_rl.analysis.comparison import ENDPOINTS
 from rn_rl.analysis.export import (
     csv_file,
     write_curves,
     write_figures,
     write_run_figures,
-    write_text,
 )
-from rn_rl.analysis.metrics import METRICS, Estimate
+from rn_rl.analysis.metrics import METRICS
 from rn_rl.analysis.summary import Summary, Task, last_policy
-from rn_rl.analysis.tables import markdown_table
+from rn_rl.analysis.tables import Estimate, markdown_table
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.console import say
+from rn_rl.experiment.runs.io import write_text
 from rn_rl.experiment.settings.options import DecisionOptions
 from rn_rl.normalization import canonical_spec
 
@@ -107,7 +107,7 @@ def write_report(
     Raises:
         UserError: a file cannot be written.
     """
-    palette = plots.Palette(summary.norms)
+    palette = drawing.Palette(summary.norms)
     content = {
         "title": title or headline(summary),
         "summary": summary,
@@ -122,7 +122,7 @@ def write_report(
         "margin": next((each.margin for each in summary.comparisons), None),
         "exploratory": statistics.EXPLORATORY,
         "colors": palette.colors(),
-        "palette": Markup(plots.css()),
+        "palette": Markup(drawing.css()),
         "csv": [csv_file(out, name).name for name in ("figures", "runs", "curves")],
     }
     try:
@@ -195,7 +195,7 @@ def headline(summary: Summary) -> str:
     return f"{', '.join(summary.norms)} on {', '.join(envs)}"
 
 
-def section(summary: Summary, task: Task, palette: plots.Palette) -> Section:
+def section(summary: Summary, task: Task, palette: drawing.Palette) -> Section:
     """Return the part of the page about one task."""
     mine = [each for each in summary.comparisons if each.task == task.name]
     columns = ["normalizer", "seeds", *METRICS]

@@ -13,8 +13,9 @@ import numpy as np
 
 from rn_rl import statistics
 from rn_rl.analysis.comparison import ENDPOINTS, Comparison, compare, correct
-from rn_rl.analysis.metrics import ArmMetrics, Estimate, Scale, estimate, scale_of
+from rn_rl.analysis.metrics import ArmMetrics, Scale, estimate, scale_of
 from rn_rl.analysis.references import Reference, published
+from rn_rl.analysis.tables import Estimate
 from rn_rl.experiment.runs.records import Problem, RunRecord
 from rn_rl.experiment.settings.options import DecisionOptions
 

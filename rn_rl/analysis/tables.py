@@ -1,8 +1,39 @@
-"""Tables as Markdown."""
+"""Figures with their intervals as text, and tables as Markdown."""
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Figure and its 95% interval; the bounds are NaN where there is none."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+    def __str__(self) -> str:
+        if math.isnan(self.value):
+            return "-"
+        if math.isnan(self.low) or math.isnan(self.high):
+            return number(self.value)
+        return f"{number(self.value)} [{number(self.low)}, {number(self.high)}]"
+
+
+def number(value: float) -> str:
+    """Format a return or a number of timesteps; infinity is ``never``."""
+    if math.isinf(value):
+        return "never"
+    return f"{value:,.{decimals(value)}f}"
+
+
+def decimals(value: float) -> int:
+    """Return the number of decimals with which a return or a number of timesteps is shown."""
+    size = abs(value)
+    return 0 if size >= 1000 else 1 if size >= 20 else 2
 
 
 def markdown_table(columns: list[str], rows: list[list[str]]) -> str:

@@ -19,12 +19,13 @@ from rn_rl.errors import TrainingStopped, UserError
 from rn_rl.experiment.grid.cells import Cell
 from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.grid.disk import find_cell_runs, is_readable, run_folders
-from rn_rl.experiment.grid.grid import new_grid, split_names
+from rn_rl.experiment.grid.grid import new_grid
 from rn_rl.experiment.grid.jobs import failures
 from rn_rl.experiment.grid.scheduler import run_grid
+from rn_rl.experiment.runs.console import StatusLines
 from rn_rl.experiment.runs.records import read_records
 from rn_rl.experiment.runs.spec import command_line
-from rn_rl.experiment.training.progress import StatusLines
+from rn_rl.normalization import split_names
 
 
 def run_compare(config: CompareConfig) -> Summary:

@@ -15,13 +15,16 @@ from rn_rl.normalization.registry import (
     check_recordings,
     make_normalizers,
     parse_spec,
+    split_names,
     split_outside,
 )
 from rn_rl.normalization.regularity import RegularityNorm
 from rn_rl.normalization.saliency import SaliencyNorm, class_shares, saliency_prior
+from rn_rl.normalization.steps import CommitEvery, commit_every
 
 __all__ = [
     "REGISTRY",
+    "CommitEvery",
     "PhaseNorm",
     "PublishedRegularityNorm",
     "RegularityNorm",
@@ -30,12 +33,14 @@ __all__ = [
     "canonical_spec",
     "check_recordings",
     "class_shares",
+    "commit_every",
     "make_normalizers",
     "observation_weights",
     "observed_acting",
     "parse_spec",
     "phase_norms",
     "saliency_prior",
+    "split_names",
     "split_outside",
     "state_before_commit",
     "unobserved",

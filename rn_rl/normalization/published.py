@@ -175,7 +175,25 @@ def step(
 ) -> tuple[Tensor, Tensor]:
     """One forward as published: ``(y, new state)``; pure.
 
-    ``y = L x`` with ``L = C' - log S`` in nats, ``log S = logsumexp(log N(x; mu', sigma'))`` over all
+    ``y = L x`` with the L of :func:`gain_and_state`. Gradients flow through L and the batch's share of
+    mean and std.
+
+    Args:
+        x: activations, ``(batch, features, ...)``.
+        state: ``(4, codes)``.
+        training: whether to update the state.
+        real: ``(batch,)``, False for padding rows.
+    """
+    gain, state = gain_and_state(x, state, training, real)
+    return x * gain, state
+
+
+def gain_and_state(
+    x: Tensor, state: Tensor, training: bool, real: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Gain of a batch as published, and the state after it; pure.
+
+    ``L = C' - log S`` in nats, ``log S = logsumexp(log N(x; mu', sigma'))`` over all
     elements (RN, state ``(4, 1)``) or over each feature (RLN, state ``(4, features)``), and
     ``C' = logaddexp(C, log S)``. Gradients flow through L and the batch's share of mu' and sigma'. In
     evaluation mu, sigma and C are those of the state, and S is still that of the batch.
@@ -188,8 +206,8 @@ def step(
             The published code had no such rows.
 
     Returns:
-        The output in x's shape, and the state after this batch without gradient (in evaluation, and
-        after a batch that is empty or has a NaN or an infinity, the given one).
+        L, which broadcasts against x, and the state after this batch without gradient (in evaluation,
+        and after a batch that is empty or has a NaN or an infinity, the given one).
     """
     per_neuron = state.shape[1] > 1
     shape = (1, -1) + (1,) * (x.dim() - 2)
@@ -213,4 +231,4 @@ def step(
         moved = torch.cat((shared, log_mass[None])).detach().to(state.dtype)
         # the published state keeps a NaN for ever
         state = torch.where(moved.isfinite().all(), moved, state)
-    return x * code_length(log_mass, log_s).reshape(shape), state
+    return code_length(log_mass, log_s).reshape(shape), state

@@ -225,6 +225,12 @@ def split_outside(spec: str, mark: str) -> Iterator[str]:
     yield spec[start:]
 
 
+def split_names(text: str | None) -> list[str]:
+    """Split names at the commas outside of parentheses; each name is returned once."""
+    text = text or ""
+    return list(dict.fromkeys(name.strip() for name in split_outside(text, ",") if name.strip()))
+
+
 def _parse_path(row: NormalizerSpec, text: str) -> dict[str, Any]:
     """Read the path of a recorded run, with or without quotes, and spell it as the run's folder."""
     assert row.recording is not None

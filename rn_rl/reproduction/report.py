@@ -11,10 +11,9 @@ from rich.table import Table
 from scipy import stats
 
 from rn_rl.analysis import plots
-from rn_rl.analysis.export import write_text
-from rn_rl.analysis.metrics import decimals
-from rn_rl.analysis.tables import markdown_table
+from rn_rl.analysis.tables import decimals, markdown_table
 from rn_rl.experiment.runs.console import say
+from rn_rl.experiment.runs.io import write_text
 from rn_rl.experiment.settings.shipped import shipped
 from rn_rl.reproduction.protocol import Protocol, Study
 from rn_rl.reproduction.results import (

@@ -12,9 +12,9 @@ import numpy as np
 
 from rn_rl import statistics
 from rn_rl.analysis.comparison import Comparison, compare, correct
-from rn_rl.analysis.export import write_rows
-from rn_rl.analysis.metrics import Estimate
+from rn_rl.analysis.tables import Estimate
 from rn_rl.errors import UserError
+from rn_rl.experiment.runs.io import write_rows
 from rn_rl.reproduction.protocol import Arm, Protocol, Study
 
 LAST_EPISODES = 50

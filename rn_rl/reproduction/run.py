@@ -20,11 +20,12 @@ from rn_rl.errors import TrainingStopped, UserError, unknown
 from rn_rl.experiment.grid.cells import Cell
 from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.grid.disk import find_cell_runs
-from rn_rl.experiment.grid.grid import check_options, grid_of, make_cells, new_grid, split_names
+from rn_rl.experiment.grid.grid import check_options, grid_of, make_cells, new_grid
 from rn_rl.experiment.grid.leases import exclusive
 from rn_rl.experiment.grid.scheduler import run_grid
 from rn_rl.experiment.runs.console import say
 from rn_rl.experiment.training.config import check_seeds
+from rn_rl.normalization import split_names
 from rn_rl.reproduction.config import ReproduceConfig
 from rn_rl.reproduction.protocol import (
     DONOR_SEED,

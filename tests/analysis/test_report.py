@@ -11,8 +11,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from rn_rl.analysis.metrics import Estimate
 from rn_rl.analysis.summary import summarize
+from rn_rl.analysis.tables import Estimate
 from rn_rl.cli import main
 from rn_rl.experiment.runs.io import write_yaml
 from rn_rl.experiment.runs.records import find_runs, read_records

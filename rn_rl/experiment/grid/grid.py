@@ -12,10 +12,9 @@ from rn_rl.errors import UserError
 from rn_rl.experiment.grid.cells import Cell, make_cell
 from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.grid.state import Grid
-from rn_rl.experiment.runs.console import say
+from rn_rl.experiment.runs.console import StatusLines, say
 from rn_rl.experiment.training.config import SharedOptions, TrainConfig, check_seeds
-from rn_rl.experiment.training.progress import StatusLines
-from rn_rl.normalization import split_outside
+from rn_rl.normalization import split_names
 
 ENGINES = ("auto", "process", "batch", "ray")
 
@@ -58,12 +57,6 @@ def check_options(config: CompareConfig) -> None:
         raise UserError("--eval-freq 0: a comparison needs evaluations; expected at least 1")
     if config.address is not None and config.engine != "ray":
         raise UserError(f"--address {config.address}: is for --engine ray")
-
-
-def split_names(text: str | None) -> list[str]:
-    """Split names at the commas outside of parentheses; each name is returned once."""
-    text = text or ""
-    return list(dict.fromkeys(name.strip() for name in split_outside(text, ",") if name.strip()))
 
 
 def make_cells(config: CompareConfig, console: Console) -> list[Cell]:

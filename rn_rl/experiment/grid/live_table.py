@@ -11,8 +11,7 @@ from rich.table import Table
 
 from rn_rl.experiment.grid import leases
 from rn_rl.experiment.grid.state import Grid
-from rn_rl.experiment.runs.console import say
-from rn_rl.experiment.training.progress import StatusLines, clock
+from rn_rl.experiment.runs.console import StatusLines, clock, say
 
 
 @contextmanager

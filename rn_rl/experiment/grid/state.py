@@ -13,7 +13,7 @@ from rn_rl.experiment.grid import leases
 from rn_rl.experiment.grid.cells import Cell
 from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.grid.disk import done_keys
-from rn_rl.experiment.training.progress import clock
+from rn_rl.experiment.runs.console import clock
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import lzma
 import os
@@ -14,7 +15,7 @@ import unicodedata
 import uuid
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,28 @@ def write_npz(path: Path, *, durable: bool = False, **arrays: Any) -> None:
     """
     with atomic_write(path, durable=durable) as temporary:
         np.savez(temporary, **arrays)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8, whole or not at all; bytes of a path that are no text appear as escapes."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def write_rows(path: Path, columns: list[str], rows: Iterable[list[Any]]) -> None:
+    """Write a CSV file, whole or not at all; no cell is a formula for a spreadsheet."""
+    with (
+        atomic_write(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
+    ):
+        writer = csv.writer(stream)
+        writer.writerow(columns)
+        writer.writerows([as_cell(value) for value in row] for row in rows)
+
+
+def as_cell(value: Any) -> Any:
+    """Put an apostrophe before text that a spreadsheet would take for a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
 
 
 def complete_lines(path: Path) -> list[bytes]:

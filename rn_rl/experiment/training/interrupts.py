@@ -19,8 +19,12 @@ class Stoppable(Protocol):
     stop: bool
 
 
+STOPPING = "stopping after this phase (Ctrl-C again: at once, without a checkpoint)"
+"""Line that acknowledges the first Ctrl-C of a training."""
+
+
 @contextmanager
-def stop_on_interrupt(console: Console, work: Stoppable) -> Iterator[None]:
+def stop_on_interrupt(console: Console, work: Stoppable, told: str = STOPPING) -> Iterator[None]:
     """Request a stop at the first Ctrl-C within the block; raise KeyboardInterrupt at the second.
 
     SIGTERM, by which Slurm, Docker and systemd end a process, counts as Ctrl-C.
@@ -30,13 +34,14 @@ def stop_on_interrupt(console: Console, work: Stoppable) -> Iterator[None]:
     Args:
         console: where the first Ctrl-C is acknowledged.
         work: the training or grid that is to stop.
+        told: the line that acknowledges it.
     """
 
     def handle(number: int, frame: FrameType | None) -> None:
         if work.stop:
             raise KeyboardInterrupt
         work.stop = True
-        say(console, "stopping after this phase (Ctrl-C again: at once, without a checkpoint)")
+        say(console, told)
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     try:

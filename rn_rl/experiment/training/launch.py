@@ -12,14 +12,13 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs import checkpoint, monitors
-from rn_rl.experiment.runs.console import Watch, say
+from rn_rl.experiment.runs.console import StatusLines, Watch, say
 from rn_rl.experiment.runs.folder import Run, new_run
 from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.experiment.runs.trust import plain_name, refuse_links
 from rn_rl.experiment.training.config import TrainConfig, check_seeds
 from rn_rl.experiment.training.envpool import no_envpool
 from rn_rl.experiment.training.memory import largest_batch
-from rn_rl.experiment.training.progress import StatusLines
 from rn_rl.experiment.training.resolve import resolve
 from rn_rl.experiment.training.seed_batch import BATCHES, make_model_silently, train_batch
 from rn_rl.experiment.training.single import train

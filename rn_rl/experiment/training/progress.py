@@ -2,86 +2,23 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 
 import numpy as np
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 
 from rn_rl.agents.callbacks import mean_gain, online_norms
-from rn_rl.experiment.runs.console import Watch, say
-
-LINE_INTERVAL = 10.0
-"""Most seconds without a line where standard output is no terminal."""
-
-
-class StatusLines:
-    """Print a line at least every :data:`LINE_INTERVAL` seconds while the block runs.
-
-    A thread prints the current status and the time since the start of the block when nothing else
-    was printed for that long, so that neither a slow set-up nor a long update is silent. On a
-    terminal, where a live display is shown instead, and on a quiet console there is no thread.
-
-    Args:
-        console: where lines are printed.
-        status: text of the thread's lines, or a function that returns it. It runs in the thread,
-            so it may read plain numbers only.
-
-    Attributes:
-        status: may be set to another text or function while the block runs.
-    """
-
-    def __init__(self, console: Console, status: str | Callable[[], str]) -> None:
-        self.console = console
-        self.status = status
-        self._started = self._last = time.monotonic()
-        self._end = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def __enter__(self) -> StatusLines:
-        self._started = self._last = time.monotonic()
-        if not (self.console.is_terminal or self.console.quiet):
-            self._thread = threading.Thread(target=self._run, daemon=True)
-            self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._end.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    @property
-    def silence(self) -> float:
-        """Seconds since the last line."""
-        return time.monotonic() - self._last
-
-    def print(self, text: str) -> None:
-        """Print a line, after which the thread is silent for a while."""
-        self._last = time.monotonic()
-        say(self.console, text)
-
-    def _run(self) -> None:
-        while not self._end.wait(max(LINE_INTERVAL - self.silence, 0)):
-            if self.silence >= LINE_INTERVAL:
-                status = self.status if isinstance(self.status, str) else self.status()
-                self.print(f"  {status}, {clock(time.monotonic() - self._started)} passed")
-
-
-def clock(seconds: float) -> str:
-    """Format a duration: ``1:02:03``, or ``2:03`` below an hour."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+from rn_rl.experiment.runs import console
+from rn_rl.experiment.runs.console import StatusLines, Watch
 
 
 class TrainingProgress:
     """Show how far a training is: a live bar on a terminal, elsewhere lines.
 
-    There is a line for each tenth of the training, and whenever 0.8 :data:`LINE_INTERVAL` have
-    passed without one.
+    There is a line for each tenth of the training, and whenever 0.8
+    :data:`~rn_rl.experiment.runs.console.LINE_INTERVAL` have passed without one.
 
     Args:
         total: timesteps of the whole run.
@@ -138,7 +75,7 @@ class TrainingProgress:
             if now >= self._next_refresh:
                 self._next_refresh = now + 0.25
                 self._bar.update(self._task, completed=timesteps, status=status())
-        elif timesteps >= self._next_line or self.lines.silence >= 0.8 * LINE_INTERVAL:
+        elif timesteps >= self._next_line or self.lines.silence >= 0.8 * console.LINE_INTERVAL:
             while self._next_line <= timesteps:
                 self._next_line += self.total / 10
             self.lines.print(f"  {self._share(timesteps)}  {status()}")

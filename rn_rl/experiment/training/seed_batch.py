@@ -19,7 +19,7 @@ from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.errors import TrainingStopped
 from rn_rl.experiment.evaluation.episodes import play_seed_batch
 from rn_rl.experiment.runs import checkpoint, monitors
-from rn_rl.experiment.runs.console import Watch, say
+from rn_rl.experiment.runs.console import StatusLines, Watch, say
 from rn_rl.experiment.runs.divergence import MOST_WEIGHT, find_divergence, write_divergence
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.io import atomic_write, remove_temporaries
@@ -28,7 +28,7 @@ from rn_rl.experiment.runs.weights import save_zip
 from rn_rl.experiment.settings.algorithms import algorithm
 from rn_rl.experiment.training.callbacks import PHASES_PER_CHECK
 from rn_rl.experiment.training.interrupts import stop_on_interrupt
-from rn_rl.experiment.training.progress import StatusLines, TrainingProgress
+from rn_rl.experiment.training.progress import TrainingProgress
 from rn_rl.experiment.training.seed_batch_envs import (
     BatchEnvs,
     EnvpoolBatchEnvs,

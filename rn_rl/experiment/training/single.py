@@ -20,7 +20,7 @@ from rn_rl.agents.callbacks import online_norms
 from rn_rl.errors import TrainingStopped, UserError
 from rn_rl.experiment.evaluation.episodes import uses_masks
 from rn_rl.experiment.runs import checkpoint, monitors
-from rn_rl.experiment.runs.console import Watch, say
+from rn_rl.experiment.runs.console import StatusLines, Watch, say
 from rn_rl.experiment.runs.divergence import find_divergence, write_divergence
 from rn_rl.experiment.runs.folder import Run, load_weights, new_run
 from rn_rl.experiment.runs.io import remove_temporaries
@@ -35,7 +35,7 @@ from rn_rl.experiment.training.callbacks import (
 )
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.interrupts import stop_on_interrupt
-from rn_rl.experiment.training.progress import ProgressCallback, StatusLines
+from rn_rl.experiment.training.progress import ProgressCallback
 from rn_rl.experiment.training.resolve import resolve
 from rn_rl.experiment.training.saving import save_agent, save_run
 from rn_rl.experiment.training.state import is_saved_whole, restore_training

@@ -11,12 +11,12 @@ from rn_rl.experiment.grid import leases
 from rn_rl.experiment.grid.cells import make_cell
 from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.grid.disk import find_cell_runs
-from rn_rl.experiment.grid.grid import split_names
 from rn_rl.experiment.grid.jobs import make_jobs, run_job, side_by_side
 from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.console import Watch
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.launch import train_together
+from rn_rl.normalization import split_names
 
 
 def test_an_interrupted_batch_continues_as_a_whole_or_not_at_all(tmp_path):

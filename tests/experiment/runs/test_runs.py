@@ -20,9 +20,10 @@ from rn_rl.commands.probe import run_probe
 from rn_rl.errors import TrainingStopped, UserError
 from rn_rl.experiment.evaluation.config import EvaluateConfig, ProbeConfig
 from rn_rl.experiment.evaluation.evaluate import evaluate
+from rn_rl.experiment.runs.console import StatusLines
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.training.config import TrainConfig
-from rn_rl.experiment.training.progress import StatusLines, TrainingProgress
+from rn_rl.experiment.training.progress import TrainingProgress
 from rn_rl.experiment.training.single import train
 from rn_rl.statistics import bootstrap_interval
 

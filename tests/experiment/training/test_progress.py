@@ -9,9 +9,10 @@ import pytest
 from rich.console import Console
 
 from rn_rl.cli import main
+from rn_rl.experiment.runs import console
+from rn_rl.experiment.runs.console import StatusLines, clock
 from rn_rl.experiment.runs.spec import RunSpec
-from rn_rl.experiment.training import progress
-from rn_rl.experiment.training.progress import StatusLines, TrainingProgress, clock
+from rn_rl.experiment.training.progress import TrainingProgress
 
 DQN = ["--algo", "dqn", "--env", "CartPole-v1", "--set", "learning_starts=50", "buffer_size=1000"]
 SHAPE = ["--timesteps", "200", "--eval-freq", "200", "--eval-episodes", "1"]
@@ -40,7 +41,7 @@ def hurried(monkeypatch):
         return make_env(self, *args, **kwargs)
 
     monkeypatch.setattr(RunSpec, "make_env", make_env_slowly)
-    monkeypatch.setattr(progress, "LINE_INTERVAL", 0.02)
+    monkeypatch.setattr(console, "LINE_INTERVAL", 0.02)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -58,7 +59,7 @@ def test_a_quiet_command_prints_nothing(name, tmp_path, capsys, hurried):
 
 
 def test_lines_are_no_closer_than_their_interval(monkeypatch):
-    monkeypatch.setattr(progress, "LINE_INTERVAL", 0.2)
+    monkeypatch.setattr(console, "LINE_INTERVAL", 0.2)
     file, times = io.StringIO(), []
 
     def status():
@@ -79,7 +80,7 @@ def test_lines_are_no_closer_than_their_interval(monkeypatch):
 
 def test_a_slow_training_has_lines_between_its_tenths(monkeypatch):
     file = io.StringIO()
-    monkeypatch.setattr(progress, "LINE_INTERVAL", 0.0)
+    monkeypatch.setattr(console, "LINE_INTERVAL", 0.0)
     display = TrainingProgress(1000, "run", StatusLines(Console(file=file), ""))
     display.start(0)
     for timesteps in range(1, 6):

@@ -8,10 +8,9 @@ import torch
 from rich.console import Console
 
 from rn_rl.agents.seed_batch.rng import Streams
-from rn_rl.experiment.runs.console import Watch
+from rn_rl.experiment.runs.console import StatusLines, Watch
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.training.config import TrainConfig
-from rn_rl.experiment.training.progress import StatusLines
 from rn_rl.experiment.training.resolve import resolve
 from rn_rl.experiment.training.seed_batch import BATCHES, SeedBatchRun, make_model_silently
 from rn_rl.experiment.training.seed_batch_envs import EnvpoolBatchEnvs

@@ -1,0 +1,184 @@
+"""Published errors, figures and finding of imbalanced classification."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rn_rl.analysis.drawing import INK, Palette, by_itself, legend, picture, styled, svg
+from rn_rl.tasks.imbalanced import TEST_BATCHES
+from rn_rl.tasks.results import Results
+
+PUBLISHED = {
+    "none": "4.80±.15 14.48±.28 23.74±.28 32.80±.22 42.01±.45 51.99±.32 60.86±.19 70.81±.40 80.67±.36 "
+    "90.12±.25",
+    "bn": "2.77±.05 12.54±.30 21.77±.25 30.75±.30 40.67±.45 49.96±.46 59.08±.70 67.25±.54 76.55±1.41 "
+    "80.54±2.38",
+    "ln": "3.09±.11 8.78±.84 14.22±.65 20.62±1.46 26.87±.97 34.23±2.08 36.87±.64 41.73±2.74 41.20±1.13 "
+    "41.26±1.30",
+    "wn": "4.96±.11 14.51±.44 23.72±.39 32.99±.28 41.95±.46 52.10±.30 60.97±.18 70.87±.39 80.76±.36 "
+    "90.12±.25",
+    "rn-paper": "4.91±.39 8.61±.86 14.61±.58 19.49±.45 23.35±1.22 33.84±1.69 41.47±1.91 60.46±2.88 "
+    "81.96±.59 90.11±.24",
+    "rln-paper": "5.01±.29 9.47±1.21 12.32±.56 22.17±.94 23.76±1.56 32.23±1.66 43.06±3.56 57.30±6.33 "
+    "88.36±1.77 89.55±.32",
+    "ln+rn-paper": "4.59±.29 8.41±1.16 12.46±.87 17.25±1.47 25.65±1.91 28.71±1.97 33.14±2.49 36.08±2.09 "
+    "44.54±1.74 82.29±4.44",
+    "sn": "7.00±.18 12.27±1.30 16.12±1.39 24.91±1.61 31.07±1.41 41.87±1.78 52.88±2.09 68.44±1.42 "
+    "83.34±1.85 82.41±2.30",
+}
+"""Error in percent, mean ± standard error of 5 seeds, for n = 0 to 9, of all test images in one batch."""
+
+SHOWN = ("none", "bn", "ln", "rn", "logt", "ln+rn", "ln+logt", "sn", "rn-paper", "ln+rn-paper")
+"""Arms in the figure of errors, if they were run."""
+
+
+def published(setting: str) -> dict[str, dict[str, str]]:
+    """Return the paper's errors of a setting, which it measured in one test batch of all images."""
+    n = int(setting.removeprefix("n="))
+    return {
+        arm: {"error_all": row.split()[n].replace("±", " ± ")} for arm, row in PUBLISHED.items()
+    }
+
+
+def figures(results: Results) -> dict[str, str]:
+    """Draw errors by n, recall by class, and the gains of the published arms by test batch."""
+    found = {"": errors(results), "recall": recall(results), "gain": test_gains(results)}
+    return {suffix: text for suffix, text in found.items() if text is not None}
+
+
+def number_of(setting: str) -> int:
+    """Return n of a setting."""
+    return int(setting.removeprefix("n="))
+
+
+@styled
+def errors(results: Results) -> str:
+    """Plot the error over n: left in test batches of 128, right in one batch of all."""
+    arms = [arm for arm in results.arms if arm in SHOWN] or results.arms
+    palette = Palette(arms)
+    figure = picture(9.0, 4.2)
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, metric, title in zip(
+        panels,
+        ("error_128", "error_all"),
+        ("test batches of 128", "one test batch of all"),
+        strict=True,
+    ):
+        for arm in arms:
+            there = [s for s in results.settings if results.runs(arm, s)]
+            found = [results.estimate(arm, s, metric) for s in there]
+            n = [number_of(s) for s in there]
+            axes.plot(
+                n, [e.value for e in found], marker="o", markersize=3, label=arm, **palette[arm]
+            )
+            axes.fill_between(
+                n,
+                [e.low for e in found],
+                [e.high for e in found],
+                color=palette[arm]["color"],
+                alpha=0.12,
+                linewidth=0,
+            )
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("n, thinned classes")
+        axes.set_xticks([number_of(s) for s in results.settings])
+    panels[0].set_ylabel("test error, %")
+    legend(figure, *panels)
+    return by_itself(svg(figure, "test error by number of thinned classes"))
+
+
+@styled
+def recall(results: Results) -> str | None:
+    """Show the recall of each class as a picture: thinned classes left, of the largest n below 10."""
+    settings = [s for s in results.settings if number_of(s) > 0]
+    if not settings:
+        return None
+    arms = results.arms
+    figure = picture(2.2 + 2.2 * len(settings), 1.2 + 0.22 * len(arms))
+    panels = figure.subplots(1, len(settings), sharey=True, squeeze=False)[0]
+    image: Any = None
+    for axes, setting in zip(panels, settings, strict=True):
+        n = number_of(setting)
+        rows = [by_share(results, arm, setting) for arm in arms]
+        image = axes.pcolormesh(np.array(rows), vmin=0, vmax=100, cmap="viridis")
+        axes.axvline(n, color=INK, linewidth=1.2)
+        axes.set_title(f"{setting}: {n} thinned | {10 - n} whole", fontsize=9)
+        axes.set_xticks([])
+        axes.grid(False)
+    panels[0].set_yticks(np.arange(len(arms)) + 0.5, arms)
+    panels[0].set_ylim(len(arms), 0)
+    figure.colorbar(image, ax=panels, label="recall, %, test batches of 128", shrink=0.8)
+    return by_itself(svg(figure, "recall by class"))
+
+
+def by_share(results: Results, arm: str, setting: str) -> np.ndarray:
+    """Return the mean recall, ``(10,)``, of classes ordered within each seed: thinned, then whole."""
+    rows = []
+    for run in results.runs(arm, setting):
+        thinned = [int(c) for c in run.curves["classes"]]
+        order = thinned + [c for c in range(10) if c not in thinned]
+        rows.append(np.asarray(run.curves["recall"])[TEST_BATCHES.index(128)][order])
+    return np.mean(rows, axis=0) if rows else np.full(10, np.nan)
+
+
+@styled
+def test_gains(results: Results) -> str | None:
+    """Plot the mean gain of the first hidden layer by test batch, for arms that depend on the batch."""
+    arms = [arm for arm in results.arms if depends_on_batch(results, arm)]
+    if not arms:
+        return None
+    palette = Palette(arms)
+    figure = picture(9.0, 3.6)
+    panels = figure.subplots(1, len(TEST_BATCHES) + 1, sharey=True)
+    for place, axes in enumerate(panels):
+        for arm in arms:
+            there = [s for s in results.settings if results.runs(arm, s)]
+            means = [first_gain(results, arm, s, place - 1).mean() for s in there]
+            n = [number_of(s) for s in there]
+            axes.plot(n, means, marker="o", markersize=3, label=arm, **palette[arm])
+        axes.axhline(0, color=INK, linewidth=0.8)
+        size = TEST_BATCHES[place - 1]
+        axes.set_title("training" if place == 0 else f"test batch {size or 'of all'}", fontsize=10)
+        axes.set_xlabel("n")
+    panels[0].set_ylabel("gain of layer 1, nats")
+    legend(figure, *panels)
+    return by_itself(svg(figure, "gain by test batch"))
+
+
+def depends_on_batch(results: Results, arm: str) -> bool:
+    """Return True if the gain of an arm differs between test batches in some run."""
+    for setting in results.settings:
+        for run in results.runs(arm, setting):
+            gains = np.asarray(run.curves["test_gain"], float)
+            if "paper" in arm and gains.size and not np.allclose(gains[0], gains[-1]):
+                return True
+    return False
+
+
+def first_gain(results: Results, arm: str, setting: str, place: int) -> np.ndarray:
+    """Return the gain of the first layer by seed, ``(seeds,)``; place -1: in training."""
+    if place < 0:
+        return results.curve(arm, setting, "train_gain")[:, 0]
+    return results.curve(arm, setting, "test_gain")[:, place, 0]
+
+
+def finding(results: Results) -> str:
+    """Return one sentence about the setting with most thinned classes."""
+    setting = max(results.settings, key=number_of)
+    told = []
+    paper = next((arm for arm in ("rn-paper", "ln+rn-paper") if results.runs(arm, setting)), None)
+    if paper is not None:
+        some, every = (results.estimate(paper, setting, f"error_{b}") for b in ("128", "all"))
+        gains = [first_gain(results, paper, setting, place).mean() for place in (-1, 1, 2)]
+        told.append(
+            f"at {setting} {paper} errs on {some}% of the test images in batches of 128 and on {every}% "
+            f"in one batch, since its gain in the first layer is {gains[1]:.2f} and {gains[2]:.2f} there "
+            f"({gains[0]:.2f} in training)"
+        )
+    for arm, other in (("rn", "none"), ("rn", "ln"), ("rn", "logt")):
+        if results.runs(arm, setting):
+            told.append(results.told(arm, other, setting, "error_128", "points"))
+    text = "; ".join(part for part in told if part) or f"{setting} was run"
+    return f"{text[0].upper()}{text[1:]}."

@@ -121,9 +121,9 @@ def test_a_process_that_was_killed_leaves_whole_runs(tmp_path):
     ("line", "told"),
     [
         ("{", "line 2"),
-        ("[]", "no run of 'rn-rl task'"),
+        ("[]", "expected arm, setting"),
         ('{"arm": "rn"}', "expected arm, setting"),
-        ("null", "no run of 'rn-rl task'"),
+        ("null", "expected arm, setting"),
     ],
 )
 def test_a_foreign_line_is_refused_in_one_line(done, tmp_path, capsys, line, told):
@@ -151,7 +151,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_written(done, tmp_path, caps
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "File too large" in error
+    assert error.count("\n") == 1 and f"{path}: File too large" in error
     assert path.read_bytes().startswith(before) and len(Store(path).read()) == 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from rn_rl import statistics
 from rn_rl.analysis.drawing import Palette, by_itself, legend, picture, styled, svg
@@ -37,6 +38,7 @@ def by_epoch(results: Results) -> str:
                 axes.fill_between(epochs, low, high, color=look["color"], alpha=0.12, linewidth=0)
         panels[0][column].set_title(setting, fontsize=10)
         panels[1][column].set_xlabel("epoch")
+        panels[1][column].xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0][0].set_ylabel("test error, %")
     panels[0][0].set_yscale("log")
     panels[1][0].set_ylabel("gain on the state, mean over steps")
@@ -72,7 +74,8 @@ def by_step(results: Results) -> str:
 def finding(results: Results) -> str:
     """Return one sentence about the first setting: which arms collapse, and at which gain."""
     setting = results.settings[0]
-    told, held = [], []
+    told: list[str] = []
+    held: list[str] = []
     for arm in results.arms:
         if not results.runs(arm, setting):
             continue

@@ -22,8 +22,8 @@ from rn_rl.tasks.task import Metric, Result, Task, phases
 if TYPE_CHECKING:
     from rn_rl.tasks.results import Results
 
-Sequence = Literal["same", "rows"]
-"""What a step reads: the whole image each time (published), or the next seventh of its rows."""
+Inputs = Literal["same", "rows"]
+"""Input of a time step: the whole image each time (published), or the next seventh of its rows."""
 
 SAME_STEPS = 5
 """Time steps of ``same``."""
@@ -39,7 +39,7 @@ COLLAPSE = 2.0
 class Setting:
     """Input, place of the normalizer, and sharing of its state."""
 
-    inputs: Sequence
+    inputs: Inputs
     place: Place
     sharing: Sharing
 
@@ -47,7 +47,7 @@ class Setting:
     def of(cls, text: str) -> Setting:
         """Parse ``"same/after/step"``."""
         inputs, place, sharing = text.split("/")
-        return cls(cast(Sequence, inputs), cast(Place, place), cast(Sharing, sharing))
+        return cls(cast(Inputs, inputs), cast(Place, place), cast(Sharing, sharing))
 
     @property
     def steps(self) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from rn_rl import statistics
 from rn_rl.analysis.drawing import Palette, by_itself, legend, picture, styled, svg
 from rn_rl.tasks.results import Results
+from rn_rl.tasks.wording import joined, versus
 
 
 def figures(results: Results) -> dict[str, str]:
@@ -36,6 +38,7 @@ def by_epoch(results: Results) -> str:
                 axes.fill_between(epochs, low, high, color=look["color"], alpha=0.12, linewidth=0)
         panels[0][column].set_title(setting, fontsize=10)
         panels[1][column].set_xlabel("epoch")
+        panels[1][column].xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0][0].set_ylabel("test error, %")
     panels[0][0].set_yscale("log")
     panels[1][0].set_ylabel("gain on the state, mean over steps")
@@ -87,7 +90,6 @@ def finding(results: Results) -> str:
     text += f"the error ended above twice its smallest with {', '.join(told)}" if told else ""
     text += ", not with " if told and held else "no collapse with " if held else ""
     text += ", ".join(held)
-    for arm, other in (("rn(half_life=8)@1", "rn@1"), ("rn", "none"), ("rn", "logt")):
-        said = results.told(arm, other, setting, "error", "points")
-        text += f"; {said}" if said else ""
-    return f"{text}."
+    pairs = (("rn(half_life=8)@1", "rn@1"), ("rn", "none"), ("rn", "logt"))
+    error = results.task.metrics[0]
+    return f"{joined([text, *(versus(results, *pair, setting, error) for pair in pairs)])}."

@@ -12,7 +12,6 @@ from rn_rl.normalization import PublishedRegularityNorm, class_shares, saliency_
 from rn_rl.tasks import imbalanced
 from rn_rl.tasks.digits import load_digits
 from rn_rl.tasks.imbalanced import (
-    TOY,
     Imbalanced,
     Protocol,
     as_inputs,
@@ -29,6 +28,11 @@ SPECS = [arm for arm in Imbalanced.arms if "cut" not in arm and "yoked" not in a
 def one(arm, seed=0, setting="n=9", commit_every=1):
     task = Imbalanced()
     return task.train_one(arm, setting, seed, data=None, toy=True, commit_every=commit_every)
+
+
+def toy_labels():
+    labels = load_digits(None, imbalanced.SMALL_TRAIN).test_y
+    return labels[:: -(-len(labels) // imbalanced.TOY_TESTED)]
 
 
 @pytest.mark.parametrize("arm", ["bn", "ln+rn", "wn", "rn-paper", "rn-paper-cut"])
@@ -76,7 +80,7 @@ def test_the_published_gain_depends_on_the_test_batch(arm):
 
 @pytest.mark.parametrize("spec", ["rn-paper", "ln+rn-paper"])
 def test_a_test_batch_larger_than_the_training_turns_the_published_gain_negative(spec):
-    """The gain is ln(training elements / test elements), here 160 and 800 images; ``rn`` keeps its own."""
+    """The gain is ln(training elements / test elements): 160 and 800 images; ``rn`` keeps its own."""
     digits = load_digits(None)
     order = np.random.default_rng(0).permutation(len(digits.y))
     x, y = as_inputs(digits.x[order[:160]]), torch.from_numpy(digits.y[order[:160]])
@@ -96,7 +100,7 @@ def test_a_test_batch_larger_than_the_training_turns_the_published_gain_negative
     assert some == pytest.approx(math.log(160 / 16), abs=0.3)
     assert every == pytest.approx(math.log(160 / 800), abs=0.3) and every < 0
     ((last, some, every),) = gains.values()
-    assert some == pytest.approx(every, rel=1e-6) and every > 2
+    assert some == pytest.approx(every, rel=1e-4) and every > 2
 
 
 def test_without_its_gradient_the_published_gain_is_the_same_and_its_gradient_is_not():
@@ -117,12 +121,13 @@ def test_without_its_gradient_the_published_gain_is_the_same_and_its_gradient_is
 
 def test_a_yoked_arm_applies_the_gains_of_a_run_with_another_seed_step_by_step():
     digits = load_digits(None, imbalanced.SMALL_TRAIN)
-    donor = imbalanced.donor_gains("rn-paper-yoked", digits.y, digits.x, 7, TOY, seed=5)
-    net, norms = build("rn-paper-yoked", 784, TOY.hidden, 0, donor)
-    keep, _ = thin(digits.y, 7, TOY, 0)
+    p = Protocol((16, 16), 16, 1, 0.02, images=400)
+    donor = imbalanced.donor_gains("rn-paper-yoked", digits.y, digits.x, 7, p, seed=5)
+    net, norms = build("rn-paper-yoked", 784, p.hidden, 0, donor)
+    keep, _ = thin(digits.y, 7, p, 0)
     x, y = as_inputs(digits.x[keep]), torch.from_numpy(digits.y[keep])
     with applied_gains(norms) as applied:
-        train(net, x, y, TOY, 0, 1)
+        train(net, x, y, p, 0, 1)
     for ours, theirs in zip(applied, donor, strict=True):
         steps = min(len(ours), len(theirs))
         assert steps > 5 and np.allclose(ours[:steps], theirs[:steps], rtol=1e-4)
@@ -143,7 +148,7 @@ def test_saliency_has_the_share_of_the_class_in_the_minibatch_and_none_at_test()
 
 def test_recall_is_by_class_and_makes_the_error():
     found = one("ln")
-    recall, counts = np.array(found.curves["recall"]), np.full(10, 20)  # 200 images, balanced
+    recall, counts = np.array(found.curves["recall"]), np.bincount(toy_labels())
     errors = [found.metrics[f"error_{size}"] for size in (1, 128, "all")]
     assert np.allclose(100 - (recall * counts).sum(1) / counts.sum(), errors)
     assert len(found.curves["classes"]) == 9
@@ -151,7 +156,9 @@ def test_recall_is_by_class_and_makes_the_error():
 
 def test_a_diverged_run_is_a_result():
     found = one("gain(c=1e30)")
-    assert found.metrics["diverged"] == 1 and found.metrics["error_all"] == pytest.approx(90)
+    assert found.metrics["diverged"] == 1 and found.metrics["error_all"] == pytest.approx(
+        100 * (toy_labels() != 0).mean()  # argmax of NaN
+    )
 
 
 def test_the_probe_attaches():

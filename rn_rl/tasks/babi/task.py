@@ -134,7 +134,7 @@ class Babi(Task):
                 curve.append(accuracy)
         return Result(
             {"accuracy": accuracy, "whole": whole, "mean": float(np.mean(curve))},
-            {"accuracy": curve, "gain": [norm.gains() for norm in net.norms]},
+            {"accuracy": curve, "gain": net.gains()},
         )
 
     def figures(self, results: Results) -> dict[str, str]:

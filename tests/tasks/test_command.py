@@ -61,6 +61,10 @@ def test_every_arm_setting_and_seed_has_a_line_and_a_row(done):
     ]
     with (done / "imbalanced-toy.csv").open() as stream:
         rows = list(csv.DictReader(stream))
+    lines.sort(key=lambda x: (["none", "rn", "rn@4"].index(x["arm"]), x["seed"]))
+    assert [(row["arm"], int(row["seed"])) for row in rows] == [
+        (x["arm"], x["seed"]) for x in lines
+    ]
     assert [float(row["error_128"]) for row in rows] == [x["metrics"]["error_128"] for x in lines]
     page = (done / "imbalanced-toy.md").read_text()
     assert "| rn@4 | 2 |" in page and "numbers mean nothing" in page

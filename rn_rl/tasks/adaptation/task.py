@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 EPOCHS, BATCH = 10, 64
 LEARNING_RATE = 1e-3
-ADAPTING = 10
-"""Phases of forwards of target images: with a half-life of 2 phases, 97% of the weight is theirs."""
+ADAPTING = 14
+"""Phases of forwards of target images. With a half-life of 2 phases, and 1,000 images a phase after
+4,000 in training, 97% of the weight is then the target's."""
 
 HALF_LIFE = "(half_life=2)"
 TARGETS = ("digits", *CORRUPTIONS)

@@ -69,6 +69,10 @@ class GatedGraphNetwork(nn.Module):
                     logits.append(output(self.read(state, x)))
         return torch.stack(logits, 1)
 
+    def gains(self) -> list[list[float]]:
+        """Return the gains of the normalizers of each direction, by step."""
+        return [norm.gains() for norm in self.norms if isinstance(norm, FedBackNorm)]
+
     def read(self, state: Tensor, x: Examples) -> Tensor:
         """Sum the states of a graph's nodes, each weighted by its gate: ``(batch, hidden)``."""
         nodes = torch.cat([state.view(len(x), NODES, -1), x.annotations], -1)

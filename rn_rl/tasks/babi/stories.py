@@ -164,7 +164,8 @@ def harder(stories: list[Story], label_of_bigger: int, rng: np.random.Generator)
     Returns:
         A story for each chosen question; none if no question is misleading.
     """
-    misleading, other = [], []
+    misleading: list[tuple[int, Story]] = []
+    other: list[tuple[int, Story]] = []
     for place, (story, question) in enumerate((s, q) for s in stories for q in s.questions):
         sign = 1 if question.labels[0] == label_of_bigger else -1
         wrong = sign * degree_difference(story, question) <= 0

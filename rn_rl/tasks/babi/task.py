@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -133,7 +134,7 @@ class Babi(Task):
                 curve.append(accuracy)
         return Result(
             {"accuracy": accuracy, "whole": whole, "mean": float(np.mean(curve))},
-            {"accuracy": curve, "gain": [norm.gains() for norm in net.norms]},
+            {"accuracy": curve, "gain": net.gains()},
         )
 
     def figures(self, results: Results) -> dict[str, str]:
@@ -149,7 +150,7 @@ class Babi(Task):
         for setting in results.settings:
             networks = [arm for arm in results.arms if arm not in BASELINES]
             means = {arm: results.estimate(arm, setting, "accuracy").value for arm in results.arms}
-            if "degree" in means and means["degree"] == means["degree"] and networks:
+            if networks and not math.isnan(means.get("degree", math.nan)):
                 best = max(networks, key=lambda arm: means[arm])
                 parts.append(
                     f"task {setting}: counting facts answers {means['degree']:.1f}%, the best network "
@@ -159,7 +160,8 @@ class Babi(Task):
                 versus(results, arm, other, setting, self.metrics[0])
                 for arm, other in (("rn", "ln"), ("rn", "logt"), ("rn+ln", "ln"))
             ]
-            parts.append(f"on {setting}, {', '.join(text for text in told if text)}")
+            if any(told):
+                parts.append(f"on {setting}, {', '.join(text for text in told if text)}")
         return f"{'. '.join(parts)}."
 
 

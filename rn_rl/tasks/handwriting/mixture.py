@@ -42,7 +42,7 @@ class Mixture:
 
     @classmethod
     def of(cls, output: Tensor) -> Mixture:
-        """Build it from a network's output, ``(..., outputs(K))``."""
+        """Build the mixture from a network's output, ``(..., outputs(K))``."""
         pen, rest = output[..., 0], output[..., 1:]
         weights, x, y, sigma_x, sigma_y, correlation = rest.chunk(6, -1)
         return cls(

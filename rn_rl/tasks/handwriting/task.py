@@ -147,5 +147,5 @@ def load(seed: int, data: Path | None, toy: bool) -> tuple[Tensor, Tensor]:
         tests = min(tests, len(found) // 5)
         lines = found[rng.permutation(len(found))][: count + tests]
     scale = float(np.std(lines[tests:, :, :2])) or 1.0
-    lines = torch.from_numpy(scaled(lines, scale))
-    return lines[tests:], lines[:tests]
+    sequences = torch.from_numpy(scaled(lines, scale))
+    return sequences[tests:], sequences[:tests]

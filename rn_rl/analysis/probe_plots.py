@@ -223,8 +223,8 @@ def network(column: str) -> str:
 FIGURES: dict[str, tuple[Callable[[ProbedArm], Figure | None], str]] = {
     "residual": (
         residuals,
-        "Code length of each layer with that of stationary data (dotted), its residual, and the return; mean "
-        "and range over seeds. Vertical lines are stages that most seeds share.",
+        "Code length of each layer with that of stationary data (dotted), its residual, and the return; "
+        "mean and range over seeds. Vertical lines are stages that most seeds share.",
     ),
     "layers": (layer_differences, "Residual of each layer minus that of the layer before it."),
     "target": (online_minus_target, "Code length of the online network minus its target network."),
@@ -235,8 +235,8 @@ FIGURES: dict[str, tuple[Callable[[ProbedArm], Figure | None], str]] = {
     "steps": (time_steps, "Residual of recurrent layers by time step."),
     "measures": (
         measures,
-        "Shift m of the mean in standard deviations of the history and ratio v of the variances, of which the "
-        "residual is a summary; and what it does not show.",
+        "Shift m of the mean in standard deviations of the history and ratio v of the variances, of "
+        "which the residual is a summary; and what it does not show.",
     ),
 }
 """Each plot of an arm, and its caption."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -98,7 +99,7 @@ def residuals(arm: ProbedArm) -> Figure | None:
 def layer_differences(arm: ProbedArm) -> Figure | None:
     """Residual of each layer minus that of the layer before it."""
     layers = [n for n in arm.layers if "_target." not in n and not n.endswith((".in", ".out"))]
-    pairs = [(a, b) for a, b in zip(layers, layers[1:], strict=False) if network(a) == network(b)]
+    pairs = [(a, b) for a, b in itertools.pairwise(layers) if network(a) == network(b)]
     drawn = []
     for before, after in pairs[:MOST_LINES]:
         steps, one = arm.curve("residual", after)

@@ -285,6 +285,8 @@ class SeedBatchRun:
         left = np.flatnonzero(~self.finished).tolist()
         self.envs.keep(left)
         self.batch = self.batch.only(left, self.compile)
+        if self.probe is not None:
+            self.probe = self.probe.only(self.batch, left)
         self.noise.keep(left)
         self.records.keep(left)
         self.specs, self.runs = [self.specs[i] for i in left], [self.runs[i] for i in left]

@@ -18,7 +18,6 @@ from rn_rl.analysis import plots
 from rn_rl.analysis.probes import BLOCKS, ProbedArm, blocks
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.io import atomic_write
-from rn_rl.probe.states import baseline
 
 FORMATS = ("pdf", "svg", "png")
 """Kinds of files of figures."""
@@ -72,10 +71,8 @@ def residuals(arm: ProbedArm) -> Figure | None:
     figure = plots.picture(width=7.2, height=7.4)
     top, middle, bottom = figure.subplots(3, 1, sharex=True)
     lines(top, curves_of(arm, "code", layers), palette)
-    steps, _ = arm.curve("code", layers[0])
-    record = arm.runs[0].record
-    rows = np.interp(steps, record.timesteps, np.arange(len(record.timesteps)))
-    expected = [baseline(round(row) + 1) for row in rows]
+    steps, code = arm.curve("code", layers[0])
+    expected = code[0] - arm.curve("residual", layers[0])[1][0]
     look = {"color": plots.INK, "linewidth": 0.9, "linestyle": (0, (2, 3))}
     top.plot(steps, expected, label="stationary data", **look)
     top.set_ylabel("code length, nats")
@@ -91,7 +88,7 @@ def residuals(arm: ProbedArm) -> Figure | None:
     else:
         bottom.set_visible(False)
     plots.steps_axis(bottom if bottom.get_visible() else middle)
-    plots.legend(figure, top)
+    legend(figure, top)
     return figure
 
 
@@ -139,7 +136,7 @@ def differences(arm: ProbedArm) -> Figure | None:
         lines(axes, drawn, palette)
         axes.set_ylabel(f"{('first', 'second')[order - 1]} difference, nats")
     plots.steps_axis(grid[-1])
-    plots.legend(figure, grid[0])
+    legend(figure, grid[0])
     return figure
 
 
@@ -163,7 +160,7 @@ def time_steps(arm: ProbedArm) -> Figure | None:
         axes.set_title(layer, fontsize=10)
         axes.set_ylabel("residual, nats")
     plots.steps_axis(grid[-1])
-    plots.legend(figure, *grid)
+    legend(figure, *grid)
     return figure
 
 
@@ -197,7 +194,7 @@ def measures(arm: ProbedArm) -> Figure | None:
         plots.steps_axis(axes)
     for axes in grid[len(named) :]:
         axes.set_visible(False)
-    plots.legend(figure, *grid[: len(named)])
+    legend(figure, *grid[: len(named)])
     return figure
 
 
@@ -212,8 +209,14 @@ def plain(drawn: list[Line], label: str) -> Figure | None:
     axes.axhline(0, color=plots.INK, linewidth=0.8)
     axes.set_ylabel(label)
     plots.steps_axis(axes)
-    plots.legend(figure, axes)
+    legend(figure, axes)
     return figure
+
+
+def legend(figure: Figure, *axes: Axes) -> None:
+    """Add a legend, if there is a line with a name."""
+    if any(each.get_legend_handles_labels()[0] for each in axes):
+        plots.legend(figure, *axes)
 
 
 def network(column: str) -> str:
@@ -251,11 +254,18 @@ def light_colors() -> dict[str, str]:
     return {plots.INK: known["ink"], plots.GRID: known["line"], **series}
 
 
+@plots.styled
+def as_svg(figure: Figure, title: str) -> str:
+    """Return a figure as SVG for a page."""
+    return plots.svg(figure, title)
+
+
+@plots.styled
 def write_figure(figure: Figure, path: Path, title: str) -> None:
     """Write a figure as a file whose suffix is its format: SVG in light and dark, others in light."""
     if path.suffix == ".svg":
         with atomic_write(path) as temporary:
-            temporary.write_text(plots.by_itself(plots.svg(figure, title)), encoding="utf-8")
+            temporary.write_text(plots.by_itself(as_svg(figure, title)), encoding="utf-8")
         return
     recolor(figure, light_colors())
     figure.set_facecolor("white")
@@ -268,6 +278,8 @@ def write_figure(figure: Figure, path: Path, title: str) -> None:
 def recolor(figure: Figure, colors: dict[str, str]) -> None:
     """Replace the placeholder colours of all parts of a figure."""
     figure.draw_without_rendering()  # makes the ticks, which take their colours then
+    for axes in figure.axes:  # and those of a later layout
+        axes.tick_params(colors=colors[plots.INK], grid_color=colors[plots.GRID])
     names = ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor")
     for part in figure.findobj():
         for name in names:

@@ -278,7 +278,8 @@ class Phase:
             square = pending[functional.SUM_SQUARES] / elements
             variance = np.maximum(square - shift**2, 0)
             code = np.where(observed, after[functional.GAIN], np.nan)
-            base = np.array([baseline(int(n), states.decay) for n in after[functional.PHASES]])
+            commits, of = np.unique(after[functional.PHASES], return_inverse=True)
+            base = np.array([baseline(int(n), states.decay) for n in commits])[of]
             known = observed & (before[functional.PHASES] > 0)
             old = before[functional.VAR]
             found = {"code": code, "residual": code - base}

@@ -373,6 +373,7 @@ class SeedBatchProbe:
         self, logs: Sequence[dict[str, Any]], states: Sequence[Sequence[dict[str, Any]]]
     ) -> None:
         """Continue from the states of the log and of the probes of each seed."""
+        self._learned = self.batch.num_updates
         self.log.restore(*logs)
         for i, probe in enumerate(self.probes):
             probe.restore(*(each[i] for each in states))

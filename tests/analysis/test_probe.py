@@ -56,7 +56,7 @@ def test_the_page_has_the_curves_and_the_stage_that_was_put_in(runs, tmp_path, c
     page, shown = out.read_text(), " ".join(capsys.readouterr().out.split())
     assert "Stages of the residual: at 60% of the training (3 of 3 seeds)." in shown
     assert "No stage of the residual beats chance in most of 1 seeds" in shown
-    assert page.count("<svg") == 9 and "prefers-color-scheme: dark" in page
+    assert page.count("<svg") == 12 and "prefers-color-scheme: dark" in page
     assert 'name="viewport"' in page and "http:" not in re.sub(r"http://www\.w3\.org", "", page)
     assert "lstm_actor@1" in page and "#0102" not in page
     table = (tmp_path / "probe-figures.csv").read_text()

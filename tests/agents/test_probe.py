@@ -6,7 +6,13 @@ import torch
 from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 
-from rn_rl.agents import ProbeCallback, SeedBatchDQN, SeedBatchPPO, SeedBatchProbe
+from rn_rl.agents import (
+    ProbeCallback,
+    SeedBatchDQN,
+    SeedBatchPPO,
+    SeedBatchProbe,
+    SeedBatchRecurrentPPO,
+)
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.records import read_probe
 from rn_rl.experiment.training.config import TrainConfig
@@ -103,38 +109,68 @@ def counts(probe):
     return states.pending[0, slot.first : slot.first + slot.steps].numpy().copy(), slot.features
 
 
-@pytest.mark.parametrize("kind", ["dqn", "ppo"])
-def test_all_seeds_of_a_batch_are_probed_at_once_and_learn_the_same(kind):
-    def batch():
-        if kind == "dqn":
-            given = {**REPLAY, "policy_kwargs": {"norm": "rn", **SMALL}, "device": "cpu"}
-            models = [DQN(NormDQNPolicy, "CartPole-v1", seed=s, **given) for s in (0, 1)]
-            return SeedBatchDQN(models, envs_of(models))
-        given = {**ROLLOUT, "n_epochs": 1, "policy_kwargs": SMALL, "device": "cpu"}
-        models = [PPO("MlpPolicy", "CartPole-v1", seed=s, **given) for s in (0, 1)]
+def seed_batch(kind):
+    given = {"policy_kwargs": SMALL, "device": "cpu"}
+    if kind == "dqn":
+        given["policy_kwargs"] = {"norm": "rn", **SMALL}
+        models = [DQN(NormDQNPolicy, "CartPole-v1", seed=s, **REPLAY, **given) for s in (0, 1)]
+        return SeedBatchDQN(models, envs_of(models))
+    if kind == "ppo":
+        models = [PPO("MlpPolicy", "CartPole-v1", seed=s, **ROLLOUT, **given) for s in (0, 1)]
         return SeedBatchPPO(models, envs_of(models))
+    given["policy_kwargs"] = LSTM
+    models = [
+        RecurrentPPO("MlpLstmPolicy", "CartPole-v1", seed=s, **ROLLOUT, **given) for s in (0, 1)
+    ]
+    return SeedBatchRecurrentPPO(models, envs_of(models))
 
-    plain, mine = batch(), batch()
+
+@pytest.mark.parametrize(
+    ("kind", "layer"),
+    [
+        ("dqn", "q_net.q_net.0"),
+        ("ppo", "mlp_extractor.policy_net.0"),
+        ("ppo_lstm", "lstm_actor@31"),
+    ],
+)
+def test_all_seeds_of_a_batch_are_probed_at_once_and_learn_the_same(kind, layer):
+    plain, mine = seed_batch(kind), seed_batch(kind)
     probe = SeedBatchProbe(mine)
     plain.learn(128)
     mine.learn(128, on_rollout_start=lambda: probe.after_phase())
+    probe.after_phase()
+    rows = len(probe.log)
+    probe.after_phase()  # nothing was learned since
+    assert len(probe.log) == rows > 2
     probe.close()
     assert torch.equal(plain.stack.weights, mine.stack.weights)
-    first, second = (probe.log.arrays(seed)["code"] for seed in (0, 1))
-    assert len(first) > 2 and first.shape == second.shape and not np.array_equal(first, second)
-    expected = {"dqn": "q_net_target.q_net.0", "ppo": "mlp_extractor.value_net.0"}[kind]
-    assert expected in probe.log.columns
-    # one seed, evaluated by itself
-    name = {"dqn": "q_net.q_net.0", "ppo": "mlp_extractor.policy_net.0"}[kind]
-    observations = mine.recent_observations(64)[1]
-    layer = dict(mine.write_back(1).policy.named_modules())[name]
-    output = layer(observations.flatten(1).float())
-    arrays = probe.log.arrays(1)
-    i = probe.log.columns.index(name)
-    if kind == "dqn":
-        probe.after_phase()  # nothing was learned since
-    assert arrays["mean"].shape[0] == len(probe.log)
-    assert np.isfinite(arrays["mean"][-1, i]) and output.isfinite().all()
+    first, second = (probe.log.arrays(seed) for seed in (0, 1))
+    i = probe.log.columns.index(layer)
+    assert first["code"].shape == second["code"].shape
+    assert first["mean"][-1, i] != second["mean"][-1, i]
+    if kind == "ppo_lstm":
+        assert {"lstm_critic@0", "action_net"} <= set(probe.log.columns)
+        return
+    # the second seed's layer by itself, on the same observations
+    module = dict(mine.write_back(1).policy.named_modules())[layer]
+    output = module(mine.recent_observations(64)[1].float())
+    assert second["mean"][-1, i] == pytest.approx(float(output.mean()), rel=1e-4, abs=1e-6)
+    assert second["sd"][-1, i] == pytest.approx(float(output.std(correction=0)), rel=1e-3)
+
+
+def test_a_batch_of_fewer_seeds_goes_on_with_their_probes():
+    batch = seed_batch("ppo")
+    probe = SeedBatchProbe(batch)
+    batch.learn(64, on_rollout_start=lambda: probe.after_phase())
+    probe.after_phase()
+    before = probe.log.arrays(1)
+    batch.envs.keep([1])
+    smaller = batch.only([1])
+    after = probe.only(smaller, [1])
+    smaller.learn(128, on_rollout_start=lambda: after.after_phase())
+    found = after.log.arrays(0)
+    np.testing.assert_array_equal(found["code"][: len(before["code"])], before["code"])
+    assert len(found["code"]) > len(before["code"]) and found["residual"].max() < 3
 
 
 OPTIONS = {

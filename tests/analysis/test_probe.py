@@ -23,6 +23,8 @@ def recorded(root, seed, norm="rn", change=1.5):
     rng = np.random.default_rng(seed)
     returns = rng.normal(100, 1, (40, 2)) + np.linspace(0, 50, 40)[:, None]
     run = made_up_run(root, norm, seed, returns)
+    episodes = "".join(f"{x},1250,{9.0 * i}\n" for i, x in enumerate(returns.mean(1)))
+    (run.folder / "0.monitor.csv").write_text(f'#{{"t_start": 0}}\nr,l,t\n{episodes}')
     steps = np.arange(1, ROWS + 1) * 50_000 // ROWS
     residual = 0.05 * rng.normal(size=(ROWS, len(COLUMNS)))
     residual[ROWS * 6 // 10 :] += change

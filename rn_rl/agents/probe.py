@@ -264,11 +264,16 @@ class SeedBatchProbe:
     ) -> None:
         self.batch = batch
         self.log = ProbeLog()
+        self.arguments: dict[str, Any] = {
+            "every": every,
+            "half_life": half_life,
+            "measures": tuple(measures),
+        }
         given: dict[str, Any] = {
             "every": every,
             "half_life": half_life,
             "modes": ("eval",),
-            "measures": tuple(name for name in measures if name != "step"),
+            "measures": tuple(n for n in self.arguments["measures"] if n != "step"),
         }
         # the names of a single agent, whose policy holds the network
         dqn = isinstance(batch, SeedBatchDQN)
@@ -353,6 +358,25 @@ class SeedBatchProbe:
         finally:
             for handle in handles:
                 handle.remove()
+
+    def only(self, batch: SeedBatch[Any], seeds: Sequence[int]) -> SeedBatchProbe:
+        """Return the probe of a batch of some of the seeds, which continues this one."""
+        smaller = SeedBatchProbe(batch, **self.arguments)
+        smaller.restore(
+            [self.log.state(seed) for seed in seeds],
+            [[probe.state(seed) for probe in self.probes] for seed in seeds],
+        )
+        self.close()
+        return smaller
+
+    def restore(
+        self, logs: Sequence[dict[str, Any]], states: Sequence[Sequence[dict[str, Any]]]
+    ) -> None:
+        """Continue from the states of the log and of the probes of each seed."""
+        self._learned = self.batch.num_updates
+        self.log.restore(*logs)
+        for i, probe in enumerate(self.probes):
+            probe.restore(*(each[i] for each in states))
 
     def close(self) -> None:
         """Remove all hooks."""

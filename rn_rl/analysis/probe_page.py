@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from rn_rl.analysis import drawing
 from rn_rl.analysis.export import csv_file
-from rn_rl.analysis.probe_plots import FIGURES, write_figure
+from rn_rl.analysis.probe_plots import FIGURES, as_svg, write_figure
 from rn_rl.analysis.probes import CORRELATED, ProbedArm
 from rn_rl.analysis.report import template
 from rn_rl.analysis.tables import Estimate
@@ -68,8 +68,9 @@ def write_page(arms: Sequence[ProbedArm], out: Path, formats: Sequence[str]) -> 
                 if figure is None:
                     continue
                 title = f"{name} of {arm.name}"
-                drawings.append((drawing.svg(figure, title), caption))
-                for suffix in formats:
+                drawings.append((as_svg(figure, title), caption))
+                # SVG first, since the others replace the colours
+                for suffix in sorted(formats, key=lambda name: name != "svg"):
                     path = out.with_name(f"{out.stem}-{name}-{file_name(arm.name)}.{suffix}")
                     path = path.with_name(path.name.replace(" ", "-"))
                     write_figure(figure, path, title)

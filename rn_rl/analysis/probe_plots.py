@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,7 +18,6 @@ from rn_rl.analysis import drawing, plots
 from rn_rl.analysis.probes import BLOCKS, ProbedArm, blocks
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.io import atomic_write
-from rn_rl.probe.states import baseline
 
 FORMATS = ("pdf", "svg", "png")
 """Kinds of files of figures."""
@@ -71,10 +71,8 @@ def residuals(arm: ProbedArm) -> Figure | None:
     figure = drawing.picture(width=7.2, height=7.4)
     top, middle, bottom = figure.subplots(3, 1, sharex=True)
     lines(top, curves_of(arm, "code", layers), palette)
-    steps, _ = arm.curve("code", layers[0])
-    record = arm.runs[0].record
-    rows = np.interp(steps, record.timesteps, np.arange(len(record.timesteps)))
-    expected = [baseline(round(row) + 1) for row in rows]
+    steps, code = arm.curve("code", layers[0])
+    expected = code[0] - arm.curve("residual", layers[0])[1][0]
     look = {"color": drawing.INK, "linewidth": 0.9, "linestyle": (0, (2, 3))}
     top.plot(steps, expected, label="stationary data", **look)
     top.set_ylabel("code length, nats")
@@ -90,7 +88,7 @@ def residuals(arm: ProbedArm) -> Figure | None:
     else:
         bottom.set_visible(False)
     plots.steps_axis(bottom if bottom.get_visible() else middle)
-    drawing.legend(figure, top)
+    legend(figure, top)
     return figure
 
 
@@ -98,7 +96,7 @@ def residuals(arm: ProbedArm) -> Figure | None:
 def layer_differences(arm: ProbedArm) -> Figure | None:
     """Residual of each layer minus that of the layer before it."""
     layers = [n for n in arm.layers if "_target." not in n and not n.endswith((".in", ".out"))]
-    pairs = [(a, b) for a, b in zip(layers, layers[1:], strict=False) if network(a) == network(b)]
+    pairs = [(a, b) for a, b in itertools.pairwise(layers) if network(a) == network(b)]
     drawn = []
     for before, after in pairs[:MOST_LINES]:
         steps, one = arm.curve("residual", after)
@@ -138,7 +136,7 @@ def differences(arm: ProbedArm) -> Figure | None:
         lines(axes, drawn, palette)
         axes.set_ylabel(f"{('first', 'second')[order - 1]} difference, nats")
     plots.steps_axis(grid[-1])
-    drawing.legend(figure, grid[0])
+    legend(figure, grid[0])
     return figure
 
 
@@ -162,7 +160,7 @@ def time_steps(arm: ProbedArm) -> Figure | None:
         axes.set_title(layer, fontsize=10)
         axes.set_ylabel("residual, nats")
     plots.steps_axis(grid[-1])
-    drawing.legend(figure, *grid)
+    legend(figure, *grid)
     return figure
 
 
@@ -196,7 +194,7 @@ def measures(arm: ProbedArm) -> Figure | None:
         plots.steps_axis(axes)
     for axes in grid[len(named) :]:
         axes.set_visible(False)
-    drawing.legend(figure, *grid[: len(named)])
+    legend(figure, *grid[: len(named)])
     return figure
 
 
@@ -211,8 +209,14 @@ def plain(drawn: list[Line], label: str) -> Figure | None:
     axes.axhline(0, color=drawing.INK, linewidth=0.8)
     axes.set_ylabel(label)
     plots.steps_axis(axes)
-    drawing.legend(figure, axes)
+    legend(figure, axes)
     return figure
+
+
+def legend(figure: Figure, *axes: Axes) -> None:
+    """Add a legend, if there is a line with a name."""
+    if any(each.get_legend_handles_labels()[0] for each in axes):
+        drawing.legend(figure, *axes)
 
 
 def network(column: str) -> str:
@@ -223,8 +227,8 @@ def network(column: str) -> str:
 FIGURES: dict[str, tuple[Callable[[ProbedArm], Figure | None], str]] = {
     "residual": (
         residuals,
-        "Code length of each layer with that of stationary data (dotted), its residual, and the return; mean "
-        "and range over seeds. Vertical lines are stages that most seeds share.",
+        "Code length of each layer with that of stationary data (dotted), its residual, and the return; "
+        "mean and range over seeds. Vertical lines are stages that most seeds share.",
     ),
     "layers": (layer_differences, "Residual of each layer minus that of the layer before it."),
     "target": (online_minus_target, "Code length of the online network minus its target network."),
@@ -235,8 +239,8 @@ FIGURES: dict[str, tuple[Callable[[ProbedArm], Figure | None], str]] = {
     "steps": (time_steps, "Residual of recurrent layers by time step."),
     "measures": (
         measures,
-        "Shift m of the mean in standard deviations of the history and ratio v of the variances, of which the "
-        "residual is a summary; and what it does not show.",
+        "Shift m of the mean in standard deviations of the history and ratio v of the variances, of "
+        "which the residual is a summary; and what it does not show.",
     ),
 }
 """Each plot of an arm, and its caption."""
@@ -250,11 +254,18 @@ def light_colors() -> dict[str, str]:
     return {drawing.INK: known["ink"], drawing.GRID: known["line"], **series}
 
 
+@drawing.styled
+def as_svg(figure: Figure, title: str) -> str:
+    """Return a figure as SVG for a page."""
+    return drawing.svg(figure, title)
+
+
+@drawing.styled
 def write_figure(figure: Figure, path: Path, title: str) -> None:
     """Write a figure as a file whose suffix is its format: SVG in light and dark, others in light."""
     if path.suffix == ".svg":
         with atomic_write(path) as temporary:
-            temporary.write_text(drawing.by_itself(drawing.svg(figure, title)), encoding="utf-8")
+            temporary.write_text(drawing.by_itself(as_svg(figure, title)), encoding="utf-8")
         return
     recolor(figure, light_colors())
     figure.set_facecolor("white")
@@ -267,6 +278,8 @@ def write_figure(figure: Figure, path: Path, title: str) -> None:
 def recolor(figure: Figure, colors: dict[str, str]) -> None:
     """Replace the placeholder colours of all parts of a figure."""
     figure.draw_without_rendering()  # makes the ticks, which take their colours then
+    for axes in figure.axes:  # and those of a later layout
+        axes.tick_params(colors=colors[drawing.INK], grid_color=colors[drawing.GRID])
     names = ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor")
     for part in figure.findobj():
         for name in names:

@@ -94,7 +94,7 @@ def probe_table(arm: ProbedArm) -> Table:
         table.add_column(name, justify="right")
     table.add_column("residual, course", no_wrap=True)
     for column in arm.columns[:MOST_ROWS]:
-        steps, rows = arm.curve("residual", column)
+        _, rows = arm.curve("residual", column)
         with np.errstate(all="ignore"):
             line = rows[:, np.isfinite(rows).all(0)].mean(0)
         table.add_row(
@@ -177,8 +177,8 @@ def print_gains(run: Run, config: ProbeConfig) -> None:
     if found is None:
         raise UserError(
             f"run {run.folder} has no code lengths: it has neither a probe.npz ({HOW}) nor a normalizer "
-            f"that keeps state, and it has '{spec.norm}'; rn_rl.CodeLengthProbe(module) measures any network "
-            "while it learns"
+            f"that keeps state, and it has '{spec.norm}'; rn_rl.CodeLengthProbe(module) measures any "
+            "network while it learns"
         )
     if config.json:
         for layer, gains in zip(found.layers, found.values.T, strict=True):

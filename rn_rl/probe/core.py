@@ -489,23 +489,25 @@ class CodeLengthProbe:
 
     # exact continuation
 
-    def state(self) -> dict[str, Any]:
-        """Return what a later probe of the same network needs to continue: arrays and plain values."""
-        return {
-            "state": self._states.state.cpu().numpy(),
-            "pending": self._states.pending.cpu().numpy(),
-            "phases": self.phases,
-            "order": list(self._order),
-            "slots": {
-                name: [slot.first, slot.stack, slot.steps, slot.features, slot.neurons, slot.seen]
-                for name, slot in self._states.slots.items()
-            },
-        }
+    def state(self, network: int = 0) -> dict[str, Any]:
+        """Return what a later probe of the same network needs to continue, between two phases.
 
-    def restore(self, stored: dict[str, Any]) -> None:
-        """Continue from a :meth:`state`, which was taken between two phases."""
-        self._states.restore(stored["state"], stored["pending"], stored["slots"])
-        self.phases, self._order = int(stored["phases"]), list(stored["order"])
+        The first row afterwards has no ``step`` and no ``churn``, which compare with the row before.
+
+        Args:
+            network: number of the network, if several are observed under ``torch.func.vmap``.
+
+        Returns:
+            The array ``state``, and plain values.
+        """
+        state, slots = self._states.state_of(network)
+        return {"state": state, "phases": self.phases, "order": list(self._order), "slots": slots}
+
+    def restore(self, *stored: dict[str, Any]) -> None:
+        """Continue from the :meth:`state` of each network."""
+        first = stored[0]
+        self._states.restore([np.asarray(each["state"]) for each in stored], first["slots"])
+        self.phases, self._order = int(first["phases"]), list(first["order"])
 
 
 @contextlib.contextmanager

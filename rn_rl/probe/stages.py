@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 WINDOW = 20
 """Rows on each side of a change that are compared, if the series is long enough."""
@@ -196,6 +195,8 @@ def null_quantile(values: np.ndarray, window: int, seed: int, resamples: int) ->
         seed: seed of the resampling.
         resamples: number of sets of series.
     """
+    from scipy import ndimage
+
     rng = np.random.default_rng(seed)
     rows = values.shape[1]
     smooth = ndimage.median_filter(values, size=(1, min(4 * window + 1, rows)), mode="nearest")

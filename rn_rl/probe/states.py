@@ -186,11 +186,44 @@ class CodeStates:
     def _accumulate(self, columns: slice, x: Tensor) -> None:
         dispatch.accumulate(self.pending[:, columns], x, self.state[:, columns])
 
-    def restore(self, state: Any, pending: Any, slots: dict[str, list[Any]]) -> None:
-        """Continue from arrays of an earlier state and the fields of its slots."""
-        self.state = torch.from_numpy(np.array(state)).to(self.state.device)
-        self.pending = torch.from_numpy(np.array(pending)).to(self.state.device)
-        self.slots = {name: Slot(*fields) for name, fields in slots.items()}
+    def state_of(self, network: int) -> tuple[np.ndarray, dict[str, list[Any]]]:
+        """Return one network's part of the state between two phases, and the fields of its slots."""
+        state = self.state.cpu().numpy()
+        parts: list[np.ndarray] = []
+        slots: dict[str, list[Any]] = {}
+        width = 0
+        for name, slot in self.slots.items():
+            row = min(network, slot.stack - 1)
+            codes = state[:, slot.first : slot.first + slot.groups]
+            parts.append(codes.reshape(6, slot.stack, slot.steps)[:, row])
+            first, width, neurons = width, width + slot.steps, None
+            if slot.neurons is not None:
+                size = slot.groups * slot.features
+                each = state[:, slot.neurons : slot.neurons + size]
+                parts.append(each.reshape(6, slot.stack, -1)[:, row])
+                neurons, width = width, width + slot.steps * slot.features
+            slots[name] = [first, 1, slot.steps, slot.features, neurons, slot.seen]
+        return np.concatenate([np.empty((6, 0)), *parts], 1), slots
+
+    def restore(self, states: list[np.ndarray], slots: dict[str, list[Any]]) -> None:
+        """Continue from the :meth:`state_of` each network."""
+        parts: list[np.ndarray] = []
+        self.slots, width = {}, 0
+        for name, fields in slots.items():
+            old = Slot(*fields)
+            new = Slot(width, len(states), old.steps, old.features, None, old.seen)
+            codes = [state[:, old.first : old.first + old.steps] for state in states]
+            parts += codes
+            width += new.groups
+            if old.neurons is not None:
+                size = old.steps * old.features
+                new.neurons = width
+                parts += [state[:, old.neurons : old.neurons + size] for state in states]
+                width += len(states) * size
+            self.slots[name] = new
+        whole = np.concatenate([np.empty((6, 0)), *parts], 1)
+        self.state = torch.from_numpy(whole).to(self.state.device)
+        self.pending = torch.zeros(4, width, dtype=self.state.dtype, device=self.state.device)
 
     @torch.no_grad()
     def commit(self) -> Phase:
@@ -245,7 +278,8 @@ class Phase:
             square = pending[functional.SUM_SQUARES] / elements
             variance = np.maximum(square - shift**2, 0)
             code = np.where(observed, after[functional.GAIN], np.nan)
-            base = np.array([baseline(int(n), states.decay) for n in after[functional.PHASES]])
+            commits, of = np.unique(after[functional.PHASES], return_inverse=True)
+            base = np.array([baseline(int(n), states.decay) for n in commits])[of]
             known = observed & (before[functional.PHASES] > 0)
             old = before[functional.VAR]
             found = {"code": code, "residual": code - base}

@@ -46,23 +46,21 @@ def write_seed(run: Run, seed: int, probe: SeedBatchProbe) -> None:
     write_npz(run.probe_file, **probe.log.arrays(seed))
 
 
-def put_states(arrays: dict[str, Any], probes: Sequence[CodeLengthProbe]) -> list[dict[str, Any]]:
-    """Store the arrays of probes in ``arrays``; return their plain values."""
+def put_states(
+    arrays: dict[str, Any], probes: Sequence[CodeLengthProbe], network: int = 0
+) -> list[dict[str, Any]]:
+    """Store the arrays of one network's probes in ``arrays``; return their plain values."""
     plain = []
     for i, probe in enumerate(probes):
-        state = probe.state()
-        for name in ("state", "pending"):
-            arrays[f"probe/{i}/{name}"] = state.pop(name)
+        state = probe.state(network)
+        arrays[f"probe/{i}"] = state.pop("state")
         plain.append(state)
     return plain
 
 
 def take_states(arrays: Any, plain: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the states of probes that :func:`put_states` stored."""
-    return [
-        {**state, **{name: arrays[f"probe/{i}/{name}"] for name in ("state", "pending")}}
-        for i, state in enumerate(plain)
-    ]
+    return [{**state, "state": arrays[f"probe/{i}"]} for i, state in enumerate(plain)]
 
 
 def put_log(arrays: dict[str, Any], state: dict[str, Any]) -> None:

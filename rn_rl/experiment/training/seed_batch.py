@@ -289,6 +289,8 @@ class SeedBatchRun:
         left = np.flatnonzero(~self.finished).tolist()
         self.envs.keep(left)
         self.batch = self.batch.only(left, self.compile)
+        if self.probe is not None:
+            self.probe = self.probe.only(self.batch, left)
         self.noise.keep(left)
         self.records.keep(left)
         self.specs, self.runs = [self.specs[i] for i in left], [self.runs[i] for i in left]
@@ -411,8 +413,7 @@ class SeedBatchRun:
             arrays.update(kept[seed])
             if self.probe is not None:
                 put_log(arrays, self.probe.log.state(seed))
-                # one state holds those of all seeds, which continue together
-                plain["probe"] = put_states(arrays, self.probe.probes if seed == 0 else ())
+                plain["probe"] = put_states(arrays, self.probe.probes, seed)
             plain["best"] = float(self.best[seed])
             plain["recent"] = self.recent[seed][-100:]
             plain["rollouts"] = self.rollouts
@@ -436,10 +437,10 @@ class SeedBatchRun:
         self.batch.restore(list(zip(arrays, plain, strict=True)))
         self.records.restore(arrays, self.batch.num_timesteps)
         if self.probe is not None and plain[0].get("probe"):
-            self.probe.log.restore(*(take_log(each) for each in arrays))
-            states = take_states(arrays[0], plain[0]["probe"])
-            for probe, state in zip(self.probe.probes, states, strict=True):
-                probe.restore(state)
+            self.probe.restore(
+                [take_log(each) for each in arrays],
+                [take_states(a, p["probe"]) for a, p in zip(arrays, plain, strict=True)],
+            )
         self.noise.restore([each["evaluation_noise"] for each in plain])
         self.best = np.array([each["best"] for each in plain])
         self.recent = [list(each["recent"]) for each in plain]

@@ -298,7 +298,7 @@ def test_a_nan_observation_stops_with_its_timestep_and_the_agent_is_saved(tmp_pa
 
 
 def test_probe_shows_the_gains_that_were_recorded(dqn_run, capsys):
-    run_probe(ProbeConfig(dqn_run.folder, json=True))
+    run_probe(ProbeConfig((dqn_run.folder,), json=True))
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     stored = np.load(dqn_run.code_length_file)
     assert [row["layer"] for row in rows] == stored["layers"].tolist()
@@ -306,7 +306,7 @@ def test_probe_shows_the_gains_that_were_recorded(dqn_run, capsys):
         assert row["gain"][0] == gains[0] == 1
         assert row["gain"][-1] == gains[-1] > 1.5
         assert row["timesteps"][-1] == stored["timesteps"][-1]
-    run_probe(ProbeConfig(dqn_run.folder))
+    run_probe(ProbeConfig((dqn_run.folder,)))
     shown = capsys.readouterr().out
     assert "rn dqn CartPole-v1, seed 0" in shown
     assert all(f"{gain:.2f}" in shown for gain in stored["gains"][-1])
@@ -316,7 +316,7 @@ def test_probe_shows_the_gains_that_were_recorded(dqn_run, capsys):
 def test_probe_of_a_run_without_gains_is_one_line(tmp_path):
     plain = quick(tmp_path, norm="ln", timesteps=150, eval_freq=0)
     with pytest.raises(UserError, match=r"has no code lengths.*it has 'ln'"):
-        run_probe(ProbeConfig(plain.folder))
+        run_probe(ProbeConfig((plain.folder,)))
     plain.code_length_file.write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"code_length\.npz is damaged"):
-        run_probe(ProbeConfig(plain.folder))
+        run_probe(ProbeConfig((plain.folder,)))

@@ -1,0 +1,203 @@
+"""Probes of agents: every algorithm computes what it does without, and the record is of its layers."""
+
+import numpy as np
+import pytest
+import torch
+from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+
+from rn_rl.agents import (
+    ProbeCallback,
+    SeedBatchDQN,
+    SeedBatchPPO,
+    SeedBatchProbe,
+    SeedBatchRecurrentPPO,
+)
+from rn_rl.experiment.runs.folder import Run
+from rn_rl.experiment.runs.records import read_probe
+from rn_rl.experiment.training.config import TrainConfig
+from rn_rl.experiment.training.launch import train_seeds
+from rn_rl.experiment.training.single import train
+from rn_rl.policies import NormDQNPolicy
+from tests.factories import envs_of
+
+REPLAY = {"learning_starts": 20, "batch_size": 16, "buffer_size": 100}
+SMALL = {"net_arch": [8]}
+ROLLOUT = {"n_steps": 32, "batch_size": 16}
+LSTM = {"lstm_hidden_size": 8, **SMALL}
+AGENTS = [
+    (DQN, "MlpPolicy", "CartPole-v1", {**REPLAY, "policy_kwargs": SMALL}, 40),
+    (PPO, "MlpPolicy", "CartPole-v1", {**ROLLOUT, "n_epochs": 2, "policy_kwargs": SMALL}, 96),
+    (
+        RecurrentPPO,
+        "MlpLstmPolicy",
+        "CartPole-v1",
+        {**ROLLOUT, "n_epochs": 1, "policy_kwargs": LSTM},
+        96,
+    ),
+    (SAC, "MlpPolicy", "Pendulum-v1", {**REPLAY, "policy_kwargs": SMALL}, 32),
+    (ARS, "MlpPolicy", "CartPole-v1", {"n_delta": 2, "policy_kwargs": SMALL}, 200),
+    *(
+        pytest.param(cls, "MlpPolicy", env, {**kwargs, "policy_kwargs": SMALL}, 96, marks=[slow])
+        for slow in [pytest.mark.slow]
+        for cls, env, kwargs in [
+            (QRDQN, "CartPole-v1", REPLAY),
+            (A2C, "CartPole-v1", {}),
+            (TRPO, "CartPole-v1", ROLLOUT),
+            (MaskablePPO, "CartPole-v1", ROLLOUT),
+            (TD3, "Pendulum-v1", REPLAY),
+            (DDPG, "Pendulum-v1", REPLAY),
+            (TQC, "Pendulum-v1", REPLAY),
+            (CrossQ, "Pendulum-v1", REPLAY),
+        ]
+    ),
+]
+
+
+@pytest.mark.parametrize(("cls", "policy", "env", "kwargs", "steps"), AGENTS)
+def test_an_agent_learns_the_same_to_the_bit_and_its_layers_are_recorded(
+    cls, policy, env, kwargs, steps
+):
+    def learn(callback):
+        model = cls(policy, env, seed=0, device="cpu", **kwargs)
+        arguments = {"use_masking": False} if cls is MaskablePPO else {}
+        model.learn(steps, callback=callback, **arguments)
+        return model
+
+    plain = learn(None)
+    with ProbeCallback(every=1) as probe:
+        model = learn(probe)
+    for name, value in plain.policy.state_dict().items():
+        assert torch.equal(value, model.policy.state_dict()[name]), name
+    arrays = probe.log.arrays()
+    assert len(probe.log) >= 2 and np.isfinite(arrays["residual"][-1]).mean() > 0.5
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.policy.modules())
+    columns = set(probe.log.columns)
+    if cls is RecurrentPPO:
+        assert {"lstm_actor@0", "lstm_actor@31", "action_net"} <= columns
+        assert "get" not in vars(model.rollout_buffer)
+    if cls is SAC:
+        assert {"actor.mu", "critic.qf0.0", "critic.qf1.2", "critic_target.qf0.0"} <= columns
+    if cls is DQN:
+        assert {"q_net.q_net.0", "q_net_target.q_net.2"} <= columns
+        i, j = (probe.log.columns.index(f"q_net{t}.q_net.0") for t in ("", "_target"))
+        assert arrays["code"][-1, i] != arrays["code"][-1, j]
+    if cls is not ARS:
+        assert np.isfinite(arrays["churn"][-1]).any()
+
+
+def test_padding_of_recurrent_minibatches_is_not_observed():
+    """Sequences end where episodes do, so later steps have fewer rows."""
+    model = RecurrentPPO(
+        "MlpLstmPolicy", "CartPole-v1", seed=0, **ROLLOUT, n_epochs=1, policy_kwargs=LSTM
+    )
+    probe = ProbeCallback(every=1, batches=None)
+    seen = []
+    end = probe._end_phase
+    probe._end_phase = lambda: (seen.append(counts(probe)), end())
+    model.learn(64, callback=probe)
+    rows, features = max(seen, key=lambda pair: pair[0].sum())
+    assert rows.sum() == 32 * features  # each row of the rollout once, none of the padding
+    assert rows[0] > rows[15]
+
+
+def counts(probe):
+    states = probe.probes[0]._states if probe.probes else None
+    if states is None or "lstm_actor" not in states.slots:
+        return np.zeros(32), 1
+    slot = states.slots["lstm_actor"]
+    return states.pending[0, slot.first : slot.first + slot.steps].numpy().copy(), slot.features
+
+
+def seed_batch(kind):
+    given = {"policy_kwargs": SMALL, "device": "cpu"}
+    if kind == "dqn":
+        given["policy_kwargs"] = {"norm": "rn", **SMALL}
+        models = [DQN(NormDQNPolicy, "CartPole-v1", seed=s, **REPLAY, **given) for s in (0, 1)]
+        return SeedBatchDQN(models, envs_of(models))
+    if kind == "ppo":
+        models = [PPO("MlpPolicy", "CartPole-v1", seed=s, **ROLLOUT, **given) for s in (0, 1)]
+        return SeedBatchPPO(models, envs_of(models))
+    given["policy_kwargs"] = LSTM
+    models = [
+        RecurrentPPO("MlpLstmPolicy", "CartPole-v1", seed=s, **ROLLOUT, **given) for s in (0, 1)
+    ]
+    return SeedBatchRecurrentPPO(models, envs_of(models))
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer"),
+    [
+        ("dqn", "q_net.q_net.0"),
+        ("ppo", "mlp_extractor.policy_net.0"),
+        ("ppo_lstm", "lstm_actor@31"),
+    ],
+)
+def test_all_seeds_of_a_batch_are_probed_at_once_and_learn_the_same(kind, layer):
+    plain, mine = seed_batch(kind), seed_batch(kind)
+    probe = SeedBatchProbe(mine)
+    plain.learn(128)
+    mine.learn(128, on_rollout_start=lambda: probe.after_phase())
+    probe.after_phase()
+    rows = len(probe.log)
+    probe.after_phase()  # nothing was learned since
+    assert len(probe.log) == rows > 2
+    probe.close()
+    assert torch.equal(plain.stack.weights, mine.stack.weights)
+    first, second = (probe.log.arrays(seed) for seed in (0, 1))
+    i = probe.log.columns.index(layer)
+    assert first["code"].shape == second["code"].shape
+    assert first["mean"][-1, i] != second["mean"][-1, i]
+    if kind == "ppo_lstm":
+        assert {"lstm_critic@0", "action_net"} <= set(probe.log.columns)
+        return
+    # the second seed's layer by itself, on the same observations
+    module = dict(mine.write_back(1).policy.named_modules())[layer]
+    output = module(mine.recent_observations(64)[1].float())
+    assert second["mean"][-1, i] == pytest.approx(float(output.mean()), rel=1e-4, abs=1e-6)
+    assert second["sd"][-1, i] == pytest.approx(float(output.std(correction=0)), rel=1e-3)
+
+
+def test_a_batch_of_fewer_seeds_goes_on_with_their_probes():
+    batch = seed_batch("ppo")
+    probe = SeedBatchProbe(batch)
+    batch.learn(64, on_rollout_start=lambda: probe.after_phase())
+    probe.after_phase()
+    before = probe.log.arrays(1)
+    batch.envs.keep([1])
+    smaller = batch.only([1])
+    after = probe.only(smaller, [1])
+    smaller.learn(128, on_rollout_start=lambda: after.after_phase())
+    found = after.log.arrays(0)
+    np.testing.assert_array_equal(found["code"][: len(before["code"])], before["code"])
+    assert len(found["code"]) > len(before["code"]) and found["residual"].max() < 3
+
+
+OPTIONS = {
+    "algo": "dqn",
+    "env": "CartPole-v1",
+    "norm": "rn",
+    "set": ("learning_starts=50", "train_freq=4", "gradient_steps=1", "policy_kwargs.net_arch=[8]"),
+    "eval_freq": 0,
+    "quiet": True,
+    "probe": True,
+}
+
+
+def test_a_run_records_its_probe_and_continues_it_exactly(tmp_path):
+    whole = train(TrainConfig(**OPTIONS, timesteps=400, out=tmp_path / "a"))
+    half = train(TrainConfig(**OPTIONS, timesteps=200, out=tmp_path / "b"))
+    train(TrainConfig(resume=half.folder, timesteps=400, quiet=True))
+    one, other = (read_probe(run.probe_file) for run in (whole, half))
+    assert one.columns == other.columns and len(one.timesteps) > 50
+    np.testing.assert_array_equal(one.timesteps, other.timesteps)
+    for name in ("code", "residual", "shift", "ratio", "dead", "rank"):
+        np.testing.assert_array_equal(one.values[name], other.values[name], err_msg=name)
+
+
+def test_the_seeds_of_a_batch_each_have_a_probe_in_their_run(tmp_path):
+    runs = train_seeds(TrainConfig(**OPTIONS, timesteps=200, seeds=2, engine="batch", out=tmp_path))
+    records = [read_probe(Run(run.folder).probe_file) for run in runs]
+    assert records[0].columns == records[1].columns
+    assert not np.array_equal(records[0].values["code"], records[1].values["code"])
+    assert np.isfinite(records[0].values["residual"][-1]).all()

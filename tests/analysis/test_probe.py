@@ -1,0 +1,151 @@
+"""The page, files and sentences of ``rn-rl probe``, from records with a known change."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from rn_rl.analysis.probes import ProbedArm, read_arms
+from rn_rl.commands.probe import run_probe, watch
+from rn_rl.errors import UserError
+from rn_rl.experiment.evaluation.config import ProbeConfig
+from rn_rl.experiment.runs.io import write_npz
+from rn_rl.probe.states import baseline
+from tests.factories import made_up_run
+
+COLUMNS = ["q_net.0", "q_net.2", "lstm_actor@0", "lstm_actor@1", "q_net_target.0", "q_net_target.2"]
+ROWS = 240
+
+
+def recorded(root, seed, norm="rn", change=1.5):
+    """A run whose layers change at 60% of it, and whose return follows the shift of the mean."""
+    rng = np.random.default_rng(seed)
+    returns = rng.normal(100, 1, (40, 2)) + np.linspace(0, 50, 40)[:, None]
+    run = made_up_run(root, norm, seed, returns)
+    episodes = "".join(f"{x},1250,{9.0 * i}\n" for i, x in enumerate(returns.mean(1)))
+    (run.folder / "0.monitor.csv").write_text(f'#{{"t_start": 0}}\nr,l,t\n{episodes}')
+    steps = np.arange(1, ROWS + 1) * 50_000 // ROWS
+    residual = 0.05 * rng.normal(size=(ROWS, len(COLUMNS)))
+    residual[ROWS * 6 // 10 :] += change
+    residual[:, 4:] = residual[:, :2] + 0.01
+    base = np.array([baseline(t + 1) for t in range(ROWS)])[:, None]
+    shift = np.abs(rng.normal(size=residual.shape))
+    found = {"code": residual + base, "residual": residual, "shift": shift, "ratio": 1 + shift}
+    found["dead"] = found["dormant"] = np.full(residual.shape, 0.25)
+    write_npz(
+        run.probe_file,
+        format=np.array(1),
+        columns=np.array(COLUMNS),
+        timesteps=steps,
+        **{name: table.astype(np.float32) for name, table in found.items()},
+    )
+    return run
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    for seed in range(3):
+        recorded(root, seed)
+    recorded(root, 0, norm="none", change=0.0)
+    return root
+
+
+def test_the_page_has_the_curves_and_the_stage_that_was_put_in(runs, tmp_path, capsys):
+    out = tmp_path / "probe.html"
+    run_probe(ProbeConfig((runs,), out=out))
+    page, shown = out.read_text(), " ".join(capsys.readouterr().out.split())
+    assert "Stages of the residual: at 60% of the training (3 of 3 seeds)." in shown
+    assert "No stage of the residual beats chance in most of 1 seeds" in shown
+    assert page.count("<svg") == 12 and "prefers-color-scheme: dark" in page
+    assert 'name="viewport"' in page and "http:" not in re.sub(r"http://www\.w3\.org", "", page)
+    assert "lstm_actor@1" in page and "#0102" not in page
+    table = (tmp_path / "probe-figures.csv").read_text()
+    assert "3 of 3 seeds" in table and "residual explained by m and v" in table
+
+
+def test_json_has_every_column_of_every_run(runs, tmp_path, capsys):
+    run_probe(ProbeConfig((runs,), json=True, out=tmp_path / "p.html"))
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["layer"] for row in rows] == 4 * COLUMNS
+    assert all(len(row["timesteps"]) == len(row["code"]) == 100 for row in rows)
+
+
+def test_figures_of_an_arm_are_those_of_its_records(runs):
+    arms = {arm.name: arm for arm in read_arms([runs])}
+    arm: ProbedArm = arms["rn dqn CartPole-v1"]
+    assert arm.last("dead", "q_net.0").value == pytest.approx(0.25)
+    assert arm.last("residual", "q_net.0").value == pytest.approx(1.5, abs=0.02)
+    assert [run.seed for run in arm.runs] == [0, 1, 2]
+    assert abs(arm.correlation("shift", "q_net.0").value) < 0.5
+    assert arm.explained("q_net.0").value < 0.5  # m and v are noise here
+
+
+def test_a_record_by_itself_and_the_watch(runs, tmp_path, capsys):
+    file = next(runs.glob("rn/*/*_1/probe.npz"))
+    run_probe(ProbeConfig((file,), out=tmp_path / "one.html", figures="pdf,svg,png"))
+    page = (tmp_path / "one.html").read_text()
+    assert "Probe of probe" in page
+    for suffix, first in (("pdf", b"%PDF"), ("png", b"\x89PNG"), ("svg", b"<svg")):
+        files = [path.read_bytes() for path in tmp_path.glob(f"*.{suffix}")]
+        assert len(files) == page.count("<svg")
+        assert all(each.startswith(first) and b"#0102" not in each for each in files)
+    capsys.readouterr()
+    run_probe(ProbeConfig((file.parent,), watch=True))
+    assert "q_net_target.2" in capsys.readouterr().out
+    watch(None, file)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"format": np.array(9)}, "its format is 9, expected 1"),
+        ({"timesteps": np.zeros(ROWS, int)}, "its timesteps do not rise"),
+        ({"residual": np.zeros((3, 2), np.float32)}, r"residual has shape \(3, 2\), expected"),
+        ({"columns": np.array(["a"] * 6)}, "its columns are not different names"),
+        ({"code": None}, "it has no array 'code'"),
+        (b"nothing", "probe.npz is damaged"),
+        (0.5, "probe.npz is damaged"),
+    ],
+)
+def test_a_damaged_record_is_one_line(tmp_path, changed, message):
+    file = recorded(tmp_path, 0).probe_file
+    if isinstance(changed, dict):
+        with np.load(file) as stored:
+            arrays = {**{name: stored[name] for name in stored.files}, **changed}
+        write_npz(file, **{name: value for name, value in arrays.items() if value is not None})
+    else:
+        whole = file.read_bytes()
+        file.write_bytes(changed if isinstance(changed, bytes) else whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=message) as error:
+        run_probe(ProbeConfig((file.parent,), out=tmp_path / "p.html"))
+    assert "\n" not in str(error.value) and "is damaged" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"figures": "pdf,gif"}, "--figures pdf,gif: expected some of pdf,svg,png"),
+        ({"watch": True}, "--watch follows one run: expected one, got 4"),
+        ({"runs": ()}, "RUN is missing"),
+    ],
+)
+def test_options_out_of_range_are_named(runs, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        run_probe(ProbeConfig(**{"runs": (runs,), "out": tmp_path / "p.html", **options}))
+
+
+def test_a_run_without_a_probe_says_how_to_record_one(tmp_path):
+    run = made_up_run(tmp_path, "none", 0, np.ones((4, 2)))
+    made_up_run(tmp_path, "none", 1, np.ones((4, 2)))
+    with pytest.raises(
+        UserError, match=r"neither a probe\.npz \(record one with 'rn-rl train --pr"
+    ):
+        run_probe(ProbeConfig((run.folder,), out=tmp_path / "p.html"))
+    with pytest.raises(UserError, match=r"none of 2 has a probe\.npz.*record one with"):
+        run_probe(ProbeConfig((tmp_path,), out=tmp_path / "p.html"))
+    with pytest.raises(UserError, match="no such folder"):
+        run_probe(ProbeConfig((tmp_path / "nothing",), out=tmp_path / "p.html"))
+    with pytest.raises(UserError, match=r"nothing\.npz: no such file"):
+        run_probe(ProbeConfig((tmp_path / "nothing.npz",), out=tmp_path / "p.html"))

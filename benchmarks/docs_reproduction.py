@@ -9,8 +9,8 @@ from rn_rl.analysis.comparison import Comparison
 from rn_rl.analysis.tables import markdown_table
 from rn_rl.errors import UserError
 from rn_rl.experiment.settings.shipped import shipped
-from rn_rl.reproduction.protocol import PROTOCOLS, YOKED, Protocol, paper_and_controls
-from rn_rl.reproduction.report import reproduction_rows
+from rn_rl.reproduction.protocol import PROTOCOLS, Protocol, paper_and_controls
+from rn_rl.reproduction.report import measure_decimals, measured, published
 from rn_rl.reproduction.results import Result, compare_arms, in_arms, read_runs
 
 DOCUMENT_TASKS: dict[str, tuple[str, Protocol]] = {
@@ -48,11 +48,13 @@ def readme_block(folder: Path) -> str:
         study = paper_and_controls(protocol)
         results = in_arms(study, read_runs(path))
         task = f"{what}, LSTM" if stem.endswith("-recurrent") else what
-        published = shipped("paper_results.yml")[what]
-        columns += [task, f"{task}, paper"] if published else [task]
-        for name, _, shown, interval, _, paper in reproduction_rows(what, results):
-            cells.setdefault(name, {})[task] = f"{shown.split()[0]} {interval}"
-            cells[name][f"{task}, paper"] = paper
+        has_paper = bool(shipped("paper_results.yml")[what])
+        columns += [task, f"{task}, paper"] if has_paper else [task]
+        digits = measure_decimals(results, "last")
+        for result in results:
+            shown, interval = measured(result, "last", digits)
+            cells.setdefault(result.arm.name, {})[task] = f"{shown.split()[0]} {interval}"
+            cells[result.arm.name][f"{task}, paper"] = published(what, result.arm.name)
         told.append(f"{what}{protocol.about}: {length_and_seeds(results)}")
         comparisons = compare_arms(protocol, study, results)
         counts[task] = len(comparisons)
@@ -109,7 +111,7 @@ def key_questions(protocol: Protocol) -> dict[str, tuple[str, str]]:
         "rn than gain(5)": ("rn", "gain(5)"),
         "ln+rn than ln": ("ln+rn", "ln"),
         "ln+rn than ln+logt": ("ln+rn", "ln+logt"),
-        f"ln+rn than {YOKED}": ("ln+rn", YOKED),
+        "ln+rn than ln+yoked": ("ln+rn", "ln+yoked"),
         "ln+ramp than ln+rn": (protocol.ramped, "ln+rn"),
         "ramp than rn": (protocol.plain_ramp, "rn"),
     }

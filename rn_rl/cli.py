@@ -8,7 +8,8 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Protocol, Union, runtime_checkable
 
@@ -94,6 +95,21 @@ def parse(command: Any, arguments: Sequence[str], prog: str, description: str | 
         raise UserError(line) from None
 
 
+@contextlib.contextmanager
+def short_warnings(prog: str) -> Iterator[None]:
+    """Print warnings as one line each, without the line of code that they come from."""
+
+    def one_line(message: Warning | str, *_: Any, **__: Any) -> str:
+        return f"{prog}: warning: {printable(' '.join(str(message).split()))}\n"
+
+    before = warnings.formatwarning
+    warnings.formatwarning = one_line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
 def run_command(
     command: Any,
     handlers: Mapping[type, Callable[[Any], None]],
@@ -119,7 +135,8 @@ def run_command(
         config = parse(command, typed, prog, description)
         if isinstance(config, ChecksArguments):
             config.check_arguments(typed)
-        handlers[type(config)](config)
+        with short_warnings(prog):
+            handlers[type(config)](config)
     except UserError as error:
         print(f"{prog}: error: {printable(error)}", file=sys.stderr)
         return 2

@@ -278,6 +278,7 @@ def training(
     length: int,
     title: str,
     unit: str = "timesteps",
+    measure: str = "mean return of the last 50 episodes",
 ) -> str:
     """Plot an interval for each arm and training curves of some arms, as a separate SVG file.
 
@@ -288,11 +289,12 @@ def training(
         length: length of a run.
         title: title of the plot, for screen readers.
         unit: unit of ``length``, timesteps or episodes.
+        measure: what ``estimates`` are.
     """
     palette = Palette(list(curves))
     figure = picture(width=10.0, height=1.2 + 0.28 * max(len(estimates), 8))
     left, right = figure.subplots(1, 2, width_ratios=(2, 3))
-    interval_lines(left, estimates, palette, "mean return of the last 50 episodes, 95% interval")
+    interval_lines(left, estimates, palette, f"{measure}, 95% interval")
     for name, rows in curves.items():
         parts = rows.shape[1]
         steps = (np.arange(parts) + 0.5) * length / parts

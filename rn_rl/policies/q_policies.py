@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from sb3_contrib.qrdqn.policies import QRDQNPolicy, QuantileNetwork
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
-from torch import Tensor
+from torch import Tensor, nn
 
 from rn_rl.errors import UserError
-from rn_rl.normalization import PublishedRegularityNorm, observed_acting, phase_norms
+from rn_rl.normalization import (
+    PublishedRegularityNorm,
+    RegularityNorm,
+    observed_acting,
+    phase_norms,
+)
 from rn_rl.policies.norm_policy import NormNetworkMixin, NormPolicyMixin, freeze_normalizers
 
 
@@ -26,7 +32,32 @@ class NormQuantileNetwork(NormNetworkMixin, QuantileNetwork):
     hidden = "quantile_net"
 
 
-class NormDQNPolicy(NormPolicyMixin, DQNPolicy):
+def warn_unbounded_gain(network: nn.Module, norm: str) -> None:
+    """Warn if a Q-network that begins to train has a regularity normalizer that never forgets."""
+    norms = phase_norms(network).values()
+    if any(isinstance(n, RegularityNorm) and n.half_life is None for n in norms):
+        warnings.warn(
+            f"the gain of {norm} has no bound in DQN: it rises as the logarithm of the number of "
+            "commits. On whole LunarLander DQN ended at -518 with rn and at 169 without; bound the gain, "
+            "as in rn(half_life=2000), or use ln",
+            stacklevel=2,
+        )
+
+
+class WarnsOfGainMixin:
+    """Policy that calls :func:`warn_unbounded_gain` when its training begins."""
+
+    _began = False
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Set the mode of the networks, as SB3 does before it acts and before it learns."""
+        super().set_training_mode(mode)  # type: ignore[misc]
+        if mode and not self._began:
+            self._began = True
+            warn_unbounded_gain(self, self.norm)  # type: ignore[arg-type, attr-defined]
+
+
+class NormDQNPolicy(WarnsOfGainMixin, NormPolicyMixin, DQNPolicy):
     """SB3's ``DQNPolicy`` with normalizers in every hidden layer of the Q-network.
 
     The normalizers of the target network are frozen: their state changes only at target updates, by a
@@ -74,7 +105,7 @@ class NormDQNPolicy(NormPolicyMixin, DQNPolicy):
         freeze_normalizers(self.q_net_target)
 
 
-class NormQRDQNPolicy(NormPolicyMixin, QRDQNPolicy):
+class NormQRDQNPolicy(WarnsOfGainMixin, NormPolicyMixin, QRDQNPolicy):
     """sb3-contrib's ``QRDQNPolicy`` with normalizers in every hidden layer of the quantile network.
 
     The target network is treated as in :class:`NormDQNPolicy`.

@@ -11,7 +11,7 @@ import tyro
 from rn_rl.errors import UserError
 from rn_rl.experiment.settings.options import shown_as
 
-STUDY_FLAGS = ("learning-rates", "warm-up", "as-published")
+STUDY_FLAGS = ("learning-rates", "warm-up", "as-published", "preregistered")
 """Flags of the studies other than the protocol itself."""
 
 
@@ -22,17 +22,19 @@ class ReproduceConfig:
     what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
     """cartpole, lunarlander or redbluedoors."""
     learning_rates: bool = False
-    """Instead: none, ln and rn at five learning rates, beside ln+rn and the ramp."""
+    """Instead: none, ln, rn and ln+rn at nine learning rates, from 1e-5 to 1e-1."""
     warm_up: bool = False
     """Instead: none and ln with a learning rate that rises as the ramp does."""
     as_published: bool = False
     """Instead: the paper's arms with its confounds (epsilon, acting that moves the state)."""
+    preregistered: bool = False
+    """redbluedoors, instead: 30 new seeds of six arms, a question decided before the runs."""
     huber: bool = False
     """cartpole, lunarlander: SB3's DQN (Huber loss, clipped gradients, timesteps), not the paper's."""
     recurrent: bool = False
     """redbluedoors: PPO with an LSTM."""
     seeds: Annotated[int | None, shown_as("N")] = None
-    """Seeds 0, 1, ... of each arm; default: 50 (redbluedoors: 10)."""
+    """Seeds of each arm; default: 50 (redbluedoors: 10; --preregistered: 30)."""
     quick: bool = False
     """A rough answer in minutes: 4 seeds, seven arms, a part of the episodes or timesteps."""
     timesteps: Annotated[int | None, shown_as("N")] = None

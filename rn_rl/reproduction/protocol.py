@@ -11,11 +11,11 @@ from rn_rl.normalization import canonical_spec
 PUBLISHED = ("none", "ln", "rn-paper", "rln-paper", "ln+rn-paper")
 """Arms of the paper, with its own arithmetic."""
 
-YOKED = "ln+yoked"
-"""Name of the arm that replays the gains of other runs of ``ln+rn`` (the donors), trained first."""
-
 DONORS = 10
-"""Number of donors; of n < 10 seeds, n. Donor ``seed * donors // seeds`` serves a seed."""
+"""Number of runs whose gains a yoked arm replays; of n < 10 seeds, n.
+
+The n-th seed of the arm replays donor ``n * donors // seeds``.
+"""
 
 DONOR_SEED = 1_000_000
 """Seed of the first donor; the donors' seeds are none of those compared."""
@@ -27,6 +27,18 @@ GRID = ("none", "ln", "rn", "ln+rn")
 """Normalizers of the grid."""
 
 QUICK = ("none", "ln", "rn", "ln+rn", "logt")
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Evaluation of a policy on whole episodes, where those of training are cut."""
+
+    steps: int
+    """Most steps of an episode."""
+    solved: float
+    """Return from which an episode counts as solved."""
+    episodes: int = 20
+    """Number of episodes."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,8 @@ class Protocol:
     """Training episodes of a run with --quick."""
     huber: tuple[int, int] | None = None
     """Timesteps of a run and of a quick run with SB3's own DQN; None: the task is not trained by DQN."""
+    whole: Whole | None = None
+    """Episodes in which the last policies are played without the cut of training; None: not cut."""
 
     @property
     def ramped(self) -> str:
@@ -112,7 +126,7 @@ PROTOCOLS = {
     "lunarlander": Protocol(
         algo="rndqn", recurrent=None, env="LunarLander-v3", timesteps=200_000, quick=40_000, seeds=50,
         phase=4, half_life=2000, ramp=5000, about=", episodes cut at 100 steps", episodes=2000,
-        quick_episodes=400, huber=(200_000, 40_000),
+        quick_episodes=400, huber=(200_000, 40_000), whole=Whole(steps=1000, solved=200),
     ),
     "redbluedoors": Protocol(
         algo="ppo", recurrent="ppo_lstm", env="MiniGrid-RedBlueDoors-6x6-v0", timesteps=1_000_000,
@@ -133,6 +147,8 @@ class Arm:
     """Hyperparameters as name=value."""
     later: tuple[str, ...] = ()
     """Further hyperparameters of every run but the first."""
+    donor: str | None = None
+    """Normalizer of other runs, trained first, whose gains ``norm`` replays; None: no gains are."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +167,16 @@ class Study:
     """Arms whose learning curves are plotted; empty: all arms."""
     make: Callable[[str], Arm] = lambda norm: Arm(norm, norm)
     """Function that makes an arm for a normalizer that is not among ``arms``."""
+    measures: tuple[str, ...] = ("last",)
+    """What the arms are compared by, keys of :data:`.MEASURES`; each question is asked of each."""
+    seeds: range | None = None
+    """Seeds of each arm; None: as many as the task's default, from 0."""
+    evaluations: int = 5
+    """Number of evaluations during a run."""
+    eval_episodes: int = 1
+    """Episodes of each."""
+    final_episodes: int = 1
+    """Episodes with the last policy."""
 
 
 def find_arm(study: Study, text: str) -> Arm:
@@ -164,7 +190,7 @@ def find_arm(study: Study, text: str) -> Arm:
             return arm
     wanted = canonical_spec(text)
     for arm in study.arms:
-        if arm.name == arm.norm != YOKED and canonical_spec(arm.norm) == wanted:
+        if arm.name == arm.norm and not arm.donor and canonical_spec(arm.norm) == wanted:
             return arm
     return study.make(text)
 
@@ -174,10 +200,19 @@ def plain(*norms: str) -> tuple[Arm, ...]:
     return tuple(Arm(norm, norm) for norm in norms)
 
 
+def yoked(norm: str) -> Arm:
+    """Return the arm that replays the gains of other runs of a normalizer, ``rn`` or ``ln+rn``.
+
+    Its name says which options that normalizer has.
+    """
+    before, after = norm.split("rn", 1)
+    return Arm(f"{before}yoked{after}", f"{before}yoked", donor=norm)
+
+
 def paper_and_controls(protocol: Protocol) -> Study:
     """Return the protocol's study: the paper's arms, this library's, and the missing controls."""
     ours = ("rn", "rln", "rsn", "ln+rn", f"ln+rn(half_life={protocol.half_life})")
-    controls = ("logt", "ln+logt", protocol.ramped, "ln+gain(5)", YOKED)
+    controls = ("logt", "ln+logt", protocol.ramped, "ln+gain(5)")
     # without LayerNorm: added after the other results on LunarLander were known
     later: tuple[str, ...] = ("gain(5)", protocol.plain_ramp)
     equal_scale: tuple[tuple[str, str], ...] = ()
@@ -188,21 +223,23 @@ def paper_and_controls(protocol: Protocol) -> Study:
     # only RNDQN has the paper's loss, clipping and length of runs
     names = {"dqn": "SB3's DQN", "rndqn": "the paper's protocol"}
     protocol_name = names.get(protocol.algo, "PPO in the paper's configuration")
+    arms = (*plain(*PUBLISHED, *ours, *controls), *map(yoked, ("ln+rn", "rn")), *plain(*later))
     return Study(
         f"{protocol_name}, with controls",
-        plain(*PUBLISHED, *ours, *controls, *later),
+        arms,
         (
-            *((arm, "none") for arm in (*PUBLISHED[1:], *ours, *controls, *later)),
+            *((arm.name, "none") for arm in arms[1:]),
             ("rn", "logt"),
+            ("rn", "yoked"),
             ("ln+rn", "ln"),
             ("ln+rn", "ln+logt"),
-            ("ln+rn", YOKED),
+            ("ln+rn", "ln+yoked"),
             (protocol.ramped, "ln+rn"),
             ("rn", "gain(5)"),
             (protocol.plain_ramp, "rn"),
             *equal_scale,
         ),
-        same=(("rn", "logt"), ("ln+rn", YOKED)),
+        same=(("rn", "logt"), ("ln+rn", "ln+yoked")),
         drawn=("none", "ln", "rn", "logt", "ln+rn", "ln+logt", protocol.ramped, *later),
     )
 
@@ -282,9 +319,39 @@ def as_published(protocol: Protocol) -> Study:
     )
 
 
+def preregistered(protocol: Protocol) -> Study:
+    """Return the study of RedBlueDoors whose question was written down before its runs.
+
+    See docs/results/preregistration.md. ``ln+rn(half_life=50)`` was the best of 17 arms in 10 seeds, of
+    which the best is expected to be lucky; here it is asked again, of 30 new seeds.
+    """
+    if protocol.algo not in ("ppo", "ppo_lstm"):
+        raise UserError(f"--preregistered on {protocol.env}: expected redbluedoors")
+    forgets = f"ln+rn(half_life={protocol.half_life})"
+    copy = yoked(forgets)
+    arms = (*plain("none", "ln", "ln+gain(5)", forgets, "ln+rn"), copy)
+    return Study(
+        "a question decided before the runs",
+        arms,
+        (
+            (forgets, "ln"),
+            (forgets, copy.name),
+            (forgets, "ln+gain(5)"),
+            (forgets, "ln+rn"),
+            *((arm.name, "none") for arm in arms[1:]),
+        ),
+        measures=("area", "learned"),
+        seeds=range(1000, 1030),
+        evaluations=50,
+        eval_episodes=10,
+        final_episodes=100,
+    )
+
+
 STUDIES: dict[str, Callable[[Protocol], Study]] = {
     "learning-rates": learning_rates,
     "warm-up": warm_up,
     "as-published": as_published,
+    "preregistered": preregistered,
 }
 """Studies other than the protocol, by flag."""

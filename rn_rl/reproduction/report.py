@@ -18,22 +18,13 @@ from rn_rl.experiment.runs.console import say
 from rn_rl.experiment.settings.shipped import shipped
 from rn_rl.reproduction.protocol import Protocol, Study
 from rn_rl.reproduction.results import (
-    LAST_EPISODES,
+    MEASURES,
     Result,
     compare_arms,
+    mean_estimate,
     write_answers,
     write_runs,
 )
-
-REPRODUCTION_COLUMNS = [
-    "arm",
-    "seeds",
-    "last 50 episodes",
-    "95% interval",
-    "by fifths of the run",
-    "paper",
-]
-
 
 EQUIVALENCE = (
     "The margin of an equivalence is a tenth of the effect against none, of the arm that has the larger "
@@ -42,21 +33,71 @@ EQUIVALENCE = (
 """Sentence below the answers."""
 
 
-def reproduction_rows(what: str, results: list[Result]) -> list[list[str]]:
-    """Return the table's rows: mean ± standard error, interval, fifths, and the paper's figures."""
+def table_of(what: str, study: Study, results: list[Result]) -> tuple[list[str], list[list[str]]]:
+    """Return the columns and the rows of the table, one row for each arm.
+
+    They are each measure of the study with its interval, the training returns by fifths of the run, the
+    last policies in whole episodes, the time of a run, and the paper's figures, where there are some.
+    """
+    columns = ["arm", "seeds"]
+    for name in study.measures:
+        columns += [MEASURES[name].column, "95% interval"]
+    columns.append("by fifths of the run")
+    whole = any(np.isfinite(run.whole) for result in results for run in result.runs)
+    columns += ["whole episodes", "solved"] if whole else []
+    columns.append("s a run")
+    paper = shipped("paper_results.yml")[what]
+    columns += ["paper"] if paper else []
+    digits = {name: measure_decimals(results, name) for name in study.measures}
     rows = []
-    digits = decimals(max(abs(result.estimate.value) for result in results))
-    rough = 2 if digits == 2 else 0
     for result in results:
-        error = f" ± {stats.sem(result.last):.{digits}f}" if len(result.last) > 1 else ""
-        found = result.estimate
-        fifths = ", ".join(f"{value:.{rough}f}" for value in result.fifths.mean(0))
-        paper = shipped("paper_results.yml")[what].get(result.arm.name)
-        published = f"{paper[0]} ± {paper[1]}" if paper else ""
-        shown = f"{found.value:.{digits}f}{error}"
-        interval = f"[{found.low:.{digits}f}, {found.high:.{digits}f}]"
-        rows.append([result.arm.name, str(len(result.last)), shown, interval, fifths, published])
-    return rows
+        row = [result.arm.name, str(len(result.runs))]
+        for name in study.measures:
+            row += measured(result, name, digits[name])
+        rough = 2 if measure_decimals(results, "last") == 2 else 0
+        row.append(", ".join(f"{value:.{rough}f}" for value in result.fifths.mean(0)))
+        if whole:
+            row.append(str(mean_estimate(np.array([run.whole for run in result.runs]))))
+            solved = mean_estimate(np.array([run.solved for run in result.runs]))
+            row.append("" if np.isnan(solved.value) else f"{100 * solved.value:.0f}%")
+        seconds = mean_estimate(np.array([run.seconds for run in result.runs])).value
+        row.append("" if np.isnan(seconds) else f"{seconds:,.0f}")
+        if paper:
+            row.append(published(what, result.arm.name))
+        rows.append(row)
+    return columns, rows
+
+
+def measure_decimals(results: list[Result], name: str) -> int:
+    """Return the number of decimals with which a measure is shown, the same for all arms."""
+    return decimals(max(abs(result.estimate(name).value) for result in results))
+
+
+def measured(result: Result, name: str, digits: int) -> list[str]:
+    """Return the cells of a measure: mean ± standard error, and the 95% interval of the mean."""
+    values, found = result.values(name), result.estimate(name)
+    error = f" ± {stats.sem(values):.{digits}f}" if len(values) > 1 else ""
+    return [
+        f"{found.value:.{digits}f}{error}",
+        f"[{found.low:.{digits}f}, {found.high:.{digits}f}]",
+    ]
+
+
+def published(what: str, arm: str) -> str:
+    """Return the paper's figure of an arm, mean ± standard error; "" if it has none."""
+    figure = shipped("paper_results.yml")[what].get(arm)
+    return f"{figure[0]} ± {figure[1]}" if figure else ""
+
+
+def whole_sentence(protocol: Protocol, columns: list[str]) -> str:
+    """Return a sentence about the column of whole episodes; "" without one."""
+    if protocol.whole is None or "solved" not in columns:
+        return ""
+    return (
+        f"Whole episodes: the last policies act greedily in {protocol.whole.episodes} episodes of at "
+        f"most {protocol.whole.steps:,} steps, mean over seeds; solved: share of those episodes with a "
+        f"return of at least {protocol.whole.solved:g}."
+    )
 
 
 def best_rates(results: list[Result]) -> str:
@@ -69,9 +110,9 @@ def best_rates(results: list[Result]) -> str:
     told = []
     for norm, by_rate in grid.items():
         rates = sorted(by_rate, key=float)
-        best = max(rates, key=lambda rate: by_rate[rate].estimate.value)
+        best = max(rates, key=lambda rate: by_rate[rate].estimate().value)
         edge = ", at the edge of its grid" if best in (rates[0], rates[-1]) else ""
-        told.append(f"{norm} {best} ({by_rate[best].estimate}{edge})")
+        told.append(f"{norm} {best} ({by_rate[best].estimate()}{edge})")
     return f"Best learning rates: {'; '.join(told)}." if told else ""
 
 
@@ -141,10 +182,11 @@ def write_reproduction(found: Reproduction, stem: Path, console: Console) -> Non
     """
     protocol, study, results = found.protocol, found.study, found.results
     comparisons = compare_arms(protocol, study, results)
-    rows = reproduction_rows(found.what, results)
+    columns, rows = table_of(found.what, study, results)
     length = length_of(protocol)
     paper = "otherwise the paper's" if protocol.algo == "dqn" else "the paper's"
     about = f"{protocol.algo} on {protocol.env}{protocol.about}, {paper} configuration, {length}"
+    measures = " and ".join(MEASURES[name].about for name in study.measures)
     rough = f"Rough: --quick, runs of {length}, few seeds; ramps and half-lives are those of a whole run."
     rates = best_rates(results)
     notes = [costs(protocol, results), rough if found.rough else "", rates]
@@ -153,10 +195,10 @@ def write_reproduction(found: Reproduction, stem: Path, console: Console) -> Non
     commands = "\n".join(dict.fromkeys(run.command for run in runs))
     lines = [
         f"# {found.what}: {study.title}",
-        f"{about}; mean training return of the last {LAST_EPISODES} episodes of each run, mean ± "
-        "standard error over runs.",
+        f"{about}; {measures}, mean ± standard error over runs.",
         notes[1],
-        markdown_table(REPRODUCTION_COLUMNS, rows),
+        markdown_table(columns, rows),
+        whole_sentence(protocol, columns),
         rates,
         f"![{study.title}]({stem.name}.svg)",
         "\n".join(f"- {answer}" for answer in answers),
@@ -169,7 +211,7 @@ def write_reproduction(found: Reproduction, stem: Path, console: Console) -> Non
     write_answers(Path(f"{stem}-answers.csv"), comparisons)
     draw(Path(f"{stem}.svg"), found)
     table = Table(title=about)
-    for column in REPRODUCTION_COLUMNS:
+    for column in columns:
         table.add_column(column, justify="left" if column in ("arm", "paper") else "right")
     for row in rows:
         table.add_row(*row)
@@ -186,10 +228,11 @@ def draw(path: Path, found: Reproduction) -> None:
     drawn = found.study.drawn or [result.arm.name for result in results]
     curves = {r.arm.name: r.curves for r in results if r.arm.name in drawn}
     text = plots.training(
-        [(r.arm.name, r.estimate) for r in results],
+        [(r.arm.name, r.estimate(found.study.measures[0])) for r in results],
         curves,
         found.protocol.episodes or found.protocol.timesteps,
         found.study.title,
         "timesteps" if found.protocol.episodes is None else "training episodes",
+        MEASURES[found.study.measures[0]].about,
     )
     write_text(path, text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ LAST_EPISODES = 50
 
 PARTS = 20
 """Number of equal parts of a run; a learning curve has the mean training return in each."""
+
+LEARNED = 0.8
+"""Return of the last policy above which a seed has learned RedBlueDoors, whose returns are in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,44 @@ class Trained:
     """Mean return in each of the PARTS of the run; NaN where no episode ended."""
     episodes: int | None = None
     """Number of training episodes after which the run ended; None: it ended by timesteps."""
+    area: float = np.nan
+    """Area under its evaluation curve; NaN where the study has no such curve."""
+    final: float = np.nan
+    """Mean return of its last policy in evaluation episodes; NaN likewise."""
+    whole: float = np.nan
+    """Mean return of its last policy in whole episodes; NaN where those of training are whole."""
+    solved: float = np.nan
+    """Share of those episodes that are solved; NaN likewise."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Number by which arms are compared."""
+
+    about: str
+    """What it is, in sentences."""
+    column: str
+    """What it is, in the head of a column."""
+    of: Callable[[Trained], float]
+    """Function that gives the number of a run."""
+
+
+MEASURES = {
+    "last": Measure(
+        f"mean return of the last {LAST_EPISODES} episodes",
+        f"last {LAST_EPISODES} episodes",
+        lambda run: run.last,
+    ),
+    "area": Measure(
+        "area under the evaluation curve", "area under the curve", lambda run: run.area
+    ),
+    "learned": Measure(
+        f"share of seeds whose last policy returns above {LEARNED}",
+        f"share of seeds above {LEARNED}",
+        lambda run: float(run.final > LEARNED),
+    ),
+}
+"""Numbers by which arms can be compared, by the names that studies use."""
 
 
 @dataclass
@@ -70,10 +111,13 @@ class Result:
         """Mean of the parts in each fifth of the run, ``(runs, 5)``."""
         return np.stack([mean_of(part) for part in np.split(self.curves, 5, axis=1)], 1)
 
-    @property
-    def estimate(self) -> Estimate:
-        """Mean of :attr:`last` over runs, with its 95% bootstrap interval."""
-        return Estimate(float(self.last.mean()), *statistics.bootstrap_interval(self.last))
+    def values(self, measure: str) -> np.ndarray:
+        """Return a measure (a key of :data:`MEASURES`) of each run, ``(runs,)``."""
+        return np.array([MEASURES[measure].of(run) for run in self.runs])
+
+    def estimate(self, measure: str = "last") -> Estimate:
+        """Return the mean of a measure over runs, with its 95% bootstrap interval."""
+        return mean_estimate(self.values(measure))
 
 
 def in_arms(study: Study, runs: Iterable[Trained]) -> list[Result]:
@@ -94,6 +138,14 @@ def in_arms(study: Study, runs: Iterable[Trained]) -> list[Result]:
     ]
 
 
+def mean_estimate(values: np.ndarray) -> Estimate:
+    """Return the mean of the values that are not NaN, with its 95% bootstrap interval."""
+    there = values[~np.isnan(values)]
+    if not len(there):
+        return Estimate(np.nan)
+    return Estimate(float(there.mean()), *statistics.bootstrap_interval(there))
+
+
 def mean_of(rows: np.ndarray) -> np.ndarray:
     """Return the mean of each row over its finite values; NaN where it has none."""
     there = np.isfinite(rows)
@@ -104,41 +156,44 @@ def mean_of(rows: np.ndarray) -> np.ndarray:
 def compare_arms(protocol: Protocol, study: Study, results: list[Result]) -> list[Comparison]:
     """Answer the study's questions about arms that have results.
 
-    Each compares the mean return of the last 50 episodes; p values are corrected for their number.
+    Each question is asked of each of the study's measures; p values are corrected for all of them.
     """
-    last = {result.arm.name: result.last for result in results}
-    task = f"{protocol.algo} on {protocol.env}"
     comparisons = []
-    for x, y in study.questions:
-        if x in last and y in last:
-            margin = equivalence_margin(last, x, y) if (x, y) in study.same else None
-            comparisons.append(compare(task, x, y, last[x], last[y], margin))
-            comparisons[-1].measure = f"mean return of the last {LAST_EPISODES} episodes"
+    for name in study.measures:
+        values = {result.arm.name: result.values(name) for result in results}
+        task = f"{protocol.algo} on {protocol.env}"
+        if len(study.measures) > 1:
+            task += f" by the {MEASURES[name].about}"
+        for x, y in study.questions:
+            if x in values and y in values:
+                margin = equivalence_margin(values, x, y) if (x, y) in study.same else None
+                comparisons.append(compare(task, x, y, values[x], values[y], margin))
+                comparisons[-1].measure = MEASURES[name].about
     correct(comparisons)
     return comparisons
 
 
-def equivalence_margin(last: dict[str, np.ndarray], x: str, y: str) -> float | None:
+def equivalence_margin(values: dict[str, np.ndarray], x: str, y: str) -> float | None:
     """Return a tenth of the larger of the effects of two arms against ``none``.
 
     None if ``none`` has no runs, or there is no effect.
     """
-    if "none" not in last:
+    if "none" not in values:
         return None
-    effects = [abs(float(last[arm].mean() - last["none"].mean())) for arm in (x, y)]
+    effects = [abs(float(values[arm].mean() - values["none"].mean())) for arm in (x, y)]
     return max(effects) / 10 or None
 
 
 def write_answers(path: Path, comparisons: list[Comparison]) -> None:
     """Write the answers as a CSV file, with raw and corrected p values, one row each."""
-    columns = ["arm", "compared_with", "seeds", "seeds_compared_with", "verdict"]
+    columns = ["arm", "compared_with", "measure", "seeds", "seeds_compared_with", "verdict"]
     columns += ["probability_of_improvement", "low", "high", "p", "p_corrected"]
     columns += ["margin", "mean_difference", "low_90", "high_90"]
     columns += ["p_equivalence", "p_equivalence_corrected"]
     rows: list[list[Any]] = []
     for each in comparisons:
         found, difference = each.improvement, each.difference
-        row: list[Any] = [each.norm, each.baseline, *each.runs, each.verdict]
+        row: list[Any] = [each.norm, each.baseline, each.measure, *each.runs, each.verdict]
         row += [found.value, found.low, found.high, each.p, each.corrected]
         if each.margin is None:
             rows.append([*row, *[""] * 6])
@@ -151,18 +206,20 @@ def write_answers(path: Path, comparisons: list[Comparison]) -> None:
 LEADING = ["arm", "seed", "timesteps", "last_50_episodes", "seconds", "command"]
 """Columns of a CSV file before the parts of the curve."""
 
-EPISODES = "episodes"
-"""Last column of a CSV file; tables that were written before it existed lack it."""
+TRAILING = ("episodes", "area", "final", "whole", "solved")
+"""Columns after the parts, named as the fields of :class:`Trained`; older tables lack the last ones."""
 
 
 def write_runs(path: Path, runs: list[Trained]) -> None:
-    """Write runs as a CSV file, one row each."""
+    """Write runs as a CSV file, one row each; what a run does not have is an empty cell."""
     parts = [f"part_{i}" for i in range(1, PARTS + 1)]
     rows = []
     for run in runs:
         leading = (run.arm, run.seed, run.timesteps, run.last, run.seconds, run.command)
-        rows.append([*leading, *run.parts, run.episodes or ""])
-    write_rows(path, [*LEADING, *parts, EPISODES], rows)
+        more = [getattr(run, name) for name in TRAILING]
+        shown = ["" if value is None or np.isnan(value) else value for value in more]
+        rows.append([*leading, *run.parts, *shown])
+    write_rows(path, [*LEADING, *parts, *TRAILING], rows)
 
 
 def read_runs(path: Path) -> list[Trained]:
@@ -175,17 +232,21 @@ def read_runs(path: Path) -> list[Trained]:
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             header, *rows = csv.reader(stream)
-        counted = header[-1:] == [EPISODES]
-        if header[: len(LEADING)] != LEADING or len(header) != len(LEADING) + PARTS + counted:
-            raise ValueError(f"expected {', '.join(LEADING)}, {PARTS} parts and {EPISODES}")
+        first, last = len(LEADING), len(LEADING) + PARTS
+        more = header[last:]
+        names_fit = header[:first] == LEADING and more == [*TRAILING[: len(more)]]
+        if not names_fit or len(header) < last:
+            raise ValueError(f"expected {', '.join(LEADING)}, {PARTS} parts, {', '.join(TRAILING)}")
         for row in rows:
             if len(row) != len(header):
                 raise ValueError(f"a row has {len(row)} of {len(header)} cells")
-            arm, seed, timesteps, last, seconds, command, *figures = row
-            episodes = int(figures.pop() or 0) or None if counted else None
-            parts = tuple(float(part) for part in figures)
-            run = (arm, int(seed), int(timesteps), float(last), float(seconds), command)
-            runs.append(Trained(*run, parts, episodes))
+            arm, seed, timesteps, mean, seconds, command = row[:first]
+            run = (arm, int(seed), int(timesteps), float(mean), float(seconds), command)
+            parts = tuple(float(part) for part in row[first:last])
+            cells = dict(zip(more, row[last:], strict=True))
+            episodes = int(cells.pop("episodes", "") or 0) or None
+            found = [float(cells.get(name) or np.nan) for name in TRAILING[1:]]
+            runs.append(Trained(*run, parts, episodes, *found))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a table of 'rn-rl reproduce' ({error})") from None
     return runs

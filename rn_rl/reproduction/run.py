@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
 from rn_rl.errors import TrainingStopped, UserError, unknown
@@ -24,9 +23,7 @@ from rn_rl.experiment.grid.disk import find_cell_runs
 from rn_rl.experiment.grid.grid import check_options, grid_of, make_cells, new_grid, split_names
 from rn_rl.experiment.grid.leases import exclusive
 from rn_rl.experiment.grid.scheduler import run_grid
-from rn_rl.experiment.grid.state import Grid
 from rn_rl.experiment.runs.console import say
-from rn_rl.experiment.runs.records import read_episodes, read_seconds
 from rn_rl.experiment.training.config import check_seeds
 from rn_rl.reproduction.config import ReproduceConfig
 from rn_rl.reproduction.protocol import (
@@ -35,7 +32,6 @@ from rn_rl.reproduction.protocol import (
     PROTOCOLS,
     QUICK,
     STUDIES,
-    YOKED,
     Arm,
     Protocol,
     Study,
@@ -44,13 +40,8 @@ from rn_rl.reproduction.protocol import (
     plain,
 )
 from rn_rl.reproduction.report import Reproduction, length_of, write_reproduction
-from rn_rl.reproduction.results import (
-    LAST_EPISODES,
-    PARTS,
-    Trained,
-    in_arms,
-    read_runs,
-)
+from rn_rl.reproduction.results import Trained, in_arms, read_runs
+from rn_rl.reproduction.trained import read_arm
 
 
 def run_reproduce(config: ReproduceConfig) -> None:
@@ -63,14 +54,15 @@ def run_reproduce(config: ReproduceConfig) -> None:
     protocol = protocol_of(config)
     study = study_of(config, protocol)
     console = Console(quiet=config.quiet)
-    seeds = config.seeds or (4 if config.quick else protocol.seeds)
+    seeds = seeds_of(config, protocol, study)
     shared = CompareConfig(
         algo=protocol.algo,
         env=protocol.env,
         config="paper",
         timesteps=protocol.timesteps,
         episodes=protocol.episodes,
-        seeds=seeds,
+        seed=seeds.start,
+        seeds=len(seeds),
         out=config.out / config.what,
         engine=config.engine,
         jobs=config.jobs,
@@ -79,43 +71,37 @@ def run_reproduce(config: ReproduceConfig) -> None:
         device=config.device,
         threads=config.threads,
         quiet=config.quiet,
-        final_episodes=1,
-        eval_freq=max(protocol.timesteps // 5, 1),
-        eval_episodes=1,
+        final_episodes=study.final_episodes,
+        eval_freq=max(protocol.timesteps // study.evaluations, 1),
+        eval_episodes=study.eval_episodes,
     )
     check_options(shared)
     folder = config.results or config.out
     kept = kept_runs(config, protocol, folder) if config.add else []
     here = {(run.arm, run.seed) for run in kept}
     missing = {
-        name: [seed for seed in range(seeds) if (name, seed) not in here]
-        for name in arm_names(study)
+        name: [seed for seed in seeds if (name, seed) not in here] for name in arm_names(study)
     }
     cells = {
         arm.name: cells_of(shared, arm, missing[arm.name])
         for arm in study.arms
-        if arm.name != YOKED
+        if arm.donor is None
     }
     keys = [cell.keys[0] for each in cells.values() for cell in each]
     if len({*arm_names(study)}) < len(study.arms) or len({*keys}) < len(keys):
         raise UserError(f"--arms {config.arms}: two of them are the same")
     for reason in {cell.reason for each in cells.values() for cell in each if cell.reason}:
         say(console, f"one process for each seed, since {reason}")
-    if missing.get(YOKED):
-        donors = train_donors(shared, console)
-        cells[YOKED] = [
-            cell
-            for number, donor in enumerate(donors)
-            for cell in cells_of(
-                shared,
-                Arm(YOKED, f"ln+yoked({donor.as_posix()})"),
-                [seed for seed in missing[YOKED] if seed * len(donors) // seeds == number],
-            )
-        ]
+    for arm in study.arms:
+        if arm.donor is not None and missing[arm.name]:
+            donors = train_donors(shared, arm.donor, console)
+            cells[arm.name] = yoked_cells(shared, arm, donors, missing[arm.name])
     grid = grid_of(shared, [cell for each in cells.values() for cell in each], console)
     stopped = run_grid(grid)
     trained = [
-        run for name in arm_names(study) for run in read_arm(grid, name, cells.get(name, []))
+        run
+        for name in arm_names(study)
+        for run in read_arm(grid, name, cells.get(name, []), protocol, study)
     ]
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder / config.file_name):
@@ -187,6 +173,13 @@ def study_of(config: ReproduceConfig, protocol: Protocol) -> Study:
     return study
 
 
+def seeds_of(config: ReproduceConfig, protocol: Protocol, study: Study) -> range:
+    """Return the seeds of each arm."""
+    chosen = study.seeds or range(4 if config.quick else protocol.seeds)
+    count = config.seeds or (min(4, len(chosen)) if config.quick else len(chosen))
+    return range(chosen.start, chosen.start + count)
+
+
 def kept_runs(config: ReproduceConfig, protocol: Protocol, folder: Path) -> list[Trained]:
     """Read the runs of the existing tables: the study's own, and the arms it shares with the protocol.
 
@@ -242,14 +235,19 @@ def ranges(seeds: list[int]) -> list[list[int]]:
     return found
 
 
-def train_donors(shared: CompareConfig, console: Console) -> list[Path]:
-    """Train the runs of ``ln+rn`` whose gains the yoked arm replays, and return their folders.
+def train_donors(shared: CompareConfig, norm: str, console: Console) -> list[Path]:
+    """Train the runs whose gains a yoked arm replays, and return their folders.
 
     Several donors, so that a result does not rest on the gains of one run. Each serves a block of
     consecutive seeds, which are trained together.
+
+    Args:
+        shared: options of all runs.
+        norm: normalizer of the donors.
+        console: terminal.
     """
     count = min(DONORS, shared.seeds)
-    grid = new_grid(replace(shared, norms="ln+rn", seeds=count, seed=DONOR_SEED), console)
+    grid = new_grid(replace(shared, norms=norm, seeds=count, seed=DONOR_SEED), console)
     if run_grid(grid):
         raise TrainingStopped("stopped; the same command goes on where it stopped")
     if grid.failed:
@@ -259,47 +257,18 @@ def train_donors(shared: CompareConfig, console: Console) -> list[Path]:
     return [found[key].run.folder for key in cell.keys]
 
 
-def read_arm(grid: Grid, name: str, cells: list[Cell]) -> list[Trained]:
-    """Read the training returns of an arm's finished runs."""
-    runs = []
-    for cell in cells:
-        found = find_cell_runs(grid.config.out, cell.specs[0])
-        for key in cell.keys:
-            if key not in found or not found[key].trained:
-                continue
-            run, spec = found[key].run, found[key].spec
-            ended, returns = read_episodes(run)
-            ended, returns = ended[: spec.episodes], returns[: spec.episodes]
-            took = read_seconds(run, len(spec.together) or 1)
-            parts = (
-                curve(ended, returns, spec.timesteps)
-                if spec.episodes is None
-                else curve(np.arange(len(returns)), returns, spec.episodes)
-            )
-            runs.append(
-                Trained(
-                    arm=name,
-                    seed=spec.seed,
-                    timesteps=spec.timesteps if spec.episodes is None else int(ended[-1]),
-                    episodes=spec.episodes,
-                    last=float(returns[-LAST_EPISODES:].mean()),
-                    seconds=np.nan if took is None else took,
-                    command=spec.command,
-                    parts=tuple(parts),
-                )
-            )
-    return runs
-
-
-def curve(ended: np.ndarray, returns: np.ndarray, length: int) -> np.ndarray:
-    """Return the mean return of the episodes that ended in each part of a run, ``(PARTS,)``.
-
-    Args:
-        ended: position in the run at which each episode ended, in timesteps or episodes.
-        returns: return of each episode.
-        length: length of the run, in the same unit.
-    """
-    place = np.minimum(ended * PARTS // length, PARTS - 1).astype(int)
-    count = np.bincount(place, minlength=PARTS)
-    total = np.bincount(place, weights=returns, minlength=PARTS)
-    return np.divide(total, count, out=np.full(PARTS, np.nan), where=count > 0)
+def yoked_cells(
+    shared: CompareConfig, arm: Arm, donors: list[Path], seeds: list[int]
+) -> list[Cell]:
+    """Return the trainings of an arm that replays the gains of donors; see :data:`.DONORS`."""
+    by_donor: dict[Path, list[int]] = {}
+    for seed in seeds:
+        donor = donors[(seed - shared.seed) * len(donors) // shared.seeds]
+        by_donor.setdefault(donor, []).append(seed)
+    return [
+        cell
+        for donor, block in by_donor.items()
+        for cell in cells_of(
+            shared, replace(arm, norm=f"{arm.norm}({donor.as_posix()})", donor=None), block
+        )
+    ]

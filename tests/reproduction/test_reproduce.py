@@ -1,7 +1,9 @@
 """The paper's protocol at toy size: every arm trains, and the tables agree with the runs."""
 
 import csv
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +26,11 @@ from rn_rl.reproduction.protocol import (
     find_arm,
     learning_rates,
     paper_and_controls,
+    preregistered,
 )
 from rn_rl.reproduction.report import Reproduction, write_reproduction
-from rn_rl.reproduction.results import PARTS, Result, Trained, read_runs, write_runs
-from rn_rl.reproduction.run import curve
+from rn_rl.reproduction.results import MEASURES, PARTS, Result, Trained, read_runs, write_runs
+from rn_rl.reproduction.trained import curve
 
 
 def toy(out, what, *arguments, timesteps=700):
@@ -42,14 +45,14 @@ def test_every_arm_of_the_paper_and_every_control(tmp_path):
     rows = list(csv.DictReader((tmp_path / f"{what}.csv").read_text().splitlines()))
     study = paper_and_controls(PROTOCOLS[what])
     arms = [arm.name for arm in study.arms]
-    assert len(arms) == 20 and set(PUBLISHED) < set(arms)
+    assert len(arms) == 21 and set(PUBLISHED) < set(arms)
     assert [row["arm"] for row in rows] == [arm for arm in arms for _ in range(2)]
     page = (tmp_path / f"{what}.md").read_text()
     line = next(line for line in page.splitlines() if line.startswith("| ln+rn-paper "))
     assert line.endswith("| 207.0 ± 10.0 |")
     assert page.count("\n- ") == len(study.questions)
-    assert "after correction for 28 comparisons" in page
-    assert "Cost: 40 trainings took" in page and "The published code would need" in page
+    assert "after correction for 30 comparisons" in page
+    assert "Cost: 42 trainings took" in page and "The published code would need" in page
     assert "<svg" in (tmp_path / f"{what}.svg").read_text() and f"]({what}.svg)" in page
     for row in rows:  # the figures are those of SB3's own monitor files
         if row["arm"] == "ln+rn":
@@ -62,12 +65,14 @@ def test_every_arm_of_the_paper_and_every_control(tmp_path):
             lines = (runs[0].folder / "0.monitor.csv").read_text().splitlines()[2:]
             returns = [float(line.split(",")[0]) for line in lines]
             assert float(row["last_50_episodes"]) == pytest.approx(np.mean(returns[-50:]))
-    replayed = [f for f in find_runs(tmp_path) if Run(f).read_spec().norm.startswith("ln+yoked(")]
     donors = {}
-    for spec in (Run(folder).read_spec() for folder in replayed):
-        recording = re.search(r"yoked\((.*)\)", spec.norm)
-        donors[spec.seed] = Run(Path(recording[1])).read_spec().seed
-    assert donors == {0: 1_000_000, 1: 1_000_001}  # a donor each, of none of the seeds compared
+    for spec in specs(tmp_path):
+        if recording := re.fullmatch(r"(.*)yoked\((.*)\)", spec.norm):
+            donor = Run(Path(recording[2])).read_spec()
+            assert donor.norm == f"{recording[1]}rn"
+            donors[recording[1], spec.seed] = donor.seed
+    # a donor each, of none of the seeds compared
+    assert donors == {(norm, i): 1_000_000 + i for norm in ("", "ln+") for i in range(2)}
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("policy.safetensors")}
     assert toy(tmp_path, what, "--seeds", "2") == 0  # nothing is trained twice
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("policy.safetensors")}
@@ -78,6 +83,18 @@ def test_lunarlander_is_cut_at_a_hundred_steps(tmp_path):
     assert toy(tmp_path, "lunarlander", "--seeds", "2", "--arms", "none,ln+rn-paper") == 0
     page = (tmp_path / "lunarlander.md").read_text()
     assert "| 43.4 ± 1.3 |" in page and "| 58.9 ± 1.1 |" in page
+    # the last policies are played on whole episodes too, once
+    assert "| whole episodes | solved |" in page and "at most 1,000 steps" in page
+    runs = {(run.arm, run.seed): run for run in read_runs(tmp_path / "lunarlander.csv")}
+    for folder in find_runs(tmp_path):
+        played = json.loads((folder / "whole.json").read_text())
+        run = runs[played["norm"], played["seed"]]
+        assert len(played["returns"]) == 20 and max(played["lengths"]) > 100
+        assert run.whole == pytest.approx(np.mean(played["returns"]))
+        assert run.solved == np.mean(np.array(played["returns"]) >= 200)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("whole.json")}
+    assert toy(tmp_path, "lunarlander", "--seeds", "2", "--arms", "none,ln+rn-paper") == 0
+    assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("whole.json")}
     for folder in find_runs(tmp_path):
         lines = (folder / "0.monitor.csv").read_text().splitlines()[2:]
         assert max(int(line.split(",")[1]) for line in lines) <= 100
@@ -89,8 +106,8 @@ def test_redbluedoors_and_some_arms(tmp_path):
     assert toy(tmp_path / "runs", "redbluedoors", *arguments, timesteps=4096) == 0
     page = (tmp_path / "results" / "redbluedoors.md").read_text()
     assert "| none |" in page and "| rn |" in page and "One seed is an anecdote" in page
-    # returns of at most 1 have two digits
-    assert re.search(r"\| none \| 1 \| 0\.\d\d \| .* \| 0\.\d\d, ", page)
+    # returns of at most 1 have two digits; the last column is the time, if its first env ended an episode
+    assert re.search(r"\| none \| 1 \| 0\.\d\d \| .* \| 0\.\d\d, .* \| \d* \|\n", page)
     rows = readme_block(tmp_path / "results").splitlines()
     assert rows[0] == "| arm | redbluedoors |"  # the paper has no number
     assert re.fullmatch(r"\| none \| 0\.\d\d \[.*\] \|", rows[2])
@@ -132,6 +149,7 @@ def test_episodes_of_several_environments_are_put_in_the_order_in_which_they_end
         ),
         (["cartpole", "--warm-up", "--as-published"], "expected one study at a time"),
         (["redbluedoors", "--as-published"], "the paper gives no number"),
+        (["cartpole", "--preregistered"], "--preregistered on CartPole-v1: expected redbluedoors"),
         (["cartpole", "--arms", "ln+yoked,rn(half_life=None),rn"], "two of them are the same"),
         (["cartpole", "--arms", "ln+yoked,lm"], "unknown normalizer 'lm'"),
     ],
@@ -145,8 +163,8 @@ def test_bad_input(arguments, message, tmp_path, capsys):
 @pytest.mark.parametrize("what", PROTOCOLS)
 @pytest.mark.parametrize("make", [paper_and_controls, *STUDIES.values()])
 def test_questions_are_of_arms_that_there_are(what, make):
-    if PROTOCOLS[what].algo == "ppo" and make is STUDIES["as-published"]:
-        return
+    if make is STUDIES["preregistered" if PROTOCOLS[what].episodes else "as-published"]:
+        return  # of other tasks
     study = make(PROTOCOLS[what])
     assert all(find_arm(study, arm.name) is arm for arm in study.arms)
     arms = [arm.name for arm in study.arms]
@@ -284,24 +302,84 @@ def test_ten_donors_serve_blocks_of_seeds(tmp_path, monkeypatch):
 
     donors = [Path(f"donor_{i}") for i in range(10)]
     monkeypatch.setattr(reproduce, "cells_of", cells_of)
-    monkeypatch.setattr(reproduce, "train_donors", lambda shared, console: donors)
+    monkeypatch.setattr(reproduce, "train_donors", lambda shared, norm, console: donors)
     monkeypatch.setattr(reproduce, "run_grid", lambda grid: False)
     assert toy(tmp_path, "cartpole", "--seeds", "25", "--arms", "ln+yoked") == 0
     assert trained["ln+yoked(donor_0)"] == [0, 1, 2] and trained["ln+yoked(donor_1)"] == [3, 4]
     assert sorted(seed for seeds in trained.values() for seed in seeds) == list(range(25))
 
 
-def test_a_table_without_the_number_of_episodes_is_read(tmp_path):
+def test_a_table_without_the_last_columns_is_read(tmp_path):
+    parts = (1.0,) * PARTS
     runs = [
-        Trained("none", 0, 90, 1.0, 2.0, "command", (1.0,) * PARTS, episodes)
-        for episodes in (7, None)
+        Trained("none", 0, 90, 1.0, 2.0, "command", parts, 7, 0.25, 0.0, -3.0, 0.5),
+        Trained("none", 1, 90, 1.0, 2.0, "command", parts),
     ]
     path = tmp_path / "runs.csv"
     write_runs(path, runs)
-    assert read_runs(path) == runs
-    lines = [line.rpartition(",")[0] for line in path.read_text().splitlines()]
-    path.write_text("\n".join(lines) + "\n")  # as version 0.1.0 wrote it
-    assert [run.episodes for run in read_runs(path)] == [None, None]
+    assert [str(run) for run in read_runs(path)] == [str(run) for run in runs]  # NaN equals NaN
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    for columns, episodes in ((-4, [7, None]), (-5, [None, None])):  # as earlier versions wrote it
+        path.write_text("".join(",".join(row[:columns]) + "\n" for row in rows))
+        assert [run.episodes for run in read_runs(path)] == episodes
+
+
+def test_the_preregistered_study_is_the_one_on_its_page():
+    page = (Path(__file__).parents[2] / "docs" / "results" / "preregistration.md").read_text()
+    study = preregistered(PROTOCOLS["redbluedoors"])
+    rows = dict(re.findall(r"^\| ([a-z ]+) \| (.*) \|$", page, re.M))
+    assert all(f"`{arm.name}`" in rows["arms"] for arm in study.arms) and len(study.arms) == 6
+    assert rows["seeds"].startswith(f"{study.seeds[0]} to {study.seeds[-1]} for every arm")
+    assert rows["evaluations"] == (
+        f"{study.evaluations} during a run, of {study.eval_episodes} episodes each; "
+        f"{study.final_episodes} episodes with the last policy"
+    )
+    assert rows["first endpoint"].startswith(MEASURES[study.measures[0]].about)
+    assert rows["second endpoint"] == MEASURES[study.measures[1]].about.replace(
+        "returns above", "returns more than"
+    )
+    first = [f"`{x}` against `{y}`" for x, y in study.questions[:1]]
+    assert all(question in rows["first questions"] for question in first)
+
+
+@pytest.mark.slow
+def test_the_preregistered_question_is_answered_by_the_evaluation_curve(tmp_path, monkeypatch):
+    def small(protocol):
+        return replace(preregistered(protocol), evaluations=3, eval_episodes=2, final_episodes=2)
+
+    monkeypatch.setitem(STUDIES, "preregistered", small)
+    arms = "ln,ln+rn(half_life=50),ln+yoked(half_life=50)"
+    arguments = ["--preregistered", "--seeds", "2", "--arms", arms]
+    assert toy(tmp_path, "redbluedoors", *arguments, timesteps=4096) == 0
+    page = (tmp_path / "redbluedoors-preregistered.md").read_text()
+    assert (
+        "| arm | seeds | area under the curve | 95% interval | share of seeds above 0.8 |" in page
+    )
+    assert "by the area under the evaluation curve" in page and "by the share of seeds" in page
+    found = {(spec.norm.split("(")[0], spec.seed) for spec in specs(tmp_path)}
+    assert found == {
+        *(("ln", seed) for seed in (1000, 1001)),
+        *(("ln+rn", seed) for seed in (1000, 1001, 1_000_000, 1_000_001)),
+        *(("ln+yoked", seed) for seed in (1000, 1001)),
+    }
+    with (tmp_path / "redbluedoors-preregistered-answers.csv").open() as stream:
+        answers = list(csv.DictReader(stream))
+    assert [(row["arm"], row["compared_with"]) for row in answers] == 2 * [
+        ("ln+rn(half_life=50)", "ln"),
+        ("ln+rn(half_life=50)", "ln+yoked(half_life=50)"),
+    ]
+    for run in read_runs(tmp_path / "redbluedoors-preregistered.csv"):
+        [folder] = [
+            f
+            for f in find_runs(tmp_path)
+            if (spec := Run(f).read_spec()).seed == run.seed
+            and spec.norm.split("(")[0] == run.arm.split("(")[0]
+        ]
+        with np.load(folder / "evaluations.npz") as stored:
+            steps, means = stored["timesteps"], stored["results"].mean(1)
+        area = np.trapezoid(means, steps) / (steps[-1] - steps[0])
+        assert len(steps) == 3 and run.area == pytest.approx(area)
+        assert run.final == json.loads((folder / "final.json").read_text())["mean_return"]
 
 
 @pytest.mark.slow
@@ -407,10 +485,15 @@ def test_the_docs_have_the_table_of_the_results():
 def test_a_readme_is_written_from_the_tables(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- reproduce -->\nold\n<!-- /reproduce -->\nafter\n")
-    for what in ("cartpole", "lunarlander"):
-        arms = "none,rn,logt" if what == "cartpole" else "none,rn"
-        arguments = ["--huber", "--seeds", "2", "--arms", arms]
-        assert toy(tmp_path / "runs", what, *arguments) == 0
+    tables = {"cartpole": ("none", "rn", "logt"), "lunarlander": ("none", "rn")}
+    (tmp_path / "runs").mkdir()
+    for what, arms in tables.items():
+        runs = [
+            Trained(arm, seed, 700, 20.0 + 3 * i + seed, 1.0, "c", (20.0,) * PARTS)
+            for i, arm in enumerate(arms)
+            for seed in range(2)
+        ]
+        write_runs(tmp_path / "runs" / f"{what}-huber.csv", runs)
     docs = ["docs", "reproduction", "--results", str(tmp_path / "runs"), "--readme"]
     assert benchmark([*docs, str(tmp_path / "nowhere.md")]) == 2
     assert benchmark([*docs, str(readme)]) == 0

@@ -44,6 +44,15 @@ KINDS: dict[str, dict[str, Any]] = {
         "seeds": 5,
         "engine": "batch",
     },
+    "batch that seeds leave": {
+        "algo": "rndqn",
+        "set": DQN,
+        "seeds": 3,
+        "engine": "batch",
+        "episodes": 4,
+        "timesteps": 1000,
+        "eval_freq": 60,
+    },
 }
 QUICK = ("ppo",)
 

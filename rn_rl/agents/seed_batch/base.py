@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ class SeedBatch(ABC, Generic[Model]):
     Args:
         models: SB3 agents that have not learned yet, one for each seed, with equal settings.
         envs: environments of all seeds.
+        compile: compile the update with ``torch.compile``, which takes some ten seconds once.
 
     Raises:
         UserError: a setting that a batch does not support, see :meth:`cannot`; a seed that is missing
@@ -51,7 +52,7 @@ class SeedBatch(ABC, Generic[Model]):
     algorithm: ClassVar[type[BaseAlgorithm]]
     """Class of the agents."""
 
-    def __init__(self, models: Sequence[Model], envs: SeedEnvs) -> None:
+    def __init__(self, models: Sequence[Model], envs: SeedEnvs, compile: bool = False) -> None:
         self.models = list(models)
         self.model = self.models[0]
         """First agent, from which the hyperparameters are read."""
@@ -313,6 +314,21 @@ class SeedBatch(ABC, Generic[Model]):
         }
         for i, stream in enumerate(self.streams()):
             stream.restore([each["random"][i] for _, each in stored])
+
+    def only(self, seeds: Sequence[int], compile: bool = False) -> Self:
+        """Return a batch of some of the seeds, in their present state, between two phases.
+
+        It has the environments of this batch, which is not used any more; they must have been reduced
+        to the same seeds, see :meth:`.SeedEnvs.keep`.
+
+        Args:
+            seeds: numbers of the seeds, in ascending order.
+            compile: see the class of the algorithm.
+        """
+        kept = [self.state(seed) for seed in seeds]
+        smaller = type(self)([self.models[seed] for seed in seeds], self.envs, compile)
+        smaller.restore(kept)
+        return smaller
 
     @abstractmethod
     def streams(self) -> list[Streams]:

@@ -26,6 +26,7 @@ from rn_rl.engine.ensemble import ModuleStack
 from rn_rl.engine.trace import TracedFunction
 from rn_rl.normalization import observed_acting
 from rn_rl.policies.divergence import evenly_spaced
+from rn_rl.policies.q_policies import warn_unbounded_gain
 
 
 class SeedBatchDQN(SeedBatch[DQN]):
@@ -45,7 +46,7 @@ class SeedBatchDQN(SeedBatch[DQN]):
     model: DQN
 
     def __init__(self, models: Sequence[DQN], envs: SeedEnvs, compile: bool = False) -> None:
-        super().__init__(models, envs)
+        super().__init__(models, envs, compile)
         model = self.model
         self.target = ModuleStack([self.target_network(m) for m in models])
         assert isinstance(model.observation_space, spaces.Box)
@@ -57,6 +58,7 @@ class SeedBatchDQN(SeedBatch[DQN]):
         self.exploration_decay: float | None = getattr(model, "exploration_decay", None)
         self.target_observes: bool = getattr(model, "target_observes", False)
         self.loss = LOSSES[getattr(model, "loss", "huber")]
+        warn_unbounded_gain(self.network(model), getattr(model.policy, "norm", "none"))
         own = len(self.stack.tensors)
         self._q_values = TracedFunction(
             self._compute_q_values, num_static=own, cache_invariants=True

@@ -51,7 +51,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
     model: PPO
 
     def __init__(self, models: Sequence[PPO], envs: SeedEnvs, compile: bool = False) -> None:
-        super().__init__(models, envs)
+        super().__init__(models, envs, compile)
         model: Any = self.model
         self.actor_critics = self.policy_class(self.stack, model, self.seeds, envs.num_envs)
         self.rollout = SeedRollout(

@@ -48,6 +48,12 @@ class Streams:
         for seed, generator in enumerate(self.generators):
             self._block[:, seed] = generator.random((self.rows, *self.shape))
 
+    def keep(self, seeds: Sequence[int]) -> None:
+        """Go on with the generators of some seeds, given by number, in their present state."""
+        self.generators = [self.generators[seed] for seed in seeds]
+        self._states = [self._states[seed] for seed in seeds]
+        self._block = self._block[:, seeds]
+
     def state(self, seed: int) -> dict[str, Any]:
         """Return one seed's state as plain (JSON) data."""
         return {"state": self._states[seed], "used": self.used}

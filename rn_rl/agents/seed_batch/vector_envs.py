@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,13 @@ class SeedEnvs(ABC):
         """Take actions ``(seeds, envs, ...)``, and begin a new episode where one ends."""
 
     @abstractmethod
+    def keep(self, seeds: Sequence[int]) -> None:
+        """Go on with the environments of some seeds, given in ascending order, in their present state.
+
+        A seed's number is then its position among those.
+        """
+
+    @abstractmethod
     def close(self) -> None:
         """Close the environments."""
 
@@ -104,10 +111,21 @@ class VecSeedEnvs(SeedEnvs):
             parts.append((observations, last, reward, done, timeout))
         return Step(*(np.stack(part) for part in zip(*parts, strict=True)))
 
+    def keep(self, seeds: Sequence[int]) -> None:
+        close_all(env for seed, env in enumerate(self.envs) if seed not in seeds)
+        self.envs = [self.envs[seed] for seed in seeds]
+        self.num_seeds = len(self.envs)
+        self.finished = []
+
     def close(self) -> None:
-        with contextlib.ExitStack() as stack:  # closes the others where one raises an error
-            for env in self.envs:
-                stack.callback(env.close)
+        close_all(self.envs)
+
+
+def close_all(envs: Iterable[VecEnv]) -> None:
+    """Close environments, the others too where one raises an error."""
+    with contextlib.ExitStack() as stack:
+        for env in envs:
+            stack.callback(env.close)
 
 
 def keep_config(pool: Any) -> None:
@@ -164,16 +182,18 @@ class EnvpoolSeedEnvs(SeedEnvs):
         self.action_space = self.pool.action_space
         self._returns = np.zeros(len(flat))
         self._lengths = np.zeros(len(flat), int)
+        self._ids: np.ndarray | None = None
+        """Numbers of the environments of the seeds that are kept, in ascending order; None: all."""
 
     def reset(self) -> np.ndarray:
         self._returns[:] = 0
         self._lengths[:] = 0
-        observations, _ = self.pool.reset()
+        observations, _ = self.pool.reset(self._ids)
         return self._by_seed(self.view(observations))
 
     def step(self, actions: np.ndarray) -> Step:
         observations, rewards, terminated, truncated, _ = self.pool.step(
-            actions.reshape(-1, *actions.shape[2:])
+            actions.reshape(-1, *actions.shape[2:]), self._ids
         )
         self._returns += rewards
         self._lengths += 1
@@ -189,11 +209,19 @@ class EnvpoolSeedEnvs(SeedEnvs):
                 self.finished.append(episode)
             self._returns[ended] = 0
             self._lengths[ended] = 0
-            first, _ = self.pool.reset(ended.astype(np.int32))
+            numbers = ended if self._ids is None else self._ids[ended]
+            first, _ = self.pool.reset(numbers.astype(np.int32))
             now = following.copy()
             now[ended] = self.view(first)
         arrays = (now, following, rewards, dones, truncated & ~terminated)
         return Step(*(self._by_seed(array) for array in arrays))
+
+    def keep(self, seeds: Sequence[int]) -> None:
+        rows = (np.array(seeds)[:, None] * self.num_envs + np.arange(self.num_envs)).ravel()
+        self._ids = (rows if self._ids is None else self._ids[rows]).astype(np.int32)
+        self._returns, self._lengths = self._returns[rows], self._lengths[rows]
+        self.num_seeds = len(seeds)
+        self.finished = []
 
     def _by_seed(self, array: np.ndarray) -> np.ndarray:
         return array.reshape(self.num_seeds, self.num_envs, *array.shape[1:])

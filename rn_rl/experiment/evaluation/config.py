@@ -23,6 +23,8 @@ class EvaluateConfig:
     """Sample actions (PPO, SAC, ...) or explore at the final rate (DQN) instead of acting greedily."""
     json: bool = False
     """Print one JSON object instead of a table."""
+    env_kwargs: Annotated[tuple[str, ...], shown_as("NAME=VALUE ...")] = ()
+    """Arguments of the environment in place of the run's, such as max_episode_steps=1000."""
     seed: Annotated[int | None, shown_as("SEED")] = None
     """Seed of the episodes; default: the run's plus 1000."""
     trust: bool = False

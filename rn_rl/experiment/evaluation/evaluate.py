@@ -10,6 +10,7 @@ from rn_rl.errors import UserError
 from rn_rl.experiment.evaluation.config import EvaluateConfig
 from rn_rl.experiment.evaluation.episodes import close_after_use, play_agent
 from rn_rl.experiment.runs.folder import find_run
+from rn_rl.experiment.settings.hyperparameters import parse_assignments
 from rn_rl.statistics import bootstrap_interval
 
 
@@ -56,6 +57,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         n_envs=n_envs,
         seed=config.seed,
         trust=config.trust,
+        env_kwargs=parse_assignments(config.env_kwargs, "--env-kwargs"),
         max_episode_steps=config.max_episode_steps,
         step_timeout=spec.step_timeout if config.step_timeout is None else config.step_timeout,
     )

@@ -46,7 +46,7 @@ def adopt_pending(folders: Sequence[Path]) -> bool:
     was killed while it renamed them, the rest are renamed. So all runs resume at one timestep.
 
     Args:
-        folders: checkpoint folders of all runs of the batch.
+        folders: checkpoint folders of the runs that are still in the batch.
 
     Returns:
         True if checkpoints were adopted.

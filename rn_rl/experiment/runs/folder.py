@@ -29,6 +29,7 @@ from rn_rl.experiment.runs.weights import (
     vecnormalize_state,
 )
 from rn_rl.experiment.runs.zoo_folder import start_normalized
+from rn_rl.experiment.settings.hyperparameters import merge_nested
 from rn_rl.normalization import adopt
 
 
@@ -175,6 +176,7 @@ class Run:
         n_envs: int = 1,
         seed: int | None = None,
         trust: bool = False,
+        env_kwargs: dict[str, Any] | None = None,
         **options: Any,
     ) -> tuple[BaseAlgorithm, VecEnv]:
         """Load the trained agent and make its evaluation environment; nothing is unpickled.
@@ -184,6 +186,7 @@ class Run:
             n_envs: number of environments that are stepped together.
             seed: seed of the environments; default: the run's seed plus 1000.
             trust: see :meth:`usable_spec`.
+            env_kwargs: arguments of the environment in place of the run's.
             options: others of :func:`rn_rl.experiment.envs.make.make_env`.
 
         Raises:
@@ -191,6 +194,9 @@ class Run:
                 names what only a trusted run may.
         """
         spec = self.usable_spec(trust=trust)
+        if env_kwargs:
+            given = merge_nested(spec.hyperparameters, {"env_kwargs": env_kwargs})
+            spec = replace(spec, hyperparameters=given)
         seed = spec.seed + 1000 if seed is None else seed
         env = spec.make_env(n_envs=n_envs, seed=seed, evaluation=True, **options)
         weights = weights or self.policy_file

@@ -21,6 +21,9 @@ from rn_rl.experiment.runs.spec import RunSpec
 CURVE_POINTS = 100
 """Maximum number of points of a gain over time; a run records one at each rollout, often thousands."""
 
+MOST_TIMESTEPS = 2**53
+"""Largest timestep that a record may have: up to it a float64 counts exactly."""
+
 MOST_MISSING = 10_000
 """Maximum number of points that stand for the evaluations that a diverged run lacks."""
 
@@ -243,7 +246,7 @@ def read_gains(run: Run, notes: list[str]) -> Gains | None:
 
 def is_rising(steps: np.ndarray) -> bool:
     """Return True for a non-empty, strictly increasing, one-dimensional array of timesteps."""
-    usable = steps.ndim == 1 and len(steps) and steps[0] >= 0 and np.isfinite(steps).all()
+    usable = steps.ndim == 1 and len(steps) and steps[0] >= 0 and (steps <= MOST_TIMESTEPS).all()
     return bool(usable and (np.diff(steps) > 0).all())
 
 

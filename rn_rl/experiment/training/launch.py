@@ -199,7 +199,10 @@ def resume_batch(config: TrainConfig, console: Console, watch: Watch | None = No
         refuse_links(run.folder)
     if all(run.divergence is not None for run in runs):
         raise UserError(f"run {config.resume} cannot continue: all seeds of its batch diverged")
-    adopted = checkpoint.adopt_pending([run.checkpoint for run in runs])
+    adopted = checkpoint.adopt_pending([run.checkpoint for run in still_in_batch(runs, first)])
+    batch = runs
+    runs = still_in_batch(batch, first)
+    specs = [spec for spec, run in zip(specs, batch, strict=True) if run in runs]
     done = {checkpoint.timesteps_done(run.checkpoint) for run in runs}
     if len(done) != 1:
         raise UserError(
@@ -212,7 +215,7 @@ def resume_batch(config: TrainConfig, console: Console, watch: Watch | None = No
     if adopted and (episodes or timesteps >= specs[0].timesteps):
         # killed while it renamed its last checkpoints, after all else was written
         say(console, f"run {config.resume}: its batch was complete but for names of files")
-        return runs
+        return batch
     if episodes and all(run.policy_file.is_file() for run in runs):
         raise UserError(
             f"run {config.resume}: its batch has all of its {first.episodes:,} episodes"
@@ -225,4 +228,23 @@ def resume_batch(config: TrainConfig, console: Console, watch: Watch | None = No
     trial = first.make_env()
     train_batch(specs, runs, trial, console, compile=config.compile, resuming=True, watch=watch)
     trial.close()
-    return runs
+    return batch
+
+
+def still_in_batch(runs: list[Run], spec: RunSpec) -> list[Run]:
+    """Return the runs of a seed batch without those that left it, which had ended.
+
+    A run that left has a checkpoint of an earlier timestep than the others.
+
+    Args:
+        runs: all runs of the batch.
+        spec: description of one of them.
+    """
+    files = (checkpoint.state_file, checkpoint.pending_file)
+    newest = [max(checkpoint.timesteps_in(path(run.checkpoint)) for path in files) for run in runs]
+    return [
+        run
+        for run, timesteps in zip(runs, newest, strict=True)
+        if timesteps == max(newest)
+        or not (run.divergence or monitors.has_episodes(run.checkpoint, spec.episodes))
+    ]

@@ -48,6 +48,12 @@ BATCHES: dict[str, type[SeedBatchDQN] | type[SeedBatchPPO] | type[SeedBatchPQN]]
 }
 """Algorithms whose seeds can be trained together, and the class that does it."""
 
+LEAVING = 0.25
+"""Share of the seeds of a batch that have all of their episodes, at which these seeds leave it.
+
+A smaller batch is faster, but it takes seconds to trace its networks again.
+"""
+
 COMMITS_PER_KL = 50
 """Commits of an algorithm with a replay buffer, many and small, for each one whose KL is measured."""
 
@@ -89,8 +95,9 @@ def train_batch(
     Raises:
         TrainingStopped: after Ctrl-C or ``watch.stop``, once the checkpoints are written.
     """
-    together = [run.folder.name for run in runs]
-    specs = [replace(spec, together=together) for spec in specs]
+    if not resuming:  # else the run knows also those of its batch that have left it
+        together = [run.folder.name for run in runs]
+        specs = [replace(spec, together=together) for spec in specs]
     with StatusLines(console, "setting up") as lines, contextlib.ExitStack() as cleanup:
         for spec, run in zip(specs, runs, strict=True):
             run.write_spec(spec)
@@ -111,15 +118,24 @@ def train_batch(
         models = [make_model_silently(spec, trial) for spec in specs]
         batch = BATCHES[specs[0].algo](models, envs.training, compile=compile)
         for model in models:
-            model.replay_buffer = None  # the batch has one of its own
+            empty_memory(model)
         noise_shape = (specs[0].eval_episodes, components(trial.action_space))
         noise = Streams([spec.seed for spec in specs], "evaluation", noise_shape)
-        run_of_batch = SeedBatchRun(specs, runs, batch, envs, noise, lines, watch or Watch())
+        watching = watch or Watch()
+        run_of_batch = SeedBatchRun(specs, runs, batch, envs, noise, lines, watching, compile)
         if stored is not None:
             with checkpoint.damage_named(runs[0].checkpoint, ", or one of its seed batch"):
                 run_of_batch.restore(stored)
         with contextlib.nullcontext() if watch else stop_on_interrupt(console, run_of_batch.watch):
             run_of_batch.train()
+
+
+def empty_memory(model: Any) -> None:
+    """Give an agent a replay buffer of one transition, since its batch has one of its own."""
+    memory = getattr(model, "replay_buffer", None)
+    if memory is not None:
+        spaces = (memory.observation_space, memory.action_space)
+        model.replay_buffer = type(memory)(1, *spaces, memory.device, memory.n_envs)
 
 
 class SeedBatchRun:
@@ -133,13 +149,15 @@ class SeedBatchRun:
         noise: random numbers of stochastic evaluations.
         lines: prints the progress.
         watch: progress, and the request to stop.
+        compile: compile the updates.
 
     Attributes:
         best: highest mean return of an evaluation, for each seed.
         recent: training returns of each seed.
         ended: number of training episodes that each seed has ended.
         finished: seeds that have all of their episodes or diverged, ``(seeds,)``. Their last
-            policies are saved; they stay in the batch, and nothing of them is recorded any more.
+            policies are saved, and nothing of them is recorded any more; they leave the batch when
+            they are :data:`LEAVING` of it.
     """
 
     def __init__(
@@ -151,8 +169,10 @@ class SeedBatchRun:
         noise: Streams,
         lines: StatusLines,
         watch: Watch,
+        compile: bool = False,
     ) -> None:
         self.specs, self.runs, self.spec = specs, runs, specs[0]
+        self.compile = compile
         self.batch, self.envs, self.noise = batch, envs, noise
         self.watch = watch
         self.records = SeedBatchRecords(list(batch.stack.norms), runs)
@@ -174,9 +194,11 @@ class SeedBatchRun:
         self.display.start(self.batch.num_timesteps)
         self._next_checkpoint = self.batch.num_timesteps + self._every
         try:
-            if not self.complete:  # else it was killed before the policies were written
+            while not self.complete:
                 self.batch.learn(self.spec.timesteps, self.on_rollout_start, self.on_step)
                 self._end_diverged()
+                if not self.complete:
+                    self._leave_finished()
             self.save()
         except TrainingStopped:  # all files are written
             raise
@@ -208,7 +230,7 @@ class SeedBatchRun:
         """Record the commit that just happened, write checkpoints, and stop on request.
 
         Returns:
-            True if every seed has all of its episodes, which ends the training.
+            True if so many seeds have all of their episodes that they leave the batch.
 
         Raises:
             TrainingStopped: on request, once the checkpoints are written.
@@ -235,7 +257,24 @@ class SeedBatchRun:
         if self._phases % check_every == 0:
             self._end_diverged()
         self._phases += 1
-        return self._finish_seeds() or bool(self.finished.all())
+        self._finish_seeds()
+        return bool(self.finished.mean() >= LEAVING)
+
+    def _leave_finished(self) -> None:
+        """Continue with the seeds that still learn; see :attr:`finished`."""
+        self.save()  # by their checkpoints those that leave have ended
+        left = np.flatnonzero(~self.finished).tolist()
+        self.envs.keep(left)
+        self.batch = self.batch.only(left, self.compile)
+        self.noise.keep(left)
+        self.records.keep(left)
+        self.specs, self.runs = [self.specs[i] for i in left], [self.runs[i] for i in left]
+        self.recent = [self.recent[i] for i in left]
+        self.best, self.ended, self.finished = (
+            self.best[left],
+            self.ended[left],
+            self.finished[left],
+        )
 
     def _end_diverged(self) -> None:
         """Save and record the seeds whose weights diverged, and set these to 0.
@@ -256,14 +295,13 @@ class SeedBatchRun:
                 say(self.display.lines.console, f"run {self.runs[seed].folder}: {found}")
             self.batch.silence(seed)
 
-    def _finish_seeds(self) -> bool:
+    def _finish_seeds(self) -> None:
         """Save the policies of seeds that have just ended their last episode; see :attr:`finished`."""
         if self.spec.episodes is None:
-            return False
+            return
         for seed in np.flatnonzero((self.ended >= self.spec.episodes) & ~self.finished):
             self.save_agent(int(seed))
             self.finished[seed] = True
-        return bool(self.finished.all())
 
     def on_step(self) -> None:
         """Record episodes, evaluate when due and show progress, after a step of all environments."""
@@ -341,7 +379,9 @@ class SeedBatchRun:
         """Write a checkpoint of every seed into its run, between two phases."""
         self.envs.write_monitors()
         kept = self.records.arrays(len(self.runs))
-        for seed, run in enumerate(self.runs):
+        # finished seeds first: if the process is killed in between, one that still learns lacks its own
+        for seed in np.argsort(~self.finished, kind="stable").tolist():
+            run = self.runs[seed]
             arrays, plain = self.batch.state(seed)
             arrays.update(kept[seed])
             plain["best"] = float(self.best[seed])

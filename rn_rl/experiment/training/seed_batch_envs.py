@@ -71,6 +71,11 @@ class BatchEnvs(ABC):
             False if these environments cannot be restored, so that every one begins a new episode.
         """
 
+    def keep(self, seeds: Sequence[int]) -> None:
+        """Go on with the environments of some seeds, given by number, in their present state."""
+        self.training.keep(seeds)
+        self.evaluation.keep(seeds)
+
     def close(self) -> None:
         """Close all environments."""
         try:
@@ -99,6 +104,11 @@ class GymnasiumBatchEnvs(BatchEnvs):
         ]
         self.training = VecSeedEnvs(self._training)
         self.evaluation = VecSeedEnvs(self._evaluation)
+
+    def keep(self, seeds: Sequence[int]) -> None:
+        super().keep(seeds)
+        self._training = [self._training[seed] for seed in seeds]
+        self._evaluation = [self._evaluation[seed] for seed in seeds]
 
     def begin_monitors(self) -> None:
         pass
@@ -150,7 +160,7 @@ class EnvpoolBatchEnvs(BatchEnvs):
         self, specs: Sequence[RunSpec], runs: Sequence[Run], trial: VecEnv, *, done: int
     ) -> None:
         spec, seeds = specs[0], [each.seed for each in specs]
-        self._spec, self._runs = spec, runs
+        self._spec, self._runs = spec, list(runs)
         self._begin = time.time()
         self._episodes: dict[Path, list[dict[str, float]]] = {}
         purposes = ((TRAINING, spec.n_envs), (EVALUATION, spec.eval_episodes))
@@ -158,6 +168,10 @@ class EnvpoolBatchEnvs(BatchEnvs):
             fast_envs(spec, env_seeds(seeds, n_envs, purpose + 2 * done), trial)
             for purpose, n_envs in purposes
         )
+
+    def keep(self, seeds: Sequence[int]) -> None:
+        super().keep(seeds)
+        self._runs = [self._runs[seed] for seed in seeds]
 
     def _monitor(self, seed: int, env: int) -> Path:
         return self._runs[seed].folder / f"{env}.monitor.csv"

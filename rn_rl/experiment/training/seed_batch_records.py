@@ -83,6 +83,22 @@ class SeedBatchRecords:
             for timesteps, row in self.scalars
         )
 
+    def keep(self, seeds: Sequence[int]) -> None:
+        """Go on with the records of some seeds, given by number."""
+        self.gains, self.commit_kls = (
+            GrowingArray(rows.array[:, seeds]) if len(rows) else GrowingArray()
+            for rows in (self.gains, self.commit_kls)
+        )
+        self.evaluations = [
+            (timesteps, returns[seeds], lengths[seeds])
+            for timesteps, returns, lengths in self.evaluations
+        ]
+        self.scalars = [
+            (timesteps, {name: values[seeds] for name, values in row.items()})
+            for timesteps, row in self.scalars
+        ]
+        self._files = [self._files[seed] for seed in seeds]
+
     def arrays(self, seeds: int) -> list[dict[str, np.ndarray]]:
         """Return the arrays that the checkpoint of each of ``seeds`` seeds keeps, without scalars."""
         recorded: dict[str, Sequence[np.ndarray] | np.ndarray] = {

@@ -130,7 +130,7 @@ CASES = [
 def is_quick(spec: str, env_id: str, lstm: str, trunk: str) -> bool:
     if env_id == IMAGES:
         return trunk == "rn"
-    return spec in ("none", "rln", "rn-paper", "brn", "ln+rn")
+    return spec in ("none", "rn-paper", "ln+rn")
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,10 @@ def test_a_time_limit_is_a_timeout(kind: str):
 
 @pytest.mark.parametrize(
     ("env_id", "steps", "kwargs"),
-    [("CartPole-v1", 2000, {}), ("LunarLander-v3", 4000, {"max_episode_steps": 100})],
+    [
+        ("CartPole-v1", 2000, {}),
+        pytest.param("LunarLander-v3", 4000, {"max_episode_steps": 100}, marks=pytest.mark.slow),
+    ],
 )
 def test_returns_and_lengths_of_envpool_equal_gymnasiums(
     env_id: str, steps: int, kwargs: dict[str, Any]

@@ -47,8 +47,14 @@ def _hashable(action: Any) -> Any:
     return tuple(map(_hashable, action)) if isinstance(action, list) else action
 
 
-@pytest.mark.parametrize("seeds", [1, 2])
-@pytest.mark.parametrize("algo", ["ppo", "dqn", "ppo_lstm"])
+@pytest.mark.parametrize(
+    ("algo", "seeds"),
+    [
+        *((algo, seeds) for algo in ("ppo", "dqn") for seeds in (1, 2)),
+        ("ppo_lstm", 1),
+        pytest.param("ppo_lstm", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_discrete_actions_count_from_start(algo: str, seeds: int, tmp_path: Path) -> None:
     got("Start")
     run = train(algo, "Start", tmp_path, f"--seeds {seeds}")

@@ -12,6 +12,8 @@ from rn_rl.agents import RNDQN
 from rn_rl.cli import main
 from rn_rl.experiment.runs import checkpoint, monitors
 from rn_rl.experiment.runs.folder import Run
+from rn_rl.experiment.training import seed_batch
+from rn_rl.experiment.training.seed_batch import SeedBatchRun
 
 PAPER = ["--algo", "rndqn", "--env", "CartPole-v1", "--config", "paper", "--norm", "rn"]
 
@@ -71,6 +73,41 @@ def test_each_seed_of_a_batch_ends_with_its_own_last_episode(tmp_path, vector_en
     mine, theirs = (load_file(run.policy_file) for run in (together[first], alone))
     for name, value in theirs.items():
         np.testing.assert_allclose(mine[name], value, rtol=0, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("vector_env", ["gymnasium", "envpool"])
+def test_seeds_that_have_all_of_their_episodes_leave_the_batch(tmp_path, vector_env, monkeypatch):
+    """A smaller batch goes on; every run is what it is in a batch that nobody leaves."""
+    how = ["--seeds", "6", "--engine", "batch", "--vector-env", vector_env]
+    sizes, leave = [], SeedBatchRun._leave_finished
+
+    def noted(self):
+        before = len(self.runs)
+        leave(self)
+        sizes.append((before, len(self.runs), self.batch.size, self.envs.training.num_seeds))
+
+    monkeypatch.setattr(SeedBatchRun, "_leave_finished", noted)
+    leaving = trained(tmp_path / "leaving", *how, "--eval-freq", "50", "--eval-episodes", "2")
+    assert len(sizes) > 1 and sizes[0][0] == 6
+    assert all(before > after == batch == envs for before, after, batch, envs in sizes)
+    assert [after for _, after, *_ in sizes[:-1]] == [before for before, *_ in sizes[1:]]
+    monkeypatch.setattr(seed_batch, "LEAVING", 1)  # when all have ended
+    staying = trained(tmp_path / "staying", *how, "--eval-freq", "50", "--eval-episodes", "2")
+    ends = set()
+    for seed, run in leaving.items():
+        other = staying[seed]
+        # the times differ; gymnasium's monitors also record what a seed plays before it leaves
+        mine, theirs = ([row.split(",")[:2] for row in rows(each)[:6]] for each in (run, other))
+        assert mine == theirs
+        ends.add(sum(int(length) for _, length in mine))
+        assert len(run.read_spec().together) == 6
+        with np.load(run.evaluations_file) as mine, np.load(other.evaluations_file) as theirs:
+            for name in mine.files:
+                np.testing.assert_array_equal(mine[name], theirs[name])
+        mine, theirs = load_file(run.policy_file), load_file(other.policy_file)
+        for name, value in theirs.items():
+            np.testing.assert_allclose(mine[name], value, rtol=0, atol=1e-5, err_msg=name)
+    assert len(ends) > 3  # else the seeds end together
 
 
 def test_a_grid_does_not_repeat_a_run_that_has_its_episodes(tmp_path, capsys):

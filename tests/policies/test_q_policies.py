@@ -1,0 +1,61 @@
+"""The warning that the gain of a regularity normalizer has no bound in DQN."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+
+import pytest
+from sb3_contrib import QRDQN
+from stable_baselines3 import DQN
+
+from rn_rl.cli import main
+from rn_rl.policies import NormDQNPolicy, NormQRDQNPolicy
+
+SHORT = {"learning_starts": 8, "train_freq": 4, "buffer_size": 50, "batch_size": 4, "seed": 0}
+
+
+def warned(norm, algorithm=DQN, policy=NormDQNPolicy):
+    """Return the warnings of a short training, all of which are shown."""
+    kwargs = {"norm": norm, "net_arch": [8]}
+    model = algorithm(policy, "CartPole-v1", policy_kwargs=kwargs, **SHORT)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        model.learn(40)
+    return [str(warning.message) for warning in found]
+
+
+@pytest.mark.parametrize("norm", ["rn", "ln+rn", "rln", "rn-paper"])
+def test_dqn_warns_once_that_the_gain_has_no_bound(norm):
+    (message,) = warned(norm)
+    assert message.startswith(f"the gain of {norm} has no bound in DQN")
+    assert "rn(half_life=2000)" in message and "\n" not in message
+
+
+def test_qrdqn_warns_too():
+    assert len(warned("rn", QRDQN, NormQRDQNPolicy)) == 1
+
+
+@pytest.mark.parametrize("norm", ["none", "ln", "rn(half_life=50)", "rsn(half_life=50)", "gain(5)"])
+def test_no_warning_where_the_gain_is_bounded(norm):
+    assert warned(norm) == []
+
+
+TRAIN = ["train", "--algo", "dqn", "--env", "CartPole-v1", "--norm", "rn", "--quiet"]
+TRAIN += ["--timesteps", "64", "--eval-freq", "0"]
+TRAIN += ["--set", "learning_starts=8", "gradient_steps=1", "batch_size=4", "train_freq=4"]
+
+
+def test_a_seed_batch_warns_too(tmp_path):
+    with pytest.warns(UserWarning, match="the gain of rn has no bound in DQN") as found:
+        assert main([*TRAIN, "--seeds", "2", "--engine", "batch", "--out", str(tmp_path)]) == 0
+    assert len([each for each in found if "bound" in str(each.message)]) == 1
+
+
+def test_the_command_prints_it_as_one_line(tmp_path):
+    """In a process of its own, since pytest takes over what warnings print."""
+    command = [sys.executable, "-m", "rn_rl", *TRAIN, "--out", str(tmp_path)]
+    error = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    [line] = [line for line in error.splitlines() if "bound" in line or "warn" in line.lower()]
+    assert line.startswith("rn-rl: warning: the gain of rn has no bound in DQN")

@@ -95,7 +95,7 @@ def bits(module: nn.Module) -> dict[str, bytes]:
     """Return all tensors of a module as bytes, by name."""
     tensors = module.state_dict()
     return {
-        name: value.contiguous().view(torch.uint8).numpy().tobytes()
+        name: value.reshape(-1).view(torch.uint8).numpy().tobytes()
         for name, value in tensors.items()
     }
 

@@ -62,8 +62,8 @@ def check_normalizer(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        check_shapes(build, images)
         check_state(build)
+        check_shapes(build, images)
         check_same_function(build)
         check_copies(build, pickles)
         check_stack(build)
@@ -88,14 +88,14 @@ def used(build: Build, phases: int = PHASES) -> nn.Module:
     for phase in range(phases):
         module.train()(batch(phase))
         module.eval()
-    return module
+    return module.eval()
 
 
 def bits(module: nn.Module) -> dict[str, bytes]:
     """Return all tensors of a module as bytes, by name."""
     tensors = module.state_dict()
     return {
-        name: value.contiguous().view(torch.uint8).numpy().tobytes()
+        name: value.reshape(-1).view(torch.uint8).numpy().tobytes()
         for name, value in tensors.items()
     }
 
@@ -186,7 +186,7 @@ def check_copies(build: Build, pickles: bool) -> None:
 
 def check_stack(build: Build) -> None:
     """Stacked under vmap, networks observe, commit and predict as they do alone."""
-    singles = [nn.Sequential(build()).double() for _ in range(3)]
+    singles = [nn.Sequential(nn.Linear(FEATURES, FEATURES), build()).double() for _ in range(3)]
     with torch.no_grad():
         for single in singles:
             for parameter in single.parameters():

@@ -45,6 +45,10 @@ class RunningNorm(BatchNorm):
         """``1 / sqrt(variance + eps)``, ``(num_features,)``."""
         return self._std().reciprocal()
 
+    def observe(self, x: Tensor, weight: Tensor | None) -> None:
+        # squares of large means lose the deviations in float32
+        super().observe(x.detach().to(self.running_state.dtype), weight)
+
     def apply_state(self, x: Tensor) -> Tensor:
         # statistics are subtracted in their own precision: means may be large beside deviations
         return self.standardize(x.to(self.running_state.dtype)).to(x.dtype)

@@ -54,9 +54,11 @@ def by_role(net_arch: dict[str, Any], keys: tuple[str, str] | None) -> dict[str,
     found = {names.get(key, key): value for key, value in net_arch.items()}
     spare = sorted(set(found) - set(ROLES), key=str)
     if spare or (keys is None and "critic" not in found):
-        ours = " or ".join(f"{{{a!r}: sizes, {b!r}: sizes}}" for a, b in (ROLES, keys) if keys)  # type: ignore[misc]
-        one = "sizes, or {'critic': sizes}, since this policy has one network"
-        raise UserError(f"net_arch {net_arch}: expected {ours or one}")
+        expected = "sizes, or {'critic': sizes}, since this policy has one network"
+        if keys is not None:
+            pairs = [f"{{{a!r}: sizes, {b!r}: sizes}}" for a, b in (ROLES, keys)]
+            expected = " or ".join(pairs)
+        raise UserError(f"net_arch {net_arch}: expected {expected}")
     return found
 
 

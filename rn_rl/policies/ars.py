@@ -38,6 +38,7 @@ class NormARSPolicy(ARSPolicy):
 
     norm: str
     net: str
+    obs_norm: str
 
     def __init__(
         self,
@@ -71,7 +72,7 @@ class NormARSPolicy(ARSPolicy):
 
     def make_features_extractor(self) -> Any:
         extractor = super().make_features_extractor()
-        return normalize_observations(self.observation_space, extractor, self.obs_norm)  # type: ignore[attr-defined]
+        return normalize_observations(self.observation_space, extractor, self.obs_norm)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in ("norm", "net", "obs_norm")}

@@ -72,6 +72,9 @@ class NormPolicyMixin(BasePolicy):
 
     norm: str
     net: str
+    obs_norm: str
+    value_norm: str
+    weight_decay: float | None
     arch_keys: tuple[str, str] | None = None
     """SB3's keys of actor and critic in ``net_arch``; None if there is a critic alone."""
     takes_popart: bool = True
@@ -132,15 +135,15 @@ class NormPolicyMixin(BasePolicy):
 
     def make_features_extractor(self) -> Any:
         extractor = super().make_features_extractor()
-        return normalize_observations(self.observation_space, extractor, self.obs_norm)  # type: ignore[attr-defined]
+        return normalize_observations(self.observation_space, extractor, self.obs_norm)
 
     def _build(self, lr_schedule: Schedule) -> None:
         # what SB3 passes to the constructors of its networks
         for name in ("net_args", "actor_kwargs", "critic_kwargs"):
             if self.net != "mlp" and hasattr(self, name):
                 getattr(self, name)["net"] = self.net
-        if self.value_norm != "none" and hasattr(self, "net_args"):  # type: ignore[attr-defined]
-            getattr(self, "critic_kwargs", self.net_args)["value_norm"] = self.value_norm  # type: ignore[attr-defined]
+        if self.value_norm != "none" and hasattr(self, "net_args"):
+            getattr(self, "critic_kwargs", self.net_args)["value_norm"] = self.value_norm
         super()._build(lr_schedule)  # type: ignore[misc]
 
     def target_pairs(self) -> list[tuple[nn.Module, nn.Module]]:

@@ -37,10 +37,9 @@ class NormalizedObservations(BaseFeaturesExtractor):
         self, observation_space: spaces.Space, extractor: BaseFeaturesExtractor, norm: str
     ) -> None:
         super().__init__(observation_space, extractor.features_dim)
-        inside = isinstance(observation_space, spaces.Dict)
-        parts: dict[str, Any] = (
-            dict(observation_space.spaces) if inside else {"": observation_space}  # type: ignore[attr-defined]
-        )
+        parts: dict[str, Any] = {"": observation_space}
+        if isinstance(observation_space, spaces.Dict):
+            parts = dict(observation_space.spaces)
         self.keys = [key for key, space in parts.items() if is_normalized(space)]
         sizes = [math.prod(parts[key].shape) for key in self.keys]
         self.norms = nn.ModuleList(Hidden(*make_normalizers(norm, size)) for size in sizes)

@@ -33,10 +33,10 @@ class NormOutputsMixin(NormPolicyMixin):
         head = net_of(self.net).head
         if head is not None:
             self.action_net, self.value_net = head(self.action_net), head(self.value_net)
-        if self.value_norm == "popart":  # type: ignore[attr-defined]
+        if self.value_norm == "popart":
             assert isinstance(self.value_net, nn.Linear)
             self.value_net = PopArt(self.value_net).to(self.device)
-        if head is not None or self.value_norm != "none":  # type: ignore[attr-defined]
+        if head is not None or self.value_norm != "none":
             rebuild(self)
 
     def heads(self, first: int = 0, between: int = 0) -> tuple[Hidden, Hidden]:

@@ -34,8 +34,8 @@ class NormPQNPolicy(NormDQNPolicy):
         # NormDQNPolicy's and SB3's build a target network too
         if self.net != "mlp":
             self.net_args["net"] = self.net
-        if self.value_norm != "none":  # type: ignore[attr-defined]
-            self.net_args["value_norm"] = self.value_norm  # type: ignore[attr-defined]
+        if self.value_norm != "none":
+            self.net_args["value_norm"] = self.value_norm
         self.q_net = self.make_q_net()
         options: Any = self.optimizer_kwargs
         self.optimizer = self.optimizer_class(self.q_net.parameters(), lr=lr_schedule(1), **options)

@@ -103,7 +103,6 @@ def test_a_run_records_where_a_registered_name_is_from(module):
     model, env = Run(folder).load_agent()
     env.close()
     assert "mine" in REGISTRY and model.policy.norm == "ln+mine"
-    assert main(["report", str(module / "runs"), "--out", str(module / "report.html")]) == 0
 
     class Inside(Mine):
         """In a function."""

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rn_rl.analysis.tidy import read_runs
     from rn_rl.normalization import (
         RegularityNorm,
         available_normalizers,
@@ -25,6 +26,7 @@ _EXPORTS = {
     "make_normalizers": "rn_rl.normalization",
     "observation_weights": "rn_rl.normalization",
     "CodeLengthProbe": "rn_rl.probe",
+    "read_runs": "rn_rl.analysis.tidy",
 }
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "available_normalizers",
     "make_normalizers",
     "observation_weights",
+    "read_runs",
 ]
 
 

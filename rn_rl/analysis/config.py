@@ -25,6 +25,8 @@ class ReportConfig(DecisionOptions):
     """Also write figures for a paper: pdf, svg, png; one and two columns wide, beside the page."""
     tex: bool = False
     """Also write LaTeX: tables, figures (as pdf) with captions, and a document that shows them."""
+    parquet: bool = False
+    """Also write the evaluations of all seeds as a Parquet file (extra [data])."""
     zoo: bool = False
     """Show the results that the RL Zoo published beside the arms."""
     agent: Annotated[tuple[Path, ...], shown_as("PATH ...")] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from rn_rl.analysis.config import ReportConfig
+from rn_rl.analysis.export import data_of
 from rn_rl.analysis.latex import write_latex
 from rn_rl.analysis.paper import parse_formats, write_paper_figures
 from rn_rl.analysis.references import evaluate_agent
@@ -17,6 +18,7 @@ from rn_rl.analysis.report import (
     write_report,
 )
 from rn_rl.analysis.summary import summarize_for
+from rn_rl.analysis.tidy import write_parquet
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.console import StatusLines, say
 from rn_rl.experiment.runs.records import find_runs, read_records
@@ -48,6 +50,8 @@ def run_report(config: ReportConfig) -> None:
     ]
     summary.add_references(agents, zoo=config.zoo)
     write_report(summary, config.out, title=config.title)
+    if config.parquet:
+        write_parquet(data_of(summary), config.out.with_name(f"{config.out.stem}-data.parquet"))
     console = Console()
     print_summary(summary, config.out, console)
     if formats:

@@ -103,7 +103,7 @@ def test_no_runs_and_no_pandas_are_one_line(root, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no such folder"):
         rn_rl.read_runs(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no finished run among 0 folders$"):
+    with pytest.raises(UserError, match=r"no finished run among 0 folders$"):
         rn_rl.read_runs(tmp_path / "empty")
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(UserError, match=r"pip install 'rn-rl\[data\]'"):

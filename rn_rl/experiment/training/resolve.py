@@ -15,6 +15,7 @@ from rn_rl.experiment.settings.hyperparameters import (
     parse_assignments,
     tuned,
 )
+from rn_rl.experiment.training.conf_file import check_prefixes, for_algorithm, own_settings
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.normalization import canonical_spec, check_recordings
 
@@ -42,8 +43,14 @@ def resolve(config: TrainConfig) -> RunSpec:
     norm = canonical_spec(config.norm)
     check_recordings(norm)
     check_env_id(config.env)
-    hyperparameters = tuned(algo, config.env, config.config)
-    given = parse_assignments(config.set, "--set")
+    if config.conf_file is None:
+        hyperparameters = tuned(algo, config.env, config.config)
+    else:
+        if config.config != "zoo":
+            raise UserError(f"--config {config.config}: expected no --conf-file beside it")
+        hyperparameters = own_settings(config.conf_file, algo, config.env)
+    check_prefixes(config.set, [algo.name])
+    given = parse_assignments(for_algorithm(config.set, algo.name), "--set")
     env_kwargs = parse_assignments(config.env_kwargs, "--env-kwargs")
     if env_kwargs:
         given = merge_nested(given, {"env_kwargs": env_kwargs})
@@ -92,7 +99,7 @@ def resolve(config: TrainConfig) -> RunSpec:
         eval_episodes=config.eval_episodes,
         device=config.device,
         threads=config.threads,
-        config=config.config,
+        config=str(config.conf_file or config.config),
         hyperparameters=hyperparameters,
         command=command_line(),
         started_from=str(config.from_agent) if config.from_agent else None,

@@ -1,4 +1,4 @@
-"""Own hyperparameters: ``--conf-file``, ``--set ALGO:``, ``--grid``, ``zoo --export``, own environments."""
+"""Own hyperparameters and environments: --conf-file, --set ALGO:, --grid, zoo --export, --env MODULE:."""
 
 import sys
 from dataclasses import replace

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rn_rl.analysis.tidy import read_runs
     from rn_rl.normalization import (
         RegularityNorm,
         available_normalizers,
@@ -27,6 +28,7 @@ _EXPORTS = {
     "observation_weights": "rn_rl.normalization",
     "register": "rn_rl.normalization",
     "CodeLengthProbe": "rn_rl.probe",
+    "read_runs": "rn_rl.analysis.tidy",
 }
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "available_normalizers",
     "make_normalizers",
     "observation_weights",
+    "read_runs",
     "register",
 ]
 

@@ -134,6 +134,10 @@ def run_command(
     """
     try:
         typed = sys.argv[1:] if arguments is None else arguments
+        if any(text.partition("=")[0] == "--grid" for text in typed):
+            from rn_rl.experiment.grid.file import with_file
+
+            typed = with_file(typed)
         config = parse(command, typed, prog, description)
         if isinstance(config, ChecksArguments):
             config.check_arguments(typed)
@@ -187,9 +191,20 @@ def run_commands(
     return run_command(subcommands(commands), dict(commands.values()), prog, description, typed)
 
 
+def add_current_folder() -> None:
+    """Let ``--env my_env:My-v0`` import ``my_env.py`` of the current folder, after all that is installed.
+
+    ``python -P`` and ``PYTHONSAFEPATH`` prevent it.
+    """
+    folder = os.getcwd()
+    if not sys.flags.safe_path and folder not in sys.path and "" not in sys.path:
+        sys.path.append(folder)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``rn-rl`` with these arguments, by default those of the command line."""
     typed = list(sys.argv[1:] if arguments is None else arguments)
+    add_current_folder()
     if typed[:1] == ["--version"]:
         print(f"rn-rl {rn_rl.__version__}")
         return 0

@@ -21,6 +21,12 @@ class ReportConfig(DecisionOptions):
     """HTML page; the Markdown version and the CSV files of all figures go beside it."""
     title: Annotated[str | None, shown_as("TEXT")] = None
     """Headline of the page."""
+    figures: Annotated[str | None, shown_as("FORMAT[,FORMAT]")] = None
+    """Also write figures for a paper: pdf, svg, png; one and two columns wide, beside the page."""
+    tex: bool = False
+    """Also write LaTeX: tables, figures (as pdf) with captions, and a document that shows them."""
+    parquet: bool = False
+    """Also write the evaluations of all seeds as a Parquet file (extra [data])."""
     zoo: bool = False
     """Show the results that the RL Zoo published beside the arms."""
     agent: Annotated[tuple[Path, ...], shown_as("PATH ...")] = ()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import html
 import io
-import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, ParamSpec, TypeVar
 
@@ -21,10 +21,29 @@ R = TypeVar("R")
 INK, GRID = "#010203", "#010204"
 """Placeholders for the page's colours of text and lines, which differ between light and dark mode."""
 
-SERIES = [f"#0102{i:02x}" for i in range(0x10, 0x10 + 10)]
-"""Placeholders for the colours of normalizers; after ten they repeat with another dash style."""
+SERIES = [f"#0102{i:02x}" for i in range(0x10, 0x10 + 8)]
+"""Placeholders for the colours of normalizers; after eight they repeat with another dash style."""
 
-DASHES = ["solid", "dashed", "dotted", "dashdot"]
+OKABE_ITO = (
+    "#000000",
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#f0e442",
+)
+"""Colours that people with a colour vision deficiency can tell apart (Okabe and Ito, 2008).
+
+The page has variants of them, lighter or darker where its background asks for that.
+"""
+
+DASHES: tuple[Any, ...] = ("solid", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
+"""Dash styles of matplotlib; neighbours in a legend always differ by their dashes."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+"""Marker of each colour."""
 
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -36,6 +55,7 @@ STYLE: Any = {
     "axes.edgecolor": GRID,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "lines.linewidth": 1.8,
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": GRID,
@@ -50,25 +70,42 @@ STYLE: Any = {
 
 
 class Palette:
-    """Colour and dash style of each normalizer, the same in every plot of a report.
+    """Colour, dash style and marker of each normalizer, the same in every plot of a report.
+
+    The first eight normalizers have different colours. Those that are four apart have the same dashes,
+    and two of different colours that a colour vision deficiency makes alike differ by them.
 
     Args:
         norms: normalizers, in the order in which they take colours.
+        colors: the colours; default: placeholders, which a page defines for light and dark mode.
     """
 
-    def __init__(self, norms: Sequence[str]) -> None:
-        looks = itertools.product(DASHES, SERIES)
-        self.looks = {norm: look for norm, look in zip(norms, looks, strict=False)}
+    def __init__(self, norms: Sequence[str], colors: Sequence[str] = SERIES) -> None:
+        self.looks = {norm: look(i, colors) for i, norm in enumerate(norms)}
 
     def __getitem__(self, norm: str) -> dict[str, Any]:
-        dash, color = self.looks.get(
-            norm, ("solid", INK)
-        )  # others, such as references, in the colour of text
+        """Return the colour and dashes of a line; others than the normalizers look like text."""
+        found = self.looks.get(norm)
+        if found is None:
+            return {"color": matplotlib.rcParams["text.color"], "linestyle": "solid"}
+        color, dash, _ = found
         return {"color": color, "linestyle": dash}
+
+    def marker(self, norm: str) -> str:
+        """Return the marker of a point; a diamond for others than the normalizers."""
+        found = self.looks.get(norm)
+        return "D" if found is None else found[2]
 
     def colors(self) -> dict[str, str]:
         """Return the page's colour of each normalizer."""
-        return {norm: variable(color) for norm, (_, color) in self.looks.items()}
+        return {norm: variable(color) for norm, (color, _, _) in self.looks.items()}
+
+
+def look(place: int, colors: Sequence[str]) -> tuple[str, Any, str]:
+    """Return the colour, dashes and marker of the normalizer at a place in the legend."""
+    turn, color = divmod(place, len(colors))
+    dash = DASHES[(color + turn) % len(DASHES)]
+    return colors[color], dash, MARKERS[color % len(MARKERS)]
 
 
 def picture(width: float = 5.6, height: float = 3.4) -> matplotlib.figure.Figure:
@@ -118,20 +155,28 @@ def variable(color: str) -> str:
     return f"var(--{names[color]})"
 
 
+@contextlib.contextmanager
+def style(*changes: Mapping[str, Any]) -> Iterator[None]:
+    """Draw with matplotlib's defaults, :data:`STYLE`, and then these changes, in a block."""
+    with matplotlib.rc_context(rc=matplotlib.rcParamsDefault):
+        for each in (STYLE, *changes):
+            matplotlib.rcParams.update(each)
+        yield
+
+
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a function to draw with :data:`STYLE` and matplotlib's defaults alone."""
+    """Decorate a function to draw in the :func:`style` of a page."""
 
     @functools.wraps(draw)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        with matplotlib.rc_context(rc=matplotlib.rcParamsDefault):
-            matplotlib.rcParams.update(STYLE)
+        with style():
             return draw(*args, **kwargs)
 
     return wrapped
 
 
-def legend(figure: matplotlib.figure.Figure, *axes: matplotlib.axes.Axes) -> None:
-    """Add a legend above the plots, with each name once."""
+def legend(figure: matplotlib.figure.Figure, *axes: matplotlib.axes.Axes, columns: int = 5) -> None:
+    """Add a legend above the plots, with each name once, in at most so many columns."""
     entries: dict[str, Any] = {}
     for each in axes:
         for handle, label in zip(*each.get_legend_handles_labels(), strict=True):
@@ -140,7 +185,7 @@ def legend(figure: matplotlib.figure.Figure, *axes: matplotlib.axes.Axes) -> Non
         list(entries.values()),
         list(entries),
         loc="outside upper left",
-        ncols=min(len(entries), 5),
-        handlelength=1.6,
-        fontsize=10,
+        ncols=min(len(entries), columns),
+        handlelength=2.2,
+        fontsize=matplotlib.rcParams["font.size"],
     )

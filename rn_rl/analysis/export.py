@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from rn_rl.analysis.summary import Summary
 from rn_rl.analysis.tables import Estimate
-from rn_rl.experiment.runs.io import write_rows
+from rn_rl.analysis.tidy import tidy_columns
+from rn_rl.experiment.runs import io
 
 
 def csv_file(out: Path, name: str) -> Path:
     """Return the path of a CSV file beside the page."""
     return out.with_name(f"{out.stem}-{name}.csv")
+
+
+def write_rows(path: Path, columns: list[str], rows: Iterable[list[Any]]) -> None:
+    """Write a CSV file; a number that is missing or not finite is an empty cell.
+
+    Such a number is a return after a training diverged, or the timesteps to a threshold that was never
+    reached; most programs that read CSV files do not take "inf" for a number.
+    """
+
+    def shown(value: Any) -> Any:
+        return "" if isinstance(value, float) and not math.isfinite(value) else value
+
+    io.write_rows(path, columns, ([shown(value) for value in row] for row in rows))
+
+
+def data_of(summary: Summary) -> dict[str, list[Any]]:
+    """Return the evaluations of all runs of a report as the columns of tidy data."""
+    runs = [run for task in summary.tasks for arm in task.arms.values() for run in arm.runs]
+    return tidy_columns(runs)
+
+
+def write_data(columns: dict[str, list[Any]], path: Path) -> None:
+    """Write the columns of tidy data as a CSV file."""
+    rows = (list(values) for values in zip(*columns.values(), strict=True))
+    write_rows(path, list(columns), rows)
 
 
 def write_figures(summary: Summary, path: Path) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import matplotlib
 import matplotlib.axes
 import matplotlib.figure
 import matplotlib.ticker
 import numpy as np
 
 from rn_rl import statistics
-from rn_rl.analysis.drawing import INK, Palette, by_itself, legend, picture, styled, svg
+from rn_rl.analysis.drawing import Palette, by_itself, legend, picture, styled, svg
 from rn_rl.analysis.metrics import ArmMetrics
 from rn_rl.analysis.summary import Summary, Task
 from rn_rl.analysis.tables import Estimate
@@ -28,26 +30,51 @@ def learning_curves(task: Task, palette: Palette) -> str | None:
     """Plot the mean return of evaluations with its pointwise 95% interval over seeds."""
     figure = picture()
     axes = figure.subplots()
-    drawn = False
-    for norm, arm in task.arms.items():
+    if not curve_lines(axes, task, palette):
+        return None
+    legend(figure, axes)
+    return svg(figure, f"learning curves of {task.name}")
+
+
+def curve_lines(axes: matplotlib.axes.Axes, task: Task, palette: Palette) -> bool:
+    """Draw the learning curves of a task; return False if no run has one.
+
+    Each curve has a few markers, at other timesteps than its neighbours', so that curves which
+    coincide can be told apart.
+    """
+    drawn = 0
+    width = matplotlib.rcParams["lines.linewidth"]
+    for place, (norm, arm) in enumerate(task.arms.items()):
         steps, rows = arm.curves
         if not len(steps):
             continue
-        drawn = True
+        drawn += 1
         look = palette[norm]
-        marker = "o" if len(steps) == 1 else None
-        axes.plot(steps, rows.mean(0), label=norm, linewidth=1.8, marker=marker, **look)
+        every = max(len(steps) // 5, 1)
+        axes.plot(
+            steps,
+            rows.mean(0),
+            label=norm,
+            marker=palette.marker(norm),
+            markevery=(place % every, every),
+            markersize=2.4 * width,
+            **look,
+        )
         low, high = arm.band
-        axes.fill_between(steps, low, high, color=look["color"], alpha=0.18, linewidth=0)
+        axes.fill_between(steps, low, high, color=look["color"], alpha=0.16, linewidth=0)
     if not drawn:
-        return None
+        return False
     bottom, top = axes.get_ylim()  # a distant threshold would compress the curves
     if task.scale.threshold is not None and bottom <= task.scale.threshold <= top:
-        axes.axhline(task.scale.threshold, color=INK, linewidth=0.8, linestyle=(0, (2, 3)))
+        dotted_line(axes.axhline, task.scale.threshold)
     steps_axis(axes)
     axes.set_ylabel("return")
-    legend(figure, axes)
-    return svg(figure, f"learning curves of {task.name}")
+    return True
+
+
+def dotted_line(draw: Callable[..., Any], value: float) -> None:
+    """Draw a thin dotted line by ``axes.axhline`` or ``axes.axvline``."""
+    draw(value, color=matplotlib.rcParams["text.color"], linewidth=0.8, linestyle=(0, (2, 3)))
 
 
 @styled
@@ -71,7 +98,7 @@ def intervals(
     axes = figure.subplots()
     interval_lines(axes, rows, palette, label)
     if middle is not None:
-        axes.axvline(middle, color=INK, linewidth=0.8, linestyle=(0, (2, 3)))
+        dotted_line(axes.axvline, middle)
     return svg(figure, title)
 
 
@@ -84,8 +111,7 @@ def interval_lines(
         if np.isfinite([found.low, found.high]).all():
             axes.plot([found.low, found.high], [place, place], color=color, linewidth=5, alpha=0.45)
         if np.isfinite(found.value):
-            marker = "o" if name in palette.looks else "D"
-            axes.plot([found.value], [place], marker, color=color, markersize=6)
+            axes.plot([found.value], [place], palette.marker(name), color=color, markersize=6)
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
@@ -96,19 +122,27 @@ def interval_lines(
 @styled
 def performance_profiles(summary: Summary, palette: Palette) -> str | None:
     """Plot the share of runs above each score, over all tasks, with pointwise 95% intervals."""
+    figure = picture()
+    axes = figure.subplots()
+    if not profile_lines(axes, summary, palette):
+        return None
+    legend(figure, axes)
+    return svg(figure, "performance profiles")
+
+
+def profile_lines(axes: matplotlib.axes.Axes, summary: Summary, palette: Palette) -> bool:
+    """Draw performance profiles; return False if no normalizer was run on every task with scores."""
     norms = summary.everywhere()
     if not norms:
-        return None
+        return False
     scores = {norm: [task.arms[norm].scores for task in summary.scored] for norm in norms}
     every = np.concatenate([task for tasks in scores.values() for task in tasks])
     low_end, high_end = min(every.min(), 0.0), max(every.max(), 1.0)
     thresholds = np.linspace(low_end, high_end + 0.02 * (high_end - low_end), 120)
-    figure = picture()
-    axes = figure.subplots()
     for norm, tasks in scores.items():
         share = statistics.performance_profile(*tasks, thresholds=thresholds)
         look = palette[norm]
-        axes.step(thresholds, share, where="post", label=norm, linewidth=1.8, **look)
+        axes.step(thresholds, share, where="post", label=norm, **look)
         if min(len(task) for task in tasks) > 1:
             low, high = statistics.profile_bands(*tasks, thresholds=thresholds)
             axes.fill_between(
@@ -117,8 +151,7 @@ def performance_profiles(summary: Summary, palette: Palette) -> str | None:
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("score τ (0 random, 1 full)")
     axes.set_ylabel("share of runs with score > τ")
-    legend(figure, axes)
-    return svg(figure, "performance profiles")
+    return True
 
 
 @styled

@@ -23,7 +23,9 @@ from rn_rl.analysis import drawing, plots
 from rn_rl.analysis.comparison import ENDPOINTS
 from rn_rl.analysis.export import (
     csv_file,
+    data_of,
     write_curves,
+    write_data,
     write_figures,
     write_run_figures,
 )
@@ -96,7 +98,7 @@ def last_policies(summary: Summary, task: Task) -> Table:
 def write_report(
     summary: Summary, out: Path, *, title: str | None = None, commands: Iterable[str] = ()
 ) -> None:
-    """Write the page, and beside it ``.md``, ``-figures.csv``, ``-runs.csv`` and ``-curves.csv``.
+    """Write the page, and beside it ``.md`` and CSV files: figures, runs, curves and data.
 
     Args:
         summary: content.
@@ -123,7 +125,7 @@ def write_report(
         "exploratory": statistics.EXPLORATORY,
         "colors": palette.colors(),
         "palette": Markup(drawing.page_css()),
-        "csv": [csv_file(out, name).name for name in ("figures", "runs", "curves")],
+        "csv": [csv_file(out, name).name for name in ("figures", "runs", "curves", "data")],
     }
     try:
         write_text(out, template("report.html.jinja", escape=True).render(content))
@@ -133,6 +135,7 @@ def write_report(
         write_figures(summary, csv_file(out, "figures"))
         write_run_figures(summary, csv_file(out, "runs"))
         write_curves(summary, csv_file(out, "curves"))
+        write_data(data_of(summary), csv_file(out, "data"))
     except OSError as error:
         raise UserError(
             f"--out {out}: cannot be written ({error.strerror or error}); choose another file"

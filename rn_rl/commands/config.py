@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from rn_rl.experiment.settings.options import shown_as
 
 
 @dataclass
@@ -12,4 +16,11 @@ class NormsConfig:
 
 @dataclass
 class ZooConfig:
-    """List the environments, algorithms and published baselines."""
+    """List the environments, algorithms and published baselines, or write hyperparameters to a file."""
+
+    export: Annotated[Path | None, shown_as("FILE.yml")] = None
+    """Write the tuned hyperparameters to a file that --conf-file takes, and the RL Zoo's tools too."""
+    algo: Annotated[str | None, shown_as("NAME[,NAME]")] = None
+    """Algorithms of --export; default: all. The RL Zoo's tools take a file with one algorithm."""
+    config: str = "zoo"
+    """Hyperparameters of --export: zoo (tuned) or paper."""

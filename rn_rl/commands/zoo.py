@@ -2,17 +2,52 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 
 from rn_rl.commands.config import ZooConfig
-from rn_rl.experiment.settings.algorithms import ALGORITHMS
-from rn_rl.experiment.settings.shipped import load_config_file, shipped
+from rn_rl.errors import UserError
+from rn_rl.experiment.runs.console import say
+from rn_rl.experiment.runs.io import write_yaml
+from rn_rl.experiment.settings.algorithms import ALGORITHMS, AlgorithmSpec, algorithm
+from rn_rl.experiment.settings.shipped import load_config_file, shipped, tuned_table
+
+
+def exported(config: ZooConfig) -> dict[str, Any]:
+    """Return tuned hyperparameters by environment; of several algorithms below the name of each.
+
+    Raises:
+        UserError: there is no such algorithm, or none for the set of hyperparameters.
+    """
+    assert config.export is not None
+    if config.export.suffix not in (".yml", ".yaml") or config.export.is_dir():
+        raise UserError(f"--export {config.export}: expected the name of a file, such as own.yml")
+    if config.algo is None:
+        names = [name for name, spec in ALGORITHMS.items() if has_file(spec, config.config)]
+    else:
+        names = [algorithm(name.strip()).name for name in config.algo.split(",") if name.strip()]
+    tables = {name: tuned_table(ALGORITHMS[name], config.config) for name in names}
+    return next(iter(tables.values())) if len(tables) == 1 else tables
+
+
+def has_file(spec: AlgorithmSpec, config_set: str) -> bool:
+    """Return True if there are hyperparameters of an algorithm in a set."""
+    try:
+        tuned_table(spec, config_set)
+    except UserError:
+        return False
+    return True
 
 
 def run_zoo(config: ZooConfig) -> None:
     """Print the tuned environments, the algorithms, and results that the RL Zoo published."""
     console = Console()
+    if config.export is not None:
+        write_yaml(config.export, exported(config))
+        say(console, f"hyperparameters: {config.export}; change them, and give it to --conf-file")
+        return
     tuned = Table(title="tuned environments (any other registered one takes the defaults)")
     for column in ("environment", "algorithm", "--config", "timesteps"):
         tuned.add_column(column, justify="right" if column == "timesteps" else "left")

@@ -33,6 +33,8 @@ class CompareConfig(DecisionOptions, SharedOptions, ComparedAgents):
     Trainings that OUT already has are not repeated.
     """
 
+    grid: Annotated[Path | None, shown_as("FILE.yml")] = None
+    """Options of this command from a file; those that are typed win."""
     final_episodes: int = 20
     """Episodes in which the last policy of each training is evaluated."""
     jobs: Annotated[int | None, shown_as("N")] = None

@@ -13,6 +13,7 @@ from rn_rl.experiment.grid.cells import Cell, make_cell
 from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.grid.state import Grid
 from rn_rl.experiment.runs.console import StatusLines, say
+from rn_rl.experiment.training.conf_file import check_prefixes, for_algorithm
 from rn_rl.experiment.training.config import SharedOptions, TrainConfig, check_seeds
 from rn_rl.normalization import split_names
 
@@ -67,13 +68,16 @@ def make_cells(config: CompareConfig, console: Console) -> list[Cell]:
     """
     common: dict[str, Any] = {f.name: getattr(config, f.name) for f in fields(SharedOptions)}
     common |= {"out": config.out.absolute(), "quiet": True, "engine": "auto"}
+    check_prefixes(config.set, split_names(config.algo))
     seeds = [config.seed + i for i in range(config.seeds)]
     cells: list[Cell] = []
     with StatusLines(console, lambda: f"setting up, {len(cells)} cells checked"):
         for algo in split_names(config.algo):
             for env in split_names(config.env):
                 for norm in split_names(config.norms):
-                    one = TrainConfig(**{**common, "algo": algo, "env": env, "norm": norm})
+                    own: dict[str, Any] = {"algo": algo, "env": env, "norm": norm}
+                    own["set"] = for_algorithm(config.set, algo)
+                    one = TrainConfig(**{**common, **own})
                     cell = make_cell(one, seeds, config.engine)
                     if cell.keys not in [each.keys for each in cells]:  # a norm has several names
                         cells.append(cell)

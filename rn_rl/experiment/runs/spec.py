@@ -64,7 +64,7 @@ class RunSpec:
     device: str
     threads: int
     config: str
-    """Set of tuned hyperparameters: ``zoo`` or ``paper``."""
+    """Set of tuned hyperparameters, ``zoo`` or ``paper``, or the file that they are from."""
     hyperparameters: dict[str, Any]
     command: str = ""
     """Command line that started the run."""

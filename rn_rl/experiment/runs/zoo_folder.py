@@ -106,15 +106,30 @@ class ZooFolder:
         if not isinstance(value, str):
             return value
         try:
-            call = ast.parse(value.strip(), mode="eval").body
-            if isinstance(call, ast.Call) and not call.args and ast.unparse(call.func) == "dict":
-                return {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-            return ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return python_value(value)
+        except ValueError:
             raise UserError(
                 f"{self.folder / 'config.yml'}: {name}={value[:80]!r}: expected true, false or names and "
                 "values"
             ) from None
+
+
+def python_value(text: str) -> Any:
+    """Return a value that the RL Zoo writes as Python; nothing in the text is run.
+
+    Args:
+        text: a literal, or ``dict(norm_obs=False)``.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        if isinstance(call, ast.Call) and not call.args and ast.unparse(call.func) == "dict":
+            return {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+        return ast.literal_eval(text.strip())
+    except (SyntaxError, MemoryError, RecursionError) as error:
+        raise ValueError(str(error)) from None
 
 
 def today(wrapper: Any) -> Any:

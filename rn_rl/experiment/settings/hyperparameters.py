@@ -6,7 +6,6 @@ import importlib
 import inspect
 import math
 from collections.abc import Iterable
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from stable_baselines3.common.utils import LinearSchedule
 
 from rn_rl.errors import UserError, unknown
 from rn_rl.experiment.settings.algorithms import AlgorithmSpec
-from rn_rl.experiment.settings.shipped import load_config_file
+from rn_rl.experiment.settings.shipped import tuned_table
 
 ENVIRONMENT_KEYS = ("n_envs", "n_timesteps", "env_wrapper", "env_kwargs", "normalize")
 """Hyperparameters that describe the environment; the others are arguments of the algorithm."""
@@ -46,9 +45,7 @@ def tuned(algo: AlgorithmSpec, env_id: str, config_set: str = "zoo") -> dict[str
     Raises:
         UserError: the set ``paper`` has nothing for this algorithm and environment.
     """
-    own = files("rn_rl") / "zoo_configs" / "paper" / f"{algo.name}.yml"
-    named = algo.name if config_set == "paper" and own.is_file() else algo.zoo_file
-    table = load_config_file(named, config_set)
+    table = tuned_table(algo, config_set)
     if env_id in table:
         return dict(table[env_id])
     if config_set == "paper":

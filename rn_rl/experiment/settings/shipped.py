@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from rn_rl.errors import UserError
+from rn_rl.experiment.settings.algorithms import AlgorithmSpec
 
 
 @lru_cache
@@ -43,3 +44,14 @@ def load_config_file(name: str, config_set: str = "zoo") -> dict[str, Any]:
         )
     loaded: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return loaded
+
+
+def tuned_table(algo: AlgorithmSpec, config_set: str = "zoo") -> dict[str, Any]:
+    """Return the hyperparameters of an algorithm by environment, as :func:`load_config_file`.
+
+    Algorithms share files; in the set ``paper`` some have one of their own.
+    """
+    own = files("rn_rl") / "zoo_configs" / "paper" / f"{algo.name}.yml"
+    return load_config_file(
+        algo.name if config_set == "paper" and own.is_file() else algo.zoo_file, config_set
+    )

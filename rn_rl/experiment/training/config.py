@@ -42,8 +42,10 @@ class SharedOptions:
     """End a training after N training episodes, if that comes before its last timestep."""
     config: str = "zoo"
     """zoo (tuned), or paper (its network and replay; with --algo rndqn its loss and episodes too)."""
+    conf_file: Annotated[Path | None, shown_as("FILE.yml")] = None
+    """Own hyperparameters by environment, as in the RL Zoo; 'rn-rl zoo --export FILE.yml' writes one."""
     set: Annotated[tuple[str, ...], shown_as("NAME=VALUE ...")] = ()
-    """Other values than those of --config, such as learning_rate=3e-4 policy_kwargs.net_arch=[64,64]."""
+    """Other values, such as learning_rate=3e-4 policy_kwargs.net_arch=[64,64] dqn:gamma=0.9."""
     net: Annotated[str | None, shown_as("NAME")] = None
     """Hidden layers: mlp (SB3's), simba, simbav2 or bronet, of their papers' widths unless --set says."""
     env_kwargs: Annotated[tuple[str, ...], shown_as("NAME=VALUE ...")] = ()

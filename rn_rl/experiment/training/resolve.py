@@ -18,6 +18,7 @@ from rn_rl.experiment.settings.hyperparameters import (
     parse_assignments,
     tuned,
 )
+from rn_rl.experiment.training.conf_file import check_prefixes, for_algorithm, own_settings
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.normalization import canonical_spec, check_importable, check_recordings, origins
 from rn_rl.normalization.plugins import is_importable
@@ -45,8 +46,14 @@ def resolve(config: TrainConfig) -> RunSpec:
         raise UserError("--env is missing: such as CartPole-v1; 'rn-rl zoo' shows the tuned ones")
     algo = algorithm(config.algo)
     check_env_id(config.env)
-    hyperparameters = tuned(algo, config.env, config.config)
-    given = parse_assignments(config.set, "--set")
+    if config.conf_file is None:
+        hyperparameters = tuned(algo, config.env, config.config)
+    else:
+        if config.config != "zoo":
+            raise UserError(f"--config {config.config}: expected no --conf-file beside it")
+        hyperparameters = own_settings(config.conf_file, algo, config.env)
+    check_prefixes(config.set, [algo.name])
+    given = parse_assignments(for_algorithm(config.set, algo.name), "--set")
     env_kwargs = parse_assignments(config.env_kwargs, "--env-kwargs")
     if env_kwargs:
         given = merge_nested(given, {"env_kwargs": env_kwargs})
@@ -103,7 +110,7 @@ def resolve(config: TrainConfig) -> RunSpec:
         eval_episodes=config.eval_episodes,
         device=config.device,
         threads=config.threads,
-        config=config.config,
+        config=str(config.conf_file or config.config),
         hyperparameters=hyperparameters,
         command=command_line(),
         started_from=str(config.from_agent) if config.from_agent else None,

@@ -1,0 +1,144 @@
+"""Hyperparameters of the user's own, from a YAML file in the format of the RL Zoo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rn_rl.errors import UserError, first_line, unknown
+from rn_rl.experiment.runs.io import DAMAGE, read_yaml
+from rn_rl.experiment.runs.zoo_folder import python_value, today
+from rn_rl.experiment.settings.algorithms import ALGORITHMS, AlgorithmSpec, algorithm
+from rn_rl.experiment.settings.hyperparameters import check_given, tuned
+
+WRITTEN_AS_PYTHON = ("policy_kwargs", "normalize", "env_kwargs", "env_wrapper", "train_freq")
+"""Hyperparameters that the RL Zoo's files hold as Python text: ``"dict(net_arch=[64, 64])"``."""
+
+
+def own_settings(path: Path, algo: AlgorithmSpec, env_id: str) -> dict[str, Any]:
+    """Read the hyperparameters of an algorithm on an environment from a file.
+
+    The file has hyperparameters by environment, as the RL Zoo's. In a file for several algorithms these
+    are below the name of each algorithm. An environment that is not listed takes ``default``.
+
+    As in the RL Zoo an entry replaces the tuned hyperparameters, it does not change some of them. Its
+    ``policy`` becomes the library's policy for the algorithm, which has the normalizer in it.
+
+    Args:
+        path: the file.
+        algo: the algorithm.
+        env_id: the environment.
+
+    Raises:
+        UserError: the file cannot be read, has nothing for them, or a value that cannot be used.
+    """
+    table = of_algorithm(read_table(path), path, algo)
+    entry = table.get(env_id, table.get("default"))
+    if entry is None:
+        raise UserError(
+            f"--conf-file {path}: no hyperparameters of {algo.name} for {env_id}; there are some for "
+            f"{', '.join(map(str, table)) or 'nothing'}; add them, or an entry named default"
+        )
+    if not isinstance(entry, dict):
+        raise UserError(f"--conf-file {path}: {env_id}: expected names and values")
+    given = {str(name): as_value(path, str(name), value) for name, value in entry.items()}
+    try:
+        check_given(algo, given)
+    except UserError as error:
+        raise UserError(f"--conf-file {path}: {env_id}: {error}") from None
+    policy = given.get("policy")
+    if not (isinstance(policy, str) and policy.startswith("rn_rl.")):
+        given["policy"] = tuned(algo, env_id)["policy"]
+    return given
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Read a conf-file.
+
+    Raises:
+        UserError: there is no such file, or it is not YAML with names and values.
+    """
+    if not path.is_file():
+        raise UserError(f"--conf-file {path}: no such file; 'rn-rl zoo --export {path}' writes one")
+    try:
+        table = read_yaml(path)
+    except DAMAGE as error:
+        raise UserError(f"--conf-file {path} cannot be read: {first_line(error)[:200]}") from None
+    if not isinstance(table, dict):
+        raise UserError(f"--conf-file {path}: expected environments and their hyperparameters")
+    return table
+
+
+def of_algorithm(table: dict[str, Any], path: Path, algo: AlgorithmSpec) -> dict[str, Any]:
+    """Return the part of a conf-file for an algorithm: the whole file, if it names no algorithms."""
+    named = [name for name in table if name in ALGORITHMS]
+    if not named:
+        return table
+    part = table.get(algo.name)
+    if not isinstance(part, dict):
+        raise UserError(
+            f"--conf-file {path}: no hyperparameters of {algo.name}; there are some of "
+            f"{', '.join(named)}"
+        )
+    return part
+
+
+def as_value(path: Path, name: str, value: Any) -> Any:
+    """Return a hyperparameter as plain values; ``1e-3``, text in YAML 1.1, is a number."""
+    if name in WRITTEN_AS_PYTHON and isinstance(value, str) and "." not in value.split("(")[0]:
+        try:
+            return python_value(value)
+        except ValueError:
+            raise UserError(
+                f"--conf-file {path}: {name}={value[:80]!r}: expected plain values, such as "
+                "{net_arch: [64, 64]}"
+            ) from None
+    if name == "env_wrapper":
+        return today(value)
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def for_algorithm(assignments: tuple[str, ...], algo: str) -> tuple[str, ...]:
+    """Return the assignments of ``--set`` for an algorithm, without the prefix that names it.
+
+    Args:
+        assignments: texts such as ``gamma=0.9``, of every algorithm, or ``dqn:gamma=0.9``, of one.
+        algo: the algorithm.
+
+    Raises:
+        UserError: a prefix is not the name of an algorithm.
+    """
+    found = []
+    for text in assignments:
+        prefix = prefix_of(text)
+        if prefix is None:
+            found.append(text)
+        elif prefix == algorithm(algo).name:
+            found.append(text.partition(":")[2])
+    return tuple(found)
+
+
+def prefix_of(text: str) -> str | None:
+    """Return the algorithm for which an assignment of ``--set`` is; None for every one."""
+    name = text.partition("=")[0]
+    prefix, colon, _ = name.partition(":")
+    if not colon:
+        return None
+    try:
+        return algorithm(prefix).name
+    except UserError:
+        raise unknown(f"algorithm in --set {text!r}:", prefix, ALGORITHMS) from None
+
+
+def check_prefixes(assignments: tuple[str, ...], algos: list[str]) -> None:
+    """Raise :class:`UserError` if ``--set`` names an algorithm that is not trained."""
+    known = [algorithm(algo).name for algo in algos]
+    for text in assignments:
+        prefix = prefix_of(text)
+        if prefix is not None and prefix not in known:
+            raise UserError(f"--set {text!r}: {prefix} is not trained here, but {', '.join(known)}")

@@ -74,7 +74,8 @@ def by_step(results: Results) -> str:
 def finding(results: Results) -> str:
     """Return one sentence about the first setting: which arms collapse, and at which gain."""
     setting = results.settings[0]
-    told, held = [], []
+    told: list[str] = []
+    held: list[str] = []
     for arm in results.arms:
         if not results.runs(arm, setting):
             continue

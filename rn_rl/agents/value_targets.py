@@ -99,7 +99,7 @@ class ValueTargets(BaseCallback):
             return model.quantile_net_target(obs).mean(1).amax(1)
         if isinstance(model, DQN):
             return model.q_net_target(obs).amax(1)
-        devices = [] if model.device.type == "cpu" else None
+        devices: list[int] | None = [] if model.device.type == "cpu" else None
         with torch.random.fork_rng(
             devices
         ):  # training draws the same numbers with and without this

@@ -20,7 +20,7 @@ def norm_rows() -> list[list[str]]:
         [
             row.name,
             row.summary,
-            ", ".join(row.arguments) or "-",
+            ", ".join(row.arguments or ()) or "-",
             "yes" if row.stateful else "-",
             phase_rule_holds(row),
             f"{measured[row.name]:.2f}" if row.name in measured else "-",

@@ -113,7 +113,7 @@ def constraints(module: nn.Module) -> list[Constraint]:
             found.append(Constraint((f"{path}.weight".lstrip("."),), 1.0, rows=True))
         elif getattr(part, "fixed_gains", False):
             names = [n for n in ("weight", "bias") if getattr(part, n, None) is not None]
-            norm = math.sqrt(part.weight.numel())  # type: ignore[union-attr,operator,arg-type]
+            norm = math.sqrt(part.weight.numel())
             found.append(Constraint(tuple(f"{path}.{n}".lstrip(".") for n in names), norm))
     return found
 

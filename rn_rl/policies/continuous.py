@@ -143,7 +143,7 @@ class NormContinuousMixin(NormPolicyMixin):
         return critic
 
     def _build(self, lr_schedule: Schedule) -> None:
-        super()._build(lr_schedule)  # type: ignore[misc]
+        super()._build(lr_schedule)
         for _, target in self.target_pairs():
             freeze_normalizers(target)
 

@@ -142,8 +142,10 @@ class NormPolicyMixin(BasePolicy):
         for name in ("net_args", "actor_kwargs", "critic_kwargs"):
             if self.net != "mlp" and hasattr(self, name):
                 getattr(self, name)["net"] = self.net
-        if self.value_norm != "none" and hasattr(self, "net_args"):
-            getattr(self, "critic_kwargs", self.net_args)["value_norm"] = self.value_norm
+        own: Any = self
+        if self.value_norm != "none" and hasattr(own, "net_args"):
+            of_values = own.critic_kwargs if hasattr(own, "critic_kwargs") else own.net_args
+            of_values["value_norm"] = self.value_norm
         super()._build(lr_schedule)  # type: ignore[misc]
 
     def target_pairs(self) -> list[tuple[nn.Module, nn.Module]]:

@@ -24,8 +24,8 @@ from rn_rl.policies.optimizers import rebuild
 class NormOutputsMixin(NormPolicyMixin):
     """Replace the output layers of actor and critic where the network or ``value_norm`` has others."""
 
-    value_net: nn.Module
-    action_net: nn.Module
+    value_net: Any
+    action_net: Any
     arch_keys = ("pi", "vf")
 
     def _build(self, lr_schedule: Schedule) -> None:

@@ -37,8 +37,8 @@ class NormPQNPolicy(NormDQNPolicy):
         if self.value_norm != "none":
             self.net_args["value_norm"] = self.value_norm
         self.q_net = self.make_q_net()
-        options: Any = self.optimizer_kwargs
-        self.optimizer = self.optimizer_class(self.q_net.parameters(), lr=lr_schedule(1), **options)
+        make: Any = self.optimizer_class
+        self.optimizer = make(self.q_net.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
 
     def forward(  # type: ignore[override]
         self, obs: PyTorchObs, deterministic: bool = False

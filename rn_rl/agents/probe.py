@@ -95,14 +95,17 @@ class ProbeCallback(BaseCallback):
         given = {**self.arguments, "every": every}
         policy = self.model.policy
         targets = {name for name, _ in policy.named_children() if name.endswith("_target")}
-        modes = ("eval",) if isinstance(self.model, ARS) else ("train",)
+        # ARS evaluates copies of its policy, in whatever mode that is
+        candidates = isinstance(self.model, ARS)
+        modes = ("train", "eval") if candidates else ("train",)
         online = CodeLengthProbe(
             policy,
             layers=lambda name, module: (
                 observed_by_default(module) and name.partition(".")[0] not in targets
             ),
             modes=modes,
-            reference=self._evaluate_reference,
+            reference=None if candidates else self._evaluate_reference,
+            follow_copies=candidates,
             **given,
         )
         self.probes = [online]
@@ -191,7 +194,7 @@ class ProbeCallback(BaseCallback):
                 self._masks = strided(rollout.action_masks, REFERENCE_ROWS)
 
     def _evaluate_reference(self) -> None:
-        if self._reference is not None and not isinstance(self.model, ARS):
+        if self._reference is not None:
             observations = obs_as_tensor(self._reference, self.model.device)
             behaviour(self.model.policy, observations, self._masks)
 

@@ -151,6 +151,14 @@ class ProbeCallback(BaseCallback):
     def _on_rollout_start(self) -> None:
         self._end_phase()
 
+    def _on_rollout_end(self) -> None:
+        # while it is learned from, a rollout buffer has another shape
+        rollout = getattr(self.model, "rollout_buffer", None)
+        if self._reference is None and rollout is not None:
+            self._reference = strided(rollout.observations, REFERENCE_ROWS)
+            if hasattr(rollout, "action_masks"):
+                self._masks = strided(rollout.action_masks, REFERENCE_ROWS)
+
     def _on_training_end(self) -> None:
         self._end_phase()
         self.close()
@@ -177,7 +185,6 @@ class ProbeCallback(BaseCallback):
     def _take_reference(self) -> None:
         model: Any = self.model
         memory = getattr(model, "replay_buffer", None)
-        rollout = getattr(model, "rollout_buffer", None)
         if memory is not None and memory.size():
             pick = evenly_spaced(memory.size(), REFERENCE_ROWS)
             seen = memory.observations
@@ -188,10 +195,6 @@ class ProbeCallback(BaseCallback):
             )
             normalizer = model.get_vec_normalize_env()
             self._reference = normalizer.normalize_obs(chosen) if normalizer else chosen
-        elif rollout is not None:
-            self._reference = strided(rollout.observations, REFERENCE_ROWS)
-            if hasattr(rollout, "action_masks"):
-                self._masks = strided(rollout.action_masks, REFERENCE_ROWS)
 
     def _evaluate_reference(self) -> None:
         if self._reference is not None:

@@ -92,7 +92,7 @@ def find_stages(series: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -
     window = window_of(len(rows))
     if not usable or window is None:
         return []
-    values = table[np.ix_(rows, usable)].T
+    values = table[rows][:, usable].T
     size = np.abs(jumps(values, window))
     limit = null_quantile(values, window, seed, resamples)
     found: list[tuple[float, int, int]] = []

@@ -82,6 +82,8 @@ def find_stages(series: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -
     """
     table = np.asarray(series, dtype=float)
     table = table[:, None] if table.ndim == 1 else table
+    if window_of(len(table)) is None:
+        return []
     # a layer that appears late or stays constant has no common rows with the others
     usable = [
         c

@@ -95,14 +95,17 @@ class ProbeCallback(BaseCallback):
         given = {**self.arguments, "every": every}
         policy = self.model.policy
         targets = {name for name, _ in policy.named_children() if name.endswith("_target")}
-        modes = ("eval",) if isinstance(self.model, ARS) else ("train",)
+        # ARS evaluates copies of its policy, in whatever mode that is
+        candidates = isinstance(self.model, ARS)
+        modes = ("train", "eval") if candidates else ("train",)
         online = CodeLengthProbe(
             policy,
             layers=lambda name, module: (
                 observed_by_default(module) and name.partition(".")[0] not in targets
             ),
             modes=modes,
-            reference=self._evaluate_reference,
+            reference=None if candidates else self._evaluate_reference,
+            follow_copies=candidates,
             **given,
         )
         self.probes = [online]
@@ -148,6 +151,14 @@ class ProbeCallback(BaseCallback):
     def _on_rollout_start(self) -> None:
         self._end_phase()
 
+    def _on_rollout_end(self) -> None:
+        # while it is learned from, a rollout buffer has another shape
+        rollout = getattr(self.model, "rollout_buffer", None)
+        if self._reference is None and rollout is not None:
+            self._reference = strided(rollout.observations, REFERENCE_ROWS)
+            if hasattr(rollout, "action_masks"):
+                self._masks = strided(rollout.action_masks, REFERENCE_ROWS)
+
     def _on_training_end(self) -> None:
         self._end_phase()
         self.close()
@@ -174,7 +185,6 @@ class ProbeCallback(BaseCallback):
     def _take_reference(self) -> None:
         model: Any = self.model
         memory = getattr(model, "replay_buffer", None)
-        rollout = getattr(model, "rollout_buffer", None)
         if memory is not None and memory.size():
             pick = evenly_spaced(memory.size(), REFERENCE_ROWS)
             seen = memory.observations
@@ -185,13 +195,9 @@ class ProbeCallback(BaseCallback):
             )
             normalizer = model.get_vec_normalize_env()
             self._reference = normalizer.normalize_obs(chosen) if normalizer else chosen
-        elif rollout is not None:
-            self._reference = strided(rollout.observations, REFERENCE_ROWS)
-            if hasattr(rollout, "action_masks"):
-                self._masks = strided(rollout.action_masks, REFERENCE_ROWS)
 
     def _evaluate_reference(self) -> None:
-        if self._reference is not None and not isinstance(self.model, ARS):
+        if self._reference is not None:
             observations = obs_as_tensor(self._reference, self.model.device)
             behaviour(self.model.policy, observations, self._masks)
 

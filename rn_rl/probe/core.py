@@ -101,6 +101,7 @@ class CodeLengthProbe:
             called with, or a function without arguments that calls it. The call is in evaluation mode,
             without gradient, and changes no state.
         prefix: text before the names of layers, such as ``"q_net_target."``.
+        follow_copies: deep copies of the network are observed too, as if they were the network.
 
     Raises:
         UserError: an argument is out of range, names a layer or measure that does not exist, or the
@@ -130,6 +131,7 @@ class CodeLengthProbe:
         recompute_gates: bool = False,
         reference: Tensor | Callable[[], Any] | None = None,
         prefix: str = "",
+        follow_copies: bool = False,
     ) -> None:
         self.decay = decay_per_phase(half_life)
         self.measures = frozenset([measures] if isinstance(measures, str) else measures)
@@ -144,7 +146,7 @@ class CodeLengthProbe:
             if value is not None and value < 1:
                 raise UserError(f"{label}={value}: expected at least 1")
         self.every, self.batches, self.max_steps = every, batches, max_steps
-        self.prefix = prefix
+        self.prefix, self.follow_copies = prefix, follow_copies
         self.recompute_gates = recompute_gates
         self.reference = reference
         self.phases = 0
@@ -177,7 +179,7 @@ class CodeLengthProbe:
             gates.check([(site.name, site.module) for site in self._sites])
         if "step" in self.measures:
             self._weights = Weights([(site.name, site.module) for site in self._sites])
-        self._hooks = Hooks(self._see, self._forward, self._sites, module)
+        self._hooks = Hooks(self._see, self._forward, self._sites, module, self.follow_copies)
 
     def close(self) -> None:
         """Remove the hooks from the network; what was measured stays."""

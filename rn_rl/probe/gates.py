@@ -58,9 +58,10 @@ def recomputed(module: nn.LSTM, inputs: tuple[Any, ...], output: Any) -> dict[st
     else:
         first, cell = (part.detach().reshape(hidden[0].shape) for part in given)
     before = torch.cat((first[None], hidden[:-1]))
-    bias = (module.bias_ih_l0, module.bias_hh_l0) if module.bias else (None, None)
-    summed = F.linear(x, module.weight_ih_l0, bias[0])
-    summed = summed + F.linear(before, module.weight_hh_l0, bias[1])
+    lstm: Any = module
+    bias = (lstm.bias_ih_l0, lstm.bias_hh_l0) if lstm.bias else (None, None)
+    summed = F.linear(x, lstm.weight_ih_l0, bias[0])
+    summed = summed + F.linear(before, lstm.weight_hh_l0, bias[1])
     i, f, g, o = summed.chunk(4, -1)
     i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
     cells = []

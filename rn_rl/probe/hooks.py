@@ -26,10 +26,11 @@ class Hook:
     Args:
         see: function that is called with ``about`` and the arguments of the hook without the module.
         about: the first argument.
+        follow: a deep copy observes too.
     """
 
-    def __init__(self, see: Callable[..., None], about: Any) -> None:
-        self.see, self.about = see, about
+    def __init__(self, see: Callable[..., None], about: Any, follow: bool = False) -> None:
+        self.see, self.about, self.follow = see, about, follow
 
     # a graph break under torch.compile; unlike torch.compiler.disable it does not import the compiler
     @torch._disable_dynamo
@@ -37,7 +38,7 @@ class Hook:
         self.see(self.about, *args)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
-        return inert
+        return self if self.follow else inert
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[()]]:
         return no_hook, ()
@@ -55,6 +56,7 @@ class Hooks:
         forward: called with the network before each forward of it.
         sites: layers to observe.
         network: the network.
+        follow: deep copies of the network are observed too.
     """
 
     def __init__(
@@ -63,16 +65,19 @@ class Hooks:
         forward: Callable[[nn.Module], None],
         sites: Sequence[Site],
         network: nn.Module,
+        follow: bool = False,
     ) -> None:
         self._fused = {id(site.module): site for site in sites if site.fused}
         self._handles = [
-            site.module.register_forward_hook(Hook(see, site)) for site in sites if not site.fused
+            site.module.register_forward_hook(Hook(see, site, follow))
+            for site in sites
+            if not site.fused
         ]
         if self._fused:
             self._see = see
             self._handles.append(nn.modules.module.register_module_forward_hook(self._see_fused))
         if not isinstance(network, nn.TransformerEncoderLayer):
-            before = Hook(lambda *_: forward(network), None)
+            before = Hook(lambda *_: forward(network), None, follow)
             self._handles.append(network.register_forward_pre_hook(before))
 
     @torch._disable_dynamo

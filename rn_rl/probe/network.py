@@ -63,4 +63,5 @@ def churn_of(before: Tensor, now: Tensor) -> float:
     if before.shape != now.shape:
         return float("nan")
     spread = (before.double() - before.double().mean(0)).norm()
-    return float((now.double() - before.double()).norm() / spread)
+    change = (now.double() - before.double()).norm()
+    return float(change / spread) if spread > 0 else float("nan")

@@ -82,6 +82,8 @@ def find_stages(series: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -
     """
     table = np.asarray(series, dtype=float)
     table = table[:, None] if table.ndim == 1 else table
+    if window_of(len(table)) is None:
+        return []
     # a layer that appears late or stays constant has no common rows with the others
     usable = [
         c
@@ -92,7 +94,7 @@ def find_stages(series: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -
     window = window_of(len(rows))
     if not usable or window is None:
         return []
-    values = table[np.ix_(rows, usable)].T
+    values = table[rows][:, usable].T
     size = np.abs(jumps(values, window))
     limit = null_quantile(values, window, seed, resamples)
     found: list[tuple[float, int, int]] = []

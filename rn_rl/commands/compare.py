@@ -22,9 +22,8 @@ from rn_rl.experiment.grid.disk import find_cell_runs, is_readable, run_folders
 from rn_rl.experiment.grid.grid import new_grid
 from rn_rl.experiment.grid.jobs import failures
 from rn_rl.experiment.grid.scheduler import run_grid
-from rn_rl.experiment.runs.console import StatusLines
+from rn_rl.experiment.runs.console import StatusLines, command_line
 from rn_rl.experiment.runs.records import read_records
-from rn_rl.experiment.runs.spec import command_line
 from rn_rl.normalization import split_names
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from torch import Tensor, nn
 
 from rn_rl.errors import UserError
-from rn_rl.normalization import PhaseNorm, canonical_spec, make_normalizers, phase_norms
+from rn_rl.normalization import canonical_spec, make_normalizers, phase_norms
 
 Sharing = Literal["step", "shared"]
 Place = Literal["after", "before"]
@@ -82,13 +83,10 @@ class FedBackNorm(nn.Module):
 
     def gains(self) -> list[float]:
         """Mean gain of each time step under the frozen state; NaN where none is frozen, 1 without one."""
-        found = []
-        for norms in self.norms:
-            gain = 1.0
-            for norm in phase_norms(norms).values():
-                gain *= float(norm.gain.mean()) if isinstance(norm, PhaseNorm) else 1.0
-            found.append(gain)
-        return found
+        return [
+            math.prod(float(norm.gain.mean()) for norm in phase_norms(norms).values())
+            for norms in self.norms
+        ]
 
     def extra_repr(self) -> str:
         return f"{self.spec}, sharing={self.sharing!r}"

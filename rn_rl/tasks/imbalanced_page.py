@@ -9,6 +9,7 @@ import numpy as np
 from rn_rl.analysis.drawing import INK, Palette, by_itself, legend, picture, styled, svg
 from rn_rl.tasks.imbalanced import TEST_BATCHES
 from rn_rl.tasks.results import Results
+from rn_rl.tasks.wording import joined, versus
 
 PUBLISHED = {
     "none": "4.80±.15 14.48±.28 23.74±.28 32.80±.22 42.01±.45 51.99±.32 60.86±.19 70.81±.40 80.67±.36 "
@@ -179,6 +180,6 @@ def finding(results: Results) -> str:
         )
     for arm, other in (("rn", "none"), ("rn", "ln"), ("rn", "logt")):
         if results.runs(arm, setting):
-            told.append(results.told(arm, other, setting, "error_128", "points"))
-    text = "; ".join(part for part in told if part) or f"{setting} was run"
+            told.append(versus(results, arm, other, setting, results.task.metrics[0]))
+    text = joined(told) or f"{setting} was run"
     return f"{text[0].upper()}{text[1:]}."

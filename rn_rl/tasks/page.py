@@ -15,6 +15,9 @@ from rn_rl.experiment.runs.console import say
 from rn_rl.experiment.runs.io import write_rows, write_text
 from rn_rl.tasks.results import REFERENCES, Results
 
+MOST_PRINTED = 4
+"""Metrics in the printed table; the page has them all."""
+
 TOLD = (
     "Means over seeds with 95% bootstrap intervals. Differences are of the first number: mean over seeds "
     "of the paired difference, with its 95% interval by Student's t; negative is {direction}. Arms with "
@@ -126,6 +129,7 @@ def write_numbers(results: Results, stem: Path) -> None:
 def print_tables(results: Results, console: Console) -> None:
     """Print the table of each setting without most intervals, which are in the page, in 80 columns."""
     task = results.task
+    metrics = task.metrics[:MOST_PRINTED]
     for setting in results.settings:
         table = Table(title=setting, title_justify="left", box=SIMPLE_HEAD)
         table.caption, table.caption_justify = (
@@ -133,7 +137,8 @@ def print_tables(results: Results, console: Console) -> None:
             "left",
         )
         table.padding, table.pad_edge = (0, 1, 0, 0), False
-        for place, column in enumerate(header(results)):
+        heads = header(results)
+        for place, column in enumerate([*heads[: 2 + len(metrics)], *heads[-len(REFERENCES) :]]):
             table.add_column(
                 column, justify="left" if place == 0 else "right", no_wrap=place in (0, 2)
             )
@@ -141,13 +146,13 @@ def print_tables(results: Results, console: Console) -> None:
         for arm in results.arms:
             if not results.runs(arm, setting):
                 continue
-            first, *others = (results.estimate(arm, setting, m.key) for m in task.metrics)
+            first, *others = (results.estimate(arm, setting, m.key) for m in metrics)
             row = [arm, str(len(results.runs(arm, setting))), str(first)]
             row += [str(Estimate(other.value)) for other in others]
             row += [starred(results, arm, name, setting) for name in REFERENCES]
             table.add_row(*row)
             if arm in published:
-                theirs = [published[arm].get(metric.key, "") for metric in task.metrics]
+                theirs = [published[arm].get(metric.key, "") for metric in metrics]
                 table.add_row("  published", "", *theirs, style="dim")
         console.print(table)
 

@@ -88,17 +88,3 @@ class Results:
         """
         _, mark, steps = arm.rpartition(EVERY)
         return f"{name}{mark}{steps}" if mark and name == "logt" else name
-
-    def told(self, arm: str, other: str, setting: str, metric: str, unit: str = "") -> str:
-        """Say how two arms differ on a metric: ``"rn minus logt: +1.2 [0.3, 2.1] points"``.
-
-        Where the interval contains 0, or there is one seed, it adds that the order cannot be told.
-        """
-        found = self.difference(arm, other, setting, metric)
-        if found is None:
-            return ""
-        sign = "+" if found.value > 0 else ""
-        text = f"{arm} minus {other}: {sign}{found}{f' {unit}' if unit else ''}"
-        if not (found.low > 0 or found.high < 0):  # NaN bounds too
-            text += ", so their order cannot be told"
-        return text

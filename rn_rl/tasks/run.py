@@ -20,9 +20,8 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
 
 from rn_rl.errors import TrainingStopped, UserError, first_line
-from rn_rl.experiment.runs.console import StatusLines, clock, say
+from rn_rl.experiment.runs.console import StatusLines, clock, command_line, say
 from rn_rl.experiment.runs.io import write_text
-from rn_rl.experiment.runs.spec import command_line
 from rn_rl.experiment.training.config import check_seeds
 from rn_rl.experiment.training.interrupts import ignore_interrupts, stop_on_interrupt
 from rn_rl.normalization import split_names

@@ -103,14 +103,14 @@ class Store:
         for number, line in enumerate(complete_lines(self.path), 1):
             try:
                 values = as_numbers(json.loads(line))
-                if values.keys() != KINDS.keys():
+                if not isinstance(values, dict) or values.keys() != KINDS.keys():
                     raise ValueError(f"expected {', '.join(KINDS)}")
                 for name, kind in KINDS.items():
                     if not isinstance(values[name], kind) or values[name] is True:
                         raise ValueError(f"{name} is {values[name]!r:.80}")
                 if not all(isinstance(value, int | float) for value in values["metrics"].values()):
                     raise ValueError("a metric is no number")
-            except (ValueError, AttributeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(
                     f"{self.path}, line {number}: no run of 'rn-rl task' ({error}); remove the line, "
                     "or choose another --out"
@@ -119,15 +119,22 @@ class Store:
         return runs
 
     def append(self, run: Run) -> None:
-        """Add a run, after removing the part of a line that a killed process may have left."""
+        """Add a run, after removing the part of a line that a killed process may have left.
+
+        Raises:
+            OSError: it cannot be written, for example to a full disk; runs that were there stay.
+        """
         line = json.dumps(as_plain(asdict(run)), allow_nan=False).encode() + b"\n"
         whole = sum(map(len, complete_lines(self.path)))
-        with self.path.open("r+b" if self.path.exists() else "xb") as stream:
-            stream.seek(whole)
-            stream.truncate()
-            stream.write(line)
-            stream.flush()
-            os.fsync(stream.fileno())
+        try:
+            with self.path.open("r+b" if self.path.exists() else "xb") as stream:
+                stream.seek(whole)
+                stream.truncate()
+                stream.write(line)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:  # errors of a write do not name the file
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
 
 
 def as_plain(values: Any) -> Any:

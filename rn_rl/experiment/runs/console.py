@@ -1,11 +1,14 @@
-"""Lines printed for the user, and the object by which another thread follows and stops a training."""
+"""The typed command, lines printed for the user, and the object by which a thread follows a training."""
 
 from __future__ import annotations
 
+import shlex
+import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 
@@ -21,6 +24,12 @@ class Watch:
     """Timesteps done; written by the training."""
     stop: bool = False
     """True asks the training to save a checkpoint and stop at the end of the phase."""
+
+
+def command_line() -> str:
+    """Return the command that the user typed, to be recorded with a run."""
+    program = Path(sys.argv[0]).name.removesuffix(".exe")  # as scripts are named on Windows
+    return shlex.join(["rn-rl" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import platform
 import re
-import shlex
-import sys
 import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -24,12 +21,6 @@ from rn_rl.errors import UserError, first_line
 from rn_rl.experiment.envs.make import make_env
 from rn_rl.experiment.settings.algorithms import algorithm, check_action_space
 from rn_rl.experiment.settings.hyperparameters import to_algorithm_arguments
-
-
-def command_line() -> str:
-    """Return the command that the user typed, to be recorded with a run."""
-    program = Path(sys.argv[0]).name.removesuffix(".exe")  # as scripts are named on Windows
-    return shlex.join(["rn-rl" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
 def versions() -> dict[str, str]:

@@ -7,7 +7,8 @@ import torch
 from rn_rl.errors import UserError
 from rn_rl.experiment.envs.checks import check_timeout
 from rn_rl.experiment.envs.make import check_env_id
-from rn_rl.experiment.runs.spec import RunSpec, check_values, command_line
+from rn_rl.experiment.runs.console import command_line
+from rn_rl.experiment.runs.spec import RunSpec, check_values
 from rn_rl.experiment.settings.algorithms import ALGORITHMS, algorithm
 from rn_rl.experiment.settings.hyperparameters import (
     check_given,

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from rn_rl.experiment.runs.console import command_line
 from rn_rl.experiment.runs.folder import find_run, new_run, parent_folder
-from rn_rl.experiment.runs.spec import RunSpec, command_line, file_name
+from rn_rl.experiment.runs.spec import RunSpec, file_name
 
 
 def spec(**options: Any) -> RunSpec:

@@ -17,7 +17,7 @@ import tyro
 
 import rn_rl
 from rn_rl.analysis.config import ReportConfig
-from rn_rl.commands.config import NormsConfig, ZooConfig
+from rn_rl.commands.config import NormsConfig, StatusConfig, ZooConfig
 from rn_rl.errors import TrainingDiverged, TrainingStopped, UserError, unknown
 from rn_rl.experiment.evaluation.config import EvaluateConfig, ProbeConfig, VideoConfig
 from rn_rl.experiment.grid.config import CompareConfig
@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "video": (VideoConfig, "rn_rl.commands.video:run_video"),
     "compare": (CompareConfig, "rn_rl.commands.compare:run_compare"),
     "tune": (TuneConfig, "rn_rl.commands.tune:run_tune"),
+    "status": (StatusConfig, "rn_rl.commands.status:run_status"),
     "report": (ReportConfig, "rn_rl.commands.report:run_report"),
     "reproduce": (ReproduceConfig, "rn_rl.reproduction.run:run_reproduce"),
     "task": (TaskConfig, "rn_rl.tasks.run:run_task"),

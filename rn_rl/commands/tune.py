@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from rn_rl.analysis import drawing
+from rn_rl.errors import TrainingStopped
 from rn_rl.experiment.runs.console import StatusLines, say
 from rn_rl.experiment.runs.io import atomic_write, write_yaml
 from rn_rl.experiment.tuning.config import TuneConfig
@@ -32,7 +33,10 @@ def run_tune(config: TuneConfig) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
     for norm in norms:
         with StatusLines(console, f"searching for {norm}, {config.trials} trials"):
-            study = search(config, norm)
+            try:
+                study = search(config, norm)
+            except TrainingStopped:
+                raise TrainingStopped("stopped; the same command goes on") from None
         path = conf_file(config, norm)
         write_yaml(path, {config.env: tuned_settings(config, norm, best_drawn(config, study))})
         states = [trial.state.name for trial in study.get_trials(deepcopy=False)]

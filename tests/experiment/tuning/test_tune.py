@@ -94,7 +94,9 @@ def test_a_trial_reports_and_can_be_ended(config):
     several = replace(config, seeds=2, engine="process")
     assert run_trial(several, "none", {"learning_rate": 1e-3}, report) is None
     assert len(told) == 1 and told[0][0] == 1 and math.isfinite(told[0][1])
-    whole = run_trial(replace(config, seeds=2, engine="batch"), "none", {}, lambda *_: False)
+    together = replace(config, algo="ppo", seeds=2, engine="batch")
+    drawn = {"n_steps": 32, "batch_size": 32, "n_epochs": 1}
+    whole = run_trial(together, "none", drawn, lambda *_: False)
     assert whole is not None and math.isfinite(whole)
 
 

@@ -112,6 +112,7 @@ class Imbalanced(Task):
         Metric("error_1", "at 1", "%"),
         Metric("error_all", "at all", "%"),
         Metric("thinned_recall", "thinned recall", "%", lower_is_better=False),
+        Metric("diverged", "diverged", "share"),
     )
     commit_every = 1
 

@@ -56,38 +56,47 @@ def number_of(setting: str) -> int:
 
 @styled
 def errors(results: Results) -> str:
-    """Plot the error over n: left in test batches of 128, right in one batch of all."""
+    """Plot each arm's error at the largest n in both test batches, and the error over n beside it."""
+    last = max(results.settings, key=number_of)
+    several = len(results.settings) > 1
+    figure = picture(10.0 if several else 6.0, max(4.2, 1.0 + 0.26 * len(results.arms)))
+    panels = figure.subplots(1, 1 + several, squeeze=False)[0]
+    axes = panels[0]
+    arms = [arm for arm in results.arms if results.runs(arm, last)]
+    for metric, marker, label, shift in (
+        ("error_128", "o", "test batches of 128", -0.15),
+        ("error_all", "D", "one test batch of all", 0.15),
+    ):
+        found = [results.estimate(arm, last, metric) for arm in arms]
+        y = np.arange(len(arms)) + shift
+        color = Palette(("error_128", "error_all"))[metric]["color"]
+        axes.hlines(y, [e.low for e in found], [e.high for e in found], color=color, linewidth=1.5)
+        axes.plot([e.value for e in found], y, marker, color=color, markersize=5, label=label)
+    axes.set_yticks(np.arange(len(arms)), arms)
+    axes.set_ylim(len(arms) - 0.5, -0.5)
+    axes.set_xlabel(f"test error at {last}, %, 95% interval")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=9)
+    if several:
+        over_n(results, panels[1])
+    return by_itself(svg(figure, "test error by arm and by number of thinned classes"))
+
+
+def over_n(results: Results, axes: Any) -> None:
+    """Plot the error over n in test batches of 128; dotted: the published arms in one batch of all."""
     arms = [arm for arm in results.arms if arm in SHOWN] or results.arms
     palette = Palette(arms)
-    figure = picture(9.0, 4.2)
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, metric, title in zip(
-        panels,
-        ("error_128", "error_all"),
-        ("test batches of 128", "one test batch of all"),
-        strict=True,
-    ):
-        for arm in arms:
-            there = [s for s in results.settings if results.runs(arm, s)]
-            found = [results.estimate(arm, s, metric) for s in there]
-            n = [number_of(s) for s in there]
-            axes.plot(
-                n, [e.value for e in found], marker="o", markersize=3, label=arm, **palette[arm]
-            )
-            axes.fill_between(
-                n,
-                [e.low for e in found],
-                [e.high for e in found],
-                color=palette[arm]["color"],
-                alpha=0.12,
-                linewidth=0,
-            )
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("n, thinned classes")
-        axes.set_xticks([number_of(s) for s in results.settings])
-    panels[0].set_ylabel("test error, %")
-    legend(figure, *panels)
-    return by_itself(svg(figure, "test error by number of thinned classes"))
+    for arm in arms:
+        there = [s for s in results.settings if results.runs(arm, s)]
+        n = [number_of(s) for s in there]
+        found = [results.estimate(arm, s, "error_128") for s in there]
+        axes.plot(n, [e.value for e in found], marker="o", markersize=3, label=arm, **palette[arm])
+        if "paper" in arm:
+            every = [results.estimate(arm, s, "error_all").value for s in there]
+            axes.plot(n, every, ":", color=palette[arm]["color"])
+    axes.set_xlabel("n, thinned classes")
+    axes.set_ylabel("test error, %; dotted: one batch of all")
+    axes.set_xticks([number_of(s) for s in results.settings])
+    axes.legend(fontsize=9)
 
 
 @styled
@@ -136,7 +145,7 @@ def test_gains(results: Results) -> str | None:
     for place, axes in enumerate(panels):
         for arm in arms:
             there = [s for s in results.settings if results.runs(arm, s)]
-            means = [first_gain(results, arm, s, place - 1).mean() for s in there]
+            means = [finite_mean(first_gain(results, arm, s, place - 1)) for s in there]
             n = [number_of(s) for s in there]
             axes.plot(n, means, marker="o", markersize=3, label=arm, **palette[arm])
         axes.axhline(0, color=INK, linewidth=0.8)
@@ -165,6 +174,12 @@ def first_gain(results: Results, arm: str, setting: str, place: int) -> np.ndarr
     return results.curve(arm, setting, "test_gain")[:, place, 0]
 
 
+def finite_mean(values: np.ndarray) -> float:
+    """Return the mean of the finite values, those of runs that did not diverge; NaN without any."""
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else float("nan")
+
+
 def finding(results: Results) -> str:
     """Return one sentence about the setting with most thinned classes."""
     setting = max(results.settings, key=number_of)
@@ -172,12 +187,19 @@ def finding(results: Results) -> str:
     paper = next((arm for arm in ("rn-paper", "ln+rn-paper") if results.runs(arm, setting)), None)
     if paper is not None:
         some, every = (results.estimate(paper, setting, f"error_{b}") for b in ("128", "all"))
-        gains = [first_gain(results, paper, setting, place).mean() for place in (-1, 1, 2)]
+        lost = results.values(paper, setting, "diverged") > 0
         told.append(
             f"at {setting} {paper} errs on {some}% of the test images in batches of 128 and on {every}% "
-            f"in one batch, since its gain in the first layer is {gains[1]:.2f} and {gains[2]:.2f} there "
-            f"({gains[0]:.2f} in training)"
+            "in one batch"
         )
+        if not lost.all():
+            gains = [first_gain(results, paper, setting, at)[~lost].mean() for at in (-1, 1, 2)]
+            told[-1] += (
+                f", since its gain in the first layer is {gains[1]:.2f} and {gains[2]:.2f} there "
+                f"({gains[0]:.2f} in training)"
+            )
+        if lost.any():
+            told.append(f"{lost.sum()} of {len(lost)} runs of {paper} diverged")
     for arm, other in (("rn", "none"), ("rn", "ln"), ("rn", "logt")):
         if results.runs(arm, setting):
             told.append(versus(results, arm, other, setting, results.task.metrics[0]))

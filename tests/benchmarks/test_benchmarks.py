@@ -298,6 +298,7 @@ def test_the_flags_for_another_checkout_are_those_of_the_command():
     assert not {"--against", "--pairs", "--json", "--profile", "--readme"} & set(flags)
 
 
+@pytest.mark.slow
 def test_this_checkout_is_one_and_its_lines_are_read():
     against.check_checkout(against.HERE)
     arguments = ["layer", "--norms", "rn", "--rounds", "1", "--repeats", "1", "--json"]

@@ -58,7 +58,7 @@ def test_a_complete_training_is_not_repeated(tmp_path):
     assert command  # for the report
 
 
-@pytest.mark.parametrize("engine", ["batch", "process"])
+@pytest.mark.parametrize("engine", ["batch", pytest.param("process", marks=pytest.mark.slow)])
 def test_tensorboard_shows_a_grid_with_sensible_names(tmp_path, engine):
     """Runs have the names of their folders, and the same figures however they were trained."""
     assert (

@@ -217,7 +217,7 @@ CASES: dict[str, Any] = {
 }
 
 
-QUICK = ("none", "ln+rn", "no hidden layer")
+QUICK = ("ln+rn",)
 
 
 @pytest.mark.parametrize("name", slow_unless(QUICK.__contains__, CASES))

@@ -107,7 +107,10 @@ def test_agents_observe_the_values_of_the_environment(name: str, space: Any) -> 
     env.close()
 
 
-@pytest.mark.parametrize("name", ["StartAll", "StartPart", "Grid", "NoAxis", "Keys"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("StartAll", marks=pytest.mark.slow), "StartPart", "Grid", "NoAxis", "Keys"],
+)
 def test_unusual_observations_train_stop_and_play(name: str, tmp_path: Path) -> None:
     run = train("ppo", name, tmp_path)
     assert main(["train", "--resume", str(run), "--timesteps", "128", "--quiet"]) == 0

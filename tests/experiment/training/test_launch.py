@@ -71,7 +71,7 @@ KINDS: dict[Any, dict[str, Any]] = {
 
 
 def is_quick(vector_env: str, cls: Any) -> bool:
-    return cls is DQN or (vector_env == "envpool" and cls is not RNPPO)
+    return cls is DQN or (vector_env == "envpool" and cls is PPO)
 
 
 @pytest.mark.parametrize(

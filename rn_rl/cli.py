@@ -17,11 +17,12 @@ import tyro
 
 import rn_rl
 from rn_rl.analysis.config import ReportConfig
-from rn_rl.commands.config import NormsConfig, ZooConfig
+from rn_rl.commands.config import NormsConfig, StatusConfig, ZooConfig
 from rn_rl.errors import TrainingDiverged, TrainingStopped, UserError, unknown
 from rn_rl.experiment.evaluation.config import EvaluateConfig, ProbeConfig, VideoConfig
 from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.training.config import TrainConfig
+from rn_rl.experiment.tuning.config import TuneConfig
 from rn_rl.reproduction.config import ReproduceConfig
 from rn_rl.tasks.config import TaskConfig
 
@@ -30,6 +31,8 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "evaluate": (EvaluateConfig, "rn_rl.commands.evaluate:run_evaluate"),
     "video": (VideoConfig, "rn_rl.commands.video:run_video"),
     "compare": (CompareConfig, "rn_rl.commands.compare:run_compare"),
+    "tune": (TuneConfig, "rn_rl.commands.tune:run_tune"),
+    "status": (StatusConfig, "rn_rl.commands.status:run_status"),
     "report": (ReportConfig, "rn_rl.commands.report:run_report"),
     "reproduce": (ReproduceConfig, "rn_rl.reproduction.run:run_reproduce"),
     "task": (TaskConfig, "rn_rl.tasks.run:run_task"),

@@ -98,10 +98,18 @@ def write_paper_figures(
     for figure in found:
         for name, width in WIDTHS.items():
             with drawing.style(STYLE):
-                drawn = figure.draw(width)
+                drawn = laid_out(figure, width)
                 for suffix in formats:
                     save(drawn, folder / f"{figure.name}-{name}.{suffix}")
     return found
+
+
+def laid_out(figure: PaperFigure, width: float) -> matplotlib.figure.Figure:
+    """Draw a figure and fix its layout, which would change a little with every file."""
+    drawn = figure.draw(width)
+    drawn.draw_without_rendering()
+    drawn.set_layout_engine("none")
+    return drawn
 
 
 def save(figure: matplotlib.figure.Figure, path: Path) -> None:

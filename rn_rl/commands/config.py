@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import tyro
+
 from rn_rl.experiment.settings.options import shown_as
 
 
@@ -24,3 +26,11 @@ class ZooConfig:
     """Algorithms of --export; default: all. The RL Zoo's tools take a file with one algorithm."""
     config: str = "zoo"
     """Hyperparameters of --export: zoo (tuned) or paper."""
+
+
+@dataclass
+class StatusConfig:
+    """Show how far the trainings in a folder are, also while another process runs them."""
+
+    runs: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUNS")] = Path("runs")
+    """Folder that holds runs, at any depth."""

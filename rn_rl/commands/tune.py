@@ -1,0 +1,79 @@
+"""``rn-rl tune``: search for hyperparameters, write them, and plot which of them matter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from rn_rl.analysis import drawing
+from rn_rl.errors import TrainingStopped
+from rn_rl.experiment.runs.console import StatusLines, say
+from rn_rl.experiment.runs.io import atomic_write, write_yaml
+from rn_rl.experiment.tuning.config import TuneConfig
+from rn_rl.experiment.tuning.study import (
+    best_drawn,
+    check_tuning,
+    conf_file,
+    load_optuna,
+    search,
+    tuned_settings,
+)
+
+FEWEST_TRIALS = 4
+"""Fewest complete trials from which importances are estimated."""
+
+
+def run_tune(config: TuneConfig) -> None:
+    """Search for each normalizer, one after the other, and say how to compare them afterwards."""
+    console = Console(quiet=config.quiet)
+    load_optuna()
+    norms = check_tuning(config)
+    config.out.mkdir(parents=True, exist_ok=True)
+    for norm in norms:
+        with StatusLines(console, f"searching for {norm}, {config.trials} trials"):
+            try:
+                study = search(config, norm)
+            except TrainingStopped:
+                raise TrainingStopped("stopped; the same command goes on") from None
+        path = conf_file(config, norm)
+        write_yaml(path, {config.env: tuned_settings(config, norm, best_drawn(config, study))})
+        states = [trial.state.name for trial in study.get_trials(deepcopy=False)]
+        told = f"{states.count('COMPLETE')} complete, {states.count('PRUNED')} ended early"
+        say(console, f"{norm}: best mean return {study.best_value:.2f} ({told}): {path}")
+        plotted = plot_importances(study, path.with_suffix(".svg"))
+        if plotted:
+            say(console, f"  importance of each hyperparameter: {path.with_suffix('.svg')}")
+    first = config.seed + config.seeds
+    say(
+        console,
+        f"these values were chosen on seeds {config.seed} to {first - 1}, so their returns are too "
+        f"good: compare on new seeds, such as rn-rl compare --algo {config.algo} --env {config.env} "
+        f"--norms {config.norms} --seed {first} --conf-file FILE",
+    )
+
+
+def plot_importances(study: Any, path: Path) -> bool:
+    """Plot the share of the variance of returns that each hyperparameter explains (PED-ANOVA).
+
+    Returns:
+        False if there are too few trials, or all returned the same.
+    """
+    optuna = load_optuna()
+    done = [t for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]
+    if len(done) < FEWEST_TRIALS or len({t.value for t in done}) < 2:
+        return False
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with drawing.style({"text.color": "#000000", "grid.color": "#dddddd"}):
+        figure = drawing.picture(height=0.9 + 0.3 * len(found))
+        axes = figure.subplots()
+        axes.barh(list(found), list(found.values()), color=drawing.OKABE_ITO[1])
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("importance (PED-ANOVA)")
+        with atomic_write(path) as temporary:
+            figure.savefig(temporary, metadata={"Date": None})
+    return True

@@ -1,0 +1,49 @@
+"""Options of ``rn-rl tune`` as a dataclass, which imports neither torch nor Optuna."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from rn_rl.experiment.settings.options import shown_as
+from rn_rl.experiment.training.config import SharedOptions
+
+
+@dataclass(kw_only=True)
+class TunedAgents:
+    """Options of ``rn-rl tune`` that ``--help`` prints first."""
+
+    algo: Annotated[str | None, shown_as("NAME")] = None
+    """Algorithm of 'rn-rl train'."""
+    env: Annotated[str | None, shown_as("ENV")] = None
+    """Environment."""
+    norms: str = "none"
+    """Normalizers, separated by commas; each has a study of its own."""
+    trials: int = 50
+    """Trials of each normalizer. A larger number later continues the studies."""
+    seeds: int = 3
+    """Seeds of each trial: SEED, SEED + 1, ...; its value is the mean of their last evaluations."""
+    seed: int = 0
+    """First seed; also the seed of the sampler."""
+
+
+@dataclass(kw_only=True)
+class TuneConfig(SharedOptions, TunedAgents):
+    """Search for hyperparameters with Optuna, with the same number of trials for each normalizer.
+
+    The same command continues a search that was stopped, also from several terminals at once.
+    """
+
+    out: Path = Path("tuning")
+    """Folder of the studies (study.db) and of the hyperparameters found (ALGO-NORM.yml)."""
+    space: Annotated[Path | None, shown_as("FILE.yml")] = None
+    """Ranges to search, by algorithm, in place of those in rn_rl/zoo_configs/spaces.yml."""
+    sampler: str = "tpe"
+    """tpe, random or qmc."""
+    pruner: str = "median"
+    """Ends trials that fall behind: median, halving, hyperband or none."""
+    jobs: int = 1
+    """Processes that work on trials side by side."""
+    memory: Annotated[float | None, shown_as("GB")] = None
+    """Memory that a seed batch may take; default: half of what is free."""

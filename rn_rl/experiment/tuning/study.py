@@ -1,0 +1,209 @@
+"""Studies of Optuna in an SQLite file: one for each normalizer, with the same number of trials."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import joblib
+from filelock import FileLock, Timeout
+
+from rn_rl.errors import UserError, unknown
+from rn_rl.experiment.runs.spec import RunSpec, file_name
+from rn_rl.experiment.settings.algorithms import algorithm
+from rn_rl.experiment.settings.hyperparameters import merge_nested, parse_assignments
+from rn_rl.experiment.training.resolve import resolve
+from rn_rl.experiment.tuning.config import TuneConfig
+from rn_rl.experiment.tuning.space import Range, space_of
+from rn_rl.experiment.tuning.trial import as_text, run_trial, training_of
+from rn_rl.normalization import canonical_spec, split_names
+
+SAMPLERS = {"tpe": "TPESampler", "random": "RandomSampler", "qmc": "QMCSampler"}
+"""Samplers of Optuna by their names in ``--sampler``."""
+
+PRUNERS = {
+    "median": "MedianPruner",
+    "halving": "SuccessiveHalvingPruner",
+    "hyperband": "HyperbandPruner",
+    "none": "NopPruner",
+}
+"""Pruners of Optuna by their names in ``--pruner``."""
+
+
+def load_optuna() -> Any:
+    """Import Optuna, and let it print warnings only.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise UserError("rn-rl tune needs Optuna: pip install 'rn-rl[tune]'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def check_tuning(config: TuneConfig) -> list[str]:
+    """Check the options of a search, and return its normalizers; nothing is trained.
+
+    Raises:
+        UserError: an option cannot be used.
+    """
+    for name, value, known in (
+        ("sampler", config.sampler, SAMPLERS),
+        ("pruner", config.pruner, PRUNERS),
+    ):
+        if value not in known:
+            raise unknown(f"--{name}", value, known)
+    for name in ("trials", "seeds", "jobs"):
+        if getattr(config, name) < 1:
+            raise UserError(f"--{name} {getattr(config, name)}: expected at least 1")
+    if config.eval_freq == 0:
+        raise UserError("--eval-freq 0: a search needs evaluations; expected at least 1")
+    norms = list(dict.fromkeys(canonical_spec(norm) for norm in split_names(config.norms)))
+    if not norms:
+        raise UserError("--norms is missing: one or more, separated by commas")
+    for norm in norms:
+        base_of(config, norm)
+    assert config.algo is not None  # resolve() has checked it
+    space_of(algorithm(config.algo), config.space)
+    return norms
+
+
+def base_of(config: TuneConfig, norm: str) -> RunSpec:
+    """Return the description of a run without drawn hyperparameters."""
+    return resolve(training_of(config, norm, {}, config.out))
+
+
+def open_study(config: TuneConfig, norm: str, worker: int = 0) -> Any:
+    """Open the study of a normalizer, or make it.
+
+    The sampler's seed depends on the number of trials, so that a continued search does not draw the
+    same values again.
+    """
+    optuna = load_optuna()
+    config.out.mkdir(parents=True, exist_ok=True)
+    spec = base_of(config, norm)
+    name = f"{spec.algo} {spec.env} {norm} {spec.timesteps} timesteps"
+    storage = optuna.storages.RDBStorage(
+        f"sqlite:///{(config.out / 'study.db').absolute()}",
+        engine_kwargs={"connect_args": {"timeout": 60}},
+    )
+    with optuna_lock(config):
+        study = optuna.create_study(
+            storage=storage, study_name=name, direction="maximize", load_if_exists=True
+        )
+        fail_stale_trials(config, study)
+    seed = config.seed + len(study.get_trials(deepcopy=False)) + 10_000 * worker
+    study.sampler = getattr(optuna.samplers, SAMPLERS[config.sampler])(seed=seed)
+    study.pruner = getattr(optuna.pruners, PRUNERS[config.pruner])()
+    return study
+
+
+def optuna_lock(config: TuneConfig) -> FileLock:
+    """Return the lock under which trials are counted, begun, and found to be stale."""
+    return FileLock(config.out / ".study.lock")
+
+
+def trial_lock(config: TuneConfig, study: Any, number: int) -> FileLock:
+    """Return the lock that a process holds while it works on a trial; a killed process loses it."""
+    return FileLock(config.out / ".running" / file_name(f"{study.study_name} {number}.lock"))
+
+
+def fail_stale_trials(config: TuneConfig, study: Any) -> None:
+    """Count the trials as failed that killed processes left, so that others take their places."""
+    (config.out / ".running").mkdir(exist_ok=True)
+    states = load_optuna().trial.TrialState
+    for trial in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
+        with (
+            contextlib.suppress(Timeout),
+            trial_lock(config, study, trial.number).acquire(timeout=0),
+        ):
+            study.tell(trial.number, state=states.FAIL)
+
+
+def search(config: TuneConfig, norm: str) -> Any:
+    """Run the trials that the study of a normalizer lacks, in as many processes as were asked for.
+
+    Returns:
+        The study.
+    """
+    open_study(config, norm)  # so that the processes find it
+    if config.jobs == 1:
+        work(config, norm, 0)
+    else:
+        parallel = joblib.Parallel(n_jobs=config.jobs)
+        parallel(joblib.delayed(work)(config, norm, worker) for worker in range(config.jobs))
+    return open_study(config, norm)
+
+
+def work(config: TuneConfig, norm: str, worker: int) -> None:
+    """Run trials until the study has its number of them, those of other processes included.
+
+    A trial that an error ends counts as failed, and another takes its place.
+    """
+    optuna = load_optuna()
+    study = open_study(config, norm, worker)
+    states = optuna.trial.TrialState
+    counted = (states.COMPLETE, states.PRUNED, states.RUNNING)
+    assert config.algo is not None
+    ranges = space_of(algorithm(config.algo), config.space)
+    while True:
+        with optuna_lock(config):
+            if len(study.get_trials(deepcopy=False, states=counted)) >= config.trials:
+                return
+            trial = study.ask()
+            mine = trial_lock(config, study, trial.number)
+            mine.acquire()
+        try:
+            drawn = {each.name: each.suggest(trial) for each in ranges}
+            value = run_trial(config, norm, drawn, reporter(trial))
+        except BaseException:
+            study.tell(trial, state=states.FAIL)
+            mine.release()
+            raise
+        if value is None:
+            study.tell(trial, state=states.PRUNED)
+        else:
+            study.tell(trial, value)
+        mine.release()
+
+
+def reporter(trial: Any) -> Any:
+    """Return the function by which a trial reports a value, and learns if it is to end."""
+
+    def report(step: int, value: float) -> bool:
+        trial.report(value, step)
+        return bool(trial.should_prune())
+
+    return report
+
+
+def best_drawn(config: TuneConfig, study: Any) -> dict[str, Any]:
+    """Return the hyperparameters of the best trial by name.
+
+    Raises:
+        UserError: no trial came to its end.
+    """
+    done = [t for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]
+    if not done:
+        raise UserError(f"{study.study_name}: no trial came to its end; give more --trials")
+    assert config.algo is not None
+    ranges: dict[str, Range] = {r.name: r for r in space_of(algorithm(config.algo), config.space)}
+    stored = max(done, key=lambda t: t.value).params
+    return {name: ranges[name].value(value) for name, value in stored.items() if name in ranges}
+
+
+def tuned_settings(config: TuneConfig, norm: str, drawn: dict[str, Any]) -> dict[str, Any]:
+    """Return the hyperparameters of a conf-file: those of the search with the drawn ones in place."""
+    spec = base_of(config, norm)
+    given = parse_assignments([f"{k}={as_text(v)}" for k, v in drawn.items()], "--space")
+    found = merge_nested(spec.hyperparameters, given)
+    return {"n_timesteps": spec.timesteps, "n_envs": spec.n_envs, **found}
+
+
+def conf_file(config: TuneConfig, norm: str) -> Path:
+    """Return the path of the hyperparameters that were found for a normalizer."""
+    return config.out / f"{base_of(config, norm).algo}-{file_name(norm)}.yml"

@@ -1,0 +1,143 @@
+"""``rn-rl tune``: real trials, as many for each normalizer, continued, and written as a conf-file."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from rn_rl.cli import main
+from rn_rl.errors import UserError
+from rn_rl.experiment.settings.algorithms import algorithm
+from rn_rl.experiment.settings.shipped import shipped
+from rn_rl.experiment.training.config import TrainConfig
+from rn_rl.experiment.training.resolve import resolve
+from rn_rl.experiment.tuning.config import TuneConfig
+from rn_rl.experiment.tuning.space import space_of
+from rn_rl.experiment.tuning.study import open_study
+from rn_rl.experiment.tuning.trial import run_trial
+
+SPACE = """
+a2c:
+  learning_rate: {log: [1.0e-4, 1.0e-2]}
+  n_steps: {range: [4, 8]}
+  policy_kwargs.net_arch: {choice: [[8], [16, 16]]}
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / "space.yml").write_text(SPACE)
+    return TuneConfig(
+        algo="a2c",
+        env="CartPole-v1",
+        norms="none,ln",
+        trials=2,
+        seeds=1,
+        timesteps=64,
+        n_envs=1,
+        eval_freq=32,
+        eval_episodes=1,
+        out=tmp_path / "tuning",
+        space=tmp_path / "space.yml",
+        pruner="none",
+    )
+
+
+def options(config):
+    named = ("algo", "env", "norms", "trials", "seeds", "timesteps", "n_envs", "eval_freq")
+    named += ("eval_episodes", "out", "space", "pruner", "jobs")
+    pairs = ((f"--{name.replace('_', '-')}", str(getattr(config, name))) for name in named)
+    return ["tune", *(text for pair in pairs for text in pair)]
+
+
+def trials(config, norm):
+    return open_study(config, norm).get_trials(deepcopy=False)
+
+
+def test_a_search_is_fair_continues_and_gives_a_conf_file(config, capsys):
+    assert main(options(config)) == 0
+    assert "compare on new seeds" in capsys.readouterr().out
+    states = {norm: [t.state.name for t in trials(config, norm)] for norm in ("none", "ln")}
+    assert states == {"none": ["COMPLETE"] * 2, "ln": ["COMPLETE"] * 2}
+    first = [t.params for t in trials(config, "none")]
+    assert first[0] != first[1]
+    best = max(trials(config, "ln"), key=lambda t: t.value).params
+    [path] = config.out.glob("a2c-ln.yml")
+    spec = resolve(TrainConfig(algo="a2c", env="CartPole-v1", norm="ln", conf_file=path))
+    assert spec.hyperparameters["learning_rate"] == best["learning_rate"]
+    assert spec.hyperparameters["n_steps"] == best["n_steps"]
+    arch = [[8], [16, 16]][best["policy_kwargs.net_arch"]]
+    assert spec.hyperparameters["policy_kwargs"]["net_arch"] == arch
+    assert (spec.timesteps, spec.n_envs) == (64, 1)
+    assert list(yaml.safe_load(path.read_text())) == ["CartPole-v1"]
+    # a trial that a killed process left is replaced, and only missing trials are run
+    more = replace(config, norms="none", trials=3)
+    open_study(config, "none").ask()
+    assert main(options(more)) == 0
+    states = [t.state.name for t in trials(more, "none")]
+    assert sorted(states) == ["COMPLETE"] * 3 + ["FAIL"]
+    assert [t.params for t in trials(more, "none")][:2] == first
+    assert not list(config.out.glob(".trial-*"))  # runs of trials are removed
+    assert main(options(more)) == 0
+    assert len(trials(more, "none")) == 4
+
+
+def test_a_trial_reports_and_can_be_ended(config):
+    config.out.mkdir()
+    told = []
+
+    def report(step, value):
+        told.append((step, value))
+        return True
+
+    several = replace(config, seeds=2, engine="process")
+    assert run_trial(several, "none", {"learning_rate": 1e-3}, report) is None
+    assert len(told) == 1 and told[0][0] == 1 and math.isfinite(told[0][1])
+    together = replace(config, algo="ppo", seeds=2, engine="batch")
+    drawn = {"n_steps": 32, "batch_size": 32, "n_epochs": 1}
+    whole = run_trial(together, "none", drawn, lambda *_: False)
+    assert whole is not None and math.isfinite(whole)
+
+
+def test_every_algorithm_s_ranges_are_usable():
+    for name in shipped("spaces.yml"):
+        assert space_of(algorithm(name), None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ppo: {}", "no ranges of a2c"),
+        ("a2c: {gama: {log: [0.1, 1]}}", "gama: unknown hyperparameter of a2c 'gama'"),
+        ("a2c: {gamma: {log: [0, 1]}}", "log: expected LOW above 0"),
+        ("a2c: {gamma: {range: [1, 0.5]}}", "range: expected [LOW, HIGH]"),
+        ("a2c: {gamma: {range: [0.5, 2]}}", "gamma=2: expected at most 1"),
+        ("a2c: {gamma: 0.9}", "expected {log: [LOW, HIGH]}"),
+        ("a2c: {gamma: {choice: []}}", "choice: expected a list"),
+        ("a: [", "cannot be read"),
+    ],
+)
+def test_wrong_ranges_are_one_line(config, text, message):
+    config.space.write_text(text)
+    with pytest.raises(UserError) as error:
+        space_of(algorithm("a2c"), config.space)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (["--sampler", "best"], "unknown --sampler 'best'"),
+        (["--pruner", "x"], "unknown --pruner 'x'"),
+        (["--trials", "0"], "--trials 0: expected at least 1"),
+        (["--eval-freq", "0"], "--eval-freq 0: a search needs evaluations"),
+        (["--norms", "xx"], "unknown normalizer 'xx'"),
+        (["--space", "no.yml"], "--space no.yml: no such file"),
+    ],
+)
+def test_wrong_options_are_one_line_and_train_nothing(config, capsys, changed, message):
+    assert main([*options(config), *changed]) == 2
+    told = capsys.readouterr().err
+    assert message in told and told.count("\n") == 1
+    assert not config.out.exists()

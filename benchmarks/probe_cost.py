@@ -51,8 +51,11 @@ def run_probe_cost(config: ProbeCostConfig) -> None:
     torch.set_num_threads(1)
     lines: list[Line] = []
     rows = []
-    cases = {f"dqn {norm}": partial(dqn_case, norm) for norm in config.norms}
-    for name, make in {**cases, "784-128-128-10": supervised_case}.items():
+    cases: dict[str, Callable[[], Case]] = {
+        f"dqn {norm}": partial(dqn_case, norm) for norm in config.norms
+    }
+    cases["784-128-128-10"] = supervised_case
+    for name, make in cases.items():
         labels = {"plain": None, **{f"every={n}": n for n in config.every}}
         timed = {
             label: timed_updates(make(), every, config.updates) for label, every in labels.items()
@@ -114,7 +117,7 @@ def dqn_case(norm: str) -> Case:
         first, second = rng.normal(size=(2, 1, 4)).astype(np.float32)
         action, reward, done = rng.integers(0, 2, (1, 1)), np.ones(1), np.zeros(1)
         model.replay_buffer.add(first, second, action, reward, done, [{}])
-    networks = [(model.q_net, "train"), (model.q_net_target, "eval")]
+    networks: list[tuple[nn.Module, str]] = [(model.q_net, "train"), (model.q_net_target, "eval")]
     return networks, partial(model.train, gradient_steps=1, batch_size=BATCH)
 
 

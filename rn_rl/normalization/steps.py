@@ -115,6 +115,9 @@ def commit_every(
         UserError: ``steps`` is not a whole number of at least 1.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from rn_rl.normalization import commit_every, make_normalizers
         >>> net = nn.Sequential(nn.Linear(4, 8), *make_normalizers("rn", 8), nn.Linear(8, 1))
         >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
         >>> with commit_every(net, 2) as handle:

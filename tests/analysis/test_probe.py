@@ -82,6 +82,7 @@ def test_figures_of_an_arm_are_those_of_its_records(runs):
     assert arm.explained("q_net.0").value < 0.5  # m and v are noise here
 
 
+@pytest.mark.slow
 def test_a_record_by_itself_and_the_watch(runs, tmp_path, capsys):
     file = next(runs.glob("rn/*/*_1/probe.npz"))
     run_probe(ProbeConfig((file,), out=tmp_path / "one.html", figures="pdf,svg,png"))

@@ -112,6 +112,7 @@ def test_no_runs_and_no_pandas_are_one_line(root, tmp_path, monkeypatch):
     assert len(tidy.tidy_columns(records)["seed"]) == 6  # the CSV file needs no pandas
 
 
+@pytest.mark.slow
 def test_a_report_and_the_library_load_no_pandas(root):
     code = (
         "import sys, rn_rl\n"

@@ -306,6 +306,7 @@ def test_this_checkout_is_one_and_its_lines_are_read():
     assert list(lines) == ["rn/256x256"] and lines["rn/256x256"]["value"] > 0
 
 
+@pytest.mark.slow
 def test_a_benchmark_that_fails_elsewhere_is_one_line():
     with pytest.raises(
         UserError, match=r"layer --rounds 0 failed: .*--rounds 0: expected at least"
@@ -331,6 +332,7 @@ def test_the_median_of_few_turns_has_no_interval():
     assert against.median_interval(np.arange(10.0)) == (1.0, 8.0)  # binomial: 2nd and 9th of ten
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no resource module")
 def test_the_report_benchmark_measures_time_memory_and_size(capsys):
     run_report_speed(ReportSpeedConfig(runs=20, evaluations=2, json=True))

@@ -69,7 +69,8 @@ def returns_of(model, env: VecEnv, steps: int) -> list[float]:
     ("norm", "algo", "env", "k", "best"),
     [
         pytest.param("rn", "dqn", "CartPole-v1", 2, False, marks=pytest.mark.slow),
-        ("ln+rn", "ppo", "Pendulum-v1", 1, True),  # with statistics of its observations
+        # with statistics of its observations
+        pytest.param("ln+rn", "ppo", "Pendulum-v1", 1, True, marks=pytest.mark.slow),
     ],
 )
 def test_enjoy_plays_the_very_episodes_of_our_own_loading(runs, tmp_path, norm, algo, env, k, best):

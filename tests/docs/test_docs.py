@@ -191,6 +191,7 @@ EXAMPLES = {
     "corridor.py",
     "dqn.py",
     "homeostatic.py",
+    "ppo-ln.yml",
 }
 """Files that a worked example has the reader write, or names without a folder."""
 

@@ -51,6 +51,9 @@ def main(algo: str, recording: str) -> None:
             warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
             return function(*tensors)
 
+    warnings.filterwarnings("ignore", "the gain of .* has no bound in DQN", UserWarning)
+    warnings.filterwarnings("ignore", "nap: nap fixes the norm", UserWarning)
+
     TracedFunction._trace = trace_on_fake_device_first
     images = "MiniGrid-RedBlueDoors-6x6-v0"
     cases = [(spec, "CartPole-v1") for spec in SPECS] + [("none", images), ("ln+rn", images)]

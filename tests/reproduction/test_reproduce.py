@@ -209,6 +209,7 @@ def test_warm_up_rises_as_the_ramp_does(tmp_path):
     assert find_arm(whole, "ln with warm-up").set == ("learning_rate=lin_1e-4_0.005_0.1",)
 
 
+@pytest.mark.slow
 def test_learning_rates_share_the_runs_of_the_protocol(tmp_path):
     assert toy(tmp_path, "cartpole", "--seeds", "1", "--arms", "ln,ln+rn") == 0
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("policy.safetensors")}
@@ -256,6 +257,7 @@ def test_runs_of_several_machines_make_one_table(tmp_path, monkeypatch):
     assert not specs(tmp_path / "e") and (results / "cartpole.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_what_others_add_while_one_trains_is_kept(tmp_path, monkeypatch):
     adding = ["--seeds", "1", "--add", "--results", str(tmp_path / "results")]
     run_grid = reproduce.run_grid

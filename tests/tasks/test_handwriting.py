@@ -122,7 +122,8 @@ def test_the_probe_attaches():
     net = HandwritingNetwork("rn", points=6, hidden=8)
     with CodeLengthProbe(net) as probe:
         net.train()(torch.randn(2, 6, 3))
-        assert set(probe.commit()) == {"output"}
+        observed = set(probe.commit())
+    assert {"output", *(f"cell.cell@{t}" for t in range(6))} <= observed  # by time step
 
 
 IAM = """<?xml version="1.0" encoding="ISO-8859-1"?>

@@ -130,7 +130,7 @@ CASES = [
 def is_quick(spec: str, env_id: str, lstm: str, trunk: str) -> bool:
     if env_id == IMAGES:
         return trunk == "rn"
-    return spec in ("none", "rn-paper", "ln+rn")
+    return spec == "ln+rn"
 
 
 @pytest.mark.parametrize(
@@ -264,6 +264,7 @@ def test_minibatches_are_cut_where_an_environment_begins():
     assert step.tolist() == [[0, 1, 0, 1, 2, 3, 0, 1], [0, 1, 0, 1, 2, 3, 0, 1]]
 
 
+@pytest.mark.slow
 def test_the_cache_of_lstm_inputs_is_cleared_when_the_networks_change():
     models = [agent("ln+rn", seed, IMAGES, n_steps=32, batch_size=32) for seed in SEEDS]
     batch = batch_of(models)

@@ -75,7 +75,9 @@ def test_each_seed_of_a_batch_ends_with_its_own_last_episode(tmp_path, vector_en
         np.testing.assert_allclose(mine[name], value, rtol=0, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("vector_env", ["gymnasium", "envpool"])
+@pytest.mark.parametrize(
+    "vector_env", [pytest.param("gymnasium", marks=pytest.mark.slow), "envpool"]
+)
 def test_seeds_that_have_all_of_their_episodes_leave_the_batch(tmp_path, vector_env, monkeypatch):
     """A smaller batch goes on; every run is what it is in a batch that nobody leaves."""
     how = ["--seeds", "6", "--engine", "batch", "--vector-env", vector_env]

@@ -30,7 +30,7 @@ def test_a_row_is_copied_and_an_array_may_be_empty():
     assert rows.array.tolist() == [[1, 1]] and rows.array.dtype == np.float32
 
 
-@pytest.mark.parametrize("algo", ["dqn", "ppo"])
+@pytest.mark.parametrize("algo", ["dqn", pytest.param("ppo", marks=pytest.mark.slow)])
 def test_no_phase_leaves_a_tensor_behind(algo, tmp_path, monkeypatch):
     """Nor a small array that shares its memory: among the large blocks of updates it fragments memory."""
     alive, on_rollout_start = [], SeedBatchRun.on_rollout_start

@@ -138,7 +138,7 @@ def test_stock_sb3_continues_from_the_zip_of_one_seed(tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.slow),
         {"algo": "ppo", "n_envs": 2, "set": (*PPO_SETTINGS, "normalize=true"), "timesteps": 640},
         pytest.param(
             {"algo": "ppo_lstm", "n_envs": 2, "set": LSTM_SETTINGS, "timesteps": 640},
@@ -166,7 +166,8 @@ def test_ctrl_c_then_resume_is_the_uninterrupted_batch_bit_for_bit(interrupting,
         assert np.array_equal(episodes(a), episodes(b))
 
 
-@pytest.mark.parametrize("algo", ["ppo", pytest.param("ppo_lstm", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ["ppo", "ppo_lstm"])
 def test_a_complete_batch_continues_with_more_timesteps(algo, tmp_path):
     """The first commit after the checkpoint is not measured, since its state before is not saved."""
     settings = {"ppo": PPO_SETTINGS, "ppo_lstm": LSTM_SETTINGS}[algo]

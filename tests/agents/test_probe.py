@@ -133,7 +133,7 @@ def seed_batch(kind):
     [
         ("dqn", "q_net.q_net.0"),
         ("ppo", "mlp_extractor.policy_net.0"),
-        pytest.param("ppo_lstm", "lstm_actor@31", marks=slow),
+        pytest.param("ppo_lstm", "lstm_actor@31", marks=pytest.mark.slow),
     ],
 )
 def test_all_seeds_of_a_batch_are_probed_at_once_and_learn_the_same(kind, layer):

@@ -4,6 +4,7 @@ environment that presses Ctrl-C."""
 import os
 import random
 import signal
+import sys
 from pathlib import Path
 
 import gymnasium as gym
@@ -32,6 +33,12 @@ def configuration(tmp_path_factory):
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("configuration")))
         patch.setenv("SB3_LOGDIR", str(tmp_path_factory.mktemp("logs")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def import_path(monkeypatch):
+    """The commands append the current folder to the path of imports; the next test has another."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -40,7 +40,7 @@ MEASURES = {
     "neurons": "10%, 50% and 90% quantiles of the code lengths of a layer's neurons",
     "step": "size of the weights' change since the last phase, relative to the weights",
 }
-"""What a probe can measure, by name; the gain of a normalizer is always recorded."""
+"""Names of the measures of a probe; the gain of a normalizer is always recorded too."""
 
 MODES = ("train", "eval")
 

@@ -168,7 +168,7 @@ class Study:
     make: Callable[[str], Arm] = lambda norm: Arm(norm, norm)
     """Function that makes an arm for a normalizer that is not among ``arms``."""
     measures: tuple[str, ...] = ("last",)
-    """What the arms are compared by, keys of :data:`.MEASURES`; each question is asked of each."""
+    """Measures by which arms are compared, keys of :data:`.MEASURES`; each question is asked for each."""
     seeds: range | None = None
     """Seeds of each arm; None: as many as the task's default, from 0."""
     evaluations: int = 5

@@ -62,9 +62,9 @@ class Measure:
     """Number by which arms are compared."""
 
     about: str
-    """What it is, in sentences."""
+    """Name in sentences."""
     column: str
-    """What it is, in the head of a column."""
+    """Name in the head of a column."""
     of: Callable[[Trained], float]
     """Function that gives the number of a run."""
 

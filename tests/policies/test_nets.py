@@ -353,7 +353,7 @@ def test_our_agents_give_popart_its_targets():
 
 @pytest.mark.parametrize("net", MODERN)
 def test_networks_are_exported(net: str):
-    """What torch.export gives computes what the policy does."""
+    """The module that torch.export returns has the outputs of the policy."""
     policy = build("dqn", net).policy.q_net.eval()
     x = torch.randn(6, 4)
     exported = torch.export.export(policy.q_net, (x,))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 from sb3_contrib import QRDQN
@@ -31,6 +33,20 @@ def test_dqn_warns_once_that_the_gain_has_no_bound(norm):
     (message,) = warned(norm)
     assert message.startswith(f"the gain of {norm} has no bound in DQN")
     assert "rn(half_life=2000)" in message and "\n" not in message
+
+
+def test_the_numbers_of_the_warning_are_those_on_record():
+    """Interquartile means of DQN's last policies on whole LunarLander."""
+    (message,) = warned("rn")
+    file = Path(__file__).parents[2] / "results" / "standard-lunarlander-dqn-figures.csv"
+    with file.open() as stream:
+        found = {
+            row["normalizer"]: row
+            for row in csv.DictReader(stream)
+            if "IQM" in row["figure"] and row["figure"].startswith("last return")
+        }
+    told = f"{float(found['rn']['value']):.0f} with rn and at {float(found['none']['value']):.0f}"
+    assert told in message
 
 
 def test_qrdqn_warns_too():

@@ -46,7 +46,7 @@ LEARNING_RATE = 1e-3
 
 @dataclass(frozen=True)
 class Setting:
-    """What the name of a setting says, such as ``18-hard`` or ``19-1000``."""
+    """Fields of the name of a setting, such as ``18-hard`` or ``19-1000``."""
 
     task: int
     hard: bool

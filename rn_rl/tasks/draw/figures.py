@@ -8,29 +8,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from rn_rl import statistics
-from rn_rl.analysis.drawing import Palette, by_itself, legend, picture, styled, svg
+from rn_rl.analysis.drawing import by_itself, picture, styled, svg
+from rn_rl.tasks.curves import curves_by_epoch
 from rn_rl.tasks.results import Results
 
 READ_COLOR, WRITE_COLOR = "#d62728", "#2ca02c"
 
 
-@styled
 def curves(results: Results) -> str:
     """Draw the test bound by epoch for each arm."""
-    setting, palette = results.settings[0], Palette(results.arms)
-    figure = picture()
-    axis = figure.subplots()
-    for arm in results.arms:
-        found = results.curve(arm, setting, "bound")
-        x = np.arange(1, found.shape[1] + 1)
-        axis.plot(x, found.mean(0), label=arm, **palette[arm])
-        low, high = statistics.bands(found)
-        axis.fill_between(x, low, high, color=palette[arm]["color"], alpha=0.15, linewidth=0)
-    axis.set_xlabel("epoch")
-    axis.set_ylabel("test bound, nats")
-    legend(figure, axis)
-    return by_itself(svg(figure, "DRAW: test bound by epoch"))
+    return curves_by_epoch(results, "bound", "test bound, nats", "DRAW: test bound by epoch")
 
 
 @styled

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.collections import LineCollection
 
-from rn_rl import statistics
-from rn_rl.analysis.drawing import INK, Palette, by_itself, legend, picture, styled, svg
+from rn_rl.analysis.drawing import INK, by_itself, picture, styled, svg
+from rn_rl.tasks.curves import curves_by_epoch
 from rn_rl.tasks.handwriting.strokes import Stroke, strokes_of
 from rn_rl.tasks.results import Results
 
@@ -14,22 +14,11 @@ WIDTH, HEIGHT = 4.0, 1.0
 """Size of a cell of the figure of lines."""
 
 
-@styled
 def curves(results: Results) -> str:
     """Draw the test nats per point by epoch for each arm."""
-    setting, palette = results.settings[0], Palette(results.arms)
-    figure = picture()
-    axis = figure.subplots()
-    for arm in results.arms:
-        found = results.curve(arm, setting, "nats")
-        x = np.arange(1, found.shape[1] + 1)
-        axis.plot(x, found.mean(0), label=arm, **palette[arm])
-        low, high = statistics.bands(found)
-        axis.fill_between(x, low, high, color=palette[arm]["color"], alpha=0.15, linewidth=0)
-    axis.set_xlabel("epoch")
-    axis.set_ylabel("test nats per point")
-    legend(figure, axis)
-    return by_itself(svg(figure, "Handwriting: test nats per point by epoch"))
+    return curves_by_epoch(
+        results, "nats", "test nats per point", "Handwriting: test nats per point by epoch"
+    )
 
 
 @styled

@@ -93,11 +93,15 @@ def test_the_wheel_works_outside_the_checkout(built, tmp_path):
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         wheel.extractall(site)
     assert Path(run("-c", "import rn_rl; print(rn_rl.__file__)")).is_relative_to(site)
-    training = "train --algo dqn --env CartPole-v1 --norm ln --timesteps 300 --eval-episodes 1"
-    run("-m", "rn_rl", *training.split())
-    episodes = run("-m", "rn_rl", "evaluate", "runs/ln/dqn/CartPole-v1_1", "--json")
-    assert len(json.loads(episodes)["returns"]) == 100
-    run("-m", "rn_rl", "report", "runs")
+    assert run("-m", "rn_rl", "--version").strip().endswith(rn_rl.__version__)
+    commands = (  # one process: each imports PyTorch
+        "train --algo dqn --env CartPole-v1 --norm ln --timesteps 300 --eval-episodes 1 --quiet",
+        "evaluate runs/ln/dqn/CartPole-v1_1 --json",
+        "report runs",
+    )
+    mains = "; ".join(f"assert main({command.split()}) == 0" for command in commands)
+    printed = run("-c", f"from rn_rl.cli import main; {mains}")
+    assert len(json.loads(printed[: printed.rindex("}") + 1])["returns"]) == 100
     assert "CartPole-v1" in (tmp_path / "report.html").read_text()
 
 

@@ -91,9 +91,9 @@ class Record:
     indirect=["spec"],
 )
 def test_ppo_ratio_is_1_before_any_gradient_step(spec, how):
-    model = ppo(how, spec, learning_rate=0.0)
+    model = ppo(how, spec, learning_rate=0.0, n_steps=32, batch_size=16)
     record = Record(model)
-    model.learn(64 * 5)
+    model.learn(32 * 5)
     assert len(record.ratio_errors) == 5 * 2 * 2
     assert max(record.ratio_errors) <= 1e-5
     assert max(record.value_errors) <= 1e-5
@@ -137,7 +137,7 @@ WAYS = slow_unless(
 
 @pytest.mark.parametrize(("how", "spec"), WAYS, indirect=["spec"])
 def test_target_has_the_state_of_the_online_network_after_an_update(spec, how):
-    model = dqn(how, spec).learn(300)  # the last step updates the target
+    model = dqn(how, spec).learn(200)  # the last step updates the target
     online, target = model.q_net, model.q_net_target
     assert bits(online, "running_") == bits(target, "running_")
     assert bits(online, "running_") != bits(dqn(how, spec).q_net, "running_")
@@ -148,7 +148,7 @@ def test_target_has_the_state_of_the_online_network_after_an_update(spec, how):
 
 @pytest.mark.parametrize(("how", "spec"), WAYS, indirect=["spec"])
 def test_the_target_has_observed_nothing(spec, how):
-    model = dqn(how, spec).learn(300)
+    model = dqn(how, spec).learn(200)
     assert all(not any(value) for value in bits(model.q_net_target, "pending_").values())
     assert any(any(value) for value in bits(model.q_net, "pending_").values())
 

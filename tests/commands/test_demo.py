@@ -15,7 +15,9 @@ from tests.factories import made_up_run
 TINY = ["--seeds", "2", "--timesteps", "1300", "--final-episodes", "2"]
 
 
-def test_the_demo_compares_and_films_the_best(tmp_path, capsys):
+def test_the_demo_compares_and_films_the_best(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # one process, this one
+
     def demo():
         arguments = [*TINY, "--out", str(tmp_path)]
         assert run_command(DemoConfig, {DemoConfig: run_demo}, "demo.py", None, arguments) == 0

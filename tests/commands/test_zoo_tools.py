@@ -16,6 +16,7 @@ from rn_rl.cli import main
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.weights import load_vecnormalize
 
+DQN = "--algo dqn --env CartPole-v1 --timesteps 512 --eval-freq 128 --eval-episodes 3"
 SMALL = "learning_starts=100 train_freq=8 gradient_steps=1 batch_size=16"
 
 
@@ -27,10 +28,9 @@ def train(root, typed):
 def runs(tmp_path_factory):
     """DQN: two seeds in a batch with each of two normalizers, a third by itself; PPO on Pendulum."""
     root = tmp_path_factory.mktemp("runs")
-    dqn = "--algo dqn --env CartPole-v1 --timesteps 512 --eval-freq 128 --eval-episodes 3"
     for norm in ("none", "rn"):
-        train(root, f"{dqn} --norm {norm} --seeds 2 --engine batch --set {SMALL}")
-    train(root, f"{dqn} --norm rn --seed 2 --set {SMALL}")
+        train(root, f"{DQN} --norm {norm} --seeds 2 --engine batch --set {SMALL}")
+    train(root, f"{DQN} --norm rn --seed 2 --set {SMALL}")
     ppo = "--algo ppo --env Pendulum-v1 --norm ln+rn --timesteps 256 --eval-freq 128"
     train(root, f"{ppo} --eval-episodes 1 --set n_steps=16 n_epochs=2 normalize=true")
     return root
@@ -86,8 +86,11 @@ def test_enjoy_plays_the_very_episodes_of_our_own_loading(runs, tmp_path, norm, 
     assert theirs == pytest.approx(ours, abs=0.006)  # two decimals are printed
 
 
-def test_record_video_films_the_latest_run(runs, tmp_path):
-    typed = f"-f {runs / 'rn'} --algo dqn --env CartPole-v1 --exp-id 0 -n 40 -o films"
+def test_record_video_films_the_latest_run(tmp_path):
+    small = f"{DQN.replace('512', '128')} --norm rn --set {SMALL}"
+    train(tmp_path, f"{small} --seeds 2 --engine batch")
+    train(tmp_path, f"{small} --seed 2")
+    typed = f"-f {tmp_path / 'rn'} --algo dqn --env CartPole-v1 --exp-id 0 -n 40 -o films"
     assert "CartPole-v1_3" in zoo("record_video", typed, tmp_path)
     (film,) = (tmp_path / "films").glob("*.mp4")
     read = [get_ffmpeg_exe(), "-v", "error", "-i", str(film), "-pix_fmt", "gray", "-f", "rawvideo"]

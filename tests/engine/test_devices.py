@@ -9,6 +9,8 @@ import pytest
 
 from rn_rl.normalization import REGISTRY
 
+# timesteps in which each function is traced and runs: DQN learns after 20, PPO after each 32
+TIMESTEPS = {"dqn": 28, "ppo": 64, "ppo_lstm": 64}
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("ppo", "ppo_lstm")]
 
 
@@ -62,7 +64,7 @@ def main(algo: str, recording: str) -> None:
             continue  # the recording has the gains of fewer layers
         spec = {"yoked": f"yoked({recording})", "hs": "hs(rate=0.1)"}.get(spec, spec)
         batch = batch_of(algo, spec, "cpu", env_id, double=False)
-        batch.learn(64)
+        batch.learn(TIMESTEPS[algo])
         if batch.stack.norms:
             batch.gains()
             batch.commit_kl()

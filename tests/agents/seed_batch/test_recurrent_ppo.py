@@ -282,7 +282,7 @@ def test_the_cache_of_lstm_inputs_is_cleared_when_the_networks_change():
 def test_training_restoring_and_playing_keep_the_lstm_state():
     models = [agent("rn", seed, env_id=IMAGES, n_steps=32, batch_size=40) for seed in SEEDS]
     batch = batch_of(models)
-    batch.learn(256)
+    batch.learn(128)
     assert np.isfinite(batch.gains()).all() and batch.commit_kl().shape == (3,)
     assert torch.isfinite(batch.stack.weights).all()
     stored = [batch.state(seed) for seed in range(3)]

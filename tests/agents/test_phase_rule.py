@@ -91,9 +91,9 @@ class Record:
     indirect=["spec"],
 )
 def test_ppo_ratio_is_1_before_any_gradient_step(spec, how):
-    model = ppo(how, spec, learning_rate=0.0, n_steps=32, batch_size=16)
+    model = ppo(how, spec, learning_rate=0.0)
     record = Record(model)
-    model.learn(32 * 5)
+    model.learn(64 * 5)
     assert len(record.ratio_errors) == 5 * 2 * 2
     assert max(record.ratio_errors) <= 1e-5
     assert max(record.value_errors) <= 1e-5

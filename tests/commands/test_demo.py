@@ -12,7 +12,7 @@ from rn_rl.experiment.runs.records import find_runs, read_records
 from scripts.demo import DemoConfig, run_demo
 from tests.factories import made_up_run
 
-TINY = ["--seeds", "2", "--timesteps", "1300", "--final-episodes", "2"]
+TINY = ["--seeds", "2", "--timesteps", "600", "--final-episodes", "2"]
 
 
 def test_the_demo_compares_and_films_the_best(tmp_path, capsys, monkeypatch):

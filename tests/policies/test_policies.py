@@ -433,7 +433,7 @@ def trained(algorithm, how, spec):
 
 
 def is_quick(algorithm, how, spec):
-    kinds = ("none", "ln", "rn", "brn", "spectral")
+    kinds = ("ln", "rn", "brn", "spectral")
     return spec in kinds or (how == "norm policy" and algorithm is DQN)
 
 

@@ -13,12 +13,16 @@ import pytest
 from rn_rl.cli import main
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.records import find_runs
+from tests.factories import slow_unless
 from tests.trust.killing import CLEAN
 
 TRAIN = (
     "train --algo ppo --env CartPole-v1 --timesteps 256 --n-envs 1 --eval-freq 64 --eval-episodes 1 "
     "--set n_steps=32 batch_size=32 n_epochs=1 normalize=true --quiet --out"
 )
+
+
+SIZES = (10, 1_000, 20_000, 60_000, 90_000)
 
 
 def limited(words: list[str], size: int, pipe) -> None:
@@ -42,7 +46,7 @@ def run_limited(words: list[str], size: int) -> tuple[int, str]:
     return found
 
 
-@pytest.mark.parametrize("size", [10, 1_000, 20_000, 60_000, 90_000])
+@pytest.mark.parametrize("size", slow_unless((10, 60_000).__contains__, SIZES))
 def test_a_full_disk_ends_a_training_with_one_line(size, tmp_path):
     status, error = run_limited([*TRAIN.split(), str(tmp_path)], size)
     assert status == 2 and error.count("\n") == 1 and "Traceback" not in error, error

@@ -48,9 +48,13 @@ def test_values_are_the_zoos_tuned_ones(algo):
         assert ("256, 256" in arch) == (ours["policy_kwargs"].get("net_arch") == [256, 256])
 
 
+KINDS = ("none", "ln", "rn", "brn", "yoked")
+
+
+@pytest.mark.parametrize("norms", [KINDS, pytest.param(tuple(REGISTRY), marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("config_set", "algo", "env"), ENTRIES)
-def test_every_entry_trains_with_every_normalizer(config_set, algo, env, recording):
-    for norm in REGISTRY:
+def test_every_entry_trains_with_every_normalizer(config_set, algo, env, norms, recording):
+    for norm in norms:
         given = f"yoked({recording})" if norm == "yoked" else norm
         spec = resolve(TrainConfig(algo=algo, env=env, norm=given, config=config_set))
         small = {"n_steps": 8, "batch_size": 8, "n_epochs": 1}

@@ -105,7 +105,7 @@ def outputs(policy: Any, x: np.ndarray) -> np.ndarray:
     return np.asarray(policy.predict(x, deterministic=True)[0])
 
 
-KINDS = {"none", "ln", "rn", "rn-paper", "brn", "spectral"}
+KINDS = {"ln", "rn", "brn", "spectral"}
 """Normalizers without state, with state, with state that moves in a forward, and on weights."""
 
 

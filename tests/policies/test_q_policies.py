@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from stable_baselines3 import DQN
 
 from rn_rl.cli import main
 from rn_rl.policies import NormDQNPolicy, NormQRDQNPolicy
+from tests.trust.killing import run_limited
 
 SHORT = {"learning_starts": 8, "train_freq": 4, "buffer_size": 50, "batch_size": 4, "seed": 0}
 
@@ -71,7 +70,7 @@ def test_a_seed_batch_warns_too(tmp_path):
 
 def test_the_command_prints_it_as_one_line(tmp_path):
     """In a process of its own, since pytest takes over what warnings print."""
-    command = [sys.executable, "-m", "rn_rl", *TRAIN, "--out", str(tmp_path)]
-    error = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    status, error = run_limited([*TRAIN, "--out", str(tmp_path)])
+    assert status == 0
     [line] = [line for line in error.splitlines() if "bound" in line or "warn" in line.lower()]
     assert line.startswith("rn-rl: warning: the gain of rn has no bound in DQN")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import time
 import zipfile
@@ -17,6 +20,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from rn_rl.cli import main
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.launch import several, train_seeds
@@ -35,6 +39,28 @@ def run_training(config: TrainConfig) -> None:
 CLEAN = multiprocessing.get_context("forkserver")
 """Forks from a process that has imported what a training needs, and has done nothing else."""
 CLEAN.set_forkserver_preload([__name__, "rn_rl.experiment.training.seed_batch"])
+
+
+def limited(words: list[str], size: int, pipe) -> None:
+    """Run a command whose files may have so many bytes, and send its status and what it printed."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write fails, as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    error = io.StringIO()
+    with contextlib.redirect_stderr(error), contextlib.redirect_stdout(io.StringIO()):
+        status = main(words)
+    pipe.send((status, error.getvalue()))
+
+
+def run_limited(words: list[str], size: int = 2**40) -> tuple[int, str]:
+    """Run a command in a process of its own; return its status and what it printed as errors."""
+    ours, theirs = CLEAN.Pipe()
+    child = CLEAN.Process(target=limited, args=(words, size, theirs))
+    child.start()
+    theirs.close()
+    assert ours.poll(120), "no end"
+    found = ours.recv()
+    child.join(30)
+    return found
 
 
 def train_until_write(config: TrainConfig, n: int) -> None:

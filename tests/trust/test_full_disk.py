@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import resource
-import signal
 from pathlib import Path
 
 import pytest
@@ -14,7 +10,7 @@ from rn_rl.cli import main
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.records import find_runs
 from tests.factories import slow_unless
-from tests.trust.killing import CLEAN
+from tests.trust.killing import CLEAN, limited, run_limited
 
 TRAIN = (
     "train --algo ppo --env CartPole-v1 --timesteps 256 --n-envs 1 --eval-freq 64 --eval-episodes 1 "
@@ -23,27 +19,6 @@ TRAIN = (
 
 
 SIZES = (10, 1_000, 20_000, 60_000, 90_000)
-
-
-def limited(words: list[str], size: int, pipe) -> None:
-    """Run a command whose files may have so many bytes, and send its status and what it printed."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write fails, as on a full disk
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-    error = io.StringIO()
-    with contextlib.redirect_stderr(error), contextlib.redirect_stdout(io.StringIO()):
-        status = main(words)
-    pipe.send((status, error.getvalue()))
-
-
-def run_limited(words: list[str], size: int) -> tuple[int, str]:
-    ours, theirs = CLEAN.Pipe()
-    child = CLEAN.Process(target=limited, args=(words, size, theirs))
-    child.start()
-    theirs.close()
-    assert ours.poll(120), "no end"
-    found = ours.recv()
-    child.join(30)
-    return found
 
 
 @pytest.mark.parametrize("size", slow_unless((10, 60_000).__contains__, SIZES))

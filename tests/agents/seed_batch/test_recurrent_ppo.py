@@ -128,9 +128,7 @@ CASES = [
 
 
 def is_quick(spec: str, env_id: str, lstm: str, trunk: str) -> bool:
-    if env_id == IMAGES:
-        return trunk == "rn"
-    return spec == "ln+rn"
+    return trunk == "rn" if env_id == IMAGES else spec == "ln+rn" and lstm == "shared"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,12 @@ import rn_rl
 from rn_rl.analysis.config import ReportConfig
 from rn_rl.commands.config import NormsConfig, StatusConfig, ZooConfig
 from rn_rl.errors import TrainingDiverged, TrainingStopped, UserError, unknown
-from rn_rl.experiment.evaluation.config import EvaluateConfig, ProbeConfig, VideoConfig
+from rn_rl.experiment.evaluation.config import (
+    EvaluateConfig,
+    ExportConfig,
+    ProbeConfig,
+    VideoConfig,
+)
 from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.tuning.config import TuneConfig
@@ -30,6 +35,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "train": (TrainConfig, "rn_rl.commands.train:run_train"),
     "evaluate": (EvaluateConfig, "rn_rl.commands.evaluate:run_evaluate"),
     "video": (VideoConfig, "rn_rl.commands.video:run_video"),
+    "export": (ExportConfig, "rn_rl.commands.export:run_export"),
     "compare": (CompareConfig, "rn_rl.commands.compare:run_compare"),
     "tune": (TuneConfig, "rn_rl.commands.tune:run_tune"),
     "status": (StatusConfig, "rn_rl.commands.status:run_status"),

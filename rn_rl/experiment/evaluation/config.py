@@ -1,4 +1,4 @@
-"""Options of ``rn-rl evaluate``, ``video`` and ``probe``: documented dataclasses."""
+"""Options of ``rn-rl evaluate``, ``video``, ``export`` and ``probe``: documented dataclasses."""
 
 from __future__ import annotations
 
@@ -55,6 +55,20 @@ class VideoConfig:
     """Stop if a step of the environment takes longer than SECONDS; default: as in the training."""
     seed: Annotated[int | None, shown_as("SEED")] = None
     """Seed of the episodes; default: the run's plus 1000."""
+    trust: bool = False
+    """Use modules and wrappers that the run names, though it was not trained on this account."""
+
+
+@dataclass
+class ExportConfig:
+    """Write a trained run as a folder to share: weights, settings, results and a model card."""
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """Run folder, or a zip inside one, such as RUN/best_model.zip."""
+    to: Annotated[Path, shown_as("FOLDER")]
+    """Folder to write, in the layout of the Hugging Face Hub. Nothing is uploaded."""
+    episodes: int = 100
+    """Number of episodes for the results of the card."""
     trust: bool = False
     """Use modules and wrappers that the run names, though it was not trained on this account."""
 

@@ -129,4 +129,4 @@ def test_updates_of_ppo(trunk: str):
             batch.update(given, samples, ids, patches)
         batch.stack.set_training_mode(False)
         agree(batch, theirs)
-        assert (patches is not None) == (trunk in ("none", "wn", "spectral"))
+        assert (patches is not None) == (trunk in ("none", "wn", "spectral", "nap"))

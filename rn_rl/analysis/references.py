@@ -107,7 +107,8 @@ def evaluate_agent(
         own = evaluate(config)
         return reference(path, spec, np.array(own.returns), "a run of rn-rl")
     zip_file = weights or find_zip(path)
-    algo = algorithm(guess(path, algos, "algo", [*ALGORITHMS])).name
+    known = [name for name in algos if name in ALGORITHMS]  # a stranger's run may name any module
+    algo = algorithm(guess(path, known, "algo", [*ALGORITHMS])).name
     env_id = guess(path, envs, "env", envs, zip_file.stem)
     check_env_id(env_id)
     zoo = zoo_folder(zip_file, env_id)

@@ -77,16 +77,26 @@ def error_of(capsys, *words: Any) -> str:
 MODULE = "import pathlib\npathlib.Path({path!r}).touch()\n"
 
 
-@pytest.mark.parametrize("command", ["evaluate", "video", "train --resume"])
-def test_a_module_is_not_imported(stranger, command, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("command", "what", "name"),
+    [
+        *(
+            (command, "environment", "wicked:CartPole-v1")
+            for command in ("evaluate", "video", "train --resume")
+        ),
+        ("evaluate", "algorithm", "wicked:DQN"),
+        ("train --resume", "algorithm", "wicked:DQN"),
+    ],
+)
+def test_a_module_is_not_imported(stranger, command, what, name, tmp_path, monkeypatch, capsys):
     proof = tmp_path / "imported"
     (tmp_path / "wicked.py").write_text(MODULE.format(path=str(proof)))
     monkeypatch.syspath_prepend(tmp_path)
     sys.modules.pop("wicked", None)
-    folder = stranger(env="wicked:CartPole-v1")
+    folder = stranger(**{{"environment": "env", "algorithm": "algo"}[what]: name})
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     error = error_of(capsys, *command.split(), folder)
-    assert "its environment 'wicked:CartPole-v1' imports a module" in error and "--trust" in error
+    assert f"its {what} {name!r} imports a module" in error and "--trust" in error
     assert not proof.exists() and "wicked" not in sys.modules
     assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     words = [*command.split(), str(folder), "--trust"]

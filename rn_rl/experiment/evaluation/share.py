@@ -79,7 +79,7 @@ def copy_agent(run: Run, weights: Path | None, target: Run, spec: RunSpec, *, tr
         path.replace(target.folder / path.name)
     zoo.rmdir()
     copies = [
-        (weights or run.zip_file(spec.env), f"{spec.algo}-{file_name(spec.env)}.zip"),
+        (weights or run.zip_file(spec.env), f"{file_name(spec.algo)}-{file_name(spec.env)}.zip"),
         (run.vecnormalize_file, run.vecnormalize_file.name),
         (run.evaluations_file, run.evaluations_file.name),
         (run.folder / "video.mp4", "replay.mp4"),

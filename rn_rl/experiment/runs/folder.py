@@ -215,7 +215,7 @@ class Run:
 
 def parent_folder(root: Path, spec: RunSpec) -> Path:
     """Return ``root/<norm>/<algo>``, the folder that holds the runs of one normalizer and algorithm."""
-    return root / file_name(spec.norm) / spec.algo
+    return root / file_name(spec.norm) / file_name(spec.algo)
 
 
 def new_run(root: Path, spec: RunSpec) -> Run:

@@ -127,7 +127,7 @@ class RunSpec:
         spec = algorithm(self.algo)
         check_action_space(spec, self.env, env.action_space)
         arguments = to_algorithm_arguments(self.hyperparameters, env.action_space)
-        if self.algo in ("rndqn", "rnppo"):
+        if spec.kind in ("rndqn", "rnppo"):
             arguments["norm"] = self.norm
         else:
             arguments["policy_kwargs"]["norm"] = self.norm
@@ -167,7 +167,9 @@ def check_observations(spec: RunSpec) -> None:
     normalize = spec.hyperparameters.get("normalize")
     outside = normalize.get("norm_obs", True) if isinstance(normalize, dict) else bool(normalize)
     policy_kwargs = spec.hyperparameters.get("policy_kwargs") or {}
-    own = net_of(policy_kwargs.get("net", "mlp")).obs_norm if spec.algo != "ars" else "none"
+    own = "none"
+    if algorithm(spec.algo).kind != "ars":
+        own = net_of(policy_kwargs.get("net", "mlp")).obs_norm
     inside = policy_kwargs.get("obs_norm") or own
     if outside and inside != "none":
         raise UserError(
@@ -187,7 +189,7 @@ RANGES: dict[str, tuple[int, int]] = {
 """Smallest and largest value of the numbers in ``run.yaml``."""
 
 PATTERNS = {
-    "algo": (r"\w+", "the name of an algorithm"),
+    "algo": (r"\w+|[\w.]+:\w+", "the name of an algorithm"),
     "env": (r"[\w./:-]+", "the name of an environment"),
     "device": (r"auto|cpu|mps|(cuda|xpu)(:\d+)?", "cpu, cuda, cuda:N, mps or auto"),
     "vector_env": (r"gymnasium|envpool", "gymnasium or envpool"),

@@ -135,6 +135,8 @@ def check_names(spec: RunSpec, folder: Path, *, trust: bool) -> None:
 def unsafe_names(spec: RunSpec) -> list[tuple[str, str]]:
     """Return what a run names that may run code or write files, and why."""
     found = []
+    if ":" in spec.algo:
+        found.append((f"its algorithm {spec.algo!r}", "imports a module"))
     if ":" in spec.env:
         found.append((f"its environment {spec.env!r}", "imports a module"))
     given = spec.hyperparameters

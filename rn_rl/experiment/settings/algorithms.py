@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from gymnasium import spaces
 
-from rn_rl.errors import UserError, unknown
+from rn_rl.errors import UserError, first_line, unknown
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -28,6 +28,8 @@ class AlgorithmSpec:
         summary: description in one line.
         aliases: other values of ``--algo``.
         norm: normalizer of a run that names none.
+        base: name of the algorithm in the table that a class of the user's own is a subclass of; empty
+            for those in the table.
     """
 
     name: str
@@ -38,6 +40,12 @@ class AlgorithmSpec:
     summary: str
     aliases: tuple[str, ...] = ()
     norm: str = "none"
+    base: str = ""
+
+    @property
+    def kind(self) -> str:
+        """Name of the algorithm in the table: this one, or the one that it is a subclass of."""
+        return self.base or self.name
 
     @property
     def cls(self) -> type[BaseAlgorithm]:
@@ -91,14 +99,47 @@ _BY_ANY_NAME = {**{alias: row for row in _TABLE for alias in row.aliases}, **ALG
 
 
 def algorithm(name: str) -> AlgorithmSpec:
-    """Look up an algorithm by name or alias, in any case.
+    """Look up an algorithm by name or alias, in any case, or a class by ``"module:Class"``.
+
+    Such a class is a subclass of an algorithm in the table, from which it has everything else, such as
+    its hyperparameters. Its module is imported.
 
     Raises:
         UserError: there is no such algorithm; the message names the nearest ones.
     """
+    if ":" in name:
+        return own_algorithm(name)
     if name.lower() not in _BY_ANY_NAME:
         raise unknown("algorithm", name, _BY_ANY_NAME, f"known: {', '.join(ALGORITHMS)}")
     return _BY_ANY_NAME[name.lower()]
+
+
+def own_algorithm(name: str) -> AlgorithmSpec:
+    """Return the row of a class of the user's own.
+
+    Args:
+        name: ``"module:Class"``.
+
+    Raises:
+        UserError: it cannot be imported, or is no subclass of an algorithm in the table.
+    """
+    module, _, own = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), own, None)
+    except Exception as error:  # whatever the module raises
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(
+            f"algorithm {name!r}: cannot import {module!r} ({reason}); expected a module of the current "
+            "folder or of an installed package"
+        ) from None
+    rows = {row.cls: row for row in _TABLE}
+    for base in getattr(found, "__mro__", ()):
+        if base in rows:
+            return replace(rows[base], name=name, path=f"{module}.{own}", base=rows[base].name)
+    raise UserError(
+        f"algorithm {name!r}: expected a class in {module!r} that is a subclass of an algorithm such as "
+        "stable_baselines3.DQN"
+    )
 
 
 def check_action_space(spec: AlgorithmSpec, env_id: str, space: spaces.Space[Any]) -> None:

@@ -27,6 +27,7 @@ from rn_rl.experiment.runs.io import remove_temporaries
 from rn_rl.experiment.runs.scalars import make_logger
 from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.experiment.runs.trust import refuse_links
+from rn_rl.experiment.settings.algorithms import algorithm
 from rn_rl.experiment.training.callbacks import (
     PhaseCallback,
     evaluation_folder,
@@ -216,7 +217,7 @@ def check_resumable(spec: RunSpec, run: Run, model: BaseAlgorithm) -> None:
         for name in ("learning_rate", "delta_std")
         if isinstance(spec.hyperparameters.get(name), str)
     ]
-    if spec.algo == "ars" and falling:
+    if algorithm(spec.algo).kind == "ars" and falling:
         raise UserError(
             f"run {run.folder}: {falling[0]} falls over the run, and ARS begins such schedules anew "
             f"whenever it continues; start another run, with --from {run.folder}"

@@ -1,0 +1,92 @@
+"""``--algo module:Class``: a subclass of an algorithm, from a file of the current folder."""
+
+import json
+import sys
+
+import pytest
+import yaml
+from stable_baselines3 import DQN
+
+from rn_rl.cli import main
+from rn_rl.experiment.runs.folder import Run
+from rn_rl.experiment.settings.algorithms import algorithm
+
+MODULE = """
+from stable_baselines3 import DQN
+from rn_rl.agents import RNDQN
+
+
+class Patient(DQN):
+    def __init__(self, *args, patience=1, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.patience = patience
+
+    def _excluded_save_params(self):
+        return [*super()._excluded_save_params(), "patience"]
+
+    def train(self, gradient_steps, batch_size=100):
+        super().train(gradient_steps * self.patience, batch_size)
+
+
+class Own(RNDQN):
+    pass
+
+
+Odd = dict
+"""
+
+TRAIN = "--env CartPole-v1 --timesteps 64 --eval-freq 0 --quiet --out runs"
+SETTINGS = "--set learning_starts=16 train_freq=8 batch_size=8 buffer_size=200 gradient_steps=1"
+
+
+@pytest.fixture(autouse=True)
+def module(tmp_path, monkeypatch):
+    (tmp_path / "own_algos.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # as the command does
+    yield
+    sys.modules.pop("own_algos", None)
+
+
+def test_it_trains_continues_and_is_evaluated(tmp_path, capsys):
+    words = f"train --algo own_algos:Patient --norm ln {TRAIN} {SETTINGS} patience=3"
+    assert main(words.split()) == 0
+    [spec] = tmp_path.glob("runs/*/*/*/run.yaml")
+    assert spec.parent.parent.name == "own_algos-Patient"
+    model, env = Run(spec.parent).load_agent()
+    env.close()
+    assert type(model).__name__ == "Patient" and isinstance(model, DQN) and model.patience == 3
+    assert main(f"train --resume {spec.parent} --timesteps 128 --quiet".split()) == 0
+    capsys.readouterr()
+    assert main(f"evaluate {spec.parent} --episodes 2 --json".split()) == 0
+    assert json.loads(capsys.readouterr().out)["algo"] == "own_algos:Patient"
+
+
+def test_what_it_does_not_say_is_that_of_its_base():
+    row = algorithm("own_algos:Patient")
+    assert row.kind == "dqn" and row.replay and row.zoo_file == "dqn"
+    assert algorithm("own_algos:Own").kind == "rndqn" and algorithm("dqn").kind == "dqn"
+
+
+def test_a_grid_compares_it_with_its_base(tmp_path):
+    words = f"compare --algo own_algos:Own,rndqn --norms rn --seeds 1 --jobs 1 {TRAIN} {SETTINGS}"
+    words = words.replace("--eval-freq 0", "--eval-freq 32 --eval-episodes 1 --final-episodes 1")
+    assert main(words.split()) == 0
+    found = [yaml.safe_load(p.read_text())["algo"] for p in tmp_path.glob("runs/*/*/*/run.yaml")]
+    assert sorted(found) == ["own_algos:Own", "rndqn"]
+    assert "own_algos:Own" in (tmp_path / "runs/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("algo", "said"),
+    [
+        ("no_such:Thing", "cannot import 'no_such' (ModuleNotFoundError"),
+        ("own_algos:Nothing", "expected a class in 'own_algos' that is a subclass"),
+        ("own_algos:Odd", "expected a class in 'own_algos' that is a subclass"),
+        (":", "algorithm ':'"),
+    ],
+)
+def test_a_mistake_is_one_line(algo, said, capsys):
+    assert main(["train", "--algo", algo, *TRAIN.split()]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1

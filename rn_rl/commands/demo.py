@@ -39,6 +39,7 @@ def run_demo(config: DemoConfig) -> None:
             norms="none,ln",
             seeds=config.seeds,
             timesteps=config.timesteps,
+            eval_freq=max(config.timesteps // 20, 1),
             final_episodes=config.final_episodes,
             out=config.out,
             zoo=True,

@@ -54,6 +54,18 @@ def check_env_id(env_id: str) -> None:
         raise unknown("environment", env_id, gym.registry, hint) from None
 
 
+def episode_limit(env_id: str, env_kwargs: Any) -> int | None:
+    """Return after how many timesteps Gymnasium ends an episode; None if it does not say.
+
+    Args:
+        env_id: environment, which is registered.
+        env_kwargs: arguments that it is made with.
+    """
+    given = env_kwargs.get("max_episode_steps") if isinstance(env_kwargs, dict) else None
+    found = given or gym.spec(env_id.rpartition(":")[2]).max_episode_steps
+    return found if isinstance(found, int) and found > 0 else None
+
+
 def wrapper_function(
     names: Any, env_id: str, limit: Callable[[gym.Env], gym.Env] | None = None
 ) -> Callable[[gym.Env], gym.Env]:

@@ -8,7 +8,7 @@ import torch
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.envs.checks import check_timeout
-from rn_rl.experiment.envs.make import check_env_id
+from rn_rl.experiment.envs.make import check_env_id, episode_limit
 from rn_rl.experiment.runs.console import command_line
 from rn_rl.experiment.runs.spec import RunSpec, check_observations, check_values
 from rn_rl.experiment.settings.algorithms import ALGORITHMS, algorithm
@@ -23,6 +23,20 @@ from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.normalization import canonical_spec, check_importable, check_recordings, origins
 from rn_rl.normalization.plugins import is_importable
 from rn_rl.policies.nets import net_of
+
+
+def usual_eval_freq(timesteps: int, episodes: int, longest: int | None) -> int:
+    """Return the timesteps between evaluations: 20 of them, or fewer where the training is short.
+
+    Evaluations together take no more timesteps than the training, but there is one at its end.
+
+    Args:
+        timesteps: length of the training.
+        episodes: number of episodes of each evaluation.
+        longest: most timesteps of an episode, if the environment says so.
+    """
+    most = 20 if longest is None else timesteps // max(episodes * longest, 1)
+    return max(timesteps // min(max(most, 1), 20), 1)
 
 
 def resolve(config: TrainConfig) -> RunSpec:
@@ -75,7 +89,10 @@ def resolve(config: TrainConfig) -> RunSpec:
     default_envs = int(hyperparameters.pop("n_envs", 1))
     timesteps = default_timesteps if config.timesteps is None else config.timesteps
     n_envs = default_envs if config.n_envs is None else config.n_envs
-    eval_freq = max(timesteps // 20, 1) if config.eval_freq is None else config.eval_freq
+    eval_freq = config.eval_freq
+    if eval_freq is None:
+        longest = episode_limit(config.env, hyperparameters.get("env_kwargs"))
+        eval_freq = usual_eval_freq(timesteps, config.eval_episodes, longest)
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"--device {config.device}: torch sees no GPU here; use --device cpu")
     for name, value, least in (

@@ -8,6 +8,7 @@ import pytest
 
 from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.training.config import SharedOptions, TrainConfig
+from rn_rl.experiment.training.resolve import resolve
 
 
 @pytest.mark.parametrize(
@@ -32,3 +33,22 @@ def test_options_are_read_without_torch():
         "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("env", "timesteps", "given", "expected"),
+    [
+        ("Acrobot-v1", 500, {}, 500),  # was 25: 50,000 timesteps of evaluation
+        ("Acrobot-v1", 10_000, {}, 2500),  # 4 evaluations of 5 episodes of 500 timesteps
+        ("CartPole-v1", 50_000, {}, 2500),
+        ("LunarLander-v3", 1_000_000, {}, 50_000),
+        ("CartPole-v1", 50_000, {"eval_episodes": 20}, 10_000),
+        ("CartPole-v1", 5_000, {"env_kwargs": ("max_episode_steps=50",)}, 250),
+        ("CartPole-v1", 5_000, {"eval_freq": 70}, 70),
+        ("MiniGrid-RedBlueDoors-6x6-v0", 1000, {}, 50),  # Gymnasium knows no limit
+        ("CartPole-v1", 1, {}, 1),
+    ],
+)
+def test_evaluations_take_no_longer_than_the_training(env, timesteps, given, expected):
+    config = TrainConfig(algo="dqn", env=env, timesteps=timesteps, **given)
+    assert resolve(config).eval_freq == expected

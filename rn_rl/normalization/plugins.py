@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
@@ -149,7 +147,9 @@ def is_importable(origin: str) -> bool:
 
 
 def import_factory(name: str, origin: str) -> Factory:
-    """Import the factory ``"module:Class"``; modules are also looked for in the working directory.
+    """Import the factory ``"module:Class"``.
+
+    Commands also look for modules in the working directory, as ``python -m`` does.
 
     Args:
         name: how the user wrote it, for the message of an error.
@@ -159,10 +159,6 @@ def import_factory(name: str, origin: str) -> Factory:
         UserError: the module cannot be imported, or has no such name.
     """
     module, _, path = origin.partition(":")
-    here = os.getcwd()
-    added = here not in sys.path and "" not in sys.path
-    if added:
-        sys.path.append(here)
     try:
         found: Any = importlib.import_module(module)
     except Exception as error:  # whatever the module raises
@@ -170,9 +166,6 @@ def import_factory(name: str, origin: str) -> Factory:
             f"normalizer {name!r}: cannot import {module!r} ({type(error).__name__}: {error}); expected "
             "a module of the working directory or of an installed package"
         ) from None
-    finally:
-        if added:
-            sys.path.remove(here)
     for part in path.split("."):
         if not hasattr(found, part):
             raise UserError(

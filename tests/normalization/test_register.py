@@ -58,9 +58,10 @@ def registry():
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """A module ``my_norms`` of the working directory."""
+    """A module ``my_norms`` that can be imported."""
     (tmp_path / "my_norms.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     yield "my_norms"
     sys.modules.pop("my_norms", None)
 

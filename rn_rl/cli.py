@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import io
 import os
 import re
@@ -52,6 +53,45 @@ Modules of options import neither torch nor SB3, so ``--help`` and mistakes are 
 """
 
 
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "train": (
+        "train --algo ppo --env CartPole-v1 --norm ln",
+        "train --algo dqn --env LunarLander-v3 --norm ln --seeds 20",
+        "train --resume runs/ln/ppo/CartPole-v1_1 --timesteps 200000",
+    ),
+    "evaluate": (
+        "evaluate runs/ln/ppo/CartPole-v1_1",
+        "evaluate runs/ln/ppo/CartPole-v1_1/best_model.zip --episodes 20 --json",
+    ),
+    "video": ("video runs/ln/ppo/CartPole-v1_1 --out clip.gif",),
+    "export": ("export runs/ln/ppo/CartPole-v1_1 --to ppo-CartPole-v1",),
+    "compare": (
+        "compare --algo ppo --env CartPole-v1,Acrobot-v1 --norms none,ln,ln+rn --seeds 20",
+        "compare --grid study.yml --out runs/study",
+    ),
+    "tune": (
+        "tune --algo ppo --env CartPole-v1 --norms none,ln --trials 50",
+        "tune --algo ppo --env CartPole-v1 --norms none,ln --trials 50 --jobs 4",
+    ),
+    "status": ("status runs",),
+    "report": (
+        "report runs --out report.html --baseline none",
+        "report runs --figures pdf,svg --tex",
+    ),
+    "reproduce": (
+        "reproduce cartpole --quick",
+        "reproduce lunarlander --seeds 50",
+    ),
+    "task": (
+        "task imbalanced --toy",
+        "task recurrent --seeds 10",
+    ),
+    "probe": ("probe runs/ln+rn/dqn/CartPole-v1_1 --out probe.html",),
+    "zoo": ("zoo", "zoo --export own.yml --algo ppo"),
+}
+"""Command lines that ``--help`` of a command shows."""
+
+
 @runtime_checkable
 class ChecksArguments(Protocol):
     """Options that refuse some combinations of what was typed."""
@@ -59,14 +99,46 @@ class ChecksArguments(Protocol):
     def check_arguments(self, arguments: Sequence[str]) -> None: ...
 
 
-def subcommands(commands: Mapping[str, tuple[type, Any]]) -> Any:
-    """Return the union type from which tyro makes one subcommand for each entry."""
+def subcommands(
+    commands: Mapping[str, tuple[type, Any]],
+    chosen: str = "",
+    examples: Mapping[str, Sequence[str]] | None = None,
+) -> Any:
+    """Return the union type from which tyro makes one subcommand for each entry.
+
+    Args:
+        commands: dataclass of options and function, by name.
+        chosen: command that is run. Of the others ``--help`` shows the first sentence.
+        examples: command lines that its ``--help`` shows, by name.
+    """
     return Union[  # noqa: UP007 - made at run time
         tuple(
-            Annotated[config, tyro.conf.subcommand(name, prefix_name=False)]
+            Annotated[
+                config,
+                tyro.conf.subcommand(
+                    name,
+                    prefix_name=False,
+                    description=about(config, (examples or {}).get(name, ()), full=name == chosen),
+                ),
+            ]
             for name, (config, _) in commands.items()
         )
     ]
+
+
+def about(config: type, examples: Sequence[str], *, full: bool) -> str:
+    """Return what ``--help`` says about a command.
+
+    Args:
+        config: its dataclass of options.
+        examples: command lines without the name of the program.
+        full: with examples, and with more than the first sentence.
+    """
+    text = inspect.cleandoc(config.__doc__ or "")
+    if not full:
+        return text.partition("\n\n")[0]
+    lines = "".join(f"\n  rn-rl {example}" for example in examples)
+    return f"{text}\n\nExamples:{lines}" if lines else text
 
 
 def load_and_run(function: str, config: Any) -> None:
@@ -184,6 +256,7 @@ def run_commands(
     prog: str,
     description: str | None = None,
     arguments: Sequence[str] | None = None,
+    examples: Mapping[str, Sequence[str]] | None = None,
 ) -> int:
     """Run the command that the first argument names; see :func:`run_command`.
 
@@ -192,12 +265,15 @@ def run_commands(
         prog: name of the program in messages.
         description: text at the top of ``--help``.
         arguments: default: those of the command line.
+        examples: see :func:`subcommands`.
     """
     typed = list(sys.argv[1:] if arguments is None else arguments)
     if typed and not typed[0].startswith("-") and typed[0] not in commands:
         print(f"{prog}: error: {unknown('command', typed[0], commands)}", file=sys.stderr)
         return 2
-    return run_command(subcommands(commands), dict(commands.values()), prog, description, typed)
+    chosen = typed[0] if typed else ""
+    options = subcommands(commands, chosen, examples)
+    return run_command(options, dict(commands.values()), prog, description, typed)
 
 
 def add_current_folder() -> None:
@@ -221,5 +297,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name: (config, partial(load_and_run, function))
         for name, (config, function) in COMMANDS.items()
     }
-    about = "Normalizers inside Stable-Baselines3 agents: train, compare, evaluate, film."
-    return run_commands(commands, "rn-rl", about, typed)
+    what = "Normalizers inside Stable-Baselines3 agents: train, compare, evaluate, film."
+    return run_commands(commands, "rn-rl", what, typed, EXAMPLES)

@@ -59,9 +59,11 @@ def run_compare(config: CompareConfig) -> Summary:
         summary.add_references(references, zoo=config.zoo)
         for key, reason in grid.failed.items():
             where = failures(config.out) / f"{key}.txt"
-            summary.notes.append(f"{key} failed, by itself too ({reason}); see {where}.")
+            name = grid.name_of(key)
+            summary.notes.append(f"{name} failed, by itself too ({reason}); see {where}.")
         for key, reason in grid.retried.items():
-            summary.notes.append(f"{key} and those with it: tried again after {reason}.")
+            name = grid.name_of(key)
+            summary.notes.append(f"{name} and those with it: tried again after {reason}.")
         with StatusLines(console, "writing the report"):
             write_report(summary, page, commands=[command_line()])
         print_summary(summary, page, console)
@@ -70,9 +72,9 @@ def run_compare(config: CompareConfig) -> Summary:
     if grid.failed:
         key, reason = next(iter(grid.failed.items()))
         raise UserError(
-            f"{len(grid.failed)} of {sum(len(cell.specs) for cell in grid.cells)} trainings failed, and "
-            f"again by themselves, such as {key}: {reason}; more is in {failures(config.out)}, and the "
-            "same command tries them again"
+            f"{len(grid.failed)} of {grid.size} trainings failed, and again by themselves, such as "
+            f"{grid.name_of(key)}: {reason}; more is in {failures(config.out)}, and the same command "
+            "tries them again"
         )
     return summary
 

@@ -121,7 +121,9 @@ def run_reproduce(config: ReproduceConfig) -> None:
         raise TrainingStopped("stopped; the same command goes on where it stopped")
     if grid.failed:
         key, reason = next(iter(grid.failed.items()))
-        raise UserError(f"{len(grid.failed)} trainings failed, such as {key}: {reason}")
+        raise UserError(
+            f"{len(grid.failed)} trainings failed, such as {grid.name_of(key)}: {reason}"
+        )
 
 
 def protocol_of(config: ReproduceConfig) -> Protocol:

@@ -11,7 +11,7 @@ import pytest
 from imageio_ffmpeg import get_ffmpeg_exe
 
 from benchmarks.__main__ import main as benchmark
-from rn_rl.cli import main
+from rn_rl.cli import COMMANDS, EXAMPLES, main, parse, subcommands
 
 ROOT = Path(__file__).parents[2]
 STOPPED_WHILE_LOADING = """
@@ -25,6 +25,32 @@ import runpy
 sys.argv = ["rn-rl", "norms"]
 runpy.run_module("rn_rl", run_name="__main__")
 """
+
+
+@pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])
+def test_an_example_of_the_help_parses(line):
+    words = line.replace("--grid study.yml", "--algo ppo --env CartPole-v1").split()
+    assert parse(subcommands(COMMANDS), words, "rn-rl", None) is not None
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_fits_80_columns_and_has_examples(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    printed = capsys.readouterr().out
+    assert ("Examples:\n  rn-rl " + command in printed) == (command in EXAMPLES)
+    lines = printed.splitlines()
+    assert max(len(line) for line in lines if not line.startswith("  rn-rl")) <= 100
+
+
+def test_the_help_of_all_commands_has_a_sentence_of_each(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    printed = capsys.readouterr().out
+    assert "Examples" not in printed and "Trainings that OUT" not in printed
+    assert all(f"• {command} " in printed for command in COMMANDS)
+
+
 CARTPOLE = "train --algo dqn --env CartPole-v1"
 
 

@@ -121,7 +121,10 @@ def test_a_failed_seed_is_tried_again_then_named_and_stops_no_other(tmp_path, en
     shape += ["--set", "learning_starts=100", "buffer_size=1000"]
     assert compare(tmp_path, *shape, seeds=4, norms="none") == 2
     error = capsys.readouterr().err
-    assert "1 of 4 trainings failed, and again by themselves, such as none-dqn-Frail-v0-2" in error
+    assert (
+        "1 of 4 trainings failed, and again by themselves, such as none dqn Frail-v0 seed 2"
+        in error
+    )
     assert "the environment gave observation nan at timestep" in error
     finals = [json.loads(p.read_text()) for p in tmp_path.glob("*/*/*/final.json")]
     assert sorted(final["seed"] for final in finals) == [0, 1, 3]

@@ -102,7 +102,7 @@ def run_jobs(grid: Grid, todo: list[Job], jobs: int) -> None:
                 key, reason = job.keys[0], "its process was killed, perhaps for memory"
                 grid.failed[key] = reason
                 record_failure(config.out, key, reason)
-                say(grid.console, f"  failed: {key}: {reason}", style="red")
+                say(grid.console, f"  failed: {grid.name_of(key)}: {reason}", style="red")
             elif len(todo) == 1:
                 grid.single.update(job.keys)
             grid.alone.update(job.keys)
@@ -147,11 +147,12 @@ def record_outcome(grid: Grid, outcome: Outcome) -> None:
     grid.retried.update(outcome.retried)
     grid.forget_done()
     for key, reason in outcome.failed.items():
-        say(grid.console, f"  failed: {key}: {reason}", style="red")
+        say(grid.console, f"  failed: {grid.name_of(key)}: {reason}", style="red")
     if not grid.console.is_terminal and outcome.done:
         more = f" and {len(outcome.done) - 1} more" if len(outcome.done) > 1 else ""
         done = sum(state.done for state in grid.states())
-        say(grid.console, f"  {done} of {grid.size} trained: {outcome.done[0]}{more}")
+        name = grid.name_of(outcome.done[0])
+        say(grid.console, f"  {done} of {grid.size} trained: {name}{more}")
 
 
 @contextmanager

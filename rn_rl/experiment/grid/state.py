@@ -84,6 +84,14 @@ class Grid:
         """Number of trainings."""
         return sum(len(cell.specs) for cell in self.cells)
 
+    def name_of(self, key: str) -> str:
+        """Return the name of a training for people, such as ``ln dqn CartPole-v1 seed 3``."""
+        for cell in self.cells:
+            for spec, its in zip(cell.specs, cell.keys, strict=True):
+                if its == key:
+                    return f"{cell.name} seed {spec.seed}"
+        return key
+
     def forget_done(self) -> None:
         """Read the runs of all cells anew at the next :meth:`states`."""
         with self._lock:

@@ -83,7 +83,8 @@ class TrainedAgent:
     """Options of ``rn-rl train`` that ``--help`` prints first."""
 
     algo: Annotated[str | None, shown_as("NAME")] = None
-    """Algorithm: dqn qrdqn ppo a2c trpo ppo_lstm ppo_mask sac td3 ddpg tqc crossq ars rndqn rnppo."""
+    """Algorithm: dqn qrdqn ppo a2c trpo ppo_lstm ppo_mask sac td3 ddpg tqc crossq ars rndqn rnppo pqn, or
+    module:Class, a subclass of one."""
     env: Annotated[str | None, shown_as("ENV")] = None
     """Environment: CartPole-v1, LunarLander-v3, MiniGrid-RedBlueDoors-6x6-v0, or any registered one."""
     norm: Annotated[str | None, shown_as("SPEC")] = None

@@ -51,6 +51,19 @@ def test_the_help_of_all_commands_has_a_sentence_of_each(capsys):
     assert all(f"• {command} " in printed for command in COMMANDS)
 
 
+def test_bash_completes_commands(tmp_path, capsys):
+    """As the page on the start says."""
+    with pytest.raises(SystemExit):
+        main(["--tyro-print-completion", "bash"])
+    (tmp_path / "rn-rl").write_text(capsys.readouterr().out)
+    script = (
+        "source ./rn-rl; COMP_WORDS=(rn-rl tr); COMP_CWORD=1; COMP_LINE='rn-rl tr'; COMP_POINT=8; "
+        'f=$(complete -p rn-rl | sed "s/.*-F \\([^ ]*\\).*/\\1/"); $f; echo "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.split() == ["train"], done.stderr
+
+
 CARTPOLE = "train --algo dqn --env CartPole-v1"
 
 

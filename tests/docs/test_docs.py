@@ -59,7 +59,7 @@ def commands(page):
         for block in blocks(page, "")
         for line in block.splitlines()
     ]
-    return [line for line in lines if line.startswith("rn-rl ")]
+    return [line for line in lines if line.startswith("rn-rl ") and "--tyro-" not in line]
 
 
 WITH_PYTHON = [page for page in PAGES if blocks(page, "python") and page.name != "README.md"]

@@ -176,16 +176,27 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
 
 def legend(figure: matplotlib.figure.Figure, *axes: matplotlib.axes.Axes, columns: int = 5) -> None:
-    """Add a legend above the plots, with each name once, in at most so many columns."""
+    """Add a legend above the plots, with each name once.
+
+    Args:
+        figure: the figure.
+        axes: its plots.
+        columns: most columns; there are fewer where the names are too long for the figure.
+    """
     entries: dict[str, Any] = {}
     for each in axes:
         for handle, label in zip(*each.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    figure.legend(
-        list(entries.values()),
-        list(entries),
-        loc="outside upper left",
-        ncols=min(len(entries), columns),
-        handlelength=2.2,
-        fontsize=matplotlib.rcParams["font.size"],
-    )
+    for count in range(min(len(entries), columns), 0, -1):
+        made = figure.legend(
+            list(entries.values()),
+            list(entries),
+            loc="outside upper left",
+            ncols=count,
+            handlelength=2.2,
+            fontsize=matplotlib.rcParams["font.size"],
+        )
+        # a browser's font may be wider than the one that is measured here
+        if count == 1 or made.get_window_extent().width < 0.93 * figure.bbox.width:
+            return
+        made.remove()

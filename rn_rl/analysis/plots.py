@@ -28,7 +28,7 @@ def steps_axis(axes: matplotlib.axes.Axes) -> None:
 @styled
 def learning_curves(task: Task, palette: Palette) -> str | None:
     """Plot the mean return of evaluations with its pointwise 95% interval over seeds."""
-    figure = picture()
+    figure = picture(width=8.6, height=4.2)
     axes = figure.subplots()
     if not curve_lines(axes, task, palette):
         return None
@@ -43,25 +43,12 @@ def curve_lines(axes: matplotlib.axes.Axes, task: Task, palette: Palette) -> boo
     coincide can be told apart.
     """
     drawn = 0
-    width = matplotlib.rcParams["lines.linewidth"]
     for place, (norm, arm) in enumerate(task.arms.items()):
         steps, rows = arm.curves
         if not len(steps):
             continue
         drawn += 1
-        look = palette[norm]
-        every = max(len(steps) // 5, 1)
-        axes.plot(
-            steps,
-            rows.mean(0),
-            label=norm,
-            marker=palette.marker(norm),
-            markevery=(place % every, every),
-            markersize=2.4 * width,
-            **look,
-        )
-        low, high = arm.band
-        axes.fill_between(steps, low, high, color=look["color"], alpha=0.16, linewidth=0)
+        curve(axes, palette, norm, steps, rows.mean(0), arm.band, place / len(task.arms))
     if not drawn:
         return False
     bottom, top = axes.get_ylim()  # a distant threshold would compress the curves
@@ -70,6 +57,41 @@ def curve_lines(axes: matplotlib.axes.Axes, task: Task, palette: Palette) -> boo
     steps_axis(axes)
     axes.set_ylabel("return")
     return True
+
+
+def curve(
+    axes: matplotlib.axes.Axes,
+    palette: Palette,
+    norm: str,
+    steps: np.ndarray,
+    mean: np.ndarray,
+    band: tuple[np.ndarray, np.ndarray],
+    shift: float,
+) -> None:
+    """Draw a curve with its band, and with a few markers.
+
+    Args:
+        axes: the plot.
+        palette: looks of the normalizers.
+        norm: normalizer of the curve, which is its label.
+        steps: timesteps, ``(points,)``.
+        mean: the curve, ``(points,)``.
+        band: lower and upper end of its band, ``(points,)`` each.
+        shift: where the first marker is, between 0 and 1 of the distance of two markers; another one for
+            each curve, so that curves which coincide can be told apart.
+    """
+    look = palette[norm]
+    every = max(len(steps) // 5, 1)
+    axes.plot(
+        steps,
+        mean,
+        label=norm,
+        marker=palette.marker(norm),
+        markevery=(int(shift * every), every),
+        markersize=2.4 * matplotlib.rcParams["lines.linewidth"],
+        **look,
+    )
+    axes.fill_between(steps, *band, color=look["color"], alpha=0.16, linewidth=0)
 
 
 def dotted_line(draw: Callable[..., Any], value: float) -> None:
@@ -166,21 +188,18 @@ def gain_curves(task: Task, palette: Palette) -> str | None:
     layers = list(dict.fromkeys(n for arm in arms.values() for n in gain_layers(arm)))
     columns = min(len(layers), 3)
     lines = -(-len(layers) // columns)
-    figure = picture(width=7.0, height=0.5 + 2.2 * lines)
+    figure = picture(width=8.6, height=0.5 + 2.4 * lines)
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flatten()
     for axes, layer in zip(grid, layers, strict=False):
-        for norm, arm in arms.items():
+        for place, (norm, arm) in enumerate(arms.items()):
             found = gains(arm)
             assert found is not None
             steps, values = found
             if layer not in gain_layers(arm):
                 continue
             rows = values[:, :, gain_layers(arm).index(layer)]
-            look = palette[norm]
-            axes.plot(steps, rows.mean(0), label=norm, linewidth=1.6, **look)
-            axes.fill_between(
-                steps, rows.min(0), rows.max(0), color=look["color"], alpha=0.15, linewidth=0
-            )
+            band = rows.min(0), rows.max(0)
+            curve(axes, palette, norm, steps, rows.mean(0), band, place / len(arms))
         axes.set_title(layer.replace(", ", "\n"), fontsize=10)
         steps_axis(axes)
     for axes in grid[len(layers) :]:

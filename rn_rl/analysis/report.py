@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
 import re
 from collections import Counter
@@ -65,6 +67,10 @@ class Section:
     """How last policies were measured."""
 
 
+SORT = (files("rn_rl") / "analysis" / "templates" / "sort.js").read_text("utf-8")
+"""Script of a page: a click on the head of a column sorts its table. The page allows no other."""
+
+
 def print_summary(summary: Summary, out: Path, console: Console) -> None:
     """Print a table of each task, the conclusions, notes, problems, and the path of the page."""
     for task in summary.tasks:
@@ -113,6 +119,10 @@ def write_report(
     content = {
         "title": title or headline(summary),
         "summary": summary,
+        "verdicts": verdicts(summary),
+        "verdict_rows": [row for _, row in verdicts(summary)[1]],
+        "sort": Markup(SORT),
+        "sort_hash": base64.b64encode(hashlib.sha256(SORT.encode()).digest()).decode(),
         "sections": [section(summary, task, palette) for task in summary.tasks],
         "overall_columns": ["normalizer", "IQM of scores", "mean", "optimality gap", "P(better)"],
         "overall": overall_rows(summary) if len(summary.tasks) > 1 else [],
@@ -194,9 +204,29 @@ def without_html(value: Any) -> Any:
 
 
 def headline(summary: Summary) -> str:
-    """Return the default headline: normalizers and environments."""
-    envs = list(dict.fromkeys(task.env for task in summary.tasks))
-    return f"{', '.join(summary.norms)} on {', '.join(envs)}"
+    """Return the default headline: the tasks, or their number if there are more than two."""
+    names = [task.name for task in summary.tasks]
+    return " and ".join(names) if len(names) < 3 else f"{len(names)} tasks"
+
+
+def verdicts(summary: Summary) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Return the columns of the table of verdicts, and its rows with the class of each verdict.
+
+    Args:
+        summary: content of the page.
+    """
+    figure = {"last": "last return, IQM", "area": "area under curve, IQM"}[summary.endpoint]
+    columns = ["normalizer", "verdict", figure, summary.baseline, "P(better)", "p", "seeds"]
+    rows = []
+    several = len({task.env for task in summary.tasks}) == len(summary.tasks) > 1
+    for each in summary.comparisons:
+        task = next(task for task in summary.tasks if task.name == each.task)
+        mine, theirs = (task.arms[norm].figures[figure] for norm in (each.norm, summary.baseline))
+        figures = [str(mine), str(theirs), str(each.improvement), f"{each.corrected:.2g}"]
+        row = [each.norm, each.verdict, *figures, str(min(each.runs))]
+        name = task.env if several else task.name
+        rows.append((each.verdict, row if len(summary.tasks) == 1 else [*row, name]))
+    return columns if len(summary.tasks) == 1 else [*columns, "task"], rows
 
 
 def section(summary: Summary, task: Task, palette: drawing.Palette) -> Section:

@@ -1,6 +1,8 @@
 """Reports: figures, sentences, bad runs, and the page in a real browser."""
 
+import base64
 import csv
+import hashlib
 import json
 import re
 import shutil
@@ -254,8 +256,12 @@ def test_the_page_the_markdown_and_the_tables_say_the_same(page):
         assert "not finished: no evaluation was recorded" in text
         assert "LunarLander-v2, not LunarLander-v3" in text
         assert "154.4 ± 79.2" in text
-    assert "http" not in re.sub(r"http://www.w3.org/[\w/]+", "", html)  # nothing to fetch
-    assert "<script" not in html
+    assert "http:" not in re.sub(r"http://www.w3.org/[\w/]+", "", html)  # nothing to fetch
+    assert "https:" not in html
+    [script] = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)  # the browser runs no other
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{allowed}'" in html and "default-src 'none';" in html
+    assert html.count("<script") == 1
 
 
 def test_the_page_is_the_same_twice(page, tmp_path):
@@ -289,6 +295,44 @@ def browse(page, folder, *flags, width=1100, height=1400):
     return matplotlib.image.imread(picture), [x for x in found.stderr.split("\n") if "CONSOLE" in x]
 
 
+def test_the_verdict_is_a_table_on_top(page):
+    markdown, html = page.with_suffix(".md").read_text(), page.read_text()
+    assert "<h1>dqn on CartPole-v1 and dqn on LunarLander-v3</h1>" in html
+    head = "| normalizer | verdict | last return, IQM | none | P(better) | p | seeds | task |"
+    assert head in markdown
+    top = html[html.index("<h2>Verdict") : html.index("<figure")]
+    rows = [
+        [re.sub("<[^>]+>", "", cell) for cell in re.findall(r"<td.*?</td>", row)]
+        for row in re.findall(r"<tr class.*?</tr>", top, re.DOTALL)
+    ]
+    assert len(rows) == 6 and {row[7] for row in rows} == {"CartPole-v1", "LunarLander-v3"}
+    found = {row[0]: row for row in rows}
+    assert [found[n][1] for n in ("ln", "rn")] == ["better", "worse"]
+    figures = list(csv.DictReader(page.with_name("page-figures.csv").read_text().splitlines()))
+    for row in figures:
+        if row["figure"] == "last return, IQM" and row["normalizer"] == "ln":
+            shown = str(Estimate(*(float(row[name]) for name in ("value", "low", "high"))))
+            assert any(shown in cells for cells in rows if cells[0] == "ln")
+    assert "Caveats" in html and "To mind" not in html
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+def test_a_click_sorts_a_table(page, tmp_path):
+    """Clicks, by a script that this test allows, on the column of returns: once, and once more."""
+    probe = tmp_path / "probe.html"
+    ask = (
+        "<script>const head = document.querySelectorAll('.verdicts th')[2]; const seen = () => "
+        "[...document.querySelectorAll('.verdicts td:nth-child(3)')].map(c => parseFloat(c.textContent));"
+        "head.click(); const up = seen(); head.click(); console.error(up + '; ' + seen())</script></body>"
+    )
+    text = re.sub(r'<meta http-equiv="Content-Sec[^>]*>', "", page.read_text())
+    probe.write_text(text.replace("</body>", ask))
+    _, said = browse(probe, tmp_path)
+    told = re.search(r'"(.*?; .*?)"', said[0])
+    up, down = ([float(x) for x in part.split(",")] for part in told[1].split(";"))
+    assert len(up) == 6 and up == sorted(up) and down == sorted(up, reverse=True)
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
 def test_the_page_in_a_browser_light_dark_and_on_a_phone(page, tmp_path):
     light, said = browse(page, tmp_path)
@@ -300,7 +344,11 @@ def test_the_page_in_a_browser_light_dark_and_on_a_phone(page, tmp_path):
     # what is wider than a phone scrolls by itself; the page does not
     probe = tmp_path / "probe.html"
     ask = "<script>console.error(document.documentElement.scrollWidth)</script></body>"
-    probe.write_text(page.read_text().replace("</body>", ask))
+    text = page.read_text().replace("</body>", ask)
+    probe.write_text(text)
+    _, said = browse(probe, tmp_path, width=500)
+    assert "violates" in said[0]  # a script that is not ours does not run
+    probe.write_text(re.sub(r'<meta http-equiv="Content-Sec[^>]*>', "", text))
     _, said = browse(probe, tmp_path, width=500)
     assert re.search(r'"500"', said[0])  # and the probe shows that errors would be seen
 

@@ -144,7 +144,7 @@ def summarize(
     """
     by_task: dict[str, list[RunRecord]] = {}
     for record in records:
-        key = json.dumps(record.spec.settings(), sort_keys=True, default=str)
+        key = json.dumps(record.spec.task_settings(), sort_keys=True, default=str)
         by_task.setdefault(key, []).append(record)
     tasks = [make_task(runs, threshold) for runs in by_task.values()]
     tasks.sort(key=lambda task: (task.env, task.algo))
@@ -225,7 +225,7 @@ def make_task(runs: list[RunRecord], threshold: float | None) -> Task:
         returns = np.array([run.last_return for run in mine])
         returns = np.where(np.isfinite(returns), returns, scale.worst)
         arms[norm] = ArmMetrics(norm, mine, scale, returns)
-    return Task("", spec.algo, spec.env, spec.settings(), scale, arms)
+    return Task("", spec.algo, spec.env, spec.task_settings(), scale, arms)
 
 
 def name_tasks(tasks: list[Task]) -> None:
@@ -288,6 +288,12 @@ def notes_on(task: Task, baseline: str) -> list[str]:
         if len(ways) > 1:
             told = ", ".join(sorted(last_policy(*way) for way in ways))
             notes.append(f"{task.name}, {arm.norm}: last policies were measured in {told}.")
+    own = {name for arm in task.arms.values() for run in arm.runs for name in run.spec.own}
+    if own:
+        notes.append(
+            f"{task.name}: each normalizer has hyperparameters that were tuned for it: "
+            f"{', '.join(sorted(own))}."
+        )
     counts = {len(arm.runs) for arm in task.arms.values()}
     if len(counts) > 1:
         each = ", ".join(f"{arm.norm} {len(arm.runs)}" for arm in task.arms.values())

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 
 from rn_rl.analysis import drawing
 from rn_rl.errors import TrainingStopped
 from rn_rl.experiment.runs.console import StatusLines, say
-from rn_rl.experiment.runs.io import atomic_write, write_yaml
+from rn_rl.experiment.runs.io import atomic_write, write_text
+from rn_rl.experiment.training.conf_file import SEARCHED
 from rn_rl.experiment.tuning.config import TuneConfig
 from rn_rl.experiment.tuning.study import (
     best_drawn,
@@ -38,7 +40,9 @@ def run_tune(config: TuneConfig) -> None:
             except TrainingStopped:
                 raise TrainingStopped("stopped; the same command goes on") from None
         path = conf_file(config, norm)
-        write_yaml(path, {config.env: tuned_settings(config, norm, best_drawn(config, study))})
+        found = {config.env: tuned_settings(config, norm, best_drawn(config, study))}
+        seeds = SEARCHED.format(config.seed, config.seed + config.seeds - 1)
+        write_text(path, seeds + yaml.safe_dump(found, sort_keys=False))
         states = [trial.state.name for trial in study.get_trials(deepcopy=False)]
         told = f"{states.count('COMPLETE')} complete, {states.count('PRUNED')} ended early"
         say(console, f"{norm}: best mean return {study.best_value:.2f} ({told}): {path}")
@@ -50,7 +54,7 @@ def run_tune(config: TuneConfig) -> None:
         console,
         f"these values were chosen on seeds {config.seed} to {first - 1}, so their returns are too "
         f"good: compare on new seeds, such as rn-rl compare --algo {config.algo} --env {config.env} "
-        f"--norms {config.norms} --seed {first} --conf-file FILE",
+        f"--norms {config.norms} --seed {first} --conf-file {config.out}",
     )
 
 

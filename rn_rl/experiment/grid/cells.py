@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from stable_baselines3.common.vec_env import VecEnv
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.spec import RunSpec, file_name
+from rn_rl.experiment.training.conf_file import searched_seeds
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.launch import no_batch
 from rn_rl.experiment.training.resolve import resolve
@@ -51,6 +53,16 @@ def key_of(spec: RunSpec) -> str:
     return f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
+def check_seeds(seeds: list[int], conf_file: Path) -> None:
+    """Raise :class:`UserError` if ``rn-rl tune`` chose the values of a file on one of the seeds."""
+    searched = searched_seeds(conf_file)
+    if set(seeds) & set(searched):
+        raise UserError(
+            f"--seed {seeds[0]}: {conf_file} was chosen on seeds {searched[0]} to {searched[-1]}, on "
+            f"which it does too well; compare on new ones, with --seed {searched[-1] + 1}"
+        )
+
+
 def make_cell(config: TrainConfig, seeds: list[int], engine: str) -> Cell:
     """Check the options of a cell and decide if its seeds are trained together.
 
@@ -67,6 +79,8 @@ def make_cell(config: TrainConfig, seeds: list[int], engine: str) -> Cell:
         raise UserError(
             f"--eval-freq {spec.eval_freq}: expected at most the {spec.timesteps:,} timesteps of a run"
         )
+    if config.conf_file is not None:
+        check_seeds(seeds, Path(spec.config))
     specs = [replace(spec, seed=seed) for seed in seeds]
     trial = spec.make_env(n_envs=1)
     try:

@@ -83,6 +83,8 @@ class RunSpec:
     normalizers: dict[str, str] = field(default_factory=dict)
     """``"module:Class"`` of each normalizer that the user registered and the run names."""
     versions: dict[str, str] = field(default_factory=versions)
+    own: list[str] = field(default_factory=list)
+    """Hyperparameters that were tuned for the normalizer alone: settings of the arm, not of the task."""
     signature: str = ""
     """Proof that the run was trained on this account; see :mod:`rn_rl.experiment.runs.trust`."""
 
@@ -93,6 +95,12 @@ class RunSpec:
         if self.episodes is not None:
             found["episodes"] = self.episodes
         given = {k: v for k, v in self.hyperparameters.items() if v is not None and v != {}}
+        return {**found, "hyperparameters": given}
+
+    def task_settings(self) -> dict[str, Any]:
+        """Return the settings that all arms of a comparison share: without the normalizer's own."""
+        found = self.settings()
+        given = {k: v for k, v in found["hyperparameters"].items() if k not in self.own}
         return {**found, "hyperparameters": given}
 
     @property
@@ -204,7 +212,7 @@ def check_values(spec: RunSpec) -> None:
         (str, ("algo", "env", "norm", "device", "config", "command", "vector_env", "signature")),
         (int, (*RANGES, *(("episodes",) if spec.episodes is not None else ()))),
         (dict, ("hyperparameters", "versions", "normalizers")),
-        (list, ("together",)),
+        (list, ("together", "own")),
         (bool, ("probe",)),
     ):
         for name in names:
@@ -228,6 +236,6 @@ def check_values(spec: RunSpec) -> None:
     for name, origin in spec.normalizers.items():
         if not re.fullmatch(r"[\w.]+:[\w.]+", str(origin)):
             raise ValueError(f"normalizers {name}: expected module:Class, not {str(origin)[:80]!r}")
-    for name in (*spec.hyperparameters, *spec.versions, *spec.normalizers):
+    for name in (*spec.hyperparameters, *spec.versions, *spec.normalizers, *spec.own):
         if not isinstance(name, str):
             raise ValueError(f"{name!r}: expected the name of a hyperparameter")

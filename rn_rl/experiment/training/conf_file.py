@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from rn_rl.errors import UserError, first_line, unknown
 from rn_rl.experiment.runs.io import DAMAGE, read_yaml
+from rn_rl.experiment.runs.spec import file_name
 from rn_rl.experiment.runs.zoo_folder import python_value, today
 from rn_rl.experiment.settings.algorithms import ALGORITHMS, AlgorithmSpec, algorithm
 from rn_rl.experiment.settings.hyperparameters import check_given, tuned
 
 WRITTEN_AS_PYTHON = ("policy_kwargs", "normalize", "env_kwargs", "env_wrapper", "train_freq")
 """Hyperparameters that the RL Zoo's files hold as Python text: ``"dict(net_arch=[64, 64])"``."""
+
+
+def file_of(folder: Path, algo: str, norm: str) -> Path:
+    """Return the file of a folder of ``rn-rl tune`` with the hyperparameters of a normalizer."""
+    return folder / f"{file_name(algo)}-{file_name(norm)}.yml"
+
+
+def searched_seeds(path: Path) -> range:
+    """Return the seeds on which ``rn-rl tune`` chose the hyperparameters of a file; empty if unknown."""
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        found = re.match(SEARCHED.format(r"(\d{1,9})", r"(\d{1,9})"), stream.readline())
+    return range(int(found[1]), int(found[2]) + 1) if found else range(0)
+
+
+SEARCHED = "# chosen by rn-rl tune on seeds {} to {}\n"
+"""First line of a file of ``rn-rl tune``."""
 
 
 def own_settings(path: Path, algo: AlgorithmSpec, env_id: str) -> dict[str, Any]:

@@ -43,7 +43,8 @@ class SharedOptions:
     config: str = "zoo"
     """zoo (tuned), or paper (its network and replay; with --algo rndqn its loss and episodes too)."""
     conf_file: Annotated[Path | None, shown_as("FILE.yml")] = None
-    """Own hyperparameters by environment, as in the RL Zoo; 'rn-rl zoo --export FILE.yml' writes one."""
+    """Own hyperparameters by environment, as in the RL Zoo; 'rn-rl zoo --export FILE.yml' writes one. Of
+    a folder of 'rn-rl tune': those of each normalizer."""
     set: Annotated[tuple[str, ...], shown_as("NAME=VALUE ...")] = ()
     """Other values, such as learning_rate=3e-4 policy_kwargs.net_arch=[64,64] dqn:gamma=0.9."""
     net: Annotated[str | None, shown_as("NAME")] = None

@@ -18,7 +18,12 @@ from rn_rl.experiment.settings.hyperparameters import (
     parse_assignments,
     tuned,
 )
-from rn_rl.experiment.training.conf_file import check_prefixes, for_algorithm, own_settings
+from rn_rl.experiment.training.conf_file import (
+    check_prefixes,
+    file_of,
+    for_algorithm,
+    own_settings,
+)
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.normalization import canonical_spec, check_importable, check_recordings, origins
 from rn_rl.normalization.plugins import is_importable
@@ -60,18 +65,25 @@ def resolve(config: TrainConfig) -> RunSpec:
         raise UserError("--env is missing: such as CartPole-v1; 'rn-rl zoo' shows the tuned ones")
     algo = algorithm(config.algo)
     check_env_id(config.env)
-    if config.conf_file is None:
+    own: list[str] = []
+    source = config.conf_file
+    if source is None:
         hyperparameters = tuned(algo, config.env, config.config)
     else:
         if config.config != "zoo":
             raise UserError(f"--config {config.config}: expected no --conf-file beside it")
-        hyperparameters = own_settings(config.conf_file, algo, config.env)
+        if source.is_dir():
+            source = file_of(source, algo.name, canonical_spec(config.norm or algo.norm))
+        hyperparameters = own_settings(source, algo, config.env)
+        if source != config.conf_file:  # these are the normalizer's own
+            own = sorted(hyperparameters.keys() - {"n_timesteps", "n_envs", "policy"})
     check_prefixes(config.set, [algo.name])
     given = parse_assignments(for_algorithm(config.set, algo.name), "--set")
     env_kwargs = parse_assignments(config.env_kwargs, "--env-kwargs")
     if env_kwargs:
         given = merge_nested(given, {"env_kwargs": env_kwargs})
     check_given(algo, given)
+    own = [name for name in own if name not in given]
     hyperparameters = merge_nested(hyperparameters, given)
     policy_kwargs = hyperparameters.get("policy_kwargs") or {}
     if not isinstance(policy_kwargs, dict):
@@ -127,7 +139,8 @@ def resolve(config: TrainConfig) -> RunSpec:
         eval_episodes=config.eval_episodes,
         device=config.device,
         threads=config.threads,
-        config=str(config.conf_file or config.config),
+        config=str(source or config.config),
+        own=own,
         hyperparameters=hyperparameters,
         command=command_line(),
         started_from=str(config.from_agent) if config.from_agent else None,

@@ -13,6 +13,7 @@ from rn_rl.errors import UserError, unknown
 from rn_rl.experiment.runs.spec import RunSpec, file_name
 from rn_rl.experiment.settings.algorithms import algorithm
 from rn_rl.experiment.settings.hyperparameters import merge_nested, parse_assignments
+from rn_rl.experiment.training.conf_file import file_of
 from rn_rl.experiment.training.resolve import resolve
 from rn_rl.experiment.tuning.config import TuneConfig
 from rn_rl.experiment.tuning.space import Range, space_of
@@ -206,4 +207,4 @@ def tuned_settings(config: TuneConfig, norm: str, drawn: dict[str, Any]) -> dict
 
 def conf_file(config: TuneConfig, norm: str) -> Path:
     """Return the path of the hyperparameters that were found for a normalizer."""
-    return config.out / f"{base_of(config, norm).algo}-{file_name(norm)}.yml"
+    return file_of(config.out, base_of(config, norm).algo, norm)

@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 import yaml
 
+from rn_rl.analysis.summary import summarize
 from rn_rl.cli import main
 from rn_rl.errors import UserError
+from rn_rl.experiment.runs.records import find_runs, read_records
 from rn_rl.experiment.settings.algorithms import algorithm
 from rn_rl.experiment.settings.shipped import shipped
 from rn_rl.experiment.training.config import TrainConfig
@@ -81,6 +83,32 @@ def test_a_search_is_fair_continues_and_gives_a_conf_file(config, capsys):
     assert not list(config.out.glob(".trial-*"))  # runs of trials are removed
     assert main(options(more)) == 0
     assert len(trials(more, "none")) == 4
+
+
+def test_tuned_normalizers_are_compared_as_one_task(config, capsys):
+    assert main(options(config)) == 0
+    out = config.out.parent / "runs"
+    words = (
+        f"compare --algo a2c --env CartPole-v1 --norms none,ln --conf-file {config.out} --jobs 1"
+    )
+    words += f" --engine process --final-episodes 1 --eval-episodes 1 --quiet --out {out}"
+    assert main([*words.split(), "--seeds", "1"]) == 2
+    error = capsys.readouterr().err
+    assert "was chosen on seeds 0 to 0" in error and error.rstrip().endswith("with --seed 1")
+    assert main([*words.split(), "--seed", "1", "--seeds", "2"]) == 0
+    summary = summarize(*read_records(find_runs(out)))
+    [task] = summary.tasks
+    assert list(task.arms) == ["none", "ln"] and len(summary.comparisons) == 1
+    for norm, arm in task.arms.items():
+        [found] = yaml.safe_load((config.out / f"a2c-{norm}.yml").read_text()).values()
+        for run in arm.runs:
+            assert run.spec.hyperparameters["n_steps"] == found["n_steps"]
+            assert {"learning_rate", "n_steps", "policy_kwargs"} <= set(run.spec.own)
+    [note] = [note for note in summary.notes if "tuned for it" in note]
+    assert "learning_rate, " in note
+    # what --set gives is of all arms
+    assert main([*words.split(), "--seed", "1", "--seeds", "2", "--set", "gamma=0.5"]) == 0
+    assert len(summarize(*read_records(find_runs(out))).tasks) == 2
 
 
 def test_a_trial_reports_and_can_be_ended(config):

@@ -62,7 +62,8 @@ def commands(page):
     return [line for line in lines if line.startswith("rn-rl ") and "--tyro-" not in line]
 
 
-WITH_PYTHON = [page for page in PAGES if blocks(page, "python") and page.name != "README.md"]
+ELSEWHERE = ("README.md", "three-days.md")  # whose Python other tests run
+WITH_PYTHON = [p for p in PAGES if blocks(p, "python") and p.name not in ELSEWHERE]
 LINES = [(name(page), line) for page in PAGES for line in commands(page)]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rn_rl.analysis.comparison import ENDPOINTS, Comparison
-from rn_rl.analysis.paper import PaperFigure, counted
+from rn_rl.analysis.paper import WIDTHS, PaperFigure, counted
 from rn_rl.analysis.summary import Summary, Task
 from rn_rl.analysis.tables import Estimate
 from rn_rl.experiment.runs.io import write_text
@@ -31,12 +31,12 @@ SPECIAL = {
 """Characters that mean something to LaTeX, and how they are printed."""
 
 FIGURES = ("last return, IQM", "worst run", "area under curve, IQM", "steps to threshold, median")
-"""Figures of an arm in the table; a figure that no arm has is left out."""
+"""Figures of an arm in the table; one that no arm has, such as a threshold never reached, is left out."""
 
 DOCUMENT = r"""% Compile with pdflatex. \input{tables} and \input{figures} also work in your own document,
-% with \usepackage{booktabs,graphicx}.
-\documentclass[twocolumn]{article}
-\usepackage[T1]{fontenc}
+% of one column or two, with \usepackage{booktabs,graphicx}.
+\documentclass{article}
+\usepackage[margin=1in]{geometry}
 \usepackage{booktabs,graphicx}
 \title{TITLE}
 \author{}
@@ -73,9 +73,12 @@ def escape(text: str) -> str:
 def figure_block(figure: PaperFigure) -> str:
     """Return the environment of a figure, with its caption and label."""
     kind = "figure" if figure.column == "single" else "figure*"
+    width = "\\linewidth"
+    if figure.column == "single":  # also where the document has one wide column
+        width = f"\\ifdim\\linewidth>4in {WIDTHS['single']}in\\else\\linewidth\\fi"
     return (
-        f"\\begin{{{kind}}}\n\\centering\n"
-        f"\\includegraphics[width=\\linewidth]{{{figure.name}-{figure.column}}}\n"
+        f"\\begin{{{kind}}}[htbp]\n\\centering\n"
+        f"\\includegraphics[width={width}]{{{figure.name}-{figure.column}}}\n"
         f"\\caption{{{escape(figure.caption)}}}\n\\label{{fig:{figure.name}}}\n\\end{{{kind}}}\n"
     )
 
@@ -86,7 +89,7 @@ def tables(summary: Summary) -> str:
         name
         for name in FIGURES
         if any(
-            not math.isnan(arm.figures[name].value)
+            math.isfinite(arm.figures[name].value)
             for task in summary.tasks
             for arm in task.arms.values()
         )
@@ -147,19 +150,21 @@ def table(kind: str, caption: str, label: str, head: Sequence[str], body: Sequen
     titles = row([text if text.startswith("$") else escape(text) for text in head])
     return "\n".join(
         [
-            f"\\begin{{{kind}}}",
+            f"\\begin{{{kind}}}[htbp]",
             "\\centering",
             "\\footnotesize",
             "\\setlength{\\tabcolsep}{4pt}",
             f"\\caption{{{escape(caption)}}}",
             f"\\label{{tab:{label}}}",
+            # a table that is too wide for the page is made smaller
+            "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
             f"\\begin{{tabular}}{{{columns}}}",
             "\\toprule",
             titles,
             "\\midrule",
             *body,
             "\\bottomrule",
-            "\\end{tabular}",
+            "\\end{tabular}}",
             f"\\end{{{kind}}}",
             "",
         ]

@@ -180,6 +180,7 @@ def test_the_document_compiles(folder, tmp_path):
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
     done = subprocess.run(command, cwd=tmp_path / "tex", capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout, done.stdout[-4000:]
 
 
 def test_text_is_printed_by_latex_as_it_is():

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.live import Live
+from rich.padding import Padding
 from rich.table import Table
 
 from rn_rl.analysis.probe_page import short, write_page
 from rn_rl.analysis.probe_plots import check_formats
 from rn_rl.analysis.probes import HOW, ProbedArm, find_probed, read_arms, read_run
 from rn_rl.analysis.report import check_page
+from rn_rl.analysis.tables import Estimate
 from rn_rl.errors import UserError
 from rn_rl.experiment.evaluation.config import ProbeConfig
 from rn_rl.experiment.runs.console import say
@@ -62,9 +64,13 @@ def run_probe(config: ProbeConfig) -> None:
     console = Console()
     written = write_page(arms, config.out, formats)
     for arm in arms:
-        console.print(probe_table(arm))
+        console.print(Padding(probe_table(arm), (1, 0)))
         for sentence in (*arm.sentences(), *arm.notes):
             say(console, f"  {sentence}")
+    note = (
+        "residual: code length in nats beyond that of stationary data, and its course; explained: "
+    )
+    say(console, f"{note}share of it that follows from shift and ratio")
     say(console, f"page: {config.out}; {', '.join(path.name for path in written)} beside it")
 
 
@@ -82,28 +88,34 @@ def print_record(name: str, record: ProbeRecord) -> None:
 
 
 def probe_table(arm: ProbedArm) -> Table:
-    """Make a table with a row for each layer: measures of the last tenth, and the residual's course."""
+    """Make a table of an arm for a terminal of 80 columns.
+
+    It has a row for each online layer with weights; the page has intervals, and all columns.
+    """
     names = [n for n in ("residual", "shift", "ratio", "dead", "rank") if arm.has(n)]
     table = Table(
-        title=f"{arm.name}, {len(arm.runs)} seeds: last tenth of the training",
-        caption="residual: code length beyond that of stationary data, in nats; explained: share of it "
-        "that follows from shift and ratio",
+        title=f"{arm.name}, {len(arm.runs)} seeds: means of the last tenth",
+        title_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
     )
-    table.add_column("layer")
+    table.add_column("layer", no_wrap=True)
     for name in (*names, "explained"):
         table.add_column(name, justify="right")
-    table.add_column("residual, course", no_wrap=True)
-    for column in arm.columns[:MOST_ROWS]:
+    table.add_column("residual", no_wrap=True)
+    shown = [c for c in arm.columns if "_target." not in c and not c.endswith((".in", ".out"))]
+    shown = shown or arm.columns
+    for column in shown[:MOST_ROWS]:
         _, rows = arm.curve("residual", column)
         with np.errstate(all="ignore"):
             line = rows[:, np.isfinite(rows).all(0)].mean(0)
         table.add_row(
             column,
-            *(short(arm.last(name, column)) for name in names),
-            short(arm.explained(column), share=True),
+            *(short(Estimate(arm.last(name, column).value)) for name in names),
+            short(Estimate(arm.explained(column).value), share=True),
             course(line, BAR_COUNT),
         )
-    left = len(arm.columns) - MOST_ROWS
+    left = len(shown) - MOST_ROWS
     if left > 0:
         table.add_row(f"and {left} more")
     return table

@@ -15,6 +15,7 @@ import pytest
 from gymnasium.envs.classic_control import CartPoleEnv
 from ray.cluster_utils import Cluster
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from rn_rl.cli import main
 from rn_rl.experiment.grid import leases
@@ -69,7 +70,12 @@ def test_tensorboard_shows_a_grid_with_sensible_names(tmp_path, engine):
     logged = set(files.Runs()["rn/dqn/CartPole-v1_1"]["tensors"])
     layers = [f"normalizer/{what}/q_net.{i}" for what in ("gain", "code_length") for i in (1, 4)]
     expected = {"eval/mean_reward", "rollout/ep_rew_mean", "train/loss", *layers}
+    expected.add("train/learning_rate")
     assert expected <= logged
+    metadata = files.SummaryMetadata("rn/dqn/CartPole-v1_1", "_hparams_/session_start_info")
+    stored = HParamsPluginData.FromString(metadata.plugin_data.content).session_start_info.hparams
+    assert (stored["norm"].string_value, stored["seed"].number_value) == ("rn", 0)
+    assert stored["learning_rate"].number_value == 1e-3 and stored["policy_kwargs.net_arch"]
 
 
 def test_a_missing_evaluation_is_made_without_training_again(tmp_path):

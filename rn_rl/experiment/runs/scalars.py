@@ -18,7 +18,7 @@ from tensorboard.compat.proto.event_pb2 import (  # type: ignore[import-untyped]
 from tensorboard.summary.writer.record_writer import (  # type: ignore[import-untyped]
     RecordWriter,
 )
-from torch.utils.tensorboard.summary import scalar
+from torch.utils.tensorboard.summary import hparams, scalar
 
 FILE_VERSION = "brain.Event:2"
 """Version that the first event of a file states."""
@@ -40,9 +40,12 @@ class ScalarFile:
         folder: run folder.
         done: timestep at which a resumed run continues, after which the events of earlier files are
             dropped; None for a new run.
+        settings: values by name, shown in the tab *HPARAMS* of TensorBoard; of a new run.
     """
 
-    def __init__(self, folder: Path, done: int | None) -> None:
+    def __init__(
+        self, folder: Path, done: int | None, settings: Mapping[str, Any] | None = None
+    ) -> None:
         now = time.time()
         # TensorBoard reads the files of a folder in the order of their names
         second = max(int(now), newest_second(folder) + 1)
@@ -52,6 +55,10 @@ class ScalarFile:
             start = SessionLog(status=SessionLog.START)
             self._first[0].step = done + 1
             self._first.append(Event(wall_time=now, step=done + 1, session_log=start))
+        elif settings:
+            measured = {"eval/mean_reward": 0.0}  # the names count, not the values
+            for summary in hparams(plain_settings(settings), measured):
+                self._first.append(Event(wall_time=now, summary=summary))
 
     def write(self, rows: Iterable[tuple[int, Mapping[str, float]]]) -> None:
         """Append rows of a timestep and its values by tag."""
@@ -76,10 +83,13 @@ class ScalarWriter(KVWriter):
     Args:
         folder: run folder.
         done: see :class:`ScalarFile`.
+        settings: see :class:`ScalarFile`.
     """
 
-    def __init__(self, folder: Path, done: int | None) -> None:
-        self._file = ScalarFile(folder, done)
+    def __init__(
+        self, folder: Path, done: int | None, settings: Mapping[str, Any] | None = None
+    ) -> None:
+        self._file = ScalarFile(folder, done, settings)
 
     def write(
         self,
@@ -99,11 +109,25 @@ class ScalarWriter(KVWriter):
         """Do nothing: the file is open only while it is written."""
 
 
-def make_logger(folder: Path, done: int | None) -> Logger:
+def make_logger(folder: Path, done: int | None, settings: Mapping[str, Any]) -> Logger:
     """Return the SB3 logger of a single run.
 
     Args:
         folder: run folder.
         done: see :class:`ScalarFile`.
+        settings: see :class:`ScalarFile`.
     """
-    return Logger(str(folder), [ScalarWriter(folder, done)])
+    return Logger(str(folder), [ScalarWriter(folder, done, settings)])
+
+
+def plain_settings(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted names, as numbers, truth values and texts."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= plain_settings(value, f"{before}{name}.")
+        elif isinstance(value, bool | int | float | str):
+            found[f"{before}{name}"] = value
+        elif value is not None:
+            found[f"{before}{name}"] = str(value)
+    return found

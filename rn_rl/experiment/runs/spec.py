@@ -97,6 +97,11 @@ class RunSpec:
         given = {k: v for k, v in self.hyperparameters.items() if v is not None and v != {}}
         return {**found, "hyperparameters": given}
 
+    def shown_settings(self) -> dict[str, Any]:
+        """Return what identifies the run among others, for TensorBoard and the like."""
+        names = ("norm", "algo", "env", "seed", "timesteps", "n_envs")
+        return {**{name: getattr(self, name) for name in names}, **self.hyperparameters}
+
     def task_settings(self) -> dict[str, Any]:
         """Return the settings that all arms of a comparison share: without the normalizer's own."""
         found = self.settings()

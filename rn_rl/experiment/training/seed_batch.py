@@ -189,7 +189,7 @@ class SeedBatchRun:
         self.compile = compile
         self.batch, self.envs, self.noise = batch, envs, noise
         self.watch = watch
-        self.records = SeedBatchRecords(list(batch.stack.norms), runs)
+        self.records = SeedBatchRecords(list(batch.stack.norms), runs, specs)
         self.probe = (
             SeedBatchProbe(batch, probe_interval(batch, self.spec)) if self.spec.probe else None
         )
@@ -365,6 +365,8 @@ class SeedBatchRun:
         """Return the figures of now by TensorBoard tag, one value for each seed."""
         row = {"eval/mean_reward": returns, "eval/mean_ep_length": lengths}
         row.update({name: loss.cpu().numpy() for name, loss in self.batch.losses.items()})
+        rate = self.batch.optimizer.param_groups[0]["lr"]
+        row["train/learning_rate"] = np.full(len(returns), float(rate))
         recent = [np.mean(r[-100:]) if r else np.nan for r in self.recent]
         row["rollout/ep_rew_mean"] = np.array(recent)
         layers, records = self.records.layers, self.records

@@ -9,6 +9,7 @@ import numpy as np
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.io import write_npz
 from rn_rl.experiment.runs.scalars import ScalarFile
+from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.experiment.training.growing_array import GrowingArray
 
 
@@ -18,6 +19,7 @@ class SeedBatchRecords:
     Args:
         layers: names of the normalizers, in the order of the gains.
         runs: folder of every seed's run.
+        specs: description of every seed's run.
 
     Attributes:
         phases: timesteps at which each phase ended.
@@ -28,14 +30,19 @@ class SeedBatchRecords:
         scalars: timesteps, and by TensorBoard tag one value for each seed; those not yet written.
     """
 
-    def __init__(self, layers: Sequence[str], runs: Sequence[Run]) -> None:
+    def __init__(
+        self, layers: Sequence[str], runs: Sequence[Run], specs: Sequence[RunSpec]
+    ) -> None:
         self.layers = list(layers)
         self.phases: list[int] = []
         self.gains = GrowingArray()
         self.commit_kls = GrowingArray()
         self.evaluations: list[tuple[int, np.ndarray, np.ndarray]] = []
         self.scalars: list[tuple[int, dict[str, np.ndarray]]] = []
-        self._files = [ScalarFile(run.folder, None) for run in runs]
+        self._files = [
+            ScalarFile(run.folder, None, spec.shown_settings())
+            for run, spec in zip(runs, specs, strict=True)
+        ]
 
     def status(self) -> list[str]:
         """Return the last evaluation and gain, averaged over the seeds, as parts of a line."""

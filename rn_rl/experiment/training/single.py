@@ -73,7 +73,7 @@ def train(config: TrainConfig, console: Console | None = None, watch: Watch | No
         env = spec.make_env(monitor_dir=run.folder, append_monitor=resuming)
         model = spec.make_model(env)
         done = checkpoint.timesteps_done(run.checkpoint) if resuming else None
-        model.set_logger(make_logger(run.folder, done))
+        model.set_logger(make_logger(run.folder, done, spec.shown_settings()))
         evaluation = make_evaluation(spec, run, model)
         log = NormalizerLogger()
         probe = RunProbe(run) if spec.probe else None

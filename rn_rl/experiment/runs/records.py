@@ -248,7 +248,8 @@ def read_gains(run: Run, notes: list[str]) -> Gains | None:
 
 def is_rising(steps: np.ndarray) -> bool:
     """Return True for a non-empty, strictly increasing, one-dimensional array of timesteps."""
-    usable = steps.ndim == 1 and len(steps) and steps[0] >= 0 and (steps <= MOST_TIMESTEPS).all()
+    within = (steps >= 0) & (steps <= MOST_TIMESTEPS)  # not NaN, nor infinite
+    usable = steps.ndim == 1 and len(steps) and within.all()
     return bool(usable and (np.diff(steps) > 0).all())
 
 

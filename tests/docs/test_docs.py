@@ -193,6 +193,7 @@ EXAMPLES = {
     "dqn.py",
     "homeostatic.py",
     "ppo-ln.yml",
+    "ppo-none.yml",
 }
 """Files that a worked example has the reader write, or names without a folder."""
 

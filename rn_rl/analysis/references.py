@@ -107,8 +107,9 @@ def evaluate_agent(
         own = evaluate(config)
         return reference(path, spec, np.array(own.returns), "a run of rn-rl")
     zip_file = weights or find_zip(path)
-    known = [name for name in algos if name in ALGORITHMS]  # a stranger's run may name any module
-    algo = algorithm(guess(path, known, "algo", [*ALGORITHMS])).name
+    algo = guess(path, algos, "algo", [*ALGORITHMS])
+    if algo not in ALGORITHMS:  # a stranger's run may name any module
+        raise UserError(f"--agent {path}: for agents of {algo} there is 'rn-rl evaluate'")
     env_id = guess(path, envs, "env", envs, zip_file.stem)
     check_env_id(env_id)
     zoo = zoo_folder(zip_file, env_id)

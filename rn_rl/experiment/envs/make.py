@@ -62,7 +62,9 @@ def episode_limit(env_id: str, env_kwargs: Any) -> int | None:
         env_kwargs: arguments that it is made with.
     """
     given = env_kwargs.get("max_episode_steps") if isinstance(env_kwargs, dict) else None
-    found = given or gym.spec(env_id.rpartition(":")[2]).max_episode_steps
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about an older version
+        found = given or gym.spec(env_id.rpartition(":")[2]).max_episode_steps
     return found if isinstance(found, int) and found > 0 else None
 
 

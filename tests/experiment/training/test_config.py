@@ -47,6 +47,7 @@ def test_options_are_read_without_torch():
         ("CartPole-v1", 5_000, {"eval_freq": 70}, 70),
         ("MiniGrid-RedBlueDoors-6x6-v0", 1000, {}, 50),  # Gymnasium knows no limit
         ("CartPole-v1", 1, {}, 1),
+        ("CartPole-v0", 10_000, {}, 1000),  # episodes of 200
     ],
 )
 def test_evaluations_take_no_longer_than_the_training(env, timesteps, given, expected):

@@ -32,6 +32,8 @@ from rn_rl.reproduction.report import Reproduction, write_reproduction
 from rn_rl.reproduction.results import MEASURES, PARTS, Result, Trained, read_runs, write_runs
 from rn_rl.reproduction.trained import curve
 
+RESULTS = Path(__file__).parents[2] / "results"
+
 
 def toy(out, what, *arguments, timesteps=700):
     shape = ["--timesteps", str(timesteps), "--jobs", "1", "--quiet", "--out", str(out)]
@@ -523,3 +525,32 @@ def test_a_readme_is_written_from_the_tables(tmp_path):
         UserError, match=r"no cartpole-huber\.csv or lunarlander-huber\.csv or redbl"
     ):
         readme_block(tmp_path)
+
+
+def test_the_table_on_record_is_that_of_a_rerun(tmp_path):
+    """Two seeds of an arm, the first 200 of their 2,000 episodes: all that a few seconds can repeat.
+
+    Parts on record are means of 100 episodes each. Other machines may round differently, but hardly
+    within the first 2,000 timesteps.
+    """
+    pytest.importorskip("envpool")
+    assert (
+        toy(
+            tmp_path,
+            "cartpole",
+            "--arms",
+            "none",
+            "--seeds",
+            "2",
+            "--episodes",
+            "200",
+            timesteps=10**6,
+        )
+        == 0
+    )
+    recorded = {run.seed: run for run in read_runs(RESULTS / "cartpole.csv") if run.arm == "none"}
+    again = read_runs(tmp_path / "cartpole.csv")
+    assert len(again) == 2
+    for run in again:
+        parts = np.reshape(run.parts, (2, 10)).mean(1)
+        np.testing.assert_allclose(parts, recorded[run.seed].parts[:2], atol=0.02)

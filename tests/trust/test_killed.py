@@ -45,7 +45,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "engine": "batch",
     },
     "batch that seeds leave": {
-        "algo": "rndqn",
+        "algo": "dqn",
         "set": DQN,
         "seeds": 3,
         "engine": "batch",

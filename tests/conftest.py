@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import gymnasium as gym
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,9 @@ from gymnasium.envs.classic_control import CartPoleEnv
 ROOT = Path(__file__).parents[1]
 
 torch.set_num_threads(1)  # there is a worker for each core
+# the same examples in every run; `make fuzz` looks for others
+hypothesis.settings.register_profile("seeded", derandomize=True, database=None)
+hypothesis.settings.load_profile("seeded")
 
 
 @pytest.hookimpl(tryfirst=True)

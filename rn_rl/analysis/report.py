@@ -120,7 +120,6 @@ def write_report(
         "title": title or headline(summary),
         "summary": summary,
         "verdicts": verdicts(summary),
-        "verdict_rows": [row for _, row in verdicts(summary)[1]],
         "sort": Markup(SORT),
         "sort_hash": base64.b64encode(hashlib.sha256(SORT.encode()).digest()).decode(),
         "sections": [section(summary, task, palette) for task in summary.tasks],

@@ -36,8 +36,11 @@ def check_env_id(env_id: str) -> None:
     if colon:
         try:
             importlib.import_module(module)
-        except (ImportError, ValueError) as error:
-            raise UserError(f"environment {env_id!r}: cannot import {module!r} ({error})") from None
+        except Exception as error:  # whatever the module raises
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise UserError(
+                f"environment {env_id!r}: cannot import {module!r} ({reason})"
+            ) from None
         env_id = name
     if env_id in gym.registry:
         return

@@ -15,9 +15,9 @@ from rn_rl.errors import UserError
 from rn_rl.experiment.evaluation.config import EvaluateConfig, ExportConfig
 from rn_rl.experiment.evaluation.evaluate import Evaluation, evaluate
 from rn_rl.experiment.runs.folder import Run, find_run
-from rn_rl.experiment.runs.io import atomic_write, write_text, write_yaml
+from rn_rl.experiment.runs.io import atomic_write, write_json, write_text, write_yaml
 from rn_rl.experiment.runs.spec import RunSpec, file_name
-from rn_rl.experiment.runs.weights import save_policy
+from rn_rl.experiment.runs.weights import save_policy, vecnormalize_state
 
 
 def export(config: ExportConfig) -> Path:
@@ -50,7 +50,7 @@ def export(config: ExportConfig) -> Path:
     result = evaluate(options)
     shared = replace(spec, signature="", started_from=None, together=[])
     copy_agent(run, weights, target, shared, trust=config.trust)
-    card = Card(shared, result, len(list(target.folder.glob("replay.mp4"))) > 0)
+    card = Card(shared, result, (target.folder / "replay.mp4").is_file())
     write_text(target.folder / "results.json", json.dumps(card.results(), indent=2) + "\n")
     write_text(target.folder / "README.md", card.text())
     return target.folder
@@ -68,8 +68,14 @@ def copy_agent(run: Run, weights: Path | None, target: Run, spec: RunSpec, *, tr
     """
     target.folder.mkdir(parents=True, exist_ok=True)
     model, env = run.load_agent(weights=weights, trust=trust)
+    normalizer = model.get_vec_normalize_env()
     with atomic_write(target.policy_file) as temporary:
-        save_policy(model, temporary, model.get_vec_normalize_env())
+        if weights is None:
+            shutil.copyfile(run.policy_file, temporary)
+        else:
+            save_policy(model, temporary, normalizer)
+    if normalizer is not None:  # of a best policy, those of its time
+        write_json(target.vecnormalize_file, vecnormalize_state(normalizer))
     env.close()
     target.write_spec(spec)
     settings = {name: value for name, value in asdict(spec).items() if name != "signature"}
@@ -80,7 +86,6 @@ def copy_agent(run: Run, weights: Path | None, target: Run, spec: RunSpec, *, tr
     zoo.rmdir()
     copies = [
         (weights or run.zip_file(spec.env), f"{file_name(spec.algo)}-{file_name(spec.env)}.zip"),
-        (run.vecnormalize_file, run.vecnormalize_file.name),
         (run.evaluations_file, run.evaluations_file.name),
         (run.folder / "video.mp4", "replay.mp4"),
     ]
@@ -165,7 +170,7 @@ class Card:
             seed=spec.seed,
             table=table,
             film=film,
-            settings=settings.rstrip(),
+            settings=settings.rstrip().replace("```", "'''"),
             command=plain(spec.command) or "unknown",
             versions=plain(versions),
         )

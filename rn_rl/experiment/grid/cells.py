@@ -56,7 +56,7 @@ def key_of(spec: RunSpec) -> str:
 def check_seeds(seeds: list[int], conf_file: Path) -> None:
     """Raise :class:`UserError` if ``rn-rl tune`` chose the values of a file on one of the seeds."""
     searched = searched_seeds(conf_file)
-    if set(seeds) & set(searched):
+    if any(seed in searched for seed in seeds):
         raise UserError(
             f"--seed {seeds[0]}: {conf_file} was chosen on seeds {searched[0]} to {searched[-1]}, on "
             f"which it does too well; compare on new ones, with --seed {searched[-1] + 1}"

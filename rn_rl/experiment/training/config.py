@@ -54,7 +54,8 @@ class SharedOptions:
     n_envs: Annotated[int | None, shown_as("N")] = None
     """Environments that each training steps together; default: the tuned value."""
     eval_freq: Annotated[int | None, shown_as("N")] = None
-    """Timesteps between two evaluations; default: a twentieth of the training, more if it is short."""
+    """Timesteps between two evaluations; default: 20 evaluations, or as many as take no longer than the
+    training."""
     eval_episodes: int = 5
     """Episodes of each evaluation during training."""
     out: Path = Path("runs")
@@ -102,8 +103,8 @@ class TrainConfig(SharedOptions, TrainedAgent):
     """Train an agent and write a run folder, from which it can be evaluated, filmed and continued."""
 
     eval_freq: Annotated[int | None, shown_as("N")] = None
-    """Timesteps between two evaluations, 0 for none; default: a twentieth of the training, or more: they
-    take no longer than the training together."""
+    """Timesteps between two evaluations, 0 for none; default: 20 evaluations, or as many as
+    take no longer than the training."""
     memory: Annotated[float | None, shown_as("GB")] = None
     """Memory that a seed batch may take; default: half of what is free. More seeds take more batches."""
     resume: Annotated[Path | None, shown_as("RUN")] = None

@@ -12,6 +12,7 @@ from rn_rl.cli import main
 from rn_rl.experiment.evaluation.config import EvaluateConfig
 from rn_rl.experiment.evaluation.evaluate import evaluate
 from rn_rl.experiment.runs.folder import Run
+from rn_rl.experiment.runs.weights import vecnormalize_state
 
 TRAIN = (
     "train --algo ppo --env CartPole-v1 --norm ln+rn --timesteps 256 --n-envs 1 --eval-freq 128 "
@@ -40,6 +41,11 @@ def test_the_folder_is_a_run_that_plays_the_same_episodes(run, shared):
     assert evaluate(EvaluateConfig(shared, episodes=6)).returns == returns
     assert json.loads((shared / "results.json").read_text())["returns"] == returns
     assert main(["video", str(shared), "--episodes", "1", "--max-steps", "9"]) == 0
+
+
+def test_the_last_policy_is_the_same_file(run, shared):
+    name = "policy.safetensors"
+    assert (shared / name).read_bytes() == (run / name).read_bytes()
 
 
 def test_sb3_loads_the_zip(run, shared):
@@ -91,6 +97,12 @@ def test_the_best_policy_and_a_second_time(run, shared, tmp_path):
         assert main(["export", best, "--to", str(folder), "--episodes", "1"]) == 0
     returns = evaluate(EvaluateConfig(run / "best_model.zip", episodes=6)).returns
     assert evaluate(EvaluateConfig(folder, episodes=6)).returns == returns
+    theirs, env = Run(run).load_agent(weights=run / "best_model.zip")
+    mean = json.loads((folder / "vecnormalize.json").read_text())
+    assert mean == json.loads(json.dumps(vecnormalize_state(theirs.get_vec_normalize_env())))
+    env.close()
+    start = f"{TRAIN} {tmp_path / 'on'} --from {folder}"
+    assert main(start.split()) == 0
     with zipfile.ZipFile(folder / "ppo-CartPole-v1.zip") as stored:
         assert "policy.pth" in stored.namelist()
 

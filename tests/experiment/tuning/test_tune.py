@@ -9,9 +9,11 @@ import yaml
 from rn_rl.analysis.summary import summarize
 from rn_rl.cli import main
 from rn_rl.errors import UserError
+from rn_rl.experiment.grid.cells import check_seeds
 from rn_rl.experiment.runs.records import find_runs, read_records
 from rn_rl.experiment.settings.algorithms import algorithm
 from rn_rl.experiment.settings.shipped import shipped
+from rn_rl.experiment.training.conf_file import SEARCHED
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.resolve import resolve
 from rn_rl.experiment.tuning.config import TuneConfig
@@ -83,6 +85,14 @@ def test_a_search_is_fair_continues_and_gives_a_conf_file(config, capsys):
     assert not list(config.out.glob(".trial-*"))  # runs of trials are removed
     assert main(options(more)) == 0
     assert len(trials(more, "none")) == 4
+
+
+def test_a_file_may_claim_any_number_of_seeds(tmp_path):
+    path = tmp_path / "x.yml"
+    path.write_text(SEARCHED.format(0, 999_999_999))
+    with pytest.raises(UserError, match="with --seed 1000000000"):
+        check_seeds([5], path)
+    check_seeds([10**9], path)
 
 
 def test_tuned_normalizers_are_compared_as_one_task(config, capsys):

@@ -17,6 +17,7 @@ from rn_rl.analysis.metrics import ArmMetrics, Scale, estimate, scale_of
 from rn_rl.analysis.references import Reference, published
 from rn_rl.analysis.tables import Estimate
 from rn_rl.experiment.runs.records import Problem, RunRecord
+from rn_rl.experiment.runs.spec import flatten
 from rn_rl.experiment.settings.options import DecisionOptions
 
 
@@ -242,18 +243,6 @@ def name_tasks(tasks: list[Task]) -> None:
     for i, task in enumerate(tasks):  # different values may have the same text
         if names.count(task.name) > 1:
             task.name += f" #{names[: i + 1].count(names[i])}"
-
-
-def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by dotted names; hyperparameters keep their own names."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        name = prefix + key
-        if isinstance(value, dict):
-            found.update(flatten(value, "" if name == "hyperparameters" else f"{name}."))
-        else:
-            found[name] = value
-    return found
 
 
 def notes_on(task: Task, baseline: str) -> list[str]:

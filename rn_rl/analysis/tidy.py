@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rn_rl.analysis.summary import flatten
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.io import atomic_write
 from rn_rl.experiment.runs.records import Problem, RunRecord, find_runs, read_records
+from rn_rl.experiment.runs.spec import flatten
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -20,6 +20,8 @@ from tensorboard.summary.writer.record_writer import (  # type: ignore[import-un
 )
 from torch.utils.tensorboard.summary import hparams, scalar
 
+from rn_rl.experiment.runs.spec import flatten
+
 FILE_VERSION = "brain.Event:2"
 """Version that the first event of a file states."""
 
@@ -120,14 +122,10 @@ def make_logger(folder: Path, done: int | None, settings: Mapping[str, Any]) -> 
     return Logger(str(folder), [ScalarWriter(folder, done, settings)])
 
 
-def plain_settings(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+def plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return nested settings by dotted names, as numbers, truth values and texts."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            found |= plain_settings(value, f"{before}{name}.")
-        elif isinstance(value, bool | int | float | str):
-            found[f"{before}{name}"] = value
-        elif value is not None:
-            found[f"{before}{name}"] = str(value)
-    return found
+    return {
+        name: value if isinstance(value, bool | int | float | str) else str(value)
+        for name, value in flatten(dict(settings)).items()
+        if value is not None
+    }

@@ -175,6 +175,18 @@ class RunSpec:
                 raise UserError(f"{self.algo} on {self.env}: {reason}") from error
 
 
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted names; hyperparameters keep their own names."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = prefix + key
+        if isinstance(value, dict):
+            found.update(flatten(value, "" if name == "hyperparameters" else f"{name}."))
+        else:
+            found[name] = value
+    return found
+
+
 def check_observations(spec: RunSpec) -> None:
     """Raise :class:`UserError` if VecNormalize and the policy both normalize observations."""
     normalize = spec.hyperparameters.get("normalize")

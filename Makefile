@@ -29,7 +29,7 @@ soak: .venv/ready
 lint: .venv/ready
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
-	$(PY) -m mypy
+	$(PY) -m mypy -n auto
 	.venv/bin/lint-imports
 
 format: .venv/ready

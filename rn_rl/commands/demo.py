@@ -50,7 +50,7 @@ def run_demo(config: DemoConfig) -> None:
     say(console, learning_speed(task))
     runs = task.arms["ln"].runs
     best = max(runs, key=lambda record: record.last_return)
-    clip = video(VideoConfig(best.run.folder))
+    clip = video(VideoConfig(best.run.folder, episodes=1))
     say(console, f"film of ln, seed {best.spec.seed}, the best of {len(runs)}: {clip}")
 
 

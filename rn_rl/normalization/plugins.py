@@ -10,7 +10,6 @@ Three ways lead to a row of the table:
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from torch import nn
 from rn_rl.errors import UserError
 from rn_rl.normalization.phase import PhaseNorm
 from rn_rl.normalization.rows import REGISTRY, NormalizerSpec
+from rn_rl.own import import_own
 
 GROUP = "rn_rl.normalizers"
 """Entry-point group in which packages name their normalizers."""
@@ -159,13 +159,7 @@ def import_factory(name: str, origin: str) -> Factory:
         UserError: the module cannot be imported, or has no such name.
     """
     module, _, path = origin.partition(":")
-    try:
-        found: Any = importlib.import_module(module)
-    except Exception as error:  # whatever the module raises
-        raise UserError(
-            f"normalizer {name!r}: cannot import {module!r} ({type(error).__name__}: {error}); expected "
-            "a module of the working directory or of an installed package"
-        ) from None
+    found: Any = import_own("normalizer", name, module)
     for part in path.split("."):
         if not hasattr(found, part):
             raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +22,7 @@ from rn_rl.experiment.envs.minigrid import with_fast_view
 from rn_rl.experiment.envs.replayable import ReplayableEnv
 from rn_rl.experiment.envs.spaces import for_agent
 from rn_rl.experiment.settings.hyperparameters import import_name
+from rn_rl.own import import_own
 
 
 def check_env_id(env_id: str) -> None:
@@ -34,13 +34,7 @@ def check_env_id(env_id: str) -> None:
     if colon and not (module and name):
         raise UserError(f"environment {env_id!r}: expected a name, or module:Name-v0")
     if colon:
-        try:
-            importlib.import_module(module)
-        except Exception as error:  # whatever the module raises
-            reason = f"{type(error).__name__}: {first_line(error)}"
-            raise UserError(
-                f"environment {env_id!r}: cannot import {module!r} ({reason})"
-            ) from None
+        import_own("environment", env_id, module)
         env_id = name
     if env_id in gym.registry:
         return

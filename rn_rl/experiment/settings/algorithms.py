@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from gymnasium import spaces
 
-from rn_rl.errors import UserError, first_line, unknown
+from rn_rl.errors import UserError, unknown
+from rn_rl.own import import_own
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -124,14 +125,7 @@ def own_algorithm(name: str) -> AlgorithmSpec:
         UserError: it cannot be imported, or is no subclass of an algorithm in the table.
     """
     module, _, own = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), own, None)
-    except Exception as error:  # whatever the module raises
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise UserError(
-            f"algorithm {name!r}: cannot import {module!r} ({reason}); expected a module of the current "
-            "folder or of an installed package"
-        ) from None
+    found = getattr(import_own("algorithm", name, module), own, None)
     rows = {row.cls: row for row in _TABLE}
     for base in getattr(found, "__mro__", ()):
         if base in rows:

@@ -21,7 +21,7 @@ class TrainingDiverged(Exception):
     """Trainings diverged; their runs say so. The command line prints it and exits with status 1."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """First line of the message of an error, or the name of its class if the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 

@@ -91,7 +91,11 @@ class NormalizerLogger(BaseCallback):
         if not self._layers or (self.history and self.history[-1][0] == now):
             return  # a resumed run begins at a phase that is in its history already
         self.rollouts += 1
-        self.history.append((now, [mean_gain(norm) for norm in self._layers.values()]))
+        gains = [mean_gain(norm) for norm in self._layers.values()]
+        self.history.append((now, gains))
+        for name, gain in zip(self._layers, gains, strict=True):
+            self.logger.record(f"normalizer/gain/{name}", gain, exclude="stdout")
+        self.logger.record("normalizer/gain", float(np.mean(gains)), exclude="tensorboard")
         assert self.measure_every is not None
         if self.rollouts % self.measure_every == 0:
             self._measure()
@@ -108,16 +112,10 @@ class NormalizerLogger(BaseCallback):
             for name in size:
                 recent = float(np.mean([measured[name] for measured in self.recent_commits]))
                 self.logger.record(f"normalizer/{name}", recent)
-        gains = {name: mean_gain(norm) for name, norm in self._layers.items()}
-        for name, gain in gains.items():
-            self.logger.record(f"normalizer/gain/{name}", gain, exclude="stdout")
-            norm = self._layers[name]
+        for name, norm in self._layers.items():
             if isinstance(norm, RegularityNorm):
                 length = float(norm.code_length.mean())
                 self.logger.record(f"normalizer/code_length/{name}", length, exclude="stdout")
-        self.logger.record(
-            "normalizer/gain", float(np.mean([*gains.values()])), exclude="tensorboard"
-        )
 
     def _on_step(self) -> bool:
         return True

@@ -129,6 +129,7 @@ class NormPolicyMixin(BasePolicy):
         for name, value in {**own, "weight_decay": weight_decay}.items():
             object.__setattr__(self, name, value)
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
+        self.add_late_layers()
         if decay:
             decay_matrices(self, decay)
         attach_projections(self)
@@ -147,6 +148,9 @@ class NormPolicyMixin(BasePolicy):
             of_values = own.critic_kwargs if hasattr(own, "critic_kwargs") else own.net_args
             of_values["value_norm"] = self.value_norm
         super()._build(lr_schedule)  # type: ignore[misc]
+
+    def add_late_layers(self) -> None:
+        """Add what needs layers that SB3 makes after :meth:`_build`; here nothing."""
 
     def target_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
         """Pairs of an online network and its target."""

@@ -13,11 +13,18 @@ from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
-from rn_rl.normalization import make_normalizers, observation_weights
+from rn_rl.normalization import (
+    canonical_spec,
+    make_normalizers,
+    observation_weights,
+    parse_spec,
+    phase_norms,
+)
 from rn_rl.normalization.popart import PopArt
 from rn_rl.policies.layers import Hidden
 from rn_rl.policies.nets import hidden_layers, net_of, without_weights
 from rn_rl.policies.norm_policy import NormPolicyMixin
+from rn_rl.policies.normalized_lstm import NormalizedLSTM
 from rn_rl.policies.optimizers import rebuild
 
 
@@ -82,12 +89,41 @@ class NormMaskableActorCriticPolicy(NormHeadsMixin, MaskableActorCriticPolicy):
 class NormRecurrentActorCriticPolicy(NormOutputsMixin, RecurrentActorCriticPolicy):
     """sb3-contrib's ``RecurrentActorCriticPolicy`` with normalized recurrent features.
 
-    Normalizers are placed after the LSTM of actor and critic and in every hidden layer that follows.
+    Normalizers are placed after the LSTM of actor and critic and in every hidden layer that follows; with
+    ``lstm_norm`` also inside each LSTM, before its hidden state is fed back.
 
     RecurrentPPO pads sequences to one length with rows of zeros. Normalizers do not observe them: rows
     at the end of a sequence whose observation, action and episode start are all zero count as padding.
     If a real sequence ends in such rows, they are missing from the statistics and from nothing else.
+
+    Args:
+        args: see SB3.
+        lstm_norm: normalizer spec inside the LSTMs, such as ``"ln+rn(half_life=50)"``, see
+            :class:`~rn_rl.policies.normalized_lstm.NormalizedLSTM`.
+        kwargs: see :class:`~rn_rl.policies.norm_policy.NormPolicyMixin`.
     """
+
+    lstm_norm: str
+
+    def __init__(self, *args: Any, lstm_norm: str = "none", **kwargs: Any) -> None:
+        parse_spec(lstm_norm)
+        object.__setattr__(self, "lstm_norm", lstm_norm)  # before nn.Module exists
+        super().__init__(*args, **kwargs)
+
+    def add_late_layers(self) -> None:
+        """Put the normalizers inside the LSTMs."""
+        if canonical_spec(self.lstm_norm) == "none":
+            return
+        index = len(phase_norms(self))
+        for name in ("lstm_actor", "lstm_critic"):
+            lstm = getattr(self, name)
+            if lstm is not None:
+                setattr(self, name, NormalizedLSTM(lstm, self.lstm_norm, index))
+                index += 1
+        rebuild(self)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "lstm_norm": self.lstm_norm}
 
     def _build_mlp_extractor(self) -> None:
         super()._build_mlp_extractor()
@@ -100,6 +136,19 @@ class NormRecurrentActorCriticPolicy(NormOutputsMixin, RecurrentActorCriticPolic
         for first, name, layers in built:
             after_lstm = make_normalizers(acting, width, index=first)
             setattr(heads, name, Hidden(*after_lstm, *layers).to(self.device))
+
+    @staticmethod
+    def _process_sequence(
+        features: Tensor, lstm_states: tuple[Tensor, Tensor], episode_starts: Tensor, lstm: nn.LSTM
+    ) -> Any:
+        if not isinstance(lstm, NormalizedLSTM):
+            return RecurrentActorCriticPolicy._process_sequence(
+                features, lstm_states, episode_starts, lstm
+            )
+        n_seq = lstm_states[0].shape[1]
+        x = features.reshape(n_seq, -1, lstm.input_size).swapaxes(0, 1)
+        states, after = lstm(x, lstm_states, 1 - episode_starts.reshape(n_seq, -1))
+        return states.swapaxes(0, 1).flatten(0, 1), after
 
     def evaluate_actions(  # type: ignore[override]
         self, obs: Tensor, actions: Tensor, lstm_states: RNNStates, episode_starts: Tensor

@@ -33,11 +33,14 @@ def pending(module: nn.Module) -> list[int]:
     return [int(norm.pending_sums[ELEMENTS, 0]) for norm in phase_norms(module).values()]
 
 
-def recurrent(norm: str, env: Any = "CartPole-v1", **kwargs: Any) -> RecurrentPPO:
+def recurrent(
+    norm: str, env: Any = "CartPole-v1", lstm_norm: str = "none", **kwargs: Any
+) -> RecurrentPPO:
+    sizes = {"net_arch": [8], "lstm_hidden_size": 6}
     return RecurrentPPO(
         NormRecurrentActorCriticPolicy,
         env,
-        policy_kwargs={"norm": norm, "net_arch": [8], "lstm_hidden_size": 6},
+        policy_kwargs={"norm": norm, "lstm_norm": lstm_norm, **sizes},
         **{**ROLLOUT, **kwargs},
     )
 
@@ -87,6 +90,12 @@ def test_padding_of_recurrent_sequences_is_not_observed() -> None:
     assert pending(model.policy.mlp_extractor.value_net) == [real * 6, real * 8]
 
 
+def test_padding_is_not_observed_inside_the_lstm_either() -> None:
+    model = recurrent("none", n_epochs=2, lstm_norm="rn").learn(64)
+    for lstm in (model.policy.lstm_actor, model.policy.lstm_critic):
+        assert pending(lstm) == [2 * 64 * 6]
+
+
 def test_rows_of_zeros_inside_a_sequence_are_real() -> None:
     obs = torch.tensor([0.0, 0, 3, 0, 0, 0, 0, 0])[:, None]
     actions = torch.tensor([0, 0, 0, 1, 0, 0, 0, 0])
@@ -129,7 +138,8 @@ NORMS = ("rn", "rln", "rsn", "ln+rn", "bn", "brn", "uan", "hs", "spectral")
 def test_ratio_is_1_before_any_gradient_step(algo: str, norm: str) -> None:
     kwargs: dict[str, Any] = {**ROLLOUT, "learning_rate": 0.0, "n_epochs": 2}
     if algo == "ppo_lstm":
-        model: Any = recurrent(norm, learning_rate=0.0, n_epochs=2)
+        inside = "rn" if norm == "rn" else "none"
+        model: Any = recurrent(norm, lstm_norm=inside, learning_rate=0.0, n_epochs=2)
     elif algo == "ppo_mask":
         env = InvalidActionEnvDiscrete(dim=5, n_invalid_actions=2)
         model = MaskablePPO(

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from rn_rl.engine.ops.lstm import lstm_sequences
+from rn_rl.policies.normalized_lstm import NormalizedLSTM, normalized_sequences
 
 
 def lstm_inputs(policy: Any, observations: Tensor) -> list[Tensor]:
@@ -55,7 +56,14 @@ def latents(
     lstms = [m for m in (policy.lstm_actor, policy.lstm_critic) if m is not None]
     hidden, cell = state.unflatten(1, (len(lstms), 2, -1)).permute(2, 1, 0, 3).unbind()
     by_sequence = torch.stack(list(inputs[: len(lstms)])).unflatten(1, keep.shape)
-    states, cell = lstm_sequences(lstms, by_sequence, hidden, cell, keep)
+    if isinstance(lstms[0], NormalizedLSTM):
+        found = [
+            normalized_sequences(lstm, x, h, c, keep)
+            for lstm, x, h, c in zip(lstms, by_sequence, hidden, cell, strict=True)
+        ]
+        states, cell = (torch.stack(parts) for parts in zip(*found, strict=True))
+    else:
+        states, cell = lstm_sequences(lstms, by_sequence, hidden, cell, keep)
     after = torch.stack((states[:, :, -1], cell), 1).permute(2, 0, 1, 3).flatten(1)
     latent_pi, *latent_vf = states.flatten(1, 2)
     if policy.shared_lstm:

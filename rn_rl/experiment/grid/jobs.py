@@ -215,7 +215,9 @@ def train_missing(job: Job, watch: Watch, *, afresh: bool) -> None:
 def resuming(config: TrainConfig, run: Run) -> TrainConfig:
     """Return the options that continue a run of a grid."""
     # its settings are those of the command, which the user typed
-    return TrainConfig(resume=run.folder, compile=config.compile, quiet=True, trust=True)
+    return TrainConfig(
+        resume=run.folder, compile=config.compile, track=config.track, quiet=True, trust=True
+    )
 
 
 def evaluate_last(found: FoundRun, episodes: int) -> None:

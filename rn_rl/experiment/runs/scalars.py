@@ -20,7 +20,8 @@ from tensorboard.summary.writer.record_writer import (  # type: ignore[import-un
 )
 from torch.utils.tensorboard.summary import hparams, scalar
 
-from rn_rl.experiment.runs.spec import flatten
+from rn_rl.experiment.runs.spec import plain_settings
+from rn_rl.experiment.runs.tracking import Tracker
 
 FILE_VERSION = "brain.Event:2"
 """Version that the first event of a file states."""
@@ -43,11 +44,17 @@ class ScalarFile:
         done: timestep at which a resumed run continues, after which the events of earlier files are
             dropped; None for a new run.
         settings: values by name, shown in the tab *HPARAMS* of TensorBoard; of a new run.
+        tracker: also gets the rows, and is closed with the file.
     """
 
     def __init__(
-        self, folder: Path, done: int | None, settings: Mapping[str, Any] | None = None
+        self,
+        folder: Path,
+        done: int | None,
+        settings: dict[str, Any] | None = None,
+        tracker: Tracker | None = None,
     ) -> None:
+        self.tracker = tracker
         now = time.time()
         # TensorBoard reads the files of a folder in the order of their names
         second = max(int(now), newest_second(folder) + 1)
@@ -64,6 +71,7 @@ class ScalarFile:
 
     def write(self, rows: Iterable[tuple[int, Mapping[str, float]]]) -> None:
         """Append rows of a timestep and its values by tag."""
+        rows = list(rows)
         now = time.time()
         events = [
             Event(wall_time=now, step=step, summary=scalar(tag, value))
@@ -75,6 +83,14 @@ class ScalarFile:
             for event in (*self._first, *events):
                 writer.write(event.SerializeToString())
         self._first = []
+        if self.tracker is not None:
+            self.tracker.add(rows)
+
+    def close(self) -> None:
+        """Close the tracker; the file is open only while it is written."""
+        if self.tracker is not None:
+            self.tracker.close()
+            self.tracker = None
 
 
 class ScalarWriter(KVWriter):
@@ -83,15 +99,11 @@ class ScalarWriter(KVWriter):
     That thread ends on a full disk, and whoever waits for it then waits for ever.
 
     Args:
-        folder: run folder.
-        done: see :class:`ScalarFile`.
-        settings: see :class:`ScalarFile`.
+        file: where the rows go.
     """
 
-    def __init__(
-        self, folder: Path, done: int | None, settings: Mapping[str, Any] | None = None
-    ) -> None:
-        self._file = ScalarFile(folder, done, settings)
+    def __init__(self, file: ScalarFile) -> None:
+        self._file = file
 
     def write(
         self,
@@ -108,24 +120,12 @@ class ScalarWriter(KVWriter):
         self._file.write([(step, row)])
 
     def close(self) -> None:
-        """Do nothing: the file is open only while it is written."""
+        """Close the file."""
+        self._file.close()
 
 
-def make_logger(folder: Path, done: int | None, settings: Mapping[str, Any]) -> Logger:
-    """Return the SB3 logger of a single run.
-
-    Args:
-        folder: run folder.
-        done: see :class:`ScalarFile`.
-        settings: see :class:`ScalarFile`.
-    """
-    return Logger(str(folder), [ScalarWriter(folder, done, settings)])
-
-
-def plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested settings by dotted names, as numbers, truth values and texts."""
-    return {
-        name: value if isinstance(value, bool | int | float | str) else str(value)
-        for name, value in flatten(dict(settings)).items()
-        if value is not None
-    }
+def make_logger(
+    folder: Path, done: int | None, settings: dict[str, Any], tracker: Tracker | None = None
+) -> Logger:
+    """Return the SB3 logger of a single run; see :class:`ScalarFile` for the arguments."""
+    return Logger(str(folder), [ScalarWriter(ScalarFile(folder, done, settings, tracker))])

@@ -187,6 +187,15 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def plain_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return nested settings by dotted names, as numbers, truth values and texts."""
+    return {
+        name: value if isinstance(value, bool | int | float | str) else str(value)
+        for name, value in flatten(settings).items()
+        if value is not None
+    }
+
+
 def check_observations(spec: RunSpec) -> None:
     """Raise :class:`UserError` if VecNormalize and the policy both normalize observations."""
     normalize = spec.hyperparameters.get("normalize")

@@ -13,7 +13,7 @@ from typing import Annotated
 from rn_rl.errors import UserError
 from rn_rl.experiment.settings.options import shown_as
 
-RESUME_OPTIONS = {"--resume", "--timesteps", "--compile", "--quiet", "--trust"}
+RESUME_OPTIONS = {"--resume", "--timesteps", "--compile", "--track", "--quiet", "--trust"}
 """Options that a resumed training uses."""
 
 
@@ -64,6 +64,8 @@ class SharedOptions:
     """Many seeds: batch (together in one process), process (one a seed), or auto (batch if possible)."""
     vector_env: str = "auto"
     """Steps a seed batch: envpool (fast; extra [fast]), gymnasium, or auto (envpool if possible)."""
+    track: Annotated[str, shown_as("SERVICE")] = "tensorboard"
+    """Where curves go beside TensorBoard's files in the run folder: wandb or mlflow (extra [track])."""
     probe: bool = False
     """Record code lengths and other measures of every layer in probe.npz, which 'rn-rl probe' shows."""
     compile: bool = False

@@ -112,7 +112,15 @@ def train_together(
     for first in range(0, len(specs), size):
         chunk = specs[first : first + size]
         folders = [new_run(config.out, spec) for spec in chunk]
-        train_batch(chunk, folders, trial, console, compile=config.compile, watch=watch)
+        train_batch(
+            chunk,
+            folders,
+            trial,
+            console,
+            compile=config.compile,
+            watch=watch,
+            track=config.track,
+        )
         runs.extend(folders)
     trial.close()
     return runs
@@ -225,7 +233,16 @@ def resume_batch(config: TrainConfig, console: Console, watch: Watch | None = No
             "more with --timesteps"
         )
     trial = first.make_env()
-    train_batch(specs, runs, trial, console, compile=config.compile, resuming=True, watch=watch)
+    train_batch(
+        specs,
+        runs,
+        trial,
+        console,
+        compile=config.compile,
+        resuming=True,
+        watch=watch,
+        track=config.track,
+    )
     trial.close()
     return batch
 

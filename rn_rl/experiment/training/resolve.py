@@ -11,6 +11,7 @@ from rn_rl.experiment.envs.checks import check_timeout
 from rn_rl.experiment.envs.make import check_env_id, episode_limit
 from rn_rl.experiment.runs.console import command_line
 from rn_rl.experiment.runs.spec import RunSpec, check_observations, check_values
+from rn_rl.experiment.runs.tracking import check_tracker
 from rn_rl.experiment.settings.algorithms import ALGORITHMS, algorithm
 from rn_rl.experiment.settings.hyperparameters import (
     check_given,
@@ -119,6 +120,7 @@ def resolve(config: TrainConfig) -> RunSpec:
         if value < least:
             raise UserError(f"--{name} {value}: expected at least {least}")
     check_timeout(config.step_timeout)
+    check_tracker(config.track)
     if config.episodes is not None and not algo.replay:
         raise UserError(
             f"--episodes {config.episodes}: {algo.name} learns from rollouts; use --timesteps"

@@ -91,6 +91,7 @@ def train_batch(
     compile: bool = False,
     resuming: bool = False,
     watch: Watch | None = None,
+    track: str = "tensorboard",
 ) -> None:
     """Train the seeds of one batch, each into its run folder.
 
@@ -105,6 +106,7 @@ def train_batch(
         resuming: continue from the runs' checkpoints.
         watch: progress and stop request shared with a caller that handles Ctrl-C; default: Ctrl-C
             is handled here.
+        track: service that also gets the scalars.
 
     Raises:
         TrainingStopped: after Ctrl-C or ``watch.stop``, once the checkpoints are written.
@@ -136,7 +138,10 @@ def train_batch(
         noise_shape = (specs[0].eval_episodes, components(trial.action_space))
         noise = Streams([spec.seed for spec in specs], "evaluation", noise_shape)
         watching = watch or Watch()
-        run_of_batch = SeedBatchRun(specs, runs, batch, envs, noise, lines, watching, compile)
+        run_of_batch = SeedBatchRun(
+            specs, runs, batch, envs, noise, lines, watching, compile, track
+        )
+        cleanup.callback(run_of_batch.records.close)
         if stored is not None:
             with checkpoint.damage_named(runs[0].checkpoint, ", or one of its seed batch"):
                 run_of_batch.restore(stored)
@@ -164,6 +169,7 @@ class SeedBatchRun:
         lines: prints the progress.
         watch: progress, and the request to stop.
         compile: compile the updates.
+        track: service that also gets the scalars.
 
     Attributes:
         best: highest mean return of an evaluation, for each seed.
@@ -184,12 +190,13 @@ class SeedBatchRun:
         lines: StatusLines,
         watch: Watch,
         compile: bool = False,
+        track: str = "tensorboard",
     ) -> None:
         self.specs, self.runs, self.spec = specs, runs, specs[0]
         self.compile = compile
         self.batch, self.envs, self.noise = batch, envs, noise
         self.watch = watch
-        self.records = SeedBatchRecords(list(batch.stack.norms), runs, specs)
+        self.records = SeedBatchRecords(list(batch.stack.norms), runs, specs, track)
         self.probe = (
             SeedBatchProbe(batch, probe_interval(batch, self.spec)) if self.spec.probe else None
         )

@@ -10,6 +10,7 @@ from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.io import write_npz
 from rn_rl.experiment.runs.scalars import ScalarFile
 from rn_rl.experiment.runs.spec import RunSpec
+from rn_rl.experiment.runs.tracking import make_tracker
 from rn_rl.experiment.training.growing_array import GrowingArray
 
 
@@ -20,6 +21,7 @@ class SeedBatchRecords:
         layers: names of the normalizers, in the order of the gains.
         runs: folder of every seed's run.
         specs: description of every seed's run.
+        track: service that also gets the scalars; see ``--track``.
 
     Attributes:
         phases: timesteps at which each phase ended.
@@ -31,7 +33,11 @@ class SeedBatchRecords:
     """
 
     def __init__(
-        self, layers: Sequence[str], runs: Sequence[Run], specs: Sequence[RunSpec]
+        self,
+        layers: Sequence[str],
+        runs: Sequence[Run],
+        specs: Sequence[RunSpec],
+        track: str = "tensorboard",
     ) -> None:
         self.layers = list(layers)
         self.phases: list[int] = []
@@ -40,7 +46,7 @@ class SeedBatchRecords:
         self.evaluations: list[tuple[int, np.ndarray, np.ndarray]] = []
         self.scalars: list[tuple[int, dict[str, np.ndarray]]] = []
         self._files = [
-            ScalarFile(run.folder, None, spec.shown_settings())
+            ScalarFile(run.folder, None, spec.shown_settings(), make_tracker(track, run, spec))
             for run, spec in zip(runs, specs, strict=True)
         ]
 
@@ -90,6 +96,11 @@ class SeedBatchRecords:
             for timesteps, row in self.scalars
         )
 
+    def close(self) -> None:
+        """Close the files of all seeds."""
+        for file in self._files:
+            file.close()
+
     def keep(self, seeds: Sequence[int]) -> None:
         """Go on with the records of some seeds, given by number."""
         self.gains, self.commit_kls = (
@@ -104,6 +115,8 @@ class SeedBatchRecords:
             (timesteps, {name: values[seeds] for name, values in row.items()})
             for timesteps, row in self.scalars
         ]
+        for seed in set(range(len(self._files))) - set(seeds):
+            self._files[seed].close()
         self._files = [self._files[seed] for seed in seeds]
 
     def arrays(self, seeds: int) -> list[dict[str, np.ndarray]]:
@@ -126,7 +139,9 @@ class SeedBatchRecords:
 
     def restore(self, stored: Sequence[Mapping[str, np.ndarray]], done: int) -> None:
         """Restore the :meth:`arrays` of every seed, and drop their scalars after ``done`` timesteps."""
-        self._files = [ScalarFile(file.path.parent, done) for file in self._files]
+        self._files = [
+            ScalarFile(file.path.parent, done, tracker=file.tracker) for file in self._files
+        ]
 
         def rows(name: str) -> np.ndarray:
             key = f"records/{name}"

@@ -26,6 +26,7 @@ from rn_rl.experiment.runs.folder import Run, load_weights, new_run
 from rn_rl.experiment.runs.io import remove_temporaries
 from rn_rl.experiment.runs.scalars import make_logger
 from rn_rl.experiment.runs.spec import RunSpec
+from rn_rl.experiment.runs.tracking import make_tracker
 from rn_rl.experiment.runs.trust import refuse_links
 from rn_rl.experiment.settings.algorithms import algorithm
 from rn_rl.experiment.training.callbacks import (
@@ -70,10 +71,11 @@ def train(config: TrainConfig, console: Console | None = None, watch: Watch | No
         resuming = config.resume is not None
         spec, run = continue_run(config) if resuming else start_run(config)
         torch.set_num_threads(spec.threads)
+        tracker = make_tracker(config.track, run, spec)
         env = spec.make_env(monitor_dir=run.folder, append_monitor=resuming)
         model = spec.make_model(env)
         done = checkpoint.timesteps_done(run.checkpoint) if resuming else None
-        model.set_logger(make_logger(run.folder, done, spec.shown_settings()))
+        model.set_logger(make_logger(run.folder, done, spec.shown_settings(), tracker))
         evaluation = make_evaluation(spec, run, model)
         log = NormalizerLogger()
         probe = RunProbe(run) if spec.probe else None

@@ -63,6 +63,11 @@ def check_tuning(config: TuneConfig) -> list[str]:
             raise UserError(f"--{name} {getattr(config, name)}: expected at least 1")
     if config.eval_freq == 0:
         raise UserError("--eval-freq 0: a search needs evaluations; expected at least 1")
+    if config.track != "tensorboard":
+        raise UserError(
+            f"--track {config.track}: a search keeps its trials in study.db, and removes their runs; "
+            "expected tensorboard"
+        )
     norms = list(dict.fromkeys(canonical_spec(norm) for norm in split_names(config.norms)))
     if not norms:
         raise UserError("--norms is missing: one or more, separated by commas")

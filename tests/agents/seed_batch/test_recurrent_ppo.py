@@ -45,6 +45,12 @@ LSTMS = {
     "own": {},
     "shared": {"shared_lstm": True, "enable_critic_lstm": False},
     "actor's alone": {"enable_critic_lstm": False},
+    "normalized": {"lstm_norm": "ln+rn(half_life=5)"},
+    "normalized, shared": {
+        "lstm_norm": "rln",
+        "shared_lstm": True,
+        "enable_critic_lstm": False,
+    },
 }
 IMAGES = "MiniGrid-RedBlueDoors-6x6-v0"
 
@@ -128,7 +134,8 @@ CASES = [
 
 
 def is_quick(spec: str, env_id: str, lstm: str, trunk: str) -> bool:
-    return trunk == "rn" if env_id == IMAGES else spec == "ln+rn" and lstm == "shared"
+    quick = ("shared", "normalized", "normalized, shared")
+    return trunk == "rn" if env_id == IMAGES else spec == "ln+rn" and lstm in quick
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,7 @@ def test_wrong_ranges_are_one_line(config, text, message):
         (["--pruner", "x"], "unknown --pruner 'x'"),
         (["--trials", "0"], "--trials 0: expected at least 1"),
         (["--eval-freq", "0"], "--eval-freq 0: a search needs evaluations"),
+        (["--track", "wandb"], "--track wandb: a search keeps its trials in study.db"),
         (["--norms", "xx"], "unknown normalizer 'xx'"),
         (["--space", "no.yml"], "--space no.yml: no such file"),
     ],

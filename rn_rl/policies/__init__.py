@@ -7,6 +7,7 @@ from rn_rl.policies.continuous import (
     NormTD3Policy,
     NormTQCPolicy,
 )
+from rn_rl.policies.deterministic import DeterministicPolicy
 from rn_rl.policies.extractors import (
     AutoExtractor,
     DictExtractor,
@@ -26,6 +27,7 @@ from rn_rl.policies.q_policies import NormDQNPolicy, NormQRDQNPolicy
 
 __all__ = [
     "AutoExtractor",
+    "DeterministicPolicy",
     "DictExtractor",
     "MinigridExtractor",
     "MlpExtractor",

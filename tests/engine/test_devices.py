@@ -11,10 +11,10 @@ from rn_rl.normalization import REGISTRY
 
 # timesteps in which each function is traced and runs: DQN learns after 20, PPO after each 32
 TIMESTEPS = {"dqn": 28, "ppo": 64, "ppo_lstm": 64}
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("ppo", "ppo_lstm")]
 
 
-@pytest.mark.parametrize("algo", ["dqn", *SLOW])
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", TIMESTEPS)
 def test_traced_functions_create_tensors_on_the_device_of_their_inputs(algo: str, recording):
     """In a process of its own, since a device of PyTorch cannot be unregistered."""
     command = [sys.executable, __file__, algo, str(recording)]

@@ -134,7 +134,7 @@ CASES = [
 
 
 def is_quick(spec: str, env_id: str, lstm: str, trunk: str) -> bool:
-    quick = ("shared", "normalized", "normalized, shared")
+    quick = ("shared", "normalized")
     return trunk == "rn" if env_id == IMAGES else spec == "ln+rn" and lstm in quick
 
 

@@ -13,6 +13,7 @@ from rn_rl.experiment.runs import console
 from rn_rl.experiment.runs.console import StatusLines, clock
 from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.experiment.training.progress import TrainingProgress
+from tests.factories import slow_unless
 
 DQN = ["--algo", "dqn", "--env", "CartPole-v1", "--set", "learning_starts=50", "buffer_size=1000"]
 SHAPE = ["--timesteps", "200", "--eval-freq", "200", "--eval-episodes", "1"]
@@ -44,7 +45,7 @@ def hurried(monkeypatch):
     monkeypatch.setattr(console, "LINE_INTERVAL", 0.02)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", slow_unless(lambda name: name != "process", COMMANDS))
 def test_no_command_is_silent_for_long(name, tmp_path, capsys, hurried):
     assert main([*COMMANDS[name], "--out", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from gymnasium import spaces
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor, nn
 
 from rn_rl.errors import UserError
@@ -60,14 +60,14 @@ class DeterministicPolicy(nn.Module):
     def forward(self, observation: Any) -> Tensor:
         policy: Any = self.policy
         space = policy.action_space
-        if not isinstance(policy, ActorCriticPolicy):
-            actor = getattr(policy, "actor", None)
+        if not hasattr(policy, "mlp_extractor"):
+            actor: Any = getattr(policy, "actor", None)
             if hasattr(actor, "get_action_dist_params"):  # SAC and its kin
                 mean, *_ = actor.get_action_dist_params(observation)
                 return self.within_bounds(mean.tanh())
             found: Tensor = policy._predict(observation, deterministic=True)
             return self.within_bounds(found)
-        features = policy.extract_features(observation, policy.pi_features_extractor)
+        features: Any = policy.extract_features(observation, policy.pi_features_extractor)
         outputs: Tensor = policy.action_net(policy.mlp_extractor.forward_actor(features))
         if isinstance(space, spaces.Discrete):
             return outputs.argmax(1)

@@ -107,9 +107,7 @@ CASES = [
 ]
 
 
-@pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore:.*LeafSpec:FutureWarning"
-)  # torch
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm", "net"), CASES)
 def test_onnx_runtime_computes_the_actions_of_predict(name, norm, net, tmp_path: Path):

@@ -12,12 +12,11 @@ from rn_rl.errors import UserError
 from rn_rl.experiment.grid.cells import Cell, make_cell
 from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.grid.state import Grid
+from rn_rl.experiment.grid.workers import check_place
 from rn_rl.experiment.runs.console import StatusLines, say
 from rn_rl.experiment.training.conf_file import check_prefixes, for_algorithm
 from rn_rl.experiment.training.config import SharedOptions, TrainConfig, check_seeds
 from rn_rl.normalization import split_names
-
-ENGINES = ("auto", "process", "batch", "ray")
 
 
 def new_grid(config: CompareConfig, console: Console) -> Grid:
@@ -44,20 +43,15 @@ def check_options(config: CompareConfig) -> None:
     for name in ("algo", "env", "norms"):
         if not split_names(getattr(config, name)):
             raise UserError(f"--{name} is missing: one or more, separated by commas")
-    if config.engine not in ENGINES:
-        raise UserError(f"--engine {config.engine}: expected one of {', '.join(ENGINES)}")
+    check_place(config)
     check_seeds(config.seeds)
-    for name in ("jobs", "final_episodes"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} {value}: expected at least 1")
+    if config.final_episodes < 1:
+        raise UserError(f"--final-episodes {config.final_episodes}: expected at least 1")
     for path in config.agent:
         if not path.exists():
             raise UserError(f"--agent {path}: no such file or folder")
     if config.eval_freq == 0:
         raise UserError("--eval-freq 0: a comparison needs evaluations; expected at least 1")
-    if config.address is not None and config.engine != "ray":
-        raise UserError(f"--address {config.address}: is for --engine ray")
 
 
 def make_cells(config: CompareConfig, console: Console) -> list[Cell]:

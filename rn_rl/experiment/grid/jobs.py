@@ -233,14 +233,3 @@ def evaluate_last(found: FoundRun, episodes: int) -> None:
     )
     result = evaluate(config)
     write_json(found.run.final_file, asdict(result))
-
-
-def side_by_side(threads: int, device: str, cores: int) -> int:
-    """Return the number of processes to run at once.
-
-    Args:
-        threads: threads of each.
-        device: device of the networks. On a GPU one process is best, since several take turns.
-        cores: cores of the machine or cluster.
-    """
-    return 1 if device.startswith("cuda") else max(cores // threads, 1)

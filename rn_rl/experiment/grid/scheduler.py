@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import joblib
@@ -23,12 +18,12 @@ from rn_rl.experiment.grid.jobs import (
     make_jobs,
     record_failure,
     run_job,
-    side_by_side,
 )
 from rn_rl.experiment.grid.live_table import displayed
 from rn_rl.experiment.grid.state import Grid
+from rn_rl.experiment.grid.workers import workers
 from rn_rl.experiment.runs.console import say
-from rn_rl.experiment.training.interrupts import ignore_interrupts, stop_on_interrupt
+from rn_rl.experiment.training.interrupts import stop_on_interrupt
 
 
 def run_grid(grid: Grid) -> bool:
@@ -153,47 +148,3 @@ def record_outcome(grid: Grid, outcome: Outcome) -> None:
         done = sum(state.done for state in grid.states())
         name = grid.name_of(outcome.done[0])
         say(grid.console, f"  {done} of {grid.size} trained: {name}{more}")
-
-
-@contextmanager
-def workers(config: CompareConfig) -> Iterator[int]:
-    """Choose joblib's backend for the block: processes of this machine, or a Ray cluster.
-
-    Yields:
-        The number of processes to run at once.
-
-    Raises:
-        UserError: Ray is not installed, or there is no cluster at ``config.address``.
-    """
-    if config.engine != "ray":
-        options = {"inner_max_num_threads": config.threads, "initializer": ignore_interrupts}
-        with joblib.parallel_config("loky", **options), warnings.catch_warnings():
-            # loky replaces a process that has grown, after its job; nothing is lost
-            warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
-            cpus = os.cpu_count() or 1
-            yield config.jobs or side_by_side(config.threads, config.device, cpus)
-        return
-    try:
-        import ray
-        from ray.util.joblib import register_ray
-    except ImportError:
-        raise UserError(
-            "--engine ray: ray is not installed; install it with: pip install 'rn-rl[ray]'"
-        ) from None
-    try:
-        ray.init(
-            address=config.address,
-            ignore_reinit_error=True,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--address {config.address}: no Ray cluster there ({reason})") from None
-    register_ray()
-    try:
-        cpus = int(ray.cluster_resources().get("CPU", os.cpu_count() or 1))
-        with joblib.parallel_config("ray"):
-            yield config.jobs or side_by_side(config.threads, config.device, cpus)
-    finally:
-        ray.shutdown()

@@ -43,7 +43,11 @@ class TuneConfig(SharedOptions, TunedAgents):
     """tpe, random or qmc."""
     pruner: str = "median"
     """Ends trials that fall behind: median, halving, hyperband or none."""
-    jobs: int = 1
-    """Processes that work on trials side by side."""
+    jobs: Annotated[int | None, shown_as("N")] = None
+    """Trials side by side; default: one (ray: one for each core of the cluster)."""
+    engine: str = "auto"
+    """Seeds of a trial: batch (together), process, or auto; ray: trials in processes of a cluster."""
+    address: Annotated[str | None, shown_as("HOST:PORT")] = None
+    """Ray cluster; default: the one that runs on this machine, or a new one."""
     memory: Annotated[float | None, shown_as("GB")] = None
     """Memory that a seed batch may take; default: half of what is free."""

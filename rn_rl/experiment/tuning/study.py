@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import joblib
 from filelock import FileLock, Timeout
 
 from rn_rl.errors import UserError, unknown
+from rn_rl.experiment.grid.workers import check_place, workers
 from rn_rl.experiment.runs.spec import RunSpec, file_name
 from rn_rl.experiment.settings.algorithms import algorithm
 from rn_rl.experiment.settings.hyperparameters import merge_nested, parse_assignments
@@ -58,9 +60,10 @@ def check_tuning(config: TuneConfig) -> list[str]:
     ):
         if value not in known:
             raise unknown(f"--{name}", value, known)
-    for name in ("trials", "seeds", "jobs"):
+    for name in ("trials", "seeds"):
         if getattr(config, name) < 1:
             raise UserError(f"--{name} {getattr(config, name)}: expected at least 1")
+    check_place(config)
     if config.eval_freq == 0:
         raise UserError("--eval-freq 0: a search needs evaluations; expected at least 1")
     if config.track != "tensorboard":
@@ -137,11 +140,18 @@ def search(config: TuneConfig, norm: str) -> Any:
         The study.
     """
     open_study(config, norm)  # so that the processes find it
-    if config.jobs == 1:
+    if config.engine != "ray" and config.jobs in (None, 1):
         work(config, norm, 0)
     else:
-        parallel = joblib.Parallel(n_jobs=config.jobs)
-        parallel(joblib.delayed(work)(config, norm, worker) for worker in range(config.jobs))
+        config = replace(
+            config,  # processes of a cluster begin in another folder
+            out=config.out.absolute(),
+            space=config.space and config.space.absolute(),
+            conf_file=config.conf_file and config.conf_file.absolute(),
+        )
+        with workers(config) as jobs:
+            parallel = joblib.Parallel(n_jobs=jobs)
+            parallel(joblib.delayed(work)(config, norm, worker) for worker in range(jobs))
     return open_study(config, norm)
 
 

@@ -11,7 +11,8 @@ from rn_rl.experiment.grid import leases
 from rn_rl.experiment.grid.cells import make_cell
 from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.grid.disk import find_cell_runs
-from rn_rl.experiment.grid.jobs import make_jobs, run_job, side_by_side
+from rn_rl.experiment.grid.jobs import make_jobs, run_job
+from rn_rl.experiment.grid.workers import side_by_side
 from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.console import Watch
 from rn_rl.experiment.training.config import TrainConfig

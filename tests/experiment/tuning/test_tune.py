@@ -1,10 +1,14 @@
 """``rn-rl tune``: real trials, as many for each normalizer, continued, and written as a conf-file."""
 
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import yaml
+from ray.cluster_utils import Cluster
 
 from rn_rl.analysis.summary import summarize
 from rn_rl.cli import main
@@ -50,7 +54,7 @@ def config(tmp_path):
 
 def options(config):
     named = ("algo", "env", "norms", "trials", "seeds", "timesteps", "n_envs", "eval_freq")
-    named += ("eval_episodes", "out", "space", "pruner", "jobs")
+    named += ("eval_episodes", "out", "space", "pruner", "engine")
     pairs = ((f"--{name.replace('_', '-')}", str(getattr(config, name))) for name in named)
     return ["tune", *(text for pair in pairs for text in pair)]
 
@@ -169,6 +173,9 @@ def test_wrong_ranges_are_one_line(config, text, message):
         (["--sampler", "best"], "unknown --sampler 'best'"),
         (["--pruner", "x"], "unknown --pruner 'x'"),
         (["--trials", "0"], "--trials 0: expected at least 1"),
+        (["--jobs", "0"], "--jobs 0: expected at least 1"),
+        (["--engine", "dask"], "--engine dask: expected one of auto, process, batch, ray"),
+        (["--address", "x:1"], "--address x:1: is for --engine ray"),
         (["--eval-freq", "0"], "--eval-freq 0: a search needs evaluations"),
         (["--track", "wandb"], "--track wandb: a search keeps its trials in study.db"),
         (["--norms", "xx"], "unknown normalizer 'xx'"),
@@ -180,3 +187,39 @@ def test_wrong_options_are_one_line_and_train_nothing(config, capsys, changed, m
     told = capsys.readouterr().err
     assert message in told and told.count("\n") == 1
     assert not config.out.exists()
+
+
+def assert_fair(config):
+    """Both studies have their number of trials, none of them twice."""
+    for norm in ("none", "ln"):
+        found = trials(config, norm)
+        assert [trial.state.name for trial in found] == ["COMPLETE"] * config.trials
+        assert len({str(trial.params) for trial in found}) == config.trials
+        assert (config.out / f"a2c-{norm}.yml").is_file()
+
+
+@pytest.mark.slow
+def test_processes_share_the_trials(config):
+    config = replace(config, trials=5)
+    assert main([*options(config), "--jobs", "2"]) == 0
+    assert_fair(config)
+
+
+@pytest.mark.slow
+def test_nodes_of_a_ray_cluster_share_the_trials(config, monkeypatch, tmp_path):
+    config = replace(config, trials=4, engine="ray")
+    monkeypatch.chdir(tmp_path)  # and the folder is given as one of the present folder
+    words = [word.replace(f"{tmp_path}/", "") for word in options(config)]
+    cluster = Cluster()
+    try:
+        cluster.add_node(num_cpus=1)
+        cluster.add_node(num_cpus=1)
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-m", "rn_rl", *words, "--address", cluster.address]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=400, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    finally:
+        cluster.shutdown()
+    assert_fair(config)

@@ -23,8 +23,8 @@ from rn_rl.experiment.runs.records import (
     read_probe,
 )
 from rn_rl.probe import ProbeRecord, find_stages, recurring
+from rn_rl.probe.measures import explained_code
 from rn_rl.probe.stages import RecurringStage, window_of
-from rn_rl.probe.states import explained_code
 
 POINTS = 200
 """Points of a curve on the page."""

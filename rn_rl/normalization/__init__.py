@@ -11,22 +11,20 @@ from rn_rl.normalization.plugins import adopt, register
 from rn_rl.normalization.popart import PopArt
 from rn_rl.normalization.projection import constraints, project, project_after_steps
 from rn_rl.normalization.published import PublishedRegularityNorm, observed_acting
-from rn_rl.normalization.registry import (
-    REGISTRY,
-    available_normalizers,
+from rn_rl.normalization.registry import REGISTRY, available_normalizers, make_normalizers
+from rn_rl.normalization.regularity import RegularityNorm
+from rn_rl.normalization.running import RunningNorm
+from rn_rl.normalization.saliency import SaliencyNorm, class_shares, saliency_prior
+from rn_rl.normalization.specs import (
     canonical_spec,
     check_importable,
     check_recordings,
     imported_names,
-    make_normalizers,
     origins,
     parse_spec,
     split_names,
     split_outside,
 )
-from rn_rl.normalization.regularity import RegularityNorm
-from rn_rl.normalization.running import RunningNorm
-from rn_rl.normalization.saliency import SaliencyNorm, class_shares, saliency_prior
 from rn_rl.normalization.steps import CommitEvery, commit_every
 
 __all__ = [

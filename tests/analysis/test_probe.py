@@ -11,7 +11,7 @@ from rn_rl.commands.probe import run_probe, watch
 from rn_rl.errors import UserError
 from rn_rl.experiment.evaluation.config import ProbeConfig
 from rn_rl.experiment.runs.io import write_npz
-from rn_rl.probe.states import baseline
+from rn_rl.probe.measures import baseline
 from tests.factories import made_up_run
 
 COLUMNS = ["q_net.0", "q_net.2", "lstm_actor@0", "lstm_actor@1", "q_net_target.0", "q_net_target.2"]

@@ -9,9 +9,15 @@ from torch import nn
 
 from rn_rl.engine.ensemble import ModuleStack
 from rn_rl.errors import UserError
-from rn_rl.normalization import PopArt, canonical_spec, constraints, make_normalizers, project
+from rn_rl.normalization import (
+    PopArt,
+    canonical_spec,
+    constraints,
+    make_normalizers,
+    parse_spec,
+    project,
+)
 from rn_rl.normalization.projection import UnitRows, project_after_steps
-from rn_rl.normalization.registry import parse_spec
 
 
 def test_dynamic_tanh_is_its_formula():

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from rn_rl.probe import CodeLengthProbe, ProbeLog, decoded_bits, find_stages, probed, recurring
+from rn_rl.probe.measures import baseline, explained_code
 from rn_rl.probe.records import checked_record
-from rn_rl.probe.states import baseline, explained_code
 
 STEPS, CONTRAST, SWAP = 900, 300, 600
 

@@ -38,7 +38,7 @@ def run_training(config: TrainConfig) -> None:
 
 CLEAN = multiprocessing.get_context("forkserver")
 """Forks from a process that has imported what a training needs, and has done nothing else."""
-CLEAN.set_forkserver_preload([__name__, "rn_rl.experiment.training.seed_batch"])
+CLEAN.set_forkserver_preload([__name__, "rn_rl.experiment.training.seed_batch_run"])
 
 
 def limited(words: list[str], size: int, pipe) -> None:

@@ -168,7 +168,7 @@ def test_a_training_that_continues_sends_each_row_once(kind, service, tmp_path, 
     out = tmp_path / "study"
     words = [*DQN, *ALGO[kind], "--track", service, "--quiet", "--out", str(out)]
     stop = {"single": "PhaseCallback._on_rollout_start", "batch": "SeedBatchRun.on_rollout_start"}
-    room = {"single": "callbacks", "batch": "seed_batch"}[kind]
+    room = {"single": "callbacks", "batch": "seed_batch_run"}[kind]
     target = f"rn_rl.experiment.training.{room}.{stop[kind]}"
     counted = {"calls": 0}
 

@@ -12,8 +12,8 @@ from rn_rl.agents import RNDQN
 from rn_rl.cli import main
 from rn_rl.experiment.runs import checkpoint, monitors
 from rn_rl.experiment.runs.folder import Run
-from rn_rl.experiment.training import seed_batch
-from rn_rl.experiment.training.seed_batch import SeedBatchRun
+from rn_rl.experiment.training import seed_batch_run
+from rn_rl.experiment.training.seed_batch_run import SeedBatchRun
 
 PAPER = ["--algo", "rndqn", "--env", "CartPole-v1", "--config", "paper", "--norm", "rn"]
 
@@ -93,7 +93,7 @@ def test_seeds_that_have_all_of_their_episodes_leave_the_batch(tmp_path, vector_
     assert len(sizes) > 1 and sizes[0][0] == 6
     assert all(before > after == batch == envs for before, after, batch, envs in sizes)
     assert [after for _, after, *_ in sizes[:-1]] == [before for before, *_ in sizes[1:]]
-    monkeypatch.setattr(seed_batch, "LEAVING", 1)  # when all have ended
+    monkeypatch.setattr(seed_batch_run, "LEAVING", 1)  # when all have ended
     staying = trained(tmp_path / "staying", *how, "--eval-freq", "50", "--eval-episodes", "2")
     ends = set()
     for seed, run in leaving.items():

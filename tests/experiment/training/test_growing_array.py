@@ -8,7 +8,7 @@ import torch
 
 from rn_rl.cli import main
 from rn_rl.experiment.training.growing_array import GrowingArray
-from rn_rl.experiment.training.seed_batch import SeedBatchRun
+from rn_rl.experiment.training.seed_batch_run import SeedBatchRun
 
 
 @pytest.mark.parametrize("begun", [0, 1, 64, 65])

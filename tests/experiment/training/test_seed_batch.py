@@ -12,8 +12,9 @@ from rn_rl.experiment.runs.console import StatusLines, Watch
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.resolve import resolve
-from rn_rl.experiment.training.seed_batch import BATCHES, SeedBatchRun, make_model_silently
+from rn_rl.experiment.training.seed_batch import BATCHES, make_model_silently
 from rn_rl.experiment.training.seed_batch_envs import EnvpoolBatchEnvs
+from rn_rl.experiment.training.seed_batch_run import SeedBatchRun
 
 
 def test_making_a_seed_batch_writes_nothing_and_sets_no_threads(tmp_path, monkeypatch):

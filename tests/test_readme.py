@@ -30,7 +30,9 @@ def test_the_docs_name_every_algorithm_and_the_policy_for_it():
     for row in ALGORITHMS.values():
         assert f"`{row.name}`" in table
     policies = set(re.findall(r"`(Norm\w+Policy)`", table))
-    assert policies == {name for name in rn_rl.policies.__all__ if name.endswith("Policy")}
+    assert policies == {
+        name for name in rn_rl.policies.__all__ if re.fullmatch(r"Norm\w+Policy", name)
+    }
 
 
 def test_links_in_pages_at_the_root_and_in_results_resolve():

@@ -15,7 +15,7 @@ from rn_rl.normalization import (
     check_recordings,
     make_normalizers,
     phase_norms,
-    registry,
+    specs,
 )
 
 FEATURES = 8
@@ -142,7 +142,7 @@ def test_without_the_recording_a_trained_agent_acts_and_cannot_learn(recorded, l
     "path", [r"C:\runs\rn\dqn\CartPole-v1_1", r"..\rn + ln (old)", r"\\server\share\new"]
 )
 def test_a_path_of_windows_has_one_spelling_there(path, monkeypatch):
-    monkeypatch.setattr(registry, "PurePath", PureWindowsPath)
+    monkeypatch.setattr(specs, "PurePath", PureWindowsPath)
     spelled = path.replace("\\", "/")
     for given in (path, rf"{path}\code_length.npz", f"'{path}'", f"run={path}", spelled):
         assert canonical_spec(f"ln+yoked({given})+rn") == f"ln+yoked({spelled})+rn"

@@ -181,7 +181,8 @@ class Tracker:
         try:
             self._service: Service = SERVICES[name](run, spec, identity)
         except Exception as error:  # whatever a service raises
-            raise UserError(f"--track {name}: {first_line(error)}") from None
+            hint = "; WANDB_MODE=offline writes files instead" if name == "wandb" else ""
+            raise UserError(f"--track {name}: {first_line(error)}{hint}") from None
         self._rows: list[tuple[int, Mapping[str, float]]] = []
         self._last = time.monotonic()
         self._write()

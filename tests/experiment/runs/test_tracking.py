@@ -249,6 +249,16 @@ def test_a_service_that_refuses_is_one_line(tmp_path, monkeypatch, capsys):
     assert "--track mlflow" in error and error.count("\n") == 1
 
 
+def test_wandb_without_an_account_names_the_offline_mode(tmp_path, monkeypatch, capsys):
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert main(["train", *DQN, "--track", "wandb", "--out", str(tmp_path / "runs")]) == 2
+    error = capsys.readouterr().err
+    assert "WANDB_MODE=offline writes files instead" in error and error.count("\n") == 1
+
+
 def test_an_unknown_service_names_those_that_there_are():
     with pytest.raises(UserError, match=r"unknown tracker 'wanbd'. Did you mean 'wandb'"):
         check_tracker("wanbd")

@@ -158,7 +158,8 @@ TRAIN = (
 
 
 @pytest.mark.parametrize("seeds", ["1", pytest.param("2", marks=pytest.mark.slow)])
-def test_the_command_line_trains_probes_and_evaluates_it(seeds, tmp_path, capsys):
+def test_the_command_line_trains_probes_and_evaluates_it(seeds, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the page of the probe is written
     assert main(["train", *TRAIN.split(), "--seeds", seeds, "--out", str(tmp_path)]) == 0
     runs = sorted(path.parent for path in tmp_path.rglob("run.yaml"))
     assert len(runs) == int(seeds)

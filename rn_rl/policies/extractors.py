@@ -73,8 +73,14 @@ class MlpExtractor(NormExtractor):
         net_arch: Sequence[int] = (64, 64),
         activation_fn: str | type[nn.Module] = nn.ReLU,
         trunk_norm: str = "none",
+        features_dim: int | None = None,
     ) -> None:
         without_convolutions("mlp", trunk_norm)
+        if features_dim is not None:
+            raise UserError(
+                f"features_dim={features_dim} on observations {observation_space}: it is for images of "
+                "bytes, or of floats with normalize_images=False; use net_arch for hidden layers"
+            )
         size = int(get_flattened_obs_dim(observation_space))
         super().__init__(observation_space, nn.Flatten(), size, norm, net_arch, activation_fn)
 
@@ -179,8 +185,15 @@ EXTRACTORS: dict[str, type[NormExtractor]] = {
 }
 
 
-def extractor_class(features: str, observation_space: spaces.Space | None = None) -> type:
+def extractor_class(
+    features: str, observation_space: spaces.Space | None = None, normalize_images: bool = True
+) -> type:
     """Look up an extractor class by name; ``"auto"`` chooses by the observation space.
+
+    Args:
+        features: the name.
+        observation_space: for ``"auto"``.
+        normalize_images: False says of floats in any range that they are images, as in SB3.
 
     Raises:
         UserError: the name is unknown, or ``"auto"`` gets float images whose channels come last.
@@ -189,7 +202,9 @@ def extractor_class(features: str, observation_space: spaces.Space | None = None
         assert observation_space is not None
         if isinstance(observation_space, spaces.Dict):
             return DictExtractor
-        images = is_image_space(observation_space) or is_unit_image(observation_space)
+        images = is_image_space(observation_space) or is_float_image(
+            observation_space, any_range=not normalize_images
+        )
         return NatureExtractor if images else MlpExtractor
     if features not in EXTRACTORS:
         raise unknown("features", features, [*EXTRACTORS, "auto"])
@@ -209,16 +224,21 @@ class AutoExtractor(NormExtractor):
         return found
 
 
-def is_unit_image(space: spaces.Space) -> bool:
+def is_float_image(space: spaces.Space, *, any_range: bool = False) -> bool:
     """Return True for images of floats in [0, 1], of at least 36x36, which SB3 does not divide by 255.
+
+    Args:
+        space: observation space.
+        any_range: also take other ranges, such as those of ``VecNormalize``.
 
     Raises:
         UserError: their channels come last. SB3 moves the channels of images of bytes alone.
     """
     if not isinstance(space, spaces.Box) or len(space.shape) != 3:
         return False
-    unit = np.issubdtype(space.dtype, np.floating) and (space.low == 0).all()
-    if not unit or not (space.high == 1).all() or sorted(space.shape)[1] < 36:
+    if not np.issubdtype(space.dtype, np.floating) or sorted(space.shape)[1] < 36:
+        return False
+    if not any_range and not ((space.low == 0).all() and (space.high == 1).all()):
         return False
     if not is_image_space_channels_first(space):
         raise UserError(

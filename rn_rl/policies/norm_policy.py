@@ -104,7 +104,9 @@ class NormPolicyMixin(BasePolicy):
         check_value_norm(value_norm, net, self)
         check_weight_decay(weight_decay)
         if "features_extractor_class" not in kwargs:
-            kwargs["features_extractor_class"] = extractor_class(features, observation_space)
+            kwargs["features_extractor_class"] = extractor_class(
+                features, observation_space, kwargs.get("normalize_images", True)
+            )
             given = kwargs.get("features_extractor_kwargs") or {}
             kwargs["features_extractor_kwargs"] = {
                 "net_arch": [],
@@ -244,9 +246,9 @@ class NormNetworkMixin(BaseModel):
 
 def with_value_norm(layers: nn.Sequential, value_norm: str) -> Hidden:
     """Put the normalizer of values on the last layer of a network."""
-    *before, last = layers
-    if value_norm == "none" or not isinstance(last, nn.Linear):
+    if value_norm == "none" or not isinstance(layers[-1], nn.Linear):
         return layers  # type: ignore[return-value]
+    *before, last = layers
     return Hidden(*before, PopArt(last).to(last.weight.device))
 
 

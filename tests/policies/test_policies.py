@@ -22,7 +22,13 @@ import rn_rl.policies.kwargs
 from rn_rl.errors import UserError
 from rn_rl.normalization import REGISTRY, PhaseNorm, RegularityNorm, phase_norms
 from rn_rl.normalization.established import LayerNorm
-from rn_rl.policies import MlpExtractor, NormActorCriticPolicy, NormDQNPolicy, policy_kwargs
+from rn_rl.policies import (
+    MlpExtractor,
+    NormActorCriticPolicy,
+    NormDQNPolicy,
+    NormSACPolicy,
+    policy_kwargs,
+)
 from tests.factories import slow_unless
 
 PHASE_RULE = [row.name for row in REGISTRY.values() if row.phase_rule]
@@ -279,6 +285,31 @@ def test_policy_kwargs_pick_the_trunk_by_the_observation_space(space, extractor)
         found = getattr(network, "features_extractor", network)
         assert type(found).__name__ == extractor
         assert found.features_dim == 8 and len(phase_norms(found)) == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "extractor"), [((1, 36, 36), "NatureExtractor"), ((3, 7, 7), "MlpExtractor")]
+)
+def test_floats_of_any_range_are_images_where_the_user_says_so(shape, extractor):
+    """As VecNormalize makes them of images."""
+    space = spaces.Box(-np.inf, np.inf, shape, np.float32)
+    kwargs = {"norm": "ln", "net_arch": [8], "normalize_images": False}
+    if extractor == "NatureExtractor":
+        kwargs["features_extractor_kwargs"] = {"features_dim": 32}
+    policy = NormActorCriticPolicy(space, ACTIONS, lambda _: 1e-3, **kwargs)
+    assert type(policy.features_extractor).__name__ == extractor
+
+
+def test_features_dim_without_images_is_one_line():
+    kwargs = {"norm": "ln", "features_extractor_kwargs": {"features_dim": 32}}
+    with pytest.raises(UserError, match="features_dim=32 on observations Box.*images of bytes"):
+        NormActorCriticPolicy(OBSERVATIONS, ACTIONS, lambda _: 1e-3, **kwargs)
+
+
+def test_an_actor_without_hidden_layers_is_built():
+    spec = {"norm": "ln", "net_arch": []}
+    model = SAC(NormSACPolicy, "Pendulum-v1", policy_kwargs=spec, learning_starts=8).learn(16)
+    assert len(model.actor.latent_pi) == 0
 
 
 def test_float_images_with_channels_last_are_refused():

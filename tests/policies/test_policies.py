@@ -302,7 +302,7 @@ def test_floats_of_any_range_are_images_where_the_user_says_so(shape, extractor)
 
 def test_features_dim_without_images_is_one_line():
     kwargs = {"norm": "ln", "features_extractor_kwargs": {"features_dim": 32}}
-    with pytest.raises(UserError, match="features_dim=32 on observations Box.*images of bytes"):
+    with pytest.raises(UserError, match=r"features_dim=32 on observations Box.*images of bytes"):
         NormActorCriticPolicy(OBSERVATIONS, ACTIONS, lambda _: 1e-3, **kwargs)
 
 

@@ -246,9 +246,11 @@ class NormNetworkMixin(BaseModel):
 
 def with_value_norm(layers: nn.Sequential, value_norm: str) -> Hidden:
     """Put the normalizer of values on the last layer of a network."""
-    if value_norm == "none" or not isinstance(layers[-1], nn.Linear):
+    if value_norm == "none":  # also without any layer
         return layers  # type: ignore[return-value]
     *before, last = layers
+    if not isinstance(last, nn.Linear):
+        return layers  # type: ignore[return-value]
     return Hidden(*before, PopArt(last).to(last.weight.device))
 
 

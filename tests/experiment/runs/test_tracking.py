@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import wandb
 from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
@@ -254,6 +255,7 @@ def test_wandb_without_an_account_names_the_offline_mode(tmp_path, monkeypatch, 
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    wandb.teardown()  # it remembers the mode of other tests
     assert main(["train", *DQN, "--track", "wandb", "--out", str(tmp_path / "runs")]) == 2
     error = capsys.readouterr().err
     assert "WANDB_MODE=offline writes files instead" in error and error.count("\n") == 1

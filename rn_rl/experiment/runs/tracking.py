@@ -158,11 +158,12 @@ def make_tracker(name: str, run: Run, spec: RunSpec) -> Tracker | None:
 
 
 class Tracker:
-    """Send the rows of one run to a service, each once, also if the training is killed and resumed.
+    """Send the rows of one run to a service, each once, also if the training is stopped and resumed.
 
     ``tracking.json`` in the run folder holds the run's identity at the service and the last timestep
-    that was sent. A resumed training writes the rows after its checkpoint again, equal to those that
-    were lost, and those that the service has are left out.
+    that was sent. A resumed training writes the rows after its checkpoint again, and those that the
+    service has are left out. Of a process that is killed, rows of the last :data:`SECONDS` may be missing
+    at the service, or be there twice.
 
     Args:
         name: the service.

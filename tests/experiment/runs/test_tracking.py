@@ -44,7 +44,7 @@ def offline(monkeypatch):
 
 
 def event_rows(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """What TensorBoard shows of a run folder."""
+    """Rows by tag in the event files of a run folder, as TensorBoard reads them."""
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     tags = events.Tags()["scalars"]
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}

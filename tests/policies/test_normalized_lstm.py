@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -166,3 +167,16 @@ def test_the_command_line_trains_probes_and_evaluates_it(seeds, tmp_path, capsys
     assert main(["evaluate", str(runs[0]), "--episodes", "1"]) == 0
     assert main(["probe", str(runs[0])]) == 0
     assert "lstm_actor" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", ["--seeds 1", "--seeds 2 --vector-env gymnasium"])
+def test_a_resumed_training_equals_one_that_was_not_stopped(more, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [*TRAIN.replace("--probe", more).split(), "learning_rate=0.001", "clip_range=0.2"]
+    for timesteps, out in (("128", "whole"), ("64", "stopped")):
+        assert main(["train", *words, "--timesteps", timesteps, "--out", out]) == 0
+    run = "none/ppo_lstm/CartPole-v1_1"
+    assert main(["train", "--resume", f"stopped/{run}", "--timesteps", "128", "--quiet"]) == 0
+    whole, stopped = (Path(out, run, "policy.safetensors") for out in ("whole", "stopped"))
+    assert whole.read_bytes() == stopped.read_bytes()

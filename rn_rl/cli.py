@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import inspect
 import io
 import os
 import re
@@ -19,6 +18,7 @@ import tyro
 import rn_rl
 from rn_rl.analysis.config import ReportConfig
 from rn_rl.commands.config import NormsConfig, StatusConfig, ZooConfig
+from rn_rl.commands.help import EXAMPLES, about, printed_in_sections
 from rn_rl.errors import TrainingDiverged, TrainingStopped, UserError, unknown
 from rn_rl.experiment.evaluation.config import (
     EvaluateConfig,
@@ -51,45 +51,6 @@ COMMANDS: dict[str, tuple[type, str]] = {
 
 Modules of options import neither torch nor SB3, so ``--help`` and mistakes are answered at once.
 """
-
-
-EXAMPLES: dict[str, tuple[str, ...]] = {
-    "train": (
-        "train --algo ppo --env CartPole-v1 --norm ln",
-        "train --algo dqn --env LunarLander-v3 --norm ln --seeds 20",
-        "train --resume runs/ln/ppo/CartPole-v1_1 --timesteps 200000",
-    ),
-    "evaluate": (
-        "evaluate runs/ln/ppo/CartPole-v1_1",
-        "evaluate runs/ln/ppo/CartPole-v1_1/best_model.zip --episodes 20 --json",
-    ),
-    "video": ("video runs/ln/ppo/CartPole-v1_1 --out clip.gif",),
-    "export": ("export runs/ln/ppo/CartPole-v1_1 --to ppo-CartPole-v1",),
-    "compare": (
-        "compare --algo ppo --env CartPole-v1,Acrobot-v1 --norms none,ln,ln+rn --seeds 20",
-        "compare --grid study.yml --out runs/study",
-    ),
-    "tune": (
-        "tune --algo ppo --env CartPole-v1 --norms none,ln --trials 50",
-        "tune --algo ppo --env CartPole-v1 --norms none,ln --trials 50 --jobs 4",
-    ),
-    "status": ("status runs",),
-    "report": (
-        "report runs --out report.html --baseline none",
-        "report runs --figures pdf,svg --tex",
-    ),
-    "reproduce": (
-        "reproduce cartpole --quick",
-        "reproduce lunarlander --seeds 50",
-    ),
-    "task": (
-        "task imbalanced --toy",
-        "task recurrent --seeds 10",
-    ),
-    "probe": ("probe runs/ln+rn/dqn/CartPole-v1_1 --out probe.html",),
-    "zoo": ("zoo", "zoo --export own.yml --algo ppo"),
-}
-"""Command lines that ``--help`` of a command shows."""
 
 
 @runtime_checkable
@@ -126,32 +87,31 @@ def subcommands(
     ]
 
 
-def about(config: type, examples: Sequence[str], *, full: bool) -> str:
-    """Return what ``--help`` says about a command.
-
-    Args:
-        config: its dataclass of options.
-        examples: command lines without the name of the program.
-        full: with examples, and with more than the first sentence.
-    """
-    text = inspect.cleandoc(config.__doc__ or "")
-    if not full:
-        return text.partition("\n\n")[0]
-    lines = "".join(f"\n  rn-rl {example}" for example in examples)
-    return f"{text}\n\nExamples:{lines}" if lines else text
-
-
 def load_and_run(function: str, config: Any) -> None:
     """Import the function of a name such as ``"rn_rl.commands.train:run_train"``, and call it."""
     module, _, name = function.partition(":")
     getattr(importlib.import_module(module), name)(config)
 
 
-def parse(command: Any, arguments: Sequence[str], prog: str, description: str | None) -> object:
-    """Parse with tyro, and raise its boxed errors as a :class:`UserError` of one line."""
+def parse(
+    command: Any,
+    arguments: Sequence[str],
+    prog: str,
+    description: str | None,
+    chosen: type | None = None,
+) -> object:
+    """Parse with tyro, and raise its boxed errors as a :class:`UserError` of one line.
+
+    Args:
+        command: dataclass of options, or the union of several from :func:`subcommands`.
+        arguments: what was typed.
+        prog: name of the program in messages.
+        description: text at the top of ``--help``.
+        chosen: dataclass of the command that is run, whose sections ``--help`` shows.
+    """
     errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(errors):
+        with printed_in_sections(chosen), contextlib.redirect_stderr(errors):
             return tyro.cli(
                 command,
                 prog=prog,
@@ -199,6 +159,7 @@ def run_command(
     prog: str,
     description: str | None = None,
     arguments: Sequence[str] | None = None,
+    chosen: type | None = None,
 ) -> int:
     """Parse the arguments, run the command, and print errors that the user can fix as one line.
 
@@ -208,6 +169,7 @@ def run_command(
         prog: name of the program in messages.
         description: text at the top of ``--help``.
         arguments: default: those of the command line.
+        chosen: see :func:`parse`.
 
     Returns:
         The exit status: 0; 1 after a training that diverged; 2 after an error that the user can fix;
@@ -219,7 +181,7 @@ def run_command(
             from rn_rl.experiment.grid.file import with_file
 
             typed = with_file(typed)
-        config = parse(command, typed, prog, description)
+        config = parse(command, typed, prog, description, chosen)
         if isinstance(config, ChecksArguments):
             config.check_arguments(typed)
         with short_warnings(prog):
@@ -273,7 +235,8 @@ def run_commands(
         return 2
     chosen = typed[0] if typed else ""
     options = subcommands(commands, chosen, examples)
-    return run_command(options, dict(commands.values()), prog, description, typed)
+    config = commands[chosen][0] if chosen in commands else None
+    return run_command(options, dict(commands.values()), prog, description, typed, config)
 
 
 def add_current_folder() -> None:

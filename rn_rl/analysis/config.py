@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -14,6 +14,8 @@ from rn_rl.experiment.settings.options import DecisionOptions, shown_as
 @dataclass
 class ReportConfig(DecisionOptions):
     """Report what runs on disk show, with intervals, and what can be concluded from them."""
+
+    help_section: ClassVar[str] = "page"
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUNS ...")]
     """Folders that hold runs, at any depth."""

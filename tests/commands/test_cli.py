@@ -1,6 +1,7 @@
 """The command line: what users type, and that their mistakes cost one line."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import pytest
 from imageio_ffmpeg import get_ffmpeg_exe
 
 from benchmarks.__main__ import main as benchmark
-from rn_rl.cli import COMMANDS, EXAMPLES, main, parse, subcommands
+from rn_rl.cli import COMMANDS, main, parse, subcommands
+from rn_rl.commands.help import EXAMPLES
 
 ROOT = Path(__file__).parents[2]
 STOPPED_WHILE_LOADING = """
@@ -41,6 +43,30 @@ def test_the_help_of_a_command_fits_80_columns_and_has_examples(command, capsys)
     assert ("Examples:\n  rn-rl " + command in printed) == (command in EXAMPLES)
     lines = printed.splitlines()
     assert max(len(line) for line in lines if not line.startswith("  rn-rl")) <= 100
+
+
+SECTIONS = ["training", "evaluation", "records", "machine"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize(
+    ("command", "sections"),
+    [
+        ("train", ["agent", *SECTIONS, "continuing"]),
+        ("compare", ["what is compared", *SECTIONS, "decision", "grid, jobs and report"]),
+        ("tune", ["what is tuned", *SECTIONS, "search"]),
+        ("report", ["decision", "page"]),
+    ],
+)
+def test_the_help_of_a_long_command_has_sections(command, sections, encoding):
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "80"}
+    typed = [sys.executable, "-m", "rn_rl", command, "--help"]
+    done = subprocess.run(typed, env=environment, capture_output=True, check=True)
+    lines = done.stdout.decode(encoding).splitlines()
+    rules = [line for line in lines if line.startswith(("├─ ", " - "))]
+    assert [line.strip("├─┤ -") for line in rules] == sections
+    assert {len(line) for line in rules} == {80}
+    assert all(lines[lines.index(line) + 1][1:].startswith(" --") for line in rules)
 
 
 def test_the_help_of_all_commands_has_a_sentence_of_each(capsys):

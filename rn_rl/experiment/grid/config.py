@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from rn_rl.experiment.settings.options import DecisionOptions, shown_as
 from rn_rl.experiment.training.config import SharedOptions
@@ -13,6 +13,8 @@ from rn_rl.experiment.training.config import SharedOptions
 @dataclass(kw_only=True)
 class ComparedAgents:
     """Options of ``rn-rl compare`` that ``--help`` prints first."""
+
+    help_section: ClassVar[str] = "what is compared"
 
     algo: Annotated[str | None, shown_as("NAME[,NAME]")] = None
     """Algorithms of 'rn-rl train', separated by commas."""
@@ -32,6 +34,8 @@ class CompareConfig(DecisionOptions, SharedOptions, ComparedAgents):
 
     Trainings that OUT already has are not repeated.
     """
+
+    help_section: ClassVar[str] = "grid, jobs and report"
 
     grid: Annotated[Path | None, shown_as("FILE.yml")] = None
     """Options of this command from a file; those that are typed win."""

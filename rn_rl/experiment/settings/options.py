@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
@@ -21,6 +21,8 @@ def shown_as(metavar: str, name: str | None = None) -> Any:
 @dataclass(kw_only=True)
 class DecisionOptions:
     """Options of a report that say what its conclusions are about; choose them before the runs."""
+
+    help_section: ClassVar[str] = "decision"
 
     baseline: str = "none"
     """Normalizer that the others are compared with."""

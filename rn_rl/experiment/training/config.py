@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.settings.options import shown_as
@@ -28,13 +28,10 @@ def check_seeds(seeds: int) -> None:
 
 
 @dataclass(kw_only=True)
-class SharedOptions:
-    """Options of every command that trains.
+class TrainingOptions:
+    """Options of a training that say what is learned, and how."""
 
-    A command's dataclass names this class first and a second one with ``--algo``, ``--env``, ...
-    after it: dataclasses collect the fields of their last base first, and ``--help`` prints
-    fields in that order.
-    """
+    help_section: ClassVar[str] = "training"
 
     timesteps: Annotated[int | None, shown_as("N")] = None
     """Environment steps of each training; default: the tuned value for the environment."""
@@ -53,21 +50,49 @@ class SharedOptions:
     """Arguments of the environment, such as max_episode_steps=100."""
     n_envs: Annotated[int | None, shown_as("N")] = None
     """Environments that each training steps together; default: the tuned value."""
+
+
+@dataclass(kw_only=True)
+class EvaluationOptions:
+    """Options of a training that say when its policy is evaluated."""
+
+    help_section: ClassVar[str] = "evaluation"
+
     eval_freq: Annotated[int | None, shown_as("N")] = None
     """Timesteps between two evaluations; default: 20 evaluations, or as many as take no longer than the
     training."""
     eval_episodes: int = 5
     """Episodes of each evaluation during training."""
+
+
+@dataclass(kw_only=True)
+class RecordOptions:
+    """Options of a training that say what it writes."""
+
+    help_section: ClassVar[str] = "records"
+
     out: Path = Path("runs")
     """Folder that holds the run folders OUT/NORM/ALGO/ENV_K."""
-    engine: str = "auto"
-    """Many seeds: batch (together in one process), process (one a seed), or auto (batch if possible)."""
-    vector_env: str = "auto"
-    """Steps a seed batch: envpool (fast; extra [fast]), gymnasium, or auto (envpool if possible)."""
     track: Annotated[str, shown_as("SERVICE")] = "tensorboard"
     """Where curves go beside TensorBoard's files in the run folder: wandb or mlflow (extra [track])."""
     probe: bool = False
     """Record code lengths and other measures of every layer in probe.npz, which 'rn-rl probe' shows."""
+    quiet: bool = False
+    """Print no progress."""
+    trust: bool = False
+    """Unpickle a foreign agent zip, or use modules that a foreign run names. This runs code in them."""
+
+
+@dataclass(kw_only=True)
+class MachineOptions:
+    """Options of a training that say how it uses the machine."""
+
+    help_section: ClassVar[str] = "machine"
+
+    engine: str = "auto"
+    """Many seeds: batch (together in one process), process (one a seed), or auto (batch if possible)."""
+    vector_env: str = "auto"
+    """Steps a seed batch: envpool (fast; extra [fast]), gymnasium, or auto (envpool if possible)."""
     compile: bool = False
     """Compile a seed batch's updates: starts later, then 5% slower to 10% faster where measured."""
     device: str = "cpu"
@@ -76,15 +101,23 @@ class SharedOptions:
     """Threads of torch and envpool in each process; small networks are fastest with one."""
     step_timeout: Annotated[float | None, shown_as("SECONDS")] = None
     """Stop a run whose environments take longer for a step than SECONDS; default: wait."""
-    quiet: bool = False
-    """Print no progress."""
-    trust: bool = False
-    """Unpickle a foreign agent zip, or use modules that a foreign run names. This runs code in them."""
+
+
+@dataclass(kw_only=True)
+class SharedOptions(MachineOptions, RecordOptions, EvaluationOptions, TrainingOptions):
+    """Options of every command that trains.
+
+    A command's dataclass names this class first and a second one with ``--algo``, ``--env``, ...
+    after it: dataclasses collect the fields of their last base first, and ``--help`` prints
+    fields in that order, each class under its ``help_section``.
+    """
 
 
 @dataclass(kw_only=True)
 class TrainedAgent:
     """Options of ``rn-rl train`` that ``--help`` prints first."""
+
+    help_section: ClassVar[str] = "agent"
 
     algo: Annotated[str | None, shown_as("NAME")] = None
     """Algorithm: dqn qrdqn ppo a2c trpo ppo_lstm ppo_mask sac td3 ddpg tqc crossq ars rndqn rnppo pqn, or
@@ -101,14 +134,24 @@ class TrainedAgent:
 
 
 @dataclass(kw_only=True)
-class TrainConfig(SharedOptions, TrainedAgent):
+class MemoryOption:
+    """Option of the commands that divide their seeds among batches themselves."""
+
+    help_section: ClassVar[str] = MachineOptions.help_section
+
+    memory: Annotated[float | None, shown_as("GB")] = None
+    """Memory that a seed batch may take; default: half of what is free. More seeds take more batches."""
+
+
+@dataclass(kw_only=True)
+class TrainConfig(MemoryOption, SharedOptions, TrainedAgent):
     """Train an agent and write a run folder, from which it can be evaluated, filmed and continued."""
+
+    help_section: ClassVar[str] = "continuing"
 
     eval_freq: Annotated[int | None, shown_as("N")] = None
     """Timesteps between two evaluations, 0 for none; default: 20 evaluations, or as many as
     take no longer than the training."""
-    memory: Annotated[float | None, shown_as("GB")] = None
-    """Memory that a seed batch may take; default: half of what is free. More seeds take more batches."""
     resume: Annotated[Path | None, shown_as("RUN")] = None
     """Continue this run from its checkpoint with its own settings, as if it had never stopped."""
     from_agent: Annotated[Path | None, shown_as("AGENT", name="from")] = None

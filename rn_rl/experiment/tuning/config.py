@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from rn_rl.experiment.settings.options import shown_as
-from rn_rl.experiment.training.config import SharedOptions
+from rn_rl.experiment.training.config import MemoryOption, SharedOptions
 
 
 @dataclass(kw_only=True)
 class TunedAgents:
     """Options of ``rn-rl tune`` that ``--help`` prints first."""
+
+    help_section: ClassVar[str] = "what is tuned"
 
     algo: Annotated[str | None, shown_as("NAME")] = None
     """Algorithm of 'rn-rl train'."""
@@ -29,11 +31,13 @@ class TunedAgents:
 
 
 @dataclass(kw_only=True)
-class TuneConfig(SharedOptions, TunedAgents):
+class TuneConfig(MemoryOption, SharedOptions, TunedAgents):
     """Search for hyperparameters with Optuna, with the same number of trials for each normalizer.
 
     The same command continues a search that was stopped, also from several terminals at once.
     """
+
+    help_section: ClassVar[str] = "search"
 
     out: Path = Path("tuning")
     """Folder of the studies (study.db) and of the hyperparameters found (ALGO-NORM.yml)."""
@@ -49,5 +53,3 @@ class TuneConfig(SharedOptions, TunedAgents):
     """Seeds of a trial: batch (together), process, or auto; ray: trials in processes of a cluster."""
     address: Annotated[str | None, shown_as("HOST:PORT")] = None
     """Ray cluster; default: the one that runs on this machine, or a new one."""
-    memory: Annotated[float | None, shown_as("GB")] = None
-    """Memory that a seed batch may take; default: half of what is free."""

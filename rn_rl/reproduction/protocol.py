@@ -216,14 +216,18 @@ def paper_and_controls(protocol: Protocol) -> Study:
     # without LayerNorm: added after the other results on LunarLander were known
     later: tuple[str, ...] = ("gain(5)", protocol.plain_ramp)
     equal_scale: tuple[tuple[str, str], ...] = ()
+    values: tuple[Arm, ...] = ()
     if protocol.episodes is not None:
         equal_scale = (("gain(2.236)", "ln+gain(5)"), ("gain(5)", "ln+gain(25)"))
         # equal output scale of two layers: gain(5) has 25 = ln+gain(25), gain(2.236) has 5 = ln+gain(5)
         later += ("gain(2.236)", "ln+gain(25)", f"ln+ramp(25, {protocol.ramp})")
+        # the scale of the values as such, learned: no normalizer in the hidden layers
+        values = (Arm("popart", "none", ("policy_kwargs.value_norm=popart",)),)
     # only RNDQN has the paper's loss, clipping and length of runs
     names = {"dqn": "SB3's DQN", "rndqn": "the paper's protocol"}
     protocol_name = names.get(protocol.algo, "PPO in the paper's configuration")
-    arms = (*plain(*PUBLISHED, *ours, *controls), *map(yoked, ("ln+rn", "rn")), *plain(*later))
+    yokes = map(yoked, ("ln+rn", "rn"))
+    arms = (*plain(*PUBLISHED, *ours, *controls), *yokes, *plain(*later), *values)
     return Study(
         f"{protocol_name}, with controls",
         arms,

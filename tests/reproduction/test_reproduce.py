@@ -47,7 +47,7 @@ def test_every_arm_of_the_paper_and_every_control(tmp_path):
     rows = list(csv.DictReader((tmp_path / f"{what}.csv").read_text().splitlines()))
     study = paper_and_controls(PROTOCOLS[what])
     arms = [arm.name for arm in study.arms]
-    assert len(arms) == 21 and set(PUBLISHED) < set(arms)
+    assert len(arms) == 22 and set(PUBLISHED) < set(arms)
     assert [row["arm"] for row in rows] == [arm for arm in arms for _ in range(2)]
     page = (tmp_path / f"{what}.md").read_text()
     line = next(line for line in page.splitlines() if line.startswith("| ln+rn-paper "))

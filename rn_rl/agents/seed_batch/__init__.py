@@ -1,19 +1,23 @@
 """Seed batches: SB3's algorithms for many seeds at once, on the engine."""
 
 from rn_rl.agents._moved import forward
+from rn_rl.agents.seed_batch.a2c import SeedBatchA2C
 from rn_rl.agents.seed_batch.base import SeedBatch
 from rn_rl.agents.seed_batch.dqn import SeedBatchDQN
 from rn_rl.agents.seed_batch.ppo import SeedBatchPPO
 from rn_rl.agents.seed_batch.pqn import SeedBatchPQN
+from rn_rl.agents.seed_batch.qrdqn import SeedBatchQRDQN
 from rn_rl.agents.seed_batch.recurrent_ppo import SeedBatchRecurrentPPO
 from rn_rl.agents.seed_batch.vector_envs import EnvpoolSeedEnvs, SeedEnvs, VecSeedEnvs
 
 __all__ = [
     "EnvpoolSeedEnvs",
     "SeedBatch",
+    "SeedBatchA2C",
     "SeedBatchDQN",
     "SeedBatchPPO",
     "SeedBatchPQN",
+    "SeedBatchQRDQN",
     "SeedBatchRecurrentPPO",
     "SeedEnvs",
     "VecSeedEnvs",

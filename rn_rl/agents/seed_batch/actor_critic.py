@@ -65,8 +65,10 @@ class ActorCritics:
         self.size = len(seeds)
         self.sampling = Streams(seeds, "actions", (num_envs, components(model.action_space)))
         self.shuffling = self.shuffling_streams(seeds)
+        # A2C takes a rollout as a whole
+        self.batch_size: int = getattr(model, "batch_size", model.n_steps * num_envs)
         shape = model.observation_space.shape
-        self.dedup = DedupPlan(stack, shape, model.batch_size, *self.dedup_arguments())
+        self.dedup = DedupPlan(stack, shape, self.batch_size, *self.dedup_arguments())
         # observations of each step, at the end of each episode, and after the last step
         capacity = (2 * model.n_steps + 1) * num_envs
         self.cache = (
@@ -200,8 +202,8 @@ class ActorCritics:
             before the deduplicated observations: none for a feed-forward policy.
         """
         order = self.shuffling.draw().argsort(1)
-        for begin in range(0, order.shape[1], self.model.batch_size):
-            yield order[:, begin : begin + self.model.batch_size], ()
+        for begin in range(0, order.shape[1], self.batch_size):
+            yield order[:, begin : begin + self.batch_size], ()
 
     def evaluate(
         self, own: Sequence[Tensor], actions: Tensor, inputs: Sequence[Tensor]

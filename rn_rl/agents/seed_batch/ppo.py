@@ -22,14 +22,13 @@ from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
 from rn_rl.engine.dedup.patches import Patches
 from rn_rl.engine.trace import TracedFunction
 from rn_rl.policies.divergence import evenly_spaced
-
 LOSSES = (
     "train/policy_gradient_loss",
     "train/value_loss",
     "train/entropy_loss",
     "train/approx_kl",
 )
-"""Losses of a minibatch, by the names that SB3 logs."""
+"""Losses of a minibatch of PPO, by the names that SB3 logs."""
 
 
 class SeedBatchPPO(SeedBatch[PPO]):
@@ -48,6 +47,8 @@ class SeedBatchPPO(SeedBatch[PPO]):
     algorithm: ClassVar[type[BaseAlgorithm]] = PPO
     policy_class: ClassVar[type[ActorCritics]] = ActorCritics
     """Class that evaluates the policies."""
+    loss_names: ClassVar[tuple[str, ...]] = LOSSES
+    """Losses of a minibatch, by the names that SB3 logs."""
     model: PPO
 
     def __init__(self, models: Sequence[PPO], envs: SeedEnvs, compile: bool = False) -> None:
@@ -72,7 +73,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
         reason = super().cannot(model)
         if reason:
             return reason
-        if model.target_kl is not None:
+        if getattr(model, "target_kl", None) is not None:
             return "target_kl is set, which would end the epochs of each seed at another time"
         return cls.policy_class.cannot(model)
 
@@ -83,6 +84,11 @@ class SeedBatchPPO(SeedBatch[PPO]):
     @property
     def rollout_length(self) -> int:
         return self.model.n_steps
+
+    @property
+    def n_epochs(self) -> int:
+        """Number of times that each rollout is learned from."""
+        return self.model.n_epochs
 
     def step(self, t: int) -> None:
         observations: Any = self.last_observations
@@ -113,7 +119,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
         return self.rollout.advantages(last_values, self.starts, model.gamma, model.gae_lambda)
 
     def train(self) -> None:
-        model, rollout, dedup = self.model, self.rollout, self.actor_critics.dedup
+        rollout, dedup = self.rollout, self.actor_critics.dedup
         advantages, returns = self.advantages()
         self.stack.set_training_mode(True)
         self.set_learning_rate()
@@ -127,7 +133,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
             return optimizers.state_tensors(self.optimizer).values()
 
         with dedup.position_major_weights(patches, moments):
-            for _ in range(model.n_epochs):
+            for _ in range(self.n_epochs):
                 for chosen, sequences in self.actor_critics.minibatches(rollout):
                     where = self.tensor((chosen + first).reshape(-1))
                     parts = [
@@ -140,7 +146,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
                         patches,
                         sequences,
                     )
-        self.num_updates += model.n_epochs
+        self.num_updates += self.n_epochs
 
     def update(
         self,
@@ -162,28 +168,31 @@ class SeedBatchPPO(SeedBatch[PPO]):
                 convolutions once, with the same gradients.
             sequences: tensors of :meth:`ActorCritics.minibatches`.
         """
+        self.stack.weights.grad, losses = self._gradients(
+            *self.stack.tensors,
+            *samples,
+            *self.clip_ranges(),
+            *sequences,
+            *self.actor_critics.dedup.prepare_minibatch(observations, row_ids, patches),
+        )
+        self.losses = dict(zip(self.loss_names, losses, strict=True))
+        self.step_optimizer()
+
+    def clip_ranges(self) -> ClipRanges:
+        """Return the present clip ranges of ratios and values, by their schedules."""
         model: Any = self.model
         clip_values = 0.0
         if model.clip_range_vf is not None:
             clip_values = float(model.clip_range_vf(self.progress_remaining))
-        clips = ClipRanges(
+        return ClipRanges(
             *(
                 torch.tensor(clip, dtype=torch.float64, device=self.device)
                 for clip in (float(model.clip_range(self.progress_remaining)), clip_values)
             )
         )
-        self.stack.weights.grad, losses = self._gradients(
-            *self.stack.tensors,
-            *samples,
-            *clips,
-            *sequences,
-            *self.actor_critics.dedup.prepare_minibatch(observations, row_ids, patches),
-        )
-        self.losses = dict(zip(LOSSES, losses, strict=True))
-        self.step_optimizer()
 
     def _compute_gradients(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute clipped gradients ``(seeds, P)`` and the :data:`LOSSES`, ``(4, seeds)``."""
+        """Compute clipped gradients ``(seeds, P)``, and losses in the order of :attr:`loss_names`."""
         own = len(self.stack.tensors)
         leaves, online = self.leaves(tensors[:own])
         samples, clips, inputs = unflatten(tensors[own:], RolloutSamples, ClipRanges)
@@ -194,7 +203,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
     def compute_losses(
         self, output: PolicyEvaluation, samples: RolloutSamples, clips: ClipRanges
     ) -> tuple[Tensor, Tensor]:
-        """Compute the loss of every seed, ``(seeds,)``, and its :data:`LOSSES`, ``(4, seeds)``.
+        """Compute the loss of every seed, ``(seeds,)``, and its parts, ``(4, seeds)``.
 
         With ``ratio = exp(log_prob - old_log_prob)``, means over the rows of the minibatch:
         ``-mean(min(A * ratio, A * clip(ratio, 1 - c, 1 + c))) - ent_coef * mean(entropy)

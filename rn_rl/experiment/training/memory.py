@@ -43,8 +43,9 @@ def bytes_of_seed(spec: RunSpec, env: VecEnv) -> int:
         if algorithm(spec.algo).replay
         else model.n_steps * env.num_envs * 2 * (row + 24)
     )
-    activations = count_activations(model.policy, env.observation_space.shape) * model.batch_size  # type: ignore[arg-type]
-    return stored + 6 * FLOAT * weights + 3 * FLOAT * activations
+    activations = count_activations(model.policy, env.observation_space.shape)  # type: ignore[arg-type]
+    rows = getattr(model, "batch_size", None) or model.n_steps * env.num_envs  # A2C: a whole rollout
+    return stored + 6 * FLOAT * weights + 3 * FLOAT * rows * activations
 
 
 def count_activations(policy: Any, shape: tuple[int, ...]) -> int:

@@ -11,13 +11,16 @@ from typing import Any
 from rich.console import Console
 from stable_baselines3.common.vec_env import VecEnv
 
-from rn_rl.agents import (
+from rn_rl.agents.seed_batch import (
+    SeedBatch,
+    SeedBatchA2C,
     SeedBatchDQN,
     SeedBatchPPO,
+    SeedBatchPQN,
+    SeedBatchQRDQN,
     SeedBatchRecurrentPPO,
 )
 from rn_rl.agents.seed_batch.distributions import components
-from rn_rl.agents.seed_batch.pqn import SeedBatchPQN
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.experiment.runs import checkpoint, monitors
 from rn_rl.experiment.runs.console import StatusLines, Watch
@@ -32,9 +35,11 @@ from rn_rl.experiment.training.seed_batch_envs import (
 )
 from rn_rl.experiment.training.seed_batch_run import SeedBatchRun
 
-BATCHES: dict[str, type[SeedBatchDQN] | type[SeedBatchPPO] | type[SeedBatchPQN]] = {
+BATCHES: dict[str, type[SeedBatch[Any]]] = {
     "dqn": SeedBatchDQN,
     "rndqn": SeedBatchDQN,
+    "qrdqn": SeedBatchQRDQN,
+    "a2c": SeedBatchA2C,
     "ppo": SeedBatchPPO,
     "rnppo": SeedBatchPPO,
     "ppo_lstm": SeedBatchRecurrentPPO,

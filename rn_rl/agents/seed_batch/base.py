@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.optim import Optimizer
 
 from rn_rl.agents.seed_batch import optimizer as optimizers
 from rn_rl.agents.seed_batch.rng import Streams
@@ -21,13 +22,20 @@ from rn_rl.engine.ensemble import ModuleStack, clip_gradients
 from rn_rl.engine.host import flush_denormals, raise_mmap_threshold
 from rn_rl.engine.trace import TracedFunction
 from rn_rl.errors import UserError
-from rn_rl.normalization import phase_norms
+from rn_rl.normalization import PhaseNorm, phase_norms
 from rn_rl.policies.divergence import kl
 
 Model = TypeVar("Model", bound=BaseAlgorithm)
 
 COUNTERS = ("num_timesteps", "num_updates", "progress_remaining")
 """Attributes that a checkpoint stores; they are the same for all seeds."""
+
+
+class Part(NamedTuple):
+    """Networks of all seeds that one optimizer updates."""
+
+    stack: ModuleStack
+    optimizer: Optimizer
 
 
 class SeedBatch(ABC, Generic[Model]):
@@ -76,15 +84,16 @@ class SeedBatch(ABC, Generic[Model]):
         """Share of the timesteps that is left, from 1 to 0; schedules are functions of it."""
         self.total_timesteps = 0
         """Timesteps of each seed at the end of :meth:`learn`."""
-        self.stack = ModuleStack([self.network(model) for model in self.models])
-        self.optimizer = optimizers.stacked_optimizer(
-            self.stack.weights, self.model.policy.optimizer
-        )
+        self.parts = self._stack_parts()
+        """Networks that are trained, by the prefix of their names: "" if there is one."""
+        self.stack, self.optimizer = next(iter(self.parts.values()))
+        """The networks that act, and their optimizer."""
         self.last_observations: np.ndarray | None = None
         """Observations to act on next, ``(seeds, envs, ...)``; None before :meth:`learn` resets."""
         self.losses: dict[str, Tensor] = {}
         """Losses of the last minibatch, ``(seeds,)`` each, by the names that SB3 logs."""
-        self._gains = TracedFunction(self._mean_gains, num_static=len(self.stack.tensors))
+        tensors = [tensor for part in self.parts.values() for tensor in part.stack.tensors]
+        self._gains = TracedFunction(self._mean_gains, num_static=len(tensors))
 
     @staticmethod
     @abstractmethod
@@ -92,17 +101,40 @@ class SeedBatch(ABC, Generic[Model]):
         """Return the agent's network that is stacked: the one whose parameters the optimizer updates."""
 
     @classmethod
+    def trained_networks(cls, model: Any) -> dict[str, tuple[nn.Module, Optimizer]]:
+        """Return the networks that are stacked, and their optimizers, by the prefix of their names.
+
+        The first is the one that acts.
+        """
+        return {"": (cls.network(model), model.policy.optimizer)}
+
+    def _stack_parts(self) -> dict[str, Part]:
+        """Stack the :meth:`trained_networks` of all agents."""
+        by_model = [self.trained_networks(model) for model in self.models]
+        parts = {}
+        for prefix, (_, optimizer) in by_model[0].items():
+            stack = ModuleStack([networks[prefix][0] for networks in by_model])
+            parts[prefix] = Part(stack, optimizers.stacked_optimizer(stack.weights, optimizer))
+        return parts
+
+    @property
+    def norms(self) -> dict[str, PhaseNorm]:
+        """Normalizers of the networks that are trained, by name; their states are those of all seeds."""
+        return {
+            prefix + name: norm
+            for prefix, part in self.parts.items()
+            for name, norm in part.stack.norms.items()
+        }
+
+    @classmethod
     def cannot(cls, model: BaseAlgorithm) -> str | None:
         """Return the reason why agents like this one cannot be trained together, or None."""
         if not isinstance(model, cls.algorithm):
             return f"{type(model).__name__} is not {cls.algorithm.__name__}"
-        optimizer: Any = model.policy.optimizer
-        name = type(optimizer).__name__
-        if name not in optimizers.ELEMENTWISE:
-            return f"the optimizer {name} is not one of {', '.join(optimizers.ELEMENTWISE)}"
-        reason = optimizers.cannot(model.policy, optimizer)
-        if reason:
-            return reason
+        for _, optimizer in cls.trained_networks(model).values():
+            reason = optimizers.cannot(model.policy, optimizer)
+            if reason:
+                return reason
         if not isinstance(model.observation_space, spaces.Box):
             return f"observations are {model.observation_space}, not a Box"
         if model.use_sde:
@@ -111,29 +143,44 @@ class SeedBatch(ABC, Generic[Model]):
             return f"actions are {model.action_space}, which do not count from 0"
         return None
 
-    def step_optimizer(self) -> None:
+    def step_optimizer(self, prefix: str | None = None) -> None:
         """Update the weights by their gradients.
 
         A fused optimizer does not increment the weights' version counter, by which a
         :class:`~rn_rl.engine.trace.TracedFunction` knows that a cached result is out of date.
+
+        Args:
+            prefix: key of one of :attr:`parts`; None: the first.
         """
-        self.optimizer.step()
-        self.stack.project()
-        torch.autograd.graph.increment_version(self.stack.weights)
+        stack, optimizer = (self.stack, self.optimizer) if prefix is None else self.parts[prefix]
+        optimizer.step()
+        stack.project()
+        torch.autograd.graph.increment_version(stack.weights)
 
     def set_learning_rate(self) -> None:
         """Set the learning rate by the schedule, as SB3 does before each :meth:`train`."""
         rate = self.model.lr_schedule(self.progress_remaining)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for part in self.parts.values():
+            set_rate(part.optimizer, rate)
 
-    def leaves(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def set_training_mode(self, mode: bool) -> None:
+        """Set the phase of all networks: a change from training to evaluation commits the normalizers."""
+        for part in self.parts.values():
+            part.stack.set_training_mode(mode)
+
+    def leaves(
+        self, tensors: Sequence[Tensor], stack: ModuleStack | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Detach the parameters among a stack's tensors, to take gradients with respect to them.
+
+        Args:
+            tensors: parameters and buffers.
+            stack: the stack that they belong to; default: that of the networks that act.
 
         Returns:
             The detached parameters, and all tensors with those in place of the parameters.
         """
-        count = self.stack.num_parameters
+        count = (self.stack if stack is None else stack).num_parameters
         leaves = [t.detach().requires_grad_() for t in tensors[:count]]
         return leaves, [*leaves, *tensors[count:]]
 
@@ -179,14 +226,14 @@ class SeedBatch(ABC, Generic[Model]):
         raise_mmap_threshold()
         with flush_denormals():
             while self.num_timesteps < total_timesteps:
-                self.stack.set_training_mode(False)
+                self.set_training_mode(False)
                 if on_rollout_start():
                     break
                 for t in range(self.rollout_length):
                     self.step(t)
                     on_step()
                 self.train()
-            self.stack.set_training_mode(False)
+            self.set_training_mode(False)
 
     def begin_episodes(self) -> None:
         """Discard the last observations, so that :meth:`learn` first resets all environments."""
@@ -237,12 +284,28 @@ class SeedBatch(ABC, Generic[Model]):
         def gains(network: nn.Module) -> Tensor:
             return torch.stack([n.gain.double().mean() for n in phase_norms(network).values()])
 
-        result: Tensor = self.stack.vmap_modules(gains, tensors)
-        return result
+        found = []
+        for stack, _ in self.parts.values():
+            if stack.norms:
+                found.append(stack.vmap_modules(gains, tensors[: len(stack.tensors)]))
+            tensors = tensors[len(stack.tensors) :]
+        return torch.cat(found, 1)
 
     def gains(self) -> np.ndarray:
-        """Return the current mean gain of every normalizer of every seed, ``(seeds, layers)``."""
-        return self._gains(*self.stack.tensors).cpu().numpy()
+        """Return the current mean gain of each of :attr:`norms` of every seed, ``(seeds, layers)``."""
+        tensors = [tensor for part in self.parts.values() for tensor in part.stack.tensors]
+        return self._gains(*tensors).cpu().numpy()
+
+    def largest_weights(self) -> list[float]:
+        """Return the largest absolute value among the weights of each seed; NaN if one is not finite."""
+        each = [part.stack.weights.abs().amax(1) for part in self.parts.values()]
+        return torch.stack(each, 1).amax(1).tolist()
+
+    def named_parameters(self, seed: int) -> Iterator[tuple[str, Tensor]]:
+        """Iterate over the names and the parameters of one seed's trained networks."""
+        for prefix, (stack, _) in self.parts.items():
+            tensors = list(stack.unstack(seed).items())
+            yield from ((prefix + name, t) for name, t in tensors[: stack.num_parameters])
 
     @abstractmethod
     def policies(self, tensors: Sequence[Tensor], observations: Tensor) -> Distribution:
@@ -281,9 +344,14 @@ class SeedBatch(ABC, Generic[Model]):
         The state of the environments is not included. Arrays may share memory with the tensors that are
         trained: write or copy them before training continues.
         """
-        arrays = {f"network/{k}": v.cpu().numpy() for k, v in self.stack.unstack(seed).items()}
-        moments, numbers = optimizers.seed_state(self.optimizer, seed)
-        arrays.update(moments)
+        arrays: dict[str, np.ndarray] = {}
+        numbers: dict[str, Any] = {}
+        for prefix, (stack, optimizer) in self.parts.items():
+            for name, tensor in stack.unstack(seed).items():
+                arrays[f"{prefix}network/{name}"] = tensor.cpu().numpy()
+            moments, steps = optimizers.seed_state(optimizer, seed)
+            arrays.update({prefix + name: moment for name, moment in moments.items()})
+            numbers.update({prefix + name: step for name, step in steps.items()})
         if self.last_observations is not None:
             arrays["observations"] = self.last_observations[seed]
         counters = {name: getattr(self, name) for name in COUNTERS}
@@ -296,18 +364,22 @@ class SeedBatch(ABC, Generic[Model]):
     @torch.no_grad()
     def restore(self, stored: Sequence[tuple[Mapping[str, np.ndarray], dict[str, Any]]]) -> None:
         """Load the :meth:`state` of every seed; :meth:`learn` continues from it."""
-        for seed, (arrays, _) in enumerate(stored):
-            for name, tensor in self.stack.unstack(seed).items():
-                tensor.copy_(torch.from_numpy(arrays[f"network/{name}"]))
         plain = stored[0][1]
-        optimizers.restore(self.optimizer, [arrays for arrays, _ in stored], plain["optimizer"])
+        for prefix, (stack, optimizer) in self.parts.items():
+            for seed, (arrays, _) in enumerate(stored):
+                for name, tensor in stack.unstack(seed).items():
+                    tensor.copy_(torch.from_numpy(arrays[f"{prefix}network/{name}"]))
+            optimizers.restore(
+                optimizer, [arrays for arrays, _ in stored], plain["optimizer"], prefix
+            )
         if "observations" in stored[0][0]:
             self.last_observations = np.stack([arrays["observations"] for arrays, _ in stored])
         for name, value in plain["counters"].items():
             setattr(self, name, value)
         # both are of the last update, until the next; checkpoints of 0.1.0 have neither
-        for group in self.optimizer.param_groups:
-            group["lr"] = plain.get("learning_rate", group["lr"])
+        if "learning_rate" in plain:
+            for part in self.parts.values():
+                set_rate(part.optimizer, plain["learning_rate"])
         self.losses = {
             name: torch.tensor([each["losses"][name] for _, each in stored], device=self.device)
             for name in plain.get("losses", {})
@@ -340,18 +412,26 @@ class SeedBatch(ABC, Generic[Model]):
 
         For a seed that diverged: numbers that are not finite can make an environment fail.
         """
-        self.stack.weights[seed] = 0
-        for average in optimizers.state_tensors(self.optimizer).values():
-            if average.shape == self.stack.weights.shape:
-                average[seed] = 0
+        for stack, optimizer in self.parts.values():
+            stack.weights[seed] = 0
+            for average in optimizers.state_tensors(optimizer).values():
+                if average.shape == stack.weights.shape:
+                    average[seed] = 0
 
     def write_back(self, seed: int) -> Model:
         """Return one seed's SB3 agent, updated to its current weights, states and counters."""
         model = self.models[seed]
-        self.stack.load_into(seed, self.network(model))
-        optimizers.load_into(self.optimizer, seed, model.policy.optimizer)
+        for prefix, (network, optimizer) in self.trained_networks(model).items():
+            self.parts[prefix].stack.load_into(seed, network)
+            optimizers.load_into(self.parts[prefix].optimizer, seed, optimizer)
         model.num_timesteps = self.num_timesteps
         model._n_updates = self.num_updates
         model._total_timesteps = self.total_timesteps
         model._current_progress_remaining = self.progress_remaining
         return model
+
+
+def set_rate(optimizer: Optimizer, rate: float) -> None:
+    """Set the learning rate of an optimizer."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

@@ -11,25 +11,21 @@ import torch
 from gymnasium import spaces
 from stable_baselines3 import DQN
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
 
 from rn_rl.agents.rndqn import LOSSES
-from rn_rl.agents.seed_batch.base import SeedBatch
 from rn_rl.agents.seed_batch.minibatch import Transitions, unflatten
-from rn_rl.agents.seed_batch.replay import SeedReplay
+from rn_rl.agents.seed_batch.off_policy import OffPolicySeedBatch
 from rn_rl.agents.seed_batch.rng import Streams
-from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
+from rn_rl.agents.seed_batch.vector_envs import SeedEnvs, Step
 from rn_rl.engine.ensemble import ModuleStack
 from rn_rl.engine.trace import TracedFunction
 from rn_rl.normalization import observed_acting
-from rn_rl.policies.divergence import evenly_spaced
 from rn_rl.policies.q_policies import warn_unbounded_gain
 
 
-class SeedBatchDQN(SeedBatch[DQN]):
+class SeedBatchDQN(OffPolicySeedBatch[DQN]):
     """SB3's DQN for S seeds at once; see :class:`~rn_rl.agents.seed_batch.base.SeedBatch`.
 
     The networks of all seeds are evaluated by one batched matrix product for each layer. Exploration,
@@ -49,10 +45,7 @@ class SeedBatchDQN(SeedBatch[DQN]):
         super().__init__(models, envs, compile)
         model = self.model
         self.target = ModuleStack([self.target_network(m) for m in models])
-        assert isinstance(model.observation_space, spaces.Box)
-        self.memory = SeedReplay(self.size, model.buffer_size, model.observation_space, self.device)
         self.exploration = Streams(self.seeds, "exploration", (2,))
-        self.replay = Streams(self.seeds, "replay", (model.batch_size,))
         self.exploration_rates = np.full(self.size, float(model.exploration_rate))
         """Epsilon of each seed: equal for all, unless it decays at the end of each episode."""
         self.exploration_decay: float | None = getattr(model, "exploration_decay", None)
@@ -79,23 +72,6 @@ class SeedBatchDQN(SeedBatch[DQN]):
         """Return the agent's target network, of the same architecture as :meth:`network`."""
         target: nn.Module = model.q_net_target
         return target
-
-    @classmethod
-    def cannot(cls, model: Any) -> str | None:
-        reason = super().cannot(model)
-        if reason:
-            return reason
-        if model.n_envs != 1:
-            return f"n_envs is {model.n_envs}; a batch of DQN seeds has one environment for each"
-        if model.n_steps != 1:
-            return f"n_steps is {model.n_steps}"
-        if model.get_vec_normalize_env() is not None:
-            return "normalize is set, and a replay memory would need the statistics of each seed"
-        if _frequency(model).unit is not TrainFrequencyUnit.STEP:
-            return "train_freq counts episodes, which end at another time in each seed"
-        if type(model.replay_buffer) is not ReplayBuffer or model.optimize_memory_usage:
-            return "it has a replay buffer of another kind"
-        return None
 
     @staticmethod
     def q_of(network: nn.Module, observations: Tensor) -> Tensor:
@@ -178,12 +154,6 @@ class SeedBatchDQN(SeedBatch[DQN]):
         """Return ``softmax(Q)``, on which :class:`~rn_rl.agents.NormalizerLogger` measures KL too."""
         return Categorical(logits=self.q_values(observations, tensors), validate_args=False)
 
-    def recent_observations(self, rows: int) -> Tensor | None:
-        if not len(self.memory):
-            return None
-        positions = torch.from_numpy(evenly_spaced(len(self.memory), rows)).to(self.device)
-        return self.memory.tensors["observations"].index_select(1, positions)
-
     def predict(
         self, observations: np.ndarray, deterministic: bool = True, noise: np.ndarray | None = None
     ) -> np.ndarray:
@@ -210,17 +180,7 @@ class SeedBatchDQN(SeedBatch[DQN]):
         self.stack.restore_running_state(before, explores)
         return np.where(chance < rate, random, q_values.argmax(-1).cpu().numpy())
 
-    @property
-    def rollout_length(self) -> int:
-        return _frequency(self.model).frequency
-
-    def step(self, t: int) -> None:
-        observations: Any = self.last_observations
-        actions = self.act(observations)
-        step = self.envs.step(actions)
-        self.memory.add(observations, actions, step)
-        self.last_observations = step.observations
-        self.count_step()
+    def after_step(self, step: Step) -> None:
         if self.num_timesteps % max(self.model.target_update_interval, 1) == 0:
             self.update_targets()
         self._set_exploration_rates(step.dones[:, 0])
@@ -233,17 +193,6 @@ class SeedBatchDQN(SeedBatch[DQN]):
             decayed = np.where(dones, self.exploration_decay, 1.0) * self.exploration_rates
             self.exploration_rates = np.maximum(self.model.exploration_final_eps, decayed)
 
-    def train(self) -> None:
-        if self.num_timesteps <= self.model.learning_starts:
-            return
-        self.stack.set_training_mode(True)
-        self.set_learning_rate()
-        steps = self.model.gradient_steps
-        steps = self.rollout_length if steps < 0 else steps
-        for _ in range(steps):
-            self.update(self.memory.sample(self.replay.draw()))
-        self.num_updates += steps
-
     def streams(self) -> list[Streams]:
         return [self.exploration, self.replay]
 
@@ -251,35 +200,24 @@ class SeedBatchDQN(SeedBatch[DQN]):
         arrays, plain = super().state(seed)
         targets = self.target.unstack(seed)
         arrays.update({f"target/{name}": v.cpu().numpy() for name, v in targets.items()})
-        for name, tensor in self.memory.tensors.items():
-            arrays[f"memory/{name}"] = tensor[seed, : len(self.memory)].cpu().numpy()
-        memory = [self.memory.position, self.memory.full]
-        rate = float(self.exploration_rates[seed])
-        return arrays, {**plain, "memory": memory, "exploration_rate": rate}
+        return arrays, {**plain, "exploration_rate": float(self.exploration_rates[seed])}
 
     @torch.no_grad()
     def restore(self, stored: Sequence[tuple[Mapping[str, np.ndarray], dict[str, Any]]]) -> None:
         super().restore(stored)
-        plain = stored[0][1]
-        self.memory.position, self.memory.full = plain["memory"]
         rates = [each["exploration_rate"] for _, each in stored]
         self.exploration_rates = np.array(rates, dtype=float)
         for seed, (arrays, _) in enumerate(stored):
             for name, tensor in self.target.unstack(seed).items():
                 tensor.copy_(torch.from_numpy(arrays[f"target/{name}"]))
-            for name, memory in self.memory.tensors.items():
-                kept = torch.from_numpy(arrays[f"memory/{name}"])
-                memory[seed, : len(kept)] = kept.view(-1, *memory.shape[2:])
+
+    @torch.no_grad()
+    def silence(self, seed: int) -> None:
+        super().silence(seed)
+        self.target.weights[seed] = 0
 
     def write_back(self, seed: int) -> DQN:
         model = super().write_back(seed)
         self.target.load_into(seed, self.target_network(model))
         model.exploration_rate = float(self.exploration_rates[seed])
-        model._n_calls = self.num_timesteps
         return model
-
-
-def _frequency(model: DQN) -> TrainFreq:
-    """Return ``train_freq``, which SB3 converts to a ``TrainFreq`` when it builds an agent."""
-    assert isinstance(model.train_freq, TrainFreq)
-    return model.train_freq

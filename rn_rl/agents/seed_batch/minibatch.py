@@ -18,7 +18,7 @@ class Transitions(NamedTuple):
     observations: Tensor
     next_observations: Tensor
     actions: Tensor
-    """``(seeds, batch, 1)``, int64."""
+    """``(seeds, batch, 1)``, int64, if discrete; ``(seeds, batch, components)`` in [-1, 1] otherwise."""
     rewards: Tensor
     """``(seeds, batch, 1)``."""
     dones: Tensor

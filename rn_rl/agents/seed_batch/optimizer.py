@@ -18,6 +18,9 @@ ELEMENTWISE = ("Adam", "AdamW", "RMSprop", "RMSpropTFLike", "SGD", "NAdam", "RAd
 
 def cannot(policy: nn.Module, optimizer: Optimizer) -> str | None:
     """Return the reason why the updates of a policy cannot be stacked, or None."""
+    name = type(optimizer).__name__
+    if name not in ELEMENTWISE:
+        return f"the optimizer {name} is not one of {', '.join(ELEMENTWISE)}"
     if len(optimizer.param_groups) != 1:
         return "weight_decay is that of matrices alone, and a batch has one group of parameters"
     if popart_layers(policy):
@@ -56,17 +59,29 @@ def seed_state(optimizer: Optimizer, seed: int) -> tuple[dict[str, np.ndarray], 
 
 
 def restore(
-    optimizer: Optimizer, arrays: Sequence[Mapping[str, np.ndarray]], numbers: Mapping[str, float]
+    optimizer: Optimizer,
+    arrays: Sequence[Mapping[str, np.ndarray]],
+    numbers: Mapping[str, float],
+    prefix: str = "",
 ) -> None:
-    """Load the :func:`seed_state` of every seed; the scalars are the same for all seeds."""
+    """Load the :func:`seed_state` of every seed; the scalars are the same for all seeds.
+
+    Args:
+        optimizer: optimizer of the stacked weights.
+        arrays: arrays of each seed.
+        numbers: scalars.
+        prefix: beginning of the names in both, as of one of several optimizers.
+    """
     state: dict[str, Any] = {
-        name.removeprefix("optimizer/"): torch.stack(
+        name.removeprefix(f"{prefix}optimizer/"): torch.stack(
             [torch.from_numpy(of_seed[name]) for of_seed in arrays]
         )
         for name in arrays[0]
-        if name.startswith("optimizer/")
+        if name.startswith(f"{prefix}optimizer/")
     }
-    state.update({name: torch.tensor(value) for name, value in numbers.items()})
+    for name, value in numbers.items():
+        if name.startswith(prefix):
+            state[name.removeprefix(prefix)] = torch.tensor(value)
     if state:
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": {0: state}, "param_groups": groups})

@@ -22,6 +22,7 @@ from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
 from rn_rl.engine.dedup.patches import Patches
 from rn_rl.engine.trace import TracedFunction
 from rn_rl.policies.divergence import evenly_spaced
+
 LOSSES = (
     "train/policy_gradient_loss",
     "train/value_loss",
@@ -121,7 +122,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
     def train(self) -> None:
         rollout, dedup = self.rollout, self.actor_critics.dedup
         advantages, returns = self.advantages()
-        self.stack.set_training_mode(True)
+        self.set_training_mode(True)
         self.set_learning_rate()
         rows = [rollout.observations, rollout.actions, rollout.values, rollout.log_probs]
         by_row = [by_seed(array) for array in (*rows, advantages, returns)]

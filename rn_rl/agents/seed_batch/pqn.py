@@ -120,7 +120,7 @@ class SeedBatchPQN(SeedBatch[PQN]):
     def train(self) -> None:
         model, rollout = self.model, self.rollout
         parts = (rollout.observations, rollout.actions, self.targets().astype(np.float32))
-        self.stack.set_training_mode(True)
+        self.set_training_mode(True)
         self.set_learning_rate()
         flat = [self.tensor(by_seed(array)).flatten(0, 1) for array in parts]
         rows = model.n_steps * self.envs.num_envs

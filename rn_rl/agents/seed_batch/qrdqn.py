@@ -42,7 +42,7 @@ class SeedBatchQRDQN(SeedBatchDQN):
 
     @staticmethod
     def _quantiles(network: nn.Module, x: Tensor, actions: Tensor | None = None) -> Tensor:
-        """Return the quantiles ``(batch, quantiles)`` of actions ``(batch, 1)``; None: of the greedy ones."""
+        """Return quantiles ``(batch, quantiles)`` of actions ``(batch, 1)``, or of the greedy ones."""
         found = network(x)
         if actions is None:
             actions = found.mean(1).argmax(1, keepdim=True)
@@ -53,9 +53,7 @@ class SeedBatchQRDQN(SeedBatchDQN):
         self, online: Sequence[Tensor], target: Sequence[Tensor], minibatch: Transitions
     ) -> Tensor:
         with torch.no_grad():
-            future = self.target.vmap_modules(
-                self._quantiles, target, minibatch.next_observations
-            )
+            future = self.target.vmap_modules(self._quantiles, target, minibatch.next_observations)
             targets = minibatch.rewards + (1 - minibatch.dones) * self.model.gamma * future
         current = self.stack.vmap_modules(
             self._quantiles, online, minibatch.observations, minibatch.actions, training=True

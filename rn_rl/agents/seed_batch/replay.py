@@ -1,4 +1,4 @@
-"""Replay memories of a seed batch of DQN."""
+"""Replay memories of a seed batch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from rn_rl.agents.seed_batch.distributions import components
 from rn_rl.agents.seed_batch.minibatch import Transitions
 from rn_rl.agents.seed_batch.vector_envs import Step
 
@@ -26,16 +27,27 @@ class SeedReplay:
         seeds: number of seeds.
         capacity: number of transitions of each seed; the oldest are overwritten.
         space: observation space; observations are stored with its dtype, as in SB3.
+        action_space: discrete actions are stored as int64, others as float32.
         device: device of the memories. Transitions are written through NumPy, whose calls have less
             overhead than torch's; for a GPU a row is assembled on the CPU and copied at once.
     """
 
-    def __init__(self, seeds: int, capacity: int, space: spaces.Box, device: torch.device) -> None:
+    def __init__(
+        self,
+        seeds: int,
+        capacity: int,
+        space: spaces.Box,
+        action_space: spaces.Space,
+        device: torch.device,
+    ) -> None:
         self.capacity = capacity
         self.position, self.full = 0, False
         dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
+        discrete = isinstance(action_space, spaces.Discrete)
         self.parts = {
-            "actions": (torch.int64, (1,)),
+            "actions": (torch.int64, (1,))
+            if discrete
+            else (torch.float32, (components(action_space),)),
             "rewards": (torch.float32, (1,)),
             "dones": (torch.float32, (1,)),
             "observations": (dtype, space.shape),
@@ -61,13 +73,13 @@ class SeedReplay:
 
         Args:
             observations: observations before the step, ``(seeds, 1, ...)``.
-            actions: actions taken, ``(seeds, 1)``.
+            actions: actions taken, ``(seeds, 1, ...)``.
             step: result of the step.
         """
         values = {
             "observations": observations[:, 0],
             "next_observations": step.next_observations[:, 0],
-            "actions": actions,
+            "actions": actions.reshape(len(actions), -1),
             "rewards": step.rewards,
             "dones": step.dones & ~step.timeouts,
         }

@@ -44,7 +44,9 @@ def bytes_of_seed(spec: RunSpec, env: VecEnv) -> int:
         else model.n_steps * env.num_envs * 2 * (row + 24)
     )
     activations = count_activations(model.policy, env.observation_space.shape)  # type: ignore[arg-type]
-    rows = getattr(model, "batch_size", None) or model.n_steps * env.num_envs  # A2C: a whole rollout
+    rows = (
+        getattr(model, "batch_size", None) or model.n_steps * env.num_envs
+    )  # A2C: a whole rollout
     return stored + 6 * FLOAT * weights + 3 * FLOAT * rows * activations
 
 

@@ -89,7 +89,7 @@ class SeedBatchRun:
         self.compile = compile
         self.batch, self.envs, self.noise = batch, envs, noise
         self.watch = watch
-        self.records = SeedBatchRecords(list(batch.stack.norms), runs, specs, track)
+        self.records = SeedBatchRecords(list(batch.norms), runs, specs, track)
         self.probe = (
             SeedBatchProbe(batch, probe_interval(batch, self.spec)) if self.spec.probe else None
         )
@@ -206,14 +206,13 @@ class SeedBatchRun:
 
         The other seeds go on; what a seed of the batch computes does not reach them.
         """
-        largest = self.batch.stack.weights.abs().amax(1).tolist()
-        for seed, value in enumerate(largest):
+        for seed, value in enumerate(self.batch.largest_weights()):
             if value <= MOST_WEIGHT:
                 continue
             if not self.finished[seed]:
                 self.finished[seed] = True
                 self.save_agent(seed)
-                named = self.batch.network(self.batch.models[seed]).named_parameters()
+                named = self.batch.named_parameters(seed)
                 found = find_divergence(named, self.batch.num_timesteps)
                 assert found is not None
                 write_divergence(self.runs[seed].divergence_file, found)
@@ -273,7 +272,7 @@ class SeedBatchRun:
         if layers:
             for name, gains in zip(layers, records.gains.array[-1].T.copy(), strict=True):
                 row[f"normalizer/gain/{name}"] = gains
-                if isinstance(self.batch.stack.norms[name], RegularityNorm):
+                if isinstance(self.batch.norms[name], RegularityNorm):
                     row[f"normalizer/code_length/{name}"] = gains  # the gain of RN is a code length
             if len(records.commit_kls):
                 row["normalizer/commit_kl"] = records.commit_kls.array[-1].copy()

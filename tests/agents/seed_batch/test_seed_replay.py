@@ -21,7 +21,9 @@ def transition(rng, dtype):
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_samples_are_the_last_transitions(dtype):
     rng = np.random.default_rng(0)
-    memory = SeedReplay(SEEDS, CAPACITY, spaces.Box(0, 255, (7,), dtype), torch.device("cpu"))
+    memory = SeedReplay(
+        SEEDS, CAPACITY, spaces.Box(0, 255, (7,), dtype), spaces.Discrete(3), torch.device("cpu")
+    )
     stored = []
     for count in range(1, 8):
         stored.append(transition(rng, dtype))

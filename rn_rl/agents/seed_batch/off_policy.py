@@ -1,0 +1,138 @@
+"""Seed batches of algorithms that learn from a replay memory."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+from torch import Tensor
+
+from rn_rl.agents.seed_batch.base import SeedBatch
+from rn_rl.agents.seed_batch.minibatch import Transitions
+from rn_rl.agents.seed_batch.replay import SeedReplay
+from rn_rl.agents.seed_batch.rng import Streams
+from rn_rl.agents.seed_batch.vector_envs import SeedEnvs, Step
+from rn_rl.policies.divergence import evenly_spaced
+
+Model = TypeVar("Model", bound=OffPolicyAlgorithm)
+
+
+class OffPolicySeedBatch(SeedBatch[Model]):
+    """Loop of SB3's off-policy algorithms for S seeds at once: act, store, and learn from minibatches.
+
+    Subclasses implement :meth:`act` and :meth:`update`.
+
+    Args:
+        models: agents that have not learned yet, one for each seed.
+        envs: environments of all seeds, one environment each.
+        compile: compile the updates with ``torch.compile``, which takes some ten seconds once.
+    """
+
+    def __init__(self, models: Sequence[Model], envs: SeedEnvs, compile: bool = False) -> None:
+        super().__init__(models, envs, compile)
+        model = self.model
+        assert isinstance(model.observation_space, spaces.Box)
+        self.memory = SeedReplay(
+            self.size, model.buffer_size, model.observation_space, model.action_space, self.device
+        )
+        self.replay = Streams(self.seeds, "replay", (model.batch_size,))
+
+    @classmethod
+    def cannot(cls, model: Any) -> str | None:
+        reason = super().cannot(model)
+        if reason:
+            return reason
+        if model.n_envs != 1:
+            name = cls.algorithm.__name__
+            return f"n_envs is {model.n_envs}; a batch of {name} seeds has one environment for each"
+        if model.n_steps != 1:
+            return f"n_steps is {model.n_steps}"
+        if model.get_vec_normalize_env() is not None:
+            return "normalize is set, and a replay memory would need the statistics of each seed"
+        if _frequency(model).unit is not TrainFrequencyUnit.STEP:
+            return "train_freq counts episodes, which end at another time in each seed"
+        if type(model.replay_buffer) is not ReplayBuffer or model.optimize_memory_usage:
+            return "it has a replay buffer of another kind"
+        return None
+
+    @abstractmethod
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Return actions of every seed as they are stored, ``(seeds, 1, ...)``."""
+
+    def env_actions(self, actions: np.ndarray) -> np.ndarray:
+        """Return stored actions as the environments take them."""
+        return actions
+
+    @abstractmethod
+    def update(self, minibatch: Transitions) -> None:
+        """Take one gradient step of every seed."""
+
+    def after_step(self, step: Step) -> None:
+        """Change what SB3's algorithm changes after each step of an environment."""
+
+    def recent_observations(self, rows: int) -> Tensor | None:
+        if not len(self.memory):
+            return None
+        positions = torch.from_numpy(evenly_spaced(len(self.memory), rows)).to(self.device)
+        return self.memory.tensors["observations"].index_select(1, positions)
+
+    @property
+    def rollout_length(self) -> int:
+        return _frequency(self.model).frequency
+
+    def step(self, t: int) -> None:
+        observations: Any = self.last_observations
+        actions = self.act(observations)
+        step = self.envs.step(self.env_actions(actions))
+        self.memory.add(observations, actions, step)
+        self.last_observations = step.observations
+        self.count_step()
+        self.after_step(step)
+
+    def train(self) -> None:
+        if self.num_timesteps <= self.model.learning_starts:
+            return
+        self.set_training_mode(True)
+        self.set_learning_rate()
+        steps = self.model.gradient_steps
+        steps = self.rollout_length if steps < 0 else steps
+        for _ in range(steps):
+            self.update(self.memory.sample(self.replay.draw()))
+        self.count_updates(steps)
+
+    def count_updates(self, steps: int) -> None:
+        """Count gradient steps as SB3's algorithm does."""
+        self.num_updates += steps
+
+    def state(self, seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        arrays, plain = super().state(seed)
+        for name, tensor in self.memory.tensors.items():
+            arrays[f"memory/{name}"] = tensor[seed, : len(self.memory)].cpu().numpy()
+        return arrays, {**plain, "memory": [self.memory.position, self.memory.full]}
+
+    @torch.no_grad()
+    def restore(self, stored: Sequence[tuple[Mapping[str, np.ndarray], dict[str, Any]]]) -> None:
+        super().restore(stored)
+        self.memory.position, self.memory.full = stored[0][1]["memory"]
+        for seed, (arrays, _) in enumerate(stored):
+            for name, memory in self.memory.tensors.items():
+                kept = torch.from_numpy(arrays[f"memory/{name}"])
+                memory[seed, : len(kept)] = kept.view(-1, *memory.shape[2:])
+
+    def write_back(self, seed: int) -> Model:
+        model = super().write_back(seed)
+        model._n_calls = self.num_timesteps  # type: ignore[attr-defined]
+        return model
+
+
+def _frequency(model: OffPolicyAlgorithm) -> TrainFreq:
+    """Return ``train_freq``, which SB3 converts to a ``TrainFreq`` when it builds an agent."""
+    assert isinstance(model.train_freq, TrainFreq)
+    return model.train_freq

@@ -1,0 +1,276 @@
+"""Seed batches of SAC, TD3 and DDPG: updates equal SB3's, and seeds are independent of each other."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import DDPG, SAC, TD3
+from stable_baselines3.common.buffers import ReplayBufferSamples
+from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
+
+from rn_rl.agents.seed_batch.continuous import gaussian
+from rn_rl.agents.seed_batch.minibatch import Transitions
+from rn_rl.agents.seed_batch.sac import SeedBatchSAC
+from rn_rl.agents.seed_batch.td3 import SeedBatchTD3
+from rn_rl.errors import UserError
+from rn_rl.normalization import REGISTRY
+from rn_rl.policies import NormSACPolicy, NormTD3Policy
+from tests.factories import envs_of, slow_unless, to_double
+
+SPECS = [*REGISTRY, "ln+rn", "rn(half_life=5)"]
+KINDS = ("none", "rn", "brn", "spectral", "ln+rn")
+SEEDS = (3, 5, 8)
+BATCH = 16
+
+
+def agent(cls: Any, norm: str, seed: int, **kwargs: Any) -> Any:
+    options = {
+        "learning_rate": 1e-2,
+        "batch_size": BATCH,
+        "buffer_size": 300,
+        "learning_starts": 20,
+        "tau": 0.3,
+        # the gradient of a bias before brn is 0, and Adam's default eps would magnify its rounding
+        "policy_kwargs": {"norm": norm, "net_arch": [8, 8], "optimizer_kwargs": {"eps": 1e-5}},
+        **kwargs,
+    }
+    policy = NormSACPolicy if cls is SAC else NormTD3Policy
+    return cls(policy, "Pendulum-v1", seed=seed, device="cpu", **options)
+
+
+def in_float64(model: Any) -> Any:
+    networks = [
+        model.actor,
+        model.critic,
+        model.critic_target,
+        getattr(model, "actor_target", None),
+    ]
+    for network in networks:
+        if network is not None:
+            to_double(network)
+    if isinstance(model, SAC):
+        if model.ent_coef_optimizer is None:
+            model.ent_coef_tensor = model.ent_coef_tensor.double()
+        else:
+            model.log_ent_coef.data = model.log_ent_coef.data.double()
+    model._setup_learn(1000)
+    return model
+
+
+def drawn(rng: np.random.Generator) -> Transitions:
+    """Random minibatches of Pendulum."""
+    rows = (len(SEEDS), BATCH)
+    return Transitions(
+        torch.from_numpy(rng.normal(size=(*rows, 3))),
+        torch.from_numpy(rng.normal(size=(*rows, 3))),
+        torch.from_numpy(rng.uniform(-1, 1, size=(*rows, 1))),
+        torch.from_numpy(3 * rng.normal(size=(*rows, 1))),
+        torch.from_numpy(rng.integers(0, 2, (*rows, 1)).astype(float)),
+    )
+
+
+def agree(batch: Any, theirs: list[Any]) -> None:
+    for i, model in enumerate(theirs):
+        mine = batch.write_back(i)
+        expected = model.policy.state_dict()
+        for name, value in mine.policy.state_dict().items():
+            torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-9, msg=name)
+        if isinstance(model, SAC) and model.ent_coef_optimizer is not None:
+            torch.testing.assert_close(mine.log_ent_coef, model.log_ent_coef, rtol=0, atol=1e-9)
+
+
+def updates_agree(cls: Any, batch_cls: Any, spec: str, monkeypatch: Any, **kwargs: Any) -> Any:
+    """Take five updates of one minibatch each, in two phases, and compare."""
+    theirs, mine = (
+        [in_float64(agent(cls, spec, seed, **kwargs)) for seed in SEEDS] for _ in range(2)
+    )
+    batch = batch_cls(mine, envs_of(mine, "Pendulum-v1"))
+    batch.total_timesteps = 1000
+    streams = batch.update_noise if cls is SAC else batch.smoothing
+    rng = np.random.default_rng(0)
+    for updates in (2, 3):
+        minibatches = [drawn(rng) for _ in range(updates)]
+        uniform = [rng.random(streams.draw().shape) for _ in range(updates)]
+        for i, model in enumerate(theirs):
+            samples = iter(
+                [
+                    ReplayBufferSamples(
+                        m.observations[i],
+                        m.actions[i],
+                        m.next_observations[i],
+                        m.dones[i],
+                        m.rewards[i],
+                    )
+                    for m in minibatches
+                ]
+            )
+            noise = iter(
+                [
+                    torch.from_numpy(gaussian(one[i])[k] if cls is SAC else gaussian(one[i]))
+                    for one in uniform
+                    for k in ((0, 1) if cls is SAC else (0,))
+                ]
+            )
+            with monkeypatch.context() as patch:
+                patch.setattr(
+                    torch.distributions.Normal,
+                    "rsample",
+                    lambda self, shape=(), noise=noise: self.loc + self.scale * next(noise),
+                )
+                patch.setattr(
+                    torch.Tensor,
+                    "normal_",
+                    lambda self, mean, std, noise=noise: self.copy_(std * next(noise)),
+                )
+                model.replay_buffer.sample = lambda *args, samples=samples, **kwargs: next(samples)
+                model.policy.set_training_mode(False)
+                model.train(updates, BATCH)
+                model.policy.set_training_mode(False)
+        batch.set_training_mode(True)
+        batch.set_learning_rate()
+        batch._gradient_step = 0
+        given = iter(uniform)
+        streams.draw = lambda given=given: next(given)
+        for minibatch in minibatches:
+            batch.update(minibatch)
+        del streams.draw
+        batch.set_training_mode(False)
+        agree(batch, theirs)
+    return batch
+
+
+@pytest.mark.parametrize("spec", slow_unless(KINDS.__contains__, SPECS), indirect=True)
+def test_updates_of_sac_are_those_of_sb3(spec: str, monkeypatch: pytest.MonkeyPatch):
+    batch = updates_agree(SAC, SeedBatchSAC, spec, monkeypatch, target_update_interval=2)
+    assert batch.losses.keys() == {
+        "train/actor_loss", "train/critic_loss", "train/ent_coef", "train/ent_coef_loss"
+    }  # fmt: skip
+
+
+def test_updates_of_sac_with_a_fixed_entropy_coefficient(monkeypatch: pytest.MonkeyPatch):
+    updates_agree(SAC, SeedBatchSAC, "ln+rn", monkeypatch, ent_coef=0.3)
+
+
+@pytest.mark.parametrize("spec", slow_unless(KINDS.__contains__, SPECS), indirect=True)
+def test_updates_of_td3_are_those_of_sb3(spec: str, monkeypatch: pytest.MonkeyPatch):
+    updates_agree(TD3, SeedBatchTD3, spec, monkeypatch)
+
+
+def test_updates_of_ddpg_are_those_of_sb3(monkeypatch: pytest.MonkeyPatch):
+    updates_agree(DDPG, SeedBatchTD3, "ln+rn", monkeypatch)
+
+
+CASES = [(SAC, SeedBatchSAC), (TD3, SeedBatchTD3)]
+NOISE = {"action_noise": NormalActionNoise(np.zeros(1), np.full(1, 0.1))}
+
+
+def trained(cls: Any, batch_cls: Any, seeds: tuple[int, ...], steps: int) -> Any:
+    models = [in_float64(agent(cls, "rn", seed, **NOISE)) for seed in seeds]
+    batch = batch_cls(models, envs_of(models, "Pendulum-v1"))
+    batch.learn(steps)
+    return batch
+
+
+@pytest.mark.parametrize(("cls", "batch_cls"), CASES)
+def test_a_seed_is_independent_of_the_others(cls: Any, batch_cls: Any):
+    alone = trained(cls, batch_cls, (5,), 150)
+    among = trained(cls, batch_cls, (3, 5, 8), 150)
+    for part, other in zip(alone.parts.values(), among.parts.values(), strict=True):
+        mine, theirs = part.stack.weights[0], other.stack.weights[1]
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)
+        assert not torch.allclose(theirs, other.stack.weights[0], atol=0.1)
+    assert np.array_equal(alone.last_observations[0], among.last_observations[1])
+
+
+@pytest.mark.parametrize(("cls", "batch_cls"), CASES)
+def test_a_batch_continues_from_its_state(cls: Any, batch_cls: Any):
+    models = [agent(cls, "ln+rn", seed, **NOISE) for seed in SEEDS]
+    first = batch_cls(models, envs_of(models, "Pendulum-v1"))
+    stored: list[Any] = []
+
+    def keep() -> None:
+        if first.num_timesteps == 60:
+            stored.extend(copy.deepcopy(first.state(i)) for i in range(len(SEEDS)))
+            stored.append(copy.deepcopy(first.envs))
+
+    first.learn(120, on_rollout_start=keep)
+    others = [agent(cls, "ln+rn", seed + 100, **NOISE) for seed in SEEDS]
+    second = batch_cls(others, stored.pop())
+    second.seeds = list(SEEDS)
+    second.restore(stored)
+    second.learn(120)
+    for mine, theirs in zip(first.parts.values(), second.parts.values(), strict=True):
+        for name, a, b in zip(
+            mine.stack.names, mine.stack.tensors, theirs.stack.tensors, strict=True
+        ):
+            assert torch.equal(a, b), name
+    for mine, theirs in zip(first.targets.values(), second.targets.values(), strict=True):
+        assert torch.equal(mine.weights, theirs.weights)
+    if cls is SAC:
+        assert torch.equal(first.log_ent_coef, second.log_ent_coef)
+
+
+@pytest.mark.parametrize(("cls", "batch_cls"), CASES)
+def test_agents_of_a_batch_act_as_the_batch_does(cls: Any, batch_cls: Any):
+    models = [agent(cls, "rn", seed) for seed in SEEDS]
+    batch = batch_cls(models, envs_of(models, "Pendulum-v1"))
+    batch.learn(60)
+    observations = np.random.default_rng(0).normal(size=(len(SEEDS), 6, 3)).astype(np.float32)
+    chosen = batch.predict(observations)
+    noise = np.random.default_rng(0).random((len(SEEDS), 6, 1))
+    sampled = batch.predict(observations, False, noise)
+    assert np.array_equal(sampled, chosen) == (cls is TD3) and np.abs(sampled).max() <= 2
+    for i, seen in enumerate(observations):
+        mine = batch.write_back(i)
+        expected = mine.predict(seen, deterministic=True)[0]
+        np.testing.assert_allclose(chosen[i], expected, rtol=0, atol=1e-6)
+        assert mine.num_timesteps == 60 and mine._n_updates == batch.num_updates == 40
+
+
+def test_warm_up_actions_are_uniform_and_noise_is_added():
+    noise = {"action_noise": NormalActionNoise(np.full(1, 5.0), np.zeros(1))}
+    batches = []
+    for kwargs in ({}, noise):
+        models = [agent(TD3, "none", seed, **kwargs) for seed in SEEDS]
+        batches.append(SeedBatchTD3(models, envs_of(models, "Pendulum-v1")))
+    seen = np.zeros((len(SEEDS), 1, 3), np.float32)
+    plain = np.stack([batches[0].act(seen) for _ in range(2000)])
+    assert plain.dtype == np.float32 and np.abs(plain).max() <= 1
+    assert abs(plain.mean()) < 0.05 and abs(plain.std() - 3**-0.5) < 0.02
+    assert batches[1].act(seen).min() == 1  # clipped
+    np.testing.assert_allclose(batches[0].env_actions(plain[0]), 2 * plain[0], rtol=0, atol=1e-6)
+
+
+def test_a_seed_that_diverged_is_silenced():
+    models = [agent(SAC, "none", seed) for seed in SEEDS]
+    batch = SeedBatchSAC(models, envs_of(models, "Pendulum-v1"))
+    batch.learn(40)
+    batch.critic.weights[1] = float("nan")
+    assert np.isnan(batch.largest_weights()[1]) and np.isfinite(batch.largest_weights()[0])
+    batch.learn(45)
+    names = [name for name, tensor in batch.named_parameters(1) if tensor.isnan().any()]
+    assert any(name.startswith("critic.qf0") for name in names)
+    batch.silence(1)
+    batch.learn(60)
+    assert all(np.isfinite(batch.largest_weights())) and torch.isfinite(batch.log_ent_coef).all()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "said"),
+    [
+        ({"use_sde": True}, "use_sde is set"),
+        (
+            {"action_noise": OrnsteinUhlenbeckActionNoise(np.zeros(1), np.ones(1))},
+            "action_noise is OrnsteinUhlenbeckActionNoise",
+        ),
+        ({"n_steps": 3}, "n_steps is 3"),
+    ],
+)
+def test_unsupported_settings_are_one_line(kwargs: dict[str, Any], said: str):
+    models = [agent(SAC, "none", seed, **kwargs) for seed in SEEDS]
+    with pytest.raises(UserError, match=said):
+        SeedBatchSAC(models, envs_of(models, "Pendulum-v1"))

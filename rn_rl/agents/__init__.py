@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         SeedBatchPQN,
         SeedBatchQRDQN,
         SeedBatchRecurrentPPO,
+        SeedBatchSAC,
+        SeedBatchTD3,
         VecSeedEnvs,
     )
     from rn_rl.agents.value_targets import ValueTargets
@@ -46,6 +48,8 @@ _EXPORTS = {
     "SeedBatchPQN": "rn_rl.agents.seed_batch",
     "SeedBatchPPO": "rn_rl.agents.seed_batch",
     "SeedBatchRecurrentPPO": "rn_rl.agents.seed_batch",
+    "SeedBatchSAC": "rn_rl.agents.seed_batch",
+    "SeedBatchTD3": "rn_rl.agents.seed_batch",
     "VecSeedEnvs": "rn_rl.agents.seed_batch",
 }
 
@@ -66,6 +70,8 @@ __all__ = [
     "SeedBatchProbe",
     "SeedBatchQRDQN",
     "SeedBatchRecurrentPPO",
+    "SeedBatchSAC",
+    "SeedBatchTD3",
     "ValueTargets",
     "VecSeedEnvs",
 ]

@@ -16,8 +16,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor, nn
 
 from rn_rl.agents.callbacks import strided
-from rn_rl.agents.seed_batch import SeedBatch, SeedBatchDQN, SeedBatchRecurrentPPO
-from rn_rl.agents.seed_batch.distributions import values_and_distribution
+from rn_rl.agents.seed_batch import SeedBatch, SeedBatchRecurrentPPO
 from rn_rl.agents.seed_batch.recurrent_policy import latents, lstm_inputs
 from rn_rl.policies.divergence import behaviour, evenly_spaced
 from rn_rl.probe import CodeLengthProbe, ProbeLog, Readings
@@ -281,15 +280,10 @@ class SeedBatchProbe:
             "modes": ("eval",),
             "measures": tuple(n for n in self.arguments["measures"] if n != "step"),
         }
-        # the names of a single agent, whose policy holds the network
-        dqn = isinstance(batch, SeedBatchDQN)
-        prefix = "q_net." if dqn else ""
-        self.probes = [CodeLengthProbe(batch.stack.module, prefix=prefix, **given)]
-        self._stacks = [batch.stack]
-        if isinstance(batch, SeedBatchDQN):
-            target = CodeLengthProbe(batch.target.module, prefix="q_net_target.", **given)
-            self.probes.append(target)
-            self._stacks.append(batch.target)
+        self.probes = [
+            CodeLengthProbe(stack.module, prefix=prefix, **given)
+            for prefix, (stack, _) in batch.probed().items()
+        ]
         for probe in self.probes:
             probe.pause()
         self._learned = batch.num_updates
@@ -309,19 +303,13 @@ class SeedBatchProbe:
     def _evaluate(self) -> None:
         if isinstance(self.batch, SeedBatchRecurrentPPO):
             return self._evaluate_sequences(self.batch)
-        observations = self.batch.recent_observations(REFERENCE_ROWS)
-        if observations is None:
+        inputs = self.batch.recent_inputs(REFERENCE_ROWS)
+        if inputs is None:
             return None
-        batch: Any = self.batch
-
-        def evaluate(network: Any, x: Tensor) -> Tensor:
-            if isinstance(batch, SeedBatchDQN):
-                return batch.q_of(network, x)
-            return values_and_distribution(network, x)[0]
-
-        for probe, stack in zip(self.probes, self._stacks, strict=True):
+        networks = self.batch.probed().values()
+        for probe, (stack, function) in zip(self.probes, networks, strict=True):
             with probe.resumed():
-                stack.vmap_modules(evaluate, stack.tensors, observations)
+                stack.vmap_modules(function, stack.tensors, *inputs)
         return None
 
     def _evaluate_sequences(self, batch: SeedBatchRecurrentPPO) -> None:

@@ -8,6 +8,8 @@ from rn_rl.agents.seed_batch.ppo import SeedBatchPPO
 from rn_rl.agents.seed_batch.pqn import SeedBatchPQN
 from rn_rl.agents.seed_batch.qrdqn import SeedBatchQRDQN
 from rn_rl.agents.seed_batch.recurrent_ppo import SeedBatchRecurrentPPO
+from rn_rl.agents.seed_batch.sac import SeedBatchSAC
+from rn_rl.agents.seed_batch.td3 import SeedBatchTD3
 from rn_rl.agents.seed_batch.vector_envs import EnvpoolSeedEnvs, SeedEnvs, VecSeedEnvs
 
 __all__ = [
@@ -19,6 +21,8 @@ __all__ = [
     "SeedBatchPQN",
     "SeedBatchQRDQN",
     "SeedBatchRecurrentPPO",
+    "SeedBatchSAC",
+    "SeedBatchTD3",
     "SeedEnvs",
     "VecSeedEnvs",
 ]

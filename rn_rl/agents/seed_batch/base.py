@@ -95,9 +95,9 @@ class SeedBatch(ABC, Generic[Model]):
         tensors = [tensor for part in self.parts.values() for tensor in part.stack.tensors]
         self._gains = TracedFunction(self._mean_gains, num_static=len(tensors))
 
-    @staticmethod
+    @classmethod
     @abstractmethod
-    def network(model: Any) -> nn.Module:
+    def network(cls, model: Any) -> nn.Module:
         """Return the agent's network that is stacked: the one whose parameters the optimizer updates."""
 
     @classmethod
@@ -319,6 +319,18 @@ class SeedBatch(ABC, Generic[Model]):
     @abstractmethod
     def recent_observations(self, rows: int) -> Tensor | None:
         """Return at most ``rows`` observations of each seed, evenly spaced in its training data."""
+
+    def recent_inputs(self, rows: int) -> tuple[Tensor, ...] | None:
+        """Return what the functions of :meth:`probed` take after a network, or None as above."""
+        observations = self.recent_observations(rows)
+        return None if observations is None else (observations,)
+
+    @abstractmethod
+    def probed(self) -> dict[str, tuple[ModuleStack, Callable[..., Any]]]:
+        """Return the networks that a probe observes: stack and function of one seed's network, by prefix.
+
+        With the prefix, the names of layers are those in the policy of a single agent.
+        """
 
     def commit_kl(self, rows: int = 64) -> np.ndarray | None:
         """Measure the last commit as a step of the policy: mean KL(before || after), ``(seeds,)``.

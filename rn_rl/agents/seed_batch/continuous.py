@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +20,7 @@ from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
 from rn_rl.engine.ensemble import ModuleStack
 from rn_rl.engine.trace import TracedFunction
 from rn_rl.normalization import unobserved
+from rn_rl.policies.divergence import evenly_spaced
 
 Model = TypeVar("Model", bound=OffPolicyAlgorithm)
 
@@ -67,8 +68,8 @@ class ContinuousSeedBatch(OffPolicySeedBatch[Model]):
             return "share_features_extractor is set"
         return None
 
-    @staticmethod
-    def network(model: Any) -> nn.Module:
+    @classmethod
+    def network(cls, model: Any) -> nn.Module:
         actor: nn.Module = model.actor
         return actor
 
@@ -156,6 +157,22 @@ class ContinuousSeedBatch(OffPolicySeedBatch[Model]):
         if commits:  # as the Norm policies do, so that online and target networks agree
             for prefix in self.targets:
                 self._copy_state(prefix)
+
+    def recent_inputs(self, rows: int) -> tuple[Tensor, ...] | None:
+        observations = self.recent_observations(rows)
+        if observations is None:
+            return None
+        positions = torch.from_numpy(evenly_spaced(len(self.memory), rows)).to(self.device)
+        return observations, self.memory.tensors["actions"].index_select(1, positions)
+
+    def probed(self) -> dict[str, tuple[ModuleStack, Callable[..., Any]]]:
+        functions = {ACTOR: lambda actor, x, _: self.mode_of(actor, x), CRITIC: values_of}
+        online = {name: (part.stack, functions[name]) for name, part in self.parts.items()}
+        targets = {
+            f"{name.removesuffix('.')}_target.": (stack, functions[name])
+            for name, stack in self.targets.items()
+        }
+        return {**online, **targets}
 
     def streams(self) -> list[Streams]:
         return [self.warm_up, self.sampling, self.noise, self.replay]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar
 
@@ -30,7 +30,7 @@ class SeedBatchDQN(OffPolicySeedBatch[DQN]):
 
     The networks of all seeds are evaluated by one batched matrix product for each layer. Exploration,
     replay sampling, target updates and schedules are those of SB3's DQN. Subclasses for its variants
-    override :meth:`network`, :meth:`target_network`, :meth:`q_of` and :meth:`compute_losses`.
+    override :attr:`network_name`, :meth:`q_of` and :meth:`compute_losses`.
 
     Args:
         models: SB3 agents that have not learned yet, one for each seed.
@@ -39,6 +39,8 @@ class SeedBatchDQN(OffPolicySeedBatch[DQN]):
     """
 
     algorithm: ClassVar[type[BaseAlgorithm]] = DQN
+    network_name: ClassVar[str] = "q_net"
+    """Attribute of an agent and of its policy that holds the online network."""
     model: DQN
 
     def __init__(self, models: Sequence[DQN], envs: SeedEnvs, compile: bool = False) -> None:
@@ -62,15 +64,15 @@ class SeedBatchDQN(OffPolicySeedBatch[DQN]):
             self._acting_q_values = TracedFunction(self._compute_acting_q_values, num_static=own)
         self._gradients = TracedFunction(self._compute_gradients, compile, num_static=2 * own)
 
-    @staticmethod
-    def network(model: Any) -> nn.Module:
-        online: nn.Module = model.q_net
+    @classmethod
+    def network(cls, model: Any) -> nn.Module:
+        online: nn.Module = getattr(model, cls.network_name)
         return online
 
-    @staticmethod
-    def target_network(model: Any) -> nn.Module:
+    @classmethod
+    def target_network(cls, model: Any) -> nn.Module:
         """Return the agent's target network, of the same architecture as :meth:`network`."""
-        target: nn.Module = model.q_net_target
+        target: nn.Module = getattr(model, f"{cls.network_name}_target")
         return target
 
     @staticmethod
@@ -153,6 +155,13 @@ class SeedBatchDQN(OffPolicySeedBatch[DQN]):
     def policies(self, tensors: Sequence[Tensor], observations: Tensor) -> Distribution:
         """Return ``softmax(Q)``, on which :class:`~rn_rl.agents.NormalizerLogger` measures KL too."""
         return Categorical(logits=self.q_values(observations, tensors), validate_args=False)
+
+    def probed(self) -> dict[str, tuple[ModuleStack, Callable[..., Any]]]:
+        name = self.network_name
+        return {
+            f"{name}.": (self.stack, self.q_of),
+            f"{name}_target.": (self.target, self.q_of),
+        }
 
     def predict(
         self, observations: np.ndarray, deterministic: bool = True, noise: np.ndarray | None = None

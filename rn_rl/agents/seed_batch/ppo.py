@@ -15,11 +15,13 @@ from torch.distributions import Distribution
 from rn_rl.agents.seed_batch import optimizer as optimizers
 from rn_rl.agents.seed_batch.actor_critic import ActorCritics, PolicyEvaluation
 from rn_rl.agents.seed_batch.base import SeedBatch
+from rn_rl.agents.seed_batch.distributions import values_and_distribution
 from rn_rl.agents.seed_batch.minibatch import ClipRanges, RolloutSamples, unflatten
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.rollout import PolicyOutput, SeedRollout, by_seed
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
 from rn_rl.engine.dedup.patches import Patches
+from rn_rl.engine.ensemble import ModuleStack
 from rn_rl.engine.trace import TracedFunction
 from rn_rl.policies.divergence import evenly_spaced
 
@@ -64,8 +66,8 @@ class SeedBatchPPO(SeedBatch[PPO]):
         own = len(self.stack.tensors)
         self._gradients = TracedFunction(self._compute_gradients, compile, num_static=own)
 
-    @staticmethod
-    def network(model: Any) -> nn.Module:
+    @classmethod
+    def network(cls, model: Any) -> nn.Module:
         policy: nn.Module = model.policy
         return policy
 
@@ -237,6 +239,9 @@ class SeedBatchPPO(SeedBatch[PPO]):
             return None
         observations = by_seed(self.rollout.observations)
         return self.tensor(observations[:, evenly_spaced(observations.shape[1], rows)])
+
+    def probed(self) -> dict[str, tuple[ModuleStack, Callable[..., Any]]]:
+        return {"": (self.stack, lambda policy, x: values_and_distribution(policy, x)[0])}
 
     def predict(
         self, observations: np.ndarray, deterministic: bool = True, noise: np.ndarray | None = None

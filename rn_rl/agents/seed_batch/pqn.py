@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +16,7 @@ from rn_rl.agents.seed_batch.base import SeedBatch
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.rollout import PolicyOutput, SeedRollout, by_seed
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
+from rn_rl.engine.ensemble import ModuleStack
 from rn_rl.engine.trace import TracedFunction
 from rn_rl.policies.divergence import evenly_spaced
 
@@ -52,8 +53,8 @@ class SeedBatchPQN(SeedBatch[PQN]):
         )
         self._gradients = TracedFunction(self._compute_gradients, compile, num_static=own)
 
-    @staticmethod
-    def network(model: Any) -> nn.Module:
+    @classmethod
+    def network(cls, model: Any) -> nn.Module:
         online: nn.Module = model.policy.q_net
         return online
 
@@ -169,6 +170,9 @@ class SeedBatchPQN(SeedBatch[PQN]):
             return None
         observations = by_seed(self.rollout.observations)
         return self.tensor(observations[:, evenly_spaced(observations.shape[1], rows)])
+
+    def probed(self) -> dict[str, tuple[ModuleStack, Callable[..., Any]]]:
+        return {"q_net.": (self.stack, self._q_of)}
 
     def predict(
         self, observations: np.ndarray, deterministic: bool = True, noise: np.ndarray | None = None

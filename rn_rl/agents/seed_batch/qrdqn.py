@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from sb3_contrib import QRDQN
@@ -24,16 +24,7 @@ class SeedBatchQRDQN(SeedBatchDQN):
     """
 
     algorithm: ClassVar[type[BaseAlgorithm]] = QRDQN
-
-    @staticmethod
-    def network(model: Any) -> nn.Module:
-        online: nn.Module = model.quantile_net
-        return online
-
-    @staticmethod
-    def target_network(model: Any) -> nn.Module:
-        target: nn.Module = model.quantile_net_target
-        return target
+    network_name = "quantile_net"
 
     @staticmethod
     def q_of(network: nn.Module, observations: Tensor) -> Tensor:

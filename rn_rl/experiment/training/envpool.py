@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from rn_rl.agents.seed_batch.vector_envs import EnvpoolSeedEnvs
@@ -53,10 +54,21 @@ def no_envpool(spec: RunSpec, env: VecEnv) -> str | None:
     same = observations.shape[1:] == wanted.shape and observations.dtype == wanted.dtype
     if any(env.env_is_wrapped(AgentSpaces)) or getattr(actions, "start", 0) != 0:
         return f"envpool cannot count actions or observations of {spec.env} from 0"
-    n = getattr(actions, "n", None)
-    if not same or n is None or n != getattr(env.action_space, "n", None):
+    if not same or not same_actions(actions, env.action_space):
         return f"envpool's {spec.env} has other spaces"
     return None
+
+
+def same_actions(mine: Any, theirs: Any) -> bool:
+    """Return True if two spaces have the same actions, of a kind that seed batches know."""
+    if isinstance(mine, spaces.Discrete):
+        return mine.n == getattr(theirs, "n", None)
+    boxes = isinstance(mine, spaces.Box) and isinstance(theirs, spaces.Box)
+    return (
+        boxes
+        and mine.shape == theirs.shape
+        and bool(np.array_equal(mine.low, theirs.low) and np.array_equal(mine.high, theirs.high))
+    )
 
 
 def fast_envs(spec: RunSpec, seeds: Sequence[Sequence[int]], env: VecEnv) -> EnvpoolSeedEnvs:

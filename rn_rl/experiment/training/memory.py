@@ -69,6 +69,12 @@ def count_activations(policy: Any, shape: tuple[int, ...]) -> int:
         inputs += [RNNStates(state, state), torch.zeros(1, device=policy.device)]
     with torch.no_grad():
         policy(*inputs)
+        critic = getattr(policy, "critic", None)
+        if (
+            critic is not None
+        ):  # of SAC, TD3 and their relatives; the others have no module of that name
+            actions = torch.zeros(1, *policy.action_space.shape, device=policy.device)
+            critic(inputs[0], actions.flatten(1))
     for hook in hooks:
         hook.remove()
     return sum(widths)

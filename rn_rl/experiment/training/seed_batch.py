@@ -19,6 +19,8 @@ from rn_rl.agents.seed_batch import (
     SeedBatchPQN,
     SeedBatchQRDQN,
     SeedBatchRecurrentPPO,
+    SeedBatchSAC,
+    SeedBatchTD3,
 )
 from rn_rl.agents.seed_batch.distributions import components
 from rn_rl.agents.seed_batch.rng import Streams
@@ -44,6 +46,9 @@ BATCHES: dict[str, type[SeedBatch[Any]]] = {
     "rnppo": SeedBatchPPO,
     "ppo_lstm": SeedBatchRecurrentPPO,
     "pqn": SeedBatchPQN,
+    "sac": SeedBatchSAC,
+    "td3": SeedBatchTD3,
+    "ddpg": SeedBatchTD3,
 }
 """Algorithms whose seeds can be trained together, and the class that does it."""
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         SeedBatchRecurrentPPO,
         SeedBatchSAC,
         SeedBatchTD3,
+        SeedBatchTQC,
         VecSeedEnvs,
     )
     from rn_rl.agents.value_targets import ValueTargets
@@ -50,6 +51,7 @@ _EXPORTS = {
     "SeedBatchRecurrentPPO": "rn_rl.agents.seed_batch",
     "SeedBatchSAC": "rn_rl.agents.seed_batch",
     "SeedBatchTD3": "rn_rl.agents.seed_batch",
+    "SeedBatchTQC": "rn_rl.agents.seed_batch",
     "VecSeedEnvs": "rn_rl.agents.seed_batch",
 }
 
@@ -72,6 +74,7 @@ __all__ = [
     "SeedBatchRecurrentPPO",
     "SeedBatchSAC",
     "SeedBatchTD3",
+    "SeedBatchTQC",
     "ValueTargets",
     "VecSeedEnvs",
 ]

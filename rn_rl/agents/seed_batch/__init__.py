@@ -10,6 +10,7 @@ from rn_rl.agents.seed_batch.qrdqn import SeedBatchQRDQN
 from rn_rl.agents.seed_batch.recurrent_ppo import SeedBatchRecurrentPPO
 from rn_rl.agents.seed_batch.sac import SeedBatchSAC
 from rn_rl.agents.seed_batch.td3 import SeedBatchTD3
+from rn_rl.agents.seed_batch.tqc import SeedBatchTQC
 from rn_rl.agents.seed_batch.vector_envs import EnvpoolSeedEnvs, SeedEnvs, VecSeedEnvs
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "SeedBatchRecurrentPPO",
     "SeedBatchSAC",
     "SeedBatchTD3",
+    "SeedBatchTQC",
     "SeedEnvs",
     "VecSeedEnvs",
 ]

@@ -21,6 +21,7 @@ from rn_rl.agents.seed_batch import (
     SeedBatchRecurrentPPO,
     SeedBatchSAC,
     SeedBatchTD3,
+    SeedBatchTQC,
 )
 from rn_rl.agents.seed_batch.distributions import components
 from rn_rl.agents.seed_batch.rng import Streams
@@ -49,6 +50,7 @@ BATCHES: dict[str, type[SeedBatch[Any]]] = {
     "sac": SeedBatchSAC,
     "td3": SeedBatchTD3,
     "ddpg": SeedBatchTD3,
+    "tqc": SeedBatchTQC,
 }
 """Algorithms whose seeds can be trained together, and the class that does it."""
 

@@ -1,4 +1,4 @@
-"""Seed batches of SAC, TD3 and DDPG: updates equal SB3's, and seeds are independent of each other."""
+"""Seed batches of SAC, TD3, DDPG and TQC: updates equal SB3's, and a seed is independent of others."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sb3_contrib import TQC
 from stable_baselines3 import DDPG, SAC, TD3
 from stable_baselines3.common.buffers import ReplayBufferSamples
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
@@ -16,14 +17,16 @@ from rn_rl.agents.seed_batch.continuous import gaussian
 from rn_rl.agents.seed_batch.minibatch import Transitions
 from rn_rl.agents.seed_batch.sac import SeedBatchSAC
 from rn_rl.agents.seed_batch.td3 import SeedBatchTD3
+from rn_rl.agents.seed_batch.tqc import SeedBatchTQC
 from rn_rl.errors import UserError
 from rn_rl.normalization import REGISTRY
-from rn_rl.policies import NormSACPolicy, NormTD3Policy
+from rn_rl.policies import NormSACPolicy, NormTD3Policy, NormTQCPolicy
 from tests.factories import envs_of, slow_unless, to_double
 
 SPECS = [*REGISTRY, "ln+rn", "rn(half_life=5)"]
 KINDS = ("none", "rn", "brn", "spectral", "ln+rn")
 SEEDS = (3, 5, 8)
+SAMPLED = (SAC, TQC)
 BATCH = 16
 
 
@@ -38,7 +41,7 @@ def agent(cls: Any, norm: str, seed: int, **kwargs: Any) -> Any:
         "policy_kwargs": {"norm": norm, "net_arch": [8, 8], "optimizer_kwargs": {"eps": 1e-5}},
         **kwargs,
     }
-    policy = NormSACPolicy if cls is SAC else NormTD3Policy
+    policy = {SAC: NormSACPolicy, TQC: NormTQCPolicy}.get(cls, NormTD3Policy)
     return cls(policy, "Pendulum-v1", seed=seed, device="cpu", **options)
 
 
@@ -52,7 +55,7 @@ def in_float64(model: Any) -> Any:
     for network in networks:
         if network is not None:
             to_double(network)
-    if isinstance(model, SAC):
+    if isinstance(model, SAC | TQC):
         if model.ent_coef_optimizer is None:
             model.ent_coef_tensor = model.ent_coef_tensor.double()
         else:
@@ -79,7 +82,7 @@ def agree(batch: Any, theirs: list[Any]) -> None:
         expected = model.policy.state_dict()
         for name, value in mine.policy.state_dict().items():
             torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-9, msg=name)
-        if isinstance(model, SAC) and model.ent_coef_optimizer is not None:
+        if isinstance(model, SAC | TQC) and model.ent_coef_optimizer is not None:
             torch.testing.assert_close(mine.log_ent_coef, model.log_ent_coef, rtol=0, atol=1e-9)
 
 
@@ -90,7 +93,7 @@ def updates_agree(cls: Any, batch_cls: Any, spec: str, monkeypatch: Any, **kwarg
     )
     batch = batch_cls(mine, envs_of(mine, "Pendulum-v1"))
     batch.total_timesteps = 1000
-    streams = batch.update_noise if cls is SAC else batch.smoothing
+    streams = batch.update_noise if cls in SAMPLED else batch.smoothing
     rng = np.random.default_rng(0)
     for updates in (2, 3):
         minibatches = [drawn(rng) for _ in range(updates)]
@@ -110,9 +113,9 @@ def updates_agree(cls: Any, batch_cls: Any, spec: str, monkeypatch: Any, **kwarg
             )
             noise = iter(
                 [
-                    torch.from_numpy(gaussian(one[i])[k] if cls is SAC else gaussian(one[i]))
+                    torch.from_numpy(gaussian(one[i])[k] if cls in SAMPLED else gaussian(one[i]))
                     for one in uniform
-                    for k in ((0, 1) if cls is SAC else (0,))
+                    for k in ((0, 1) if cls in SAMPLED else (0,))
                 ]
             )
             with monkeypatch.context() as patch:
@@ -164,7 +167,12 @@ def test_updates_of_ddpg_are_those_of_sb3(monkeypatch: pytest.MonkeyPatch):
     updates_agree(DDPG, SeedBatchTD3, "ln+rn", monkeypatch)
 
 
-CASES = [(SAC, SeedBatchSAC), (TD3, SeedBatchTD3)]
+@pytest.mark.parametrize("spec", slow_unless(KINDS.__contains__, SPECS), indirect=True)
+def test_updates_of_tqc_are_those_of_sb3_contrib(spec: str, monkeypatch: pytest.MonkeyPatch):
+    updates_agree(TQC, SeedBatchTQC, spec, monkeypatch)
+
+
+CASES = [(SAC, SeedBatchSAC), (TD3, SeedBatchTD3), (TQC, SeedBatchTQC)]
 NOISE = {"action_noise": NormalActionNoise(np.zeros(1), np.full(1, 0.1))}
 
 
@@ -210,7 +218,7 @@ def test_a_batch_continues_from_its_state(cls: Any, batch_cls: Any):
             assert torch.equal(a, b), name
     for mine, theirs in zip(first.targets.values(), second.targets.values(), strict=True):
         assert torch.equal(mine.weights, theirs.weights)
-    if cls is SAC:
+    if cls in SAMPLED:
         assert torch.equal(first.log_ent_coef, second.log_ent_coef)
 
 

@@ -3,6 +3,7 @@
 from rn_rl.agents._moved import forward
 from rn_rl.agents.seed_batch.a2c import SeedBatchA2C
 from rn_rl.agents.seed_batch.base import SeedBatch
+from rn_rl.agents.seed_batch.crossq import SeedBatchCrossQ
 from rn_rl.agents.seed_batch.dqn import SeedBatchDQN
 from rn_rl.agents.seed_batch.ppo import SeedBatchPPO
 from rn_rl.agents.seed_batch.pqn import SeedBatchPQN
@@ -17,6 +18,7 @@ __all__ = [
     "EnvpoolSeedEnvs",
     "SeedBatch",
     "SeedBatchA2C",
+    "SeedBatchCrossQ",
     "SeedBatchDQN",
     "SeedBatchPPO",
     "SeedBatchPQN",

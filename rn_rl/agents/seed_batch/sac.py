@@ -99,6 +99,13 @@ class SeedBatchSAC(ContinuousSeedBatch[SAC]):
         log_prob = log_prob - (1 - actions.square() + actor.action_dist.epsilon).log().sum(1)
         return actions, log_prob[:, None]
 
+    @classmethod
+    def learned_sample_of(
+        cls, actor: Any, observations: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the same for the actor's update."""
+        return cls.sample_of(actor, observations, noise)
+
     def _compute_samples(self, *tensors: Tensor) -> Tensor:
         *own, observations, noise = tensors
         actions: Tensor = self.actor.vmap_modules(self.sample_of, own, observations, noise)[0]
@@ -138,7 +145,7 @@ class SeedBatchSAC(ContinuousSeedBatch[SAC]):
         noise = self.tensor(gaussian(self.update_noise.draw()))
         now, following = noise[:, 0], noise[:, 1]
         ent_coef = self.log_ent_coef.exp()
-        actor, critic = self.parts[ACTOR].stack, self.parts[CRITIC].stack
+        actor, critic = self.actor, self.critic
         critic.weights.grad, critic_loss = self._critic_gradients(
             *actor.tensors,
             *critic.tensors,
@@ -148,20 +155,30 @@ class SeedBatchSAC(ContinuousSeedBatch[SAC]):
             ent_coef,
         )
         self.step_optimizer(CRITIC)
-        actor.weights.grad, actor_loss, entropy_gap = self._actor_gradients(
-            *actor.tensors, *critic.tensors, minibatch.observations, now, ent_coef
+        self.losses["train/critic_loss"] = critic_loss
+        self.update_actor(minibatch.observations, now, ent_coef)
+        if self._gradient_step % self.model.target_update_interval == 0:
+            self.follow(CRITIC)
+        self._gradient_step += 1
+
+    def update_actor(self, observations: Tensor, noise: Tensor, ent_coef: Tensor) -> None:
+        """Take one gradient step of the actor and of the entropy coefficient of every seed.
+
+        Args:
+            observations: ``(seeds, batch, ...)``.
+            noise: standard normal numbers, ``(seeds, batch, components)``.
+            ent_coef: entropy coefficients before the step, ``(seeds, 1)``.
+        """
+        self.actor.weights.grad, actor_loss, entropy_gap = self._actor_gradients(
+            *self.actor.tensors, *self.critic.tensors, observations, noise, ent_coef
         )
         self.step_optimizer(ACTOR)
-        self.losses = {"train/actor_loss": actor_loss, "train/critic_loss": critic_loss}
-        self.losses["train/ent_coef"] = ent_coef[:, 0]
+        self.losses.update({"train/actor_loss": actor_loss, "train/ent_coef": ent_coef[:, 0]})
         if self.entropy_optimizer is not None:
             # the loss is log_ent_coef times this gradient
             self.losses["train/ent_coef_loss"] = self.log_ent_coef[:, 0] * entropy_gap
             self.log_ent_coef.grad = entropy_gap[:, None]
             self.entropy_optimizer.step()
-        if self._gradient_step % self.model.target_update_interval == 0:
-            self.follow(CRITIC)
-        self._gradient_step += 1
 
     def _compute_critic_gradients(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the gradients of the critics, ``(seeds, P)``, and their losses, ``(seeds,)``."""
@@ -205,7 +222,7 @@ class SeedBatchSAC(ContinuousSeedBatch[SAC]):
         critic = tensors[first : first + own]
         observations, noise, ent_coef = tensors[first + own :]
         actions, log_prob = self.actor.vmap_modules(
-            self.sample_of, actor, observations, noise, training=True
+            self.learned_sample_of, actor, observations, noise, training=True
         )
         values = self.actor_values(critic, observations, actions)
         losses = (ent_coef[:, None] * log_prob - values).mean((1, 2))

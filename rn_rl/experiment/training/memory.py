@@ -36,6 +36,7 @@ def bytes_of_seed(spec: RunSpec, env: VecEnv) -> int:
         env: its environment.
     """
     model = make_model_silently(spec, env)
+    model.policy.set_training_mode(False)  # batch renormalization cannot train on one observation
     row = int(np.prod(env.observation_space.shape)) * env.observation_space.dtype.itemsize  # type: ignore
     weights = sum(p.numel() for p in model.policy.parameters())
     stored = (

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from rn_rl.agents.seed_batch import (
     SeedBatch,
     SeedBatchA2C,
+    SeedBatchCrossQ,
     SeedBatchDQN,
     SeedBatchPPO,
     SeedBatchPQN,
@@ -51,6 +52,7 @@ BATCHES: dict[str, type[SeedBatch[Any]]] = {
     "td3": SeedBatchTD3,
     "ddpg": SeedBatchTD3,
     "tqc": SeedBatchTQC,
+    "crossq": SeedBatchCrossQ,
 }
 """Algorithms whose seeds can be trained together, and the class that does it."""
 

@@ -8,26 +8,38 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sb3_contrib import TQC
+from sb3_contrib import TQC, CrossQ
+from sb3_contrib.common.torch_layers import BatchRenorm
 from stable_baselines3 import DDPG, SAC, TD3
 from stable_baselines3.common.buffers import ReplayBufferSamples
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 
 from rn_rl.agents.seed_batch.continuous import gaussian
+from rn_rl.agents.seed_batch.crossq import SeedBatchCrossQ
 from rn_rl.agents.seed_batch.minibatch import Transitions
 from rn_rl.agents.seed_batch.sac import SeedBatchSAC
 from rn_rl.agents.seed_batch.td3 import SeedBatchTD3
 from rn_rl.agents.seed_batch.tqc import SeedBatchTQC
 from rn_rl.errors import UserError
 from rn_rl.normalization import REGISTRY
-from rn_rl.policies import NormSACPolicy, NormTD3Policy, NormTQCPolicy
+from rn_rl.policies import NormCrossQPolicy, NormSACPolicy, NormTD3Policy, NormTQCPolicy
 from tests.factories import envs_of, slow_unless, to_double
 
 SPECS = [*REGISTRY, "ln+rn", "rn(half_life=5)"]
 KINDS = ("none", "rn", "brn", "spectral", "ln+rn")
 SEEDS = (3, 5, 8)
-SAMPLED = (SAC, TQC)
+SAMPLED = (SAC, TQC, CrossQ)
 BATCH = 16
+
+
+POLICIES = {SAC: NormSACPolicy, TQC: NormTQCPolicy, CrossQ: NormCrossQPolicy}
+
+
+def draws(cls: Any, update: int) -> tuple[int, ...]:
+    """Order in which SB3 samples actions in an update: 0 at observations, 1 at the next ones."""
+    if cls is CrossQ:  # the actor learns in every third
+        return (1, 0) if (update + 1) % 3 == 0 else (1,)
+    return (0, 1) if cls in SAMPLED else (0,)
 
 
 def agent(cls: Any, norm: str, seed: int, **kwargs: Any) -> Any:
@@ -36,26 +48,21 @@ def agent(cls: Any, norm: str, seed: int, **kwargs: Any) -> Any:
         "batch_size": BATCH,
         "buffer_size": 300,
         "learning_starts": 20,
-        "tau": 0.3,
         # the gradient of a bias before brn is 0, and Adam's default eps would magnify its rounding
         "policy_kwargs": {"norm": norm, "net_arch": [8, 8], "optimizer_kwargs": {"eps": 1e-5}},
         **kwargs,
     }
-    policy = {SAC: NormSACPolicy, TQC: NormTQCPolicy}.get(cls, NormTD3Policy)
+    if cls is not CrossQ:  # it has no targets
+        options["tau"] = 0.3
+    policy = POLICIES.get(cls, NormTD3Policy)
     return cls(policy, "Pendulum-v1", seed=seed, device="cpu", **options)
 
 
 def in_float64(model: Any) -> Any:
-    networks = [
-        model.actor,
-        model.critic,
-        model.critic_target,
-        getattr(model, "actor_target", None),
-    ]
-    for network in networks:
-        if network is not None:
-            to_double(network)
-    if isinstance(model, SAC | TQC):
+    for name in ("actor", "critic", "actor_target", "critic_target"):
+        if getattr(model, name, None) is not None:
+            to_double(getattr(model, name))
+    if isinstance(model, SAMPLED):
         if model.ent_coef_optimizer is None:
             model.ent_coef_tensor = model.ent_coef_tensor.double()
         else:
@@ -82,7 +89,7 @@ def agree(batch: Any, theirs: list[Any]) -> None:
         expected = model.policy.state_dict()
         for name, value in mine.policy.state_dict().items():
             torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-9, msg=name)
-        if isinstance(model, SAC | TQC) and model.ent_coef_optimizer is not None:
+        if isinstance(model, SAMPLED) and model.ent_coef_optimizer is not None:
             torch.testing.assert_close(mine.log_ent_coef, model.log_ent_coef, rtol=0, atol=1e-9)
 
 
@@ -95,7 +102,7 @@ def updates_agree(cls: Any, batch_cls: Any, spec: str, monkeypatch: Any, **kwarg
     batch.total_timesteps = 1000
     streams = batch.update_noise if cls in SAMPLED else batch.smoothing
     rng = np.random.default_rng(0)
-    for updates in (2, 3):
+    for done, updates in ((0, 2), (2, 3)):
         minibatches = [drawn(rng) for _ in range(updates)]
         uniform = [rng.random(streams.draw().shape) for _ in range(updates)]
         for i, model in enumerate(theirs):
@@ -114,8 +121,8 @@ def updates_agree(cls: Any, batch_cls: Any, spec: str, monkeypatch: Any, **kwarg
             noise = iter(
                 [
                     torch.from_numpy(gaussian(one[i])[k] if cls in SAMPLED else gaussian(one[i]))
-                    for one in uniform
-                    for k in ((0, 1) if cls in SAMPLED else (0,))
+                    for update, one in enumerate(uniform, done)
+                    for k in draws(cls, update)
                 ]
             )
             with monkeypatch.context() as patch:
@@ -172,7 +179,27 @@ def test_updates_of_tqc_are_those_of_sb3_contrib(spec: str, monkeypatch: pytest.
     updates_agree(TQC, SeedBatchTQC, spec, monkeypatch)
 
 
-CASES = [(SAC, SeedBatchSAC), (TD3, SeedBatchTD3), (TQC, SeedBatchTQC)]
+@pytest.mark.parametrize("spec", slow_unless(KINDS.__contains__, SPECS), indirect=True)
+def test_updates_of_crossq_are_those_of_sb3_contrib(spec: str, monkeypatch: pytest.MonkeyPatch):
+    """With its own batch renormalization, of which the warm-up ends after three updates."""
+    init = BatchRenorm.__init__
+    monkeypatch.setattr(
+        BatchRenorm,
+        "__init__",
+        lambda *args, **kwargs: init(*args, **{**kwargs, "warmup_steps": 2}),
+    )
+    batch = updates_agree(CrossQ, SeedBatchCrossQ, spec, monkeypatch)
+    named = zip(batch.critic.names, batch.critic.tensors, strict=True)
+    steps = [tensor for name, tensor in named if name.endswith("steps")]
+    assert steps and all((step == 5).all() for step in steps)
+
+
+CASES = [
+    (SAC, SeedBatchSAC),
+    (TD3, SeedBatchTD3),
+    (TQC, SeedBatchTQC),
+    (CrossQ, SeedBatchCrossQ),
+]
 NOISE = {"action_noise": NormalActionNoise(np.zeros(1), np.full(1, 0.1))}
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
@@ -22,6 +23,8 @@ from benchmarks.against import SpeedOutput, compare_checkouts
 from benchmarks.harness import Line, interleave
 from benchmarks.seed_batch_speed_table import emit_speeds, read_speeds
 from rn_rl.agents import SeedBatch, SeedBatchDQN
+from rn_rl.agents.seed_batch.continuous import ContinuousSeedBatch
+from rn_rl.agents.seed_batch.off_policy import OffPolicySeedBatch
 from rn_rl.errors import UserError, unknown
 from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.experiment.settings.hyperparameters import import_name
@@ -36,7 +39,19 @@ SEED_CASES = {
     "redbluedoors": ("ppo", "MiniGrid-RedBlueDoors-6x6-v0", 8),
     "redbluedoors-lstm": ("ppo_lstm", "MiniGrid-RedBlueDoors-6x6-v0", 8),
 }
-"""Algorithm, environment and number of seeds."""
+"""Algorithm, environment and number of seeds of the cases that run by default."""
+
+ZOO_CASES = {
+    "cartpole-qrdqn": ("qrdqn", "CartPole-v1", 10),
+    "cartpole-a2c": ("a2c", "CartPole-v1", 10),
+    "pendulum-sac": ("sac", "Pendulum-v1", 10),
+    "pendulum-td3": ("td3", "Pendulum-v1", 10),
+    "pendulum-tqc": ("tqc", "Pendulum-v1", 10),
+    "pendulum-crossq": ("crossq", "Pendulum-v1", 10),
+}
+"""Further cases by name; the paper has none of these algorithms, so they need ``--config zoo``."""
+
+ALL_CASES = {**SEED_CASES, **ZOO_CASES}
 
 UNIT = 200
 """Fewest timesteps of a seed in one measurement, rounded up to whole rollouts."""
@@ -47,7 +62,8 @@ class SeedSpeedConfig(SpeedOutput):
     """Timesteps per second of a seed batch, summed over seeds, against SB3 with one seed."""
 
     cases: tuple[str, ...] = tuple(SEED_CASES)
-    """cartpole, lunarlander (DQN), redbluedoors (PPO), redbluedoors-lstm (RecurrentPPO)."""
+    """cartpole, lunarlander (DQN), redbluedoors (PPO), redbluedoors-lstm (RecurrentPPO); with --config
+    zoo also cartpole-qrdqn, cartpole-a2c, pendulum-sac, pendulum-td3, pendulum-tqc, pendulum-crossq."""
     norms: tuple[str, ...] = ("none", "rn")
     """Normalizers of the batch; SB3 runs without one."""
     config: str = "paper"
@@ -103,7 +119,7 @@ class Timed:
 
 def prepare(case: str, norm: str, config: SeedSpeedConfig) -> tuple[RunSpec, VecEnv]:
     """Return the resolved settings of a case, and the environment of one run."""
-    algo, env_id, _ = SEED_CASES[case]
+    algo, env_id, _ = ALL_CASES[case]
     spec = resolve(
         TrainConfig(
             algo=algo,
@@ -123,7 +139,7 @@ def prepare(case: str, norm: str, config: SeedSpeedConfig) -> tuple[RunSpec, Vec
 
 def all_seeds(case: str, config: SeedSpeedConfig) -> range:
     """Return the seeds of a batch."""
-    return range(config.seeds or SEED_CASES[case][2])
+    return range(config.seeds or ALL_CASES[case][2])
 
 
 def build(
@@ -201,12 +217,15 @@ def random_play(case: str, config: SeedSpeedConfig) -> tuple[Callable[[int], Non
     spec, trial = prepare(case, "none", config)
     envs = fast_envs(spec, env_seeds(all_seeds(case, config), spec.n_envs, 0), trial)
     rng = np.random.default_rng(0)
+    space: Any = envs.action_space
+    continuous = isinstance(space, spaces.Box)
+    size = space.shape[0] if continuous else space.n
 
     def run(steps: int) -> None:
         envs.reset()
         shape = (envs.num_seeds, envs.num_envs)
         for _ in range(steps // envs.num_envs):
-            envs.step(rng.integers(0, envs.action_space.n, shape))  # type: ignore[attr-defined]
+            envs.step(rng.random((*shape, size)) if continuous else rng.integers(0, size, shape))
 
     return run, envs.num_seeds
 
@@ -214,11 +233,18 @@ def random_play(case: str, config: SeedSpeedConfig) -> tuple[Callable[[int], Non
 def profile(batch: SeedBatch[Any], steps: int) -> dict[str, float]:
     """Return the shares of the time of environments, acting, gradients, optimizer and the rest."""
     parts: dict[str, tuple[Any, str]] = {"environments": (batch.envs, "step")}
-    parts["gradients"] = (batch, "_gradients")
-    parts["optimizer"] = (batch.optimizer, "step")
+    if isinstance(batch, ContinuousSeedBatch):
+        parts["critics"], parts["actors"] = (
+            (batch, "_critic_gradients"),
+            (batch, "_actor_gradients"),
+        )
+    else:
+        parts["gradients"] = (batch, "_gradients")
+    parts["optimizer"] = (batch, "step_optimizer")
+    if isinstance(batch, OffPolicySeedBatch):
+        parts["replay memory"] = (batch.memory, "sample")
     if isinstance(batch, SeedBatchDQN):
         parts["acting"] = (batch, "_q_values")
-        parts["replay memory"] = (batch.memory, "sample")
         parts["target networks"] = (batch, "update_targets")
     else:
         parts["acting"] = (batch, "act")
@@ -253,8 +279,8 @@ def run_seed_speed(config: SeedSpeedConfig) -> None:
         UserError: an option is out of range, or excludes another one.
     """
     for case in config.cases:
-        if case not in SEED_CASES:
-            raise unknown("case", case, SEED_CASES)
+        if case not in ALL_CASES:
+            raise unknown("case", case, ALL_CASES)
     if config.rounds < 1 or (config.seeds is not None and config.seeds < 1):
         raise UserError(
             f"--rounds {config.rounds} --seeds {config.seeds}: expected at least 1 each"
@@ -339,8 +365,9 @@ def device_name(config: SeedSpeedConfig) -> str:
 
 def seed_speed_lines(case: str, sizes: dict[str, int], speeds: dict[str, np.ndarray]) -> list[Line]:
     """Return one line for each measurement and reference."""
-    algo, env_id, _ = SEED_CASES[case]
-    named = f"{env_id}/lstm" if algo == "ppo_lstm" else env_id
+    algo, env_id, _ = ALL_CASES[case]
+    more = {"ppo_lstm": "/lstm", **{each: f"/{each}" for each, *_ in ZOO_CASES.values()}}
+    named = env_id + more.get(algo, "")
     return [
         {
             "benchmark": "seeds",

@@ -14,6 +14,8 @@ import pytest
 import torch
 from gymnasium.envs.classic_control import CartPoleEnv
 
+from rn_rl.normalization import REGISTRY
+
 ROOT = Path(__file__).parents[1]
 
 torch.set_num_threads(1)  # there is a worker for each core
@@ -43,6 +45,15 @@ def configuration(tmp_path_factory):
 def import_path(monkeypatch):
     """The commands append the current folder to the path of imports; the next test has another."""
     monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+@pytest.fixture(autouse=True)
+def registered_names():
+    """Normalizers that a test registers, as code of the docs does, are unknown to the next test."""
+    before = dict(REGISTRY)
+    yield
+    REGISTRY.clear()
+    REGISTRY.update(before)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
+import psutil
 import pytest
 from gymnasium.envs.classic_control import CartPoleEnv
 from ray.cluster_utils import Cluster
@@ -236,6 +237,33 @@ def test_ray_on_two_nodes(tmp_path):
     finally:
         cluster.shutdown()
     assert len(policies(tmp_path)) == 4
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_loses_a_node_and_gets_another(tmp_path):
+    """Of three nodes one is killed in a training, and another joins: nothing is lost or trained twice."""
+    cluster = Cluster()
+    try:
+        nodes = [cluster.add_node(num_cpus=1) for _ in range(3)]
+        place = ["--engine", "ray", "--address", cluster.address, "--seeds", "4"]
+        long = ["--timesteps", "40000", "--eval-freq", "20000"]
+        process = start(tmp_path, *place, *long, "--norms", "none,ln,rn,ln+rn")
+        taken = leases.leases_folder(tmp_path)
+        wait_for(lambda: len(list(taken.glob("*"))) >= 3 * 4)  # three batches of four seeds
+        time.sleep(3)
+        holders = {json.loads(path.read_text())["pid"] for path in taken.glob("*")}
+        assert len(holders) == 3 and all(map(psutil.pid_exists, holders))
+        cluster.remove_node(nodes[-1], allow_graceful=False)
+        wait_for(lambda: not all(map(psutil.pid_exists, holders)))
+        cluster.add_node(num_cpus=1)
+        _, error = process.communicate(timeout=500)
+        assert process.returncode == 0, error
+    finally:
+        cluster.shutdown()
+    assert len(policies(tmp_path)) == 16 == len(list(tmp_path.glob("*/*/*/run.yaml")))
+    for folder in tmp_path.glob("*/*/*"):
+        assert Run(folder).read_spec().timesteps == 40_000
+        assert (folder / "final.json").is_file()
 
 
 def test_an_evaluation_of_a_shorter_training_does_not_count(tmp_path):

@@ -20,6 +20,7 @@ from rn_rl.experiment.grid.jobs import (
     run_job,
 )
 from rn_rl.experiment.grid.live_table import displayed
+from rn_rl.experiment.grid.ray_tasks import TRIES, run_on_ray
 from rn_rl.experiment.grid.state import Grid
 from rn_rl.experiment.grid.workers import workers
 from rn_rl.experiment.runs.console import say
@@ -79,10 +80,17 @@ def run_jobs(grid: Grid, todo: list[Job], jobs: int) -> None:
     share = psutil.virtual_memory().available / 2 / max(min(jobs, len(todo)), 1)
     for job in todo:
         job.config.memory = share / 1e9
-    # Ray's backend returns all results at the end; until then the leases tell how far each is
-    kind = "list" if config.engine == "ray" else "generator_unordered"
+    if config.engine == "ray":
+        for job, result in run_on_ray(todo, config.threads, config.device, config.jobs):
+            if result is None:
+                record_loss(grid, job, f"its process or node was lost {TRIES} times")
+            else:
+                record_outcome(grid, result)
+        return
     # two processes at least: a single job would run in this process and take it along
-    parallel = joblib.Parallel(n_jobs=max(jobs, 2) if grid.alone else jobs, return_as=kind)
+    parallel = joblib.Parallel(
+        n_jobs=max(jobs, 2) if grid.alone else jobs, return_as="generator_unordered"
+    )
     try:
         for outcome in parallel(joblib.delayed(run_job)(job) for job in todo):
             record_outcome(grid, outcome)
@@ -93,16 +101,23 @@ def run_jobs(grid: Grid, todo: list[Job], jobs: int) -> None:
         # all processes ended with the killed one; the leases that they left tell their jobs
         lost = [job for job in todo if any(lease_is_abandoned(config, key) for key in job.keys)]
         for job in lost:
-            if len(todo) == 1 and len(job.specs) == 1:
-                key, reason = job.keys[0], "its process was killed, perhaps for memory"
-                grid.failed[key] = reason
-                record_failure(config.out, key, reason)
-                say(grid.console, f"  failed: {grid.name_of(key)}: {reason}", style="red")
-            elif len(todo) == 1:
-                grid.single.update(job.keys)
+            if len(todo) == 1:
+                record_loss(grid, job, "its process was killed, perhaps for memory")
             grid.alone.update(job.keys)
         names = ", ".join(job.keys[0] for job in lost) or "none"
         say(grid.console, f"  a process was killed; in work were {names}: one at a time now")
+
+
+def record_loss(grid: Grid, job: Job, reason: str) -> None:
+    """Try the seeds of a batch that was lost one by one; a single one has failed."""
+    grid.progress += 1
+    if len(job.specs) > 1:
+        grid.single.update(job.keys)
+        return
+    [key] = job.keys
+    grid.failed[key] = reason
+    record_failure(grid.config.out, key, reason)
+    say(grid.console, f"  failed: {grid.name_of(key)}: {reason}", style="red")
 
 
 def lease_is_abandoned(config: CompareConfig, key: str) -> bool:

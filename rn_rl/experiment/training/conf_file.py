@@ -13,7 +13,7 @@ from rn_rl.experiment.runs.zoo_folder import python_value, today
 from rn_rl.experiment.settings.algorithms import ALGORITHMS, AlgorithmSpec, algorithm
 from rn_rl.experiment.settings.hyperparameters import check_given, tuned
 
-WRITTEN_AS_PYTHON = ("policy_kwargs", "normalize", "env_kwargs", "env_wrapper", "train_freq")
+WRITTEN_AS_PYTHON = ("policy_kwargs", "normalize", "env_kwargs", "train_freq")
 """Hyperparameters that the RL Zoo's files hold as Python text: ``"dict(net_arch=[64, 64])"``."""
 
 

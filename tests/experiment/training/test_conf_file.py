@@ -173,6 +173,11 @@ def test_a_study_is_a_file_and_what_is_typed_wins(tmp_path):
         "dqn:learning_rate=0.001",
     )
     assert given[2] == "dqn:policy_kwargs.net_arch=[8, 8]"
+    path.write_text(
+        "set: {env_wrapper: [{a.b.C: {n: 1, f: null}}, d:E], dqn: {env_wrapper: {d:E: {}}}}"
+    )
+    given = parsed(f"--grid={path}").set
+    assert given == ("env_wrapper=[{a.b.C: {n: 1, f: null}}, d:E]", "dqn:env_wrapper={d:E: {}}")
 
 
 @pytest.mark.parametrize(

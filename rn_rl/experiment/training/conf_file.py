@@ -13,7 +13,10 @@ from rn_rl.experiment.runs.zoo_folder import python_value, today
 from rn_rl.experiment.settings.algorithms import ALGORITHMS, AlgorithmSpec, algorithm
 from rn_rl.experiment.settings.hyperparameters import check_given, tuned
 
-WRITTEN_AS_PYTHON = ("policy_kwargs", "normalize", "env_kwargs", "train_freq")
+WRITTEN_AS_PYTHON = (
+    *("policy_kwargs", "normalize", "env_kwargs", "train_freq"),
+    *("replay_buffer_kwargs", "rollout_buffer_kwargs"),
+)
 """Hyperparameters that the RL Zoo's files hold as Python text: ``"dict(net_arch=[64, 64])"``."""
 
 
@@ -59,8 +62,8 @@ def own_settings(path: Path, algo: AlgorithmSpec, env_id: str) -> dict[str, Any]
         )
     if not isinstance(entry, dict):
         raise UserError(f"--conf-file {path}: {env_id}: expected names and values")
-    given = {str(name): as_value(path, str(name), value) for name, value in entry.items()}
     try:
+        given = {str(name): as_value(str(name), value) for name, value in entry.items()}
         check_given(algo, given)
     except UserError as error:
         raise UserError(f"--conf-file {path}: {env_id}: {error}") from None
@@ -101,16 +104,23 @@ def of_algorithm(table: dict[str, Any], path: Path, algo: AlgorithmSpec) -> dict
     return part
 
 
-def as_value(path: Path, name: str, value: Any) -> Any:
-    """Return a hyperparameter as plain values; ``1e-3``, text in YAML 1.1, is a number."""
-    if name in WRITTEN_AS_PYTHON and isinstance(value, str) and "." not in value.split("(")[0]:
+def as_value(name: str, value: Any) -> Any:
+    """Return a hyperparameter as plain values; ``1e-3``, text in YAML 1.1, is a number.
+
+    Raises:
+        UserError: it is Python text other than plain values.
+    """
+    if name in WRITTEN_AS_PYTHON and isinstance(value, str):
         try:
             return python_value(value)
-        except ValueError:
+        except ValueError as error:
+            shown = " ".join(value.split())[:80]
             raise UserError(
-                f"--conf-file {path}: {name}={value[:80]!r}: expected plain values, such as "
+                f"{name}={shown!r}: {first_line(error)[:200]}; expected plain values, such as "
                 "{net_arch: [64, 64]}"
             ) from None
+    if name == "replay_buffer_class" and value == "HerReplayBuffer":  # the RL Zoo knows it by name
+        return "stable_baselines3.HerReplayBuffer"
     if name == "env_wrapper":
         return today(value)
     if isinstance(value, str):

@@ -88,7 +88,8 @@ def assignments(values: dict[Any, Any], prefix: str = "") -> list[str]:
     found = []
     for name, value in values.items():
         if isinstance(value, dict) and name != "env_wrapper":
-            separator = ":" if not prefix and name in ALGORITHMS else "."
+            of_algorithm = name in ALGORITHMS or ":" in str(name)  # or a class of the user's own
+            separator = ":" if not prefix and of_algorithm else "."
             found += assignments(value, f"{prefix}{name}{separator}")
         else:
             found.append(f"{prefix}{name}={flow(value)}")

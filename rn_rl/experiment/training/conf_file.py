@@ -91,11 +91,14 @@ def read_table(path: Path) -> dict[str, Any]:
 
 
 def of_algorithm(table: dict[str, Any], path: Path, algo: AlgorithmSpec) -> dict[str, Any]:
-    """Return the part of a conf-file for an algorithm: the whole file, if it names no algorithms."""
-    named = [name for name in table if name in ALGORITHMS]
+    """Return the part of a conf-file for an algorithm: the whole file, if it names no algorithms.
+
+    A class of the user's own that the file does not name has the part of its base.
+    """
+    named = [name for name in table if name in ALGORITHMS or name == algo.name]
     if not named:
         return table
-    part = table.get(algo.name)
+    part = table.get(algo.name, table.get(algo.kind))
     if not isinstance(part, dict):
         raise UserError(
             f"--conf-file {path}: no hyperparameters of {algo.name}; there are some of "
@@ -135,7 +138,8 @@ def for_algorithm(assignments: tuple[str, ...], algo: str) -> tuple[str, ...]:
     """Return the assignments of ``--set`` for an algorithm, without the prefix that names it.
 
     Args:
-        assignments: texts such as ``gamma=0.9``, of every algorithm, or ``dqn:gamma=0.9``, of one.
+        assignments: texts such as ``gamma=0.9``, of every algorithm, or ``dqn:gamma=0.9`` and
+            ``my_algos:Slow:gamma=0.9``, of one.
         algo: the algorithm.
 
     Raises:
@@ -144,22 +148,31 @@ def for_algorithm(assignments: tuple[str, ...], algo: str) -> tuple[str, ...]:
     found = []
     for text in assignments:
         prefix = prefix_of(text)
-        if prefix is None:
-            found.append(text)
-        elif prefix == algorithm(algo).name:
-            found.append(text.partition(":")[2])
+        if prefix in (None, algorithm(algo).name):
+            found.append(without_prefix(text)[1])
     return tuple(found)
+
+
+def without_prefix(text: str) -> tuple[str, str]:
+    """Return the name of the algorithm before an assignment of ``--set``, or nothing, and the rest.
+
+    The name of an algorithm of the user's own has a colon itself, and that of a hyperparameter has none.
+    """
+    name, equals, value = text.partition("=")
+    prefix, _, rest = name.rpartition(":")
+    return prefix, f"{rest}{equals}{value}"
 
 
 def prefix_of(text: str) -> str | None:
     """Return the algorithm for which an assignment of ``--set`` is; None for every one."""
-    name = text.partition("=")[0]
-    prefix, colon, _ = name.partition(":")
-    if not colon:
+    prefix, _ = without_prefix(text)
+    if not prefix:
         return None
     try:
         return algorithm(prefix).name
     except UserError:
+        if ":" in prefix:
+            raise
         raise unknown(f"algorithm in --set {text!r}:", prefix, ALGORITHMS) from None
 
 

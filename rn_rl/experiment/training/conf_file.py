@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rn_rl.errors import UserError, first_line, unknown
+from rn_rl.experiment.runs.console import shell
 from rn_rl.experiment.runs.io import DAMAGE, read_yaml
 from rn_rl.experiment.runs.spec import file_name
 from rn_rl.experiment.runs.zoo_folder import python_value, today
@@ -23,6 +24,23 @@ WRITTEN_AS_PYTHON = (
 def file_of(folder: Path, algo: str, norm: str) -> Path:
     """Return the file of a folder of ``rn-rl tune`` with the hyperparameters of a normalizer."""
     return folder / f"{file_name(algo)}-{file_name(norm)}.yml"
+
+
+def tuned_file(folder: Path, algo: AlgorithmSpec, env_id: str, norm: str) -> Path:
+    """Return the file of a folder of ``rn-rl tune`` with the hyperparameters of a normalizer.
+
+    Raises:
+        UserError: it was not tuned.
+    """
+    path = file_of(folder, algo.name, norm)
+    if not path.is_file():
+        there = ", ".join(sorted(file.name for file in folder.glob("*.yml"))) or "no file"
+        words = ("--algo", algo.name, "--env", env_id, "--norms", norm, "--out", folder)
+        raise UserError(
+            f"--conf-file {folder}: no hyperparameters of {algo.name} with {norm}; it has {there}; find "
+            f"some with: {shell('rn-rl', 'tune', *words)}"
+        )
+    return path
 
 
 def searched_seeds(path: Path) -> range:
@@ -80,7 +98,9 @@ def read_table(path: Path) -> dict[str, Any]:
         UserError: there is no such file, or it is not YAML with names and values.
     """
     if not path.is_file():
-        raise UserError(f"--conf-file {path}: no such file; 'rn-rl zoo --export {path}' writes one")
+        raise UserError(
+            f"--conf-file {path}: no such file; {shell('rn-rl', 'zoo', '--export', path)} writes one"
+        )
     try:
         table = read_yaml(path)
     except DAMAGE as error:

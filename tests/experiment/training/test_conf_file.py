@@ -224,7 +224,7 @@ def test_a_wrong_file_is_one_line(tmp_path, text, message):
 
 
 def test_a_missing_file_and_two_sources_are_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"no such file; 'rn-rl zoo --export"):
+    with pytest.raises(UserError, match=r"no such file; rn-rl zoo --export \S+no.yml writes one"):
         resolve(replace(PPO, conf_file=tmp_path / "no.yml"))
     with pytest.raises(UserError, match="--config paper: expected no --conf-file"):
         resolve(replace(PPO, conf_file=own(tmp_path), config="paper"))

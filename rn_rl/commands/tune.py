@@ -76,7 +76,7 @@ def write_found(config: TuneConfig, path: Path, settings: dict[str, Any]) -> Non
         others = {env: given for env, given in read_table(path).items() if env != config.env}
     if others:
         seeds += [searched[i] for searched in [searched_seeds(path)] if searched for i in (0, -1)]
-    found = {**others, config.env: settings}
+    found: dict[Any, Any] = {**others, config.env: settings}
     text = SEARCHED.format(min(seeds), max(seeds)) + yaml.safe_dump(found, sort_keys=False)
     write_text(path, text)
 

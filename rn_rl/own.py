@@ -1,4 +1,4 @@
-"""Import modules of the user's own: of an environment, an algorithm or a normalizer."""
+"""Import modules of the user's own: of an environment, a wrapper, an algorithm or a normalizer."""
 
 from __future__ import annotations
 

@@ -170,6 +170,10 @@ OTHERS: dict[str, dict[str, Any]] = {
     "Statistics": {"__init__": with_statistics},
     "Five": {"reward": lambda self: 5.0},
     "OneRow": {"step": broken(1, lambda r: (r[0][None], *r[1:]))},
+    **{
+        f"Fps{fps}": {"metadata": {"render_modes": ["rgb_array"], "render_fps": fps}}
+        for fps in (50, 15, 10)
+    },
 }
 
 

@@ -26,6 +26,7 @@ TRAIN = "train --timesteps 10 --eval-freq 0 --device cpu"
         ("environment", "--algo dqn --env MODULE:Name-v0"),
         ("algorithm", "--algo MODULE:Class --env CartPole-v1"),
         ("normalizer", "--algo dqn --norm MODULE:Class --env CartPole-v1"),
+        ("env_wrapper", "--algo dqn --env CartPole-v1 --set env_wrapper=MODULE:Class"),
     ],
 )
 def test_a_module_that_fails_is_one_line(kind, words, code, reason, tmp_path, monkeypatch, capsys):

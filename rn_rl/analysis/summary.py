@@ -283,6 +283,16 @@ def notes_on(task: Task, baseline: str) -> list[str]:
             f"{task.name}: each normalizer has hyperparameters that were tuned for it: "
             f"{', '.join(sorted(own))}."
         )
+    tuned = [run.spec for arm in task.arms.values() for run in arm.runs if run.spec.searched]
+    for first, last in sorted({(spec.searched[0], spec.searched[1]) for spec in tuned}):
+        of_it = [spec for spec in tuned if spec.searched == [first, last]]
+        inside = sum(first <= spec.seed <= last for spec in of_it)
+        which = f"seed {first}" if first == last else f"seeds {first} to {last}"
+        seen = f"{inside} of {len(of_it)} runs are of these, whose returns are too good"
+        notes.append(
+            f"{task.name}: rn-rl tune chose hyperparameters on {which}; "
+            f"{seen if inside else 'no run is of these'}."
+        )
     counts = {len(arm.runs) for arm in task.arms.values()}
     if len(counts) > 1:
         each = ", ".join(f"{arm.norm} {len(arm.runs)}" for arm in task.arms.values())

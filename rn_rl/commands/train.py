@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rn_rl.errors import TrainingDiverged
+from rn_rl.experiment.runs.console import shell
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.launch import several, train_seeds
@@ -22,7 +23,8 @@ def run_train(config: TrainConfig) -> None:
     run = train(config)
     check_divergence([run])
     if not config.quiet:
-        print(f"next: rn-rl evaluate '{run.folder}'   or   rn-rl video '{run.folder}'")
+        evaluate, video = (shell("rn-rl", command, run.folder) for command in ("evaluate", "video"))
+        print(f"next: {evaluate}   or   {video}")
 
 
 def check_divergence(runs: Sequence[Run]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,17 @@ import yaml
 from rich.console import Console
 
 from rn_rl.analysis import drawing
-from rn_rl.errors import TrainingStopped
-from rn_rl.experiment.runs.console import StatusLines, say
+from rn_rl.errors import TrainingStopped, UserError
+from rn_rl.experiment.runs.console import say, shell
 from rn_rl.experiment.runs.io import atomic_write, write_text
-from rn_rl.experiment.training.conf_file import SEARCHED
+from rn_rl.experiment.training.conf_file import SEARCHED, read_table, searched_seeds
 from rn_rl.experiment.tuning.config import TuneConfig
 from rn_rl.experiment.tuning.study import (
     best_drawn,
     check_tuning,
     conf_file,
     load_optuna,
+    open_study,
     search,
     tuned_settings,
 )
@@ -34,15 +36,14 @@ def run_tune(config: TuneConfig) -> None:
     norms = check_tuning(config)
     config.out.mkdir(parents=True, exist_ok=True)
     for norm in norms:
-        with StatusLines(console, f"searching for {norm}, {config.trials} trials"):
-            try:
-                study = search(config, norm)
-            except TrainingStopped:
-                raise TrainingStopped("stopped; the same command goes on") from None
+        open_study(config, norm)  # before any training, since it may be of another search
+    for norm in norms:
+        try:
+            study = search(config, norm, console)
+        except TrainingStopped:
+            raise TrainingStopped("stopped; the same command goes on") from None
         path = conf_file(config, norm)
-        found = {config.env: tuned_settings(config, norm, best_drawn(config, study))}
-        seeds = SEARCHED.format(config.seed, config.seed + config.seeds - 1)
-        write_text(path, seeds + yaml.safe_dump(found, sort_keys=False))
+        write_found(config, path, tuned_settings(config, norm, best_drawn(config, study)))
         states = [trial.state.name for trial in study.get_trials(deepcopy=False)]
         told = f"{states.count('COMPLETE')} complete, {states.count('PRUNED')} ended early"
         say(console, f"{norm}: best mean return {study.best_value:.2f} ({told}): {path}")
@@ -50,12 +51,34 @@ def run_tune(config: TuneConfig) -> None:
         if plotted:
             say(console, f"  importance of each hyperparameter: {path.with_suffix('.svg')}")
     first = config.seed + config.seeds
+    words = ("--algo", config.algo, "--env", config.env, "--norms", config.norms)
+    command = shell("rn-rl", "compare", *words, "--seed", first, "--conf-file", config.out)
     say(
         console,
         f"these values were chosen on seeds {config.seed} to {first - 1}, so their returns are too "
-        f"good: compare on new seeds, such as rn-rl compare --algo {config.algo} --env {config.env} "
-        f"--norms {config.norms} --seed {first} --conf-file {config.out}",
+        f"good: compare on new seeds, such as {command}",
     )
+
+
+def write_found(config: TuneConfig, path: Path, settings: dict[str, Any]) -> None:
+    """Write the hyperparameters that were found for the environment of a search into its conf-file.
+
+    Other environments keep theirs; the first line then has the seeds of all of them.
+
+    Args:
+        config: options of the search.
+        path: the conf-file, which may exist.
+        settings: the hyperparameters.
+    """
+    seeds = [config.seed, config.seed + config.seeds - 1]
+    others: dict[str, Any] = {}
+    with contextlib.suppress(UserError):  # there is none, or it is damaged
+        others = {env: given for env, given in read_table(path).items() if env != config.env}
+    if others:
+        seeds += [searched[i] for searched in [searched_seeds(path)] if searched for i in (0, -1)]
+    found: dict[Any, Any] = {**others, config.env: settings}
+    text = SEARCHED.format(min(seeds), max(seeds)) + yaml.safe_dump(found, sort_keys=False)
+    write_text(path, text)
 
 
 def plot_importances(study: Any, path: Path) -> bool:

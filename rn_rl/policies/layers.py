@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -29,10 +30,26 @@ def activation(name_or_class: str | type[nn.Module]) -> type[nn.Module]:
         UserError: the name is unknown.
     """
     if isinstance(name_or_class, str):
-        if name_or_class.lower() not in ACTIVATIONS:
-            raise unknown("activation", name_or_class, ACTIVATIONS)
-        return ACTIVATIONS[name_or_class.lower()]
+        return ACTIVATIONS[activation_name(name_or_class)]
     return name_or_class
+
+
+def activation_name(text: str) -> str:
+    """Return the name of an activation, which may be written as its class: ``"torch.nn.ReLU"``.
+
+    Args:
+        text: a name of :data:`ACTIVATIONS` in any case, or a class of ``torch.nn``, after ``torch.nn.``,
+            ``th.nn.``, ``nn.`` or nothing.
+
+    Raises:
+        UserError: there is no such activation.
+    """
+    written = re.sub(r"^((torch|th)\.)?nn\.", "", text)
+    names = {kind.__name__.lower(): name for name, kind in ACTIVATIONS.items()}
+    name = names.get(written.lower(), written.lower())
+    if name not in ACTIVATIONS:
+        raise unknown("activation", written, ACTIVATIONS)
+    return name
 
 
 class Hidden(nn.Sequential):

@@ -86,6 +86,10 @@ MODULE = "import pathlib\npathlib.Path({path!r}).touch()\n"
         ),
         ("evaluate", "algorithm", "wicked:DQN"),
         ("train --resume", "algorithm", "wicked:DQN"),
+        *(
+            (command, "wrapper", "wicked:Noop")
+            for command in ("evaluate", "video", "export", "train --resume")
+        ),
     ],
 )
 def test_a_module_is_not_imported(stranger, command, what, name, tmp_path, monkeypatch, capsys):
@@ -93,13 +97,16 @@ def test_a_module_is_not_imported(stranger, command, what, name, tmp_path, monke
     (tmp_path / "wicked.py").write_text(MODULE.format(path=str(proof)))
     monkeypatch.syspath_prepend(tmp_path)
     sys.modules.pop("wicked", None)
-    folder = stranger(**{{"environment": "env", "algorithm": "algo"}[what]: name})
+    given = {"environment": {"env": name}, "algorithm": {"algo": name}}
+    given["wrapper"] = {"hyperparameters": {"env_wrapper": [{name: {"a": 1}}]}}
+    folder = stranger(**given[what])
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    error = error_of(capsys, *command.split(), folder)
+    to = ["--to", str(tmp_path / "shared")] if command == "export" else []
+    error = error_of(capsys, *command.split(), folder, *to)
     assert f"its {what} {name!r} imports a module" in error and "--trust" in error
     assert not proof.exists() and "wicked" not in sys.modules
     assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    words = [*command.split(), str(folder), "--trust"]
+    words = [*command.split(), str(folder), *to, "--trust"]
     main([*words, "--episodes", "1"] if command == "evaluate" else words)
     capsys.readouterr()
     assert proof.exists()

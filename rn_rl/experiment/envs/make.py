@@ -21,7 +21,7 @@ from rn_rl.experiment.envs.episodes import EvaluationLimit, WrapperEpisodes
 from rn_rl.experiment.envs.minigrid import with_fast_view
 from rn_rl.experiment.envs.replayable import ReplayableEnv
 from rn_rl.experiment.envs.spaces import for_agent
-from rn_rl.experiment.settings.hyperparameters import import_name
+from rn_rl.experiment.envs.wrappers import put_on, wrappers_of
 from rn_rl.own import import_own
 
 
@@ -82,18 +82,14 @@ def wrapper_function(
     6. :class:`.ReplayableEnv`, for exact resume.
 
     Args:
-        names: the RL Zoo's ``env_wrapper``: a dotted name, ``{name: kwargs}``, a list of these, or None.
+        names: the RL Zoo's ``env_wrapper``, see :func:`.wrappers_of`.
         env_id: name of the environment.
         limit: wrapper that limits the steps of an episode.
 
     Raises:
         UserError: there is no such wrapper.
     """
-    entries = names if isinstance(names, list) else [names] if names else []
-    steps: list[tuple[Any, dict[str, Any]]] = []
-    for entry in entries:
-        name, kwargs = next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
-        steps.append((import_name(name), kwargs or {}))
+    steps = wrappers_of(names)
 
     def wrap(env: gym.Env) -> gym.Env:
         monitor = with_fast_view(env)
@@ -102,8 +98,8 @@ def wrapper_function(
         if limit is not None:
             monitor.env = limit(monitor.env)
         env = monitor
-        for wrapper, kwargs in steps:
-            env = wrapper(env, **kwargs)
+        for name, wrapper, arguments in steps:
+            env = put_on(env, wrapper, name, arguments)
         refuse_statistics(env, env_id)
         if steps:
             env = WrapperEpisodes(env, monitor)

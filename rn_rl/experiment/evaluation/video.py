@@ -67,7 +67,7 @@ def video(config: VideoConfig) -> Path:
         )
         observation, _, starts, _ = env.step(action)
         episodes += int(starts[0])
-    fps: Any = env.metadata.get("render_fps")
+    fps: Any = env.unwrapped.metadata.get("render_fps")  # SB3's wrappers have no metadata of it
     if not isinstance(fps, int | float) or not 0 < fps < math.inf:
         fps = 30
     close_after_use(env)
@@ -76,7 +76,7 @@ def video(config: VideoConfig) -> Path:
         with atomic_write(out) as temporary:
             clip = ImageSequenceClip(frames, fps=fps)
             if out.suffix == ".gif":
-                clip.write_gif(str(temporary), fps=min(fps, 30), logger=None)
+                clip.write_gif(str(temporary), fps=gif_rate(fps), logger=None)
             else:
                 clip.write_videofile(
                     str(temporary), fps=fps, codec="libx264", audio=False, logger=None
@@ -85,6 +85,19 @@ def video(config: VideoConfig) -> Path:
     except OSError as error:
         raise UserError(f"--out {out}: cannot write there ({error.strerror or error})") from None
     return out
+
+
+def gif_rate(fps: float) -> float:
+    """Return the frames per second of a GIF, of which moviepy drops or repeats frames to keep the speed.
+
+    A GIF stores the delay of a frame in whole hundredths of a second, here at least 3, since browsers
+    show shorter ones slowly. Any other rate would play too fast.
+
+    Args:
+        fps: frames per second of the environment.
+    """
+    delay = max(round(100 / min(fps, 30)), 3)
+    return 100 / delay - 1e-6  # moviepy rounds the delay down
 
 
 def rgb_frame(rendered: Any, env_id: str) -> np.ndarray:

@@ -82,12 +82,14 @@ def one_option(path: Path, name: str, value: Any) -> list[str]:
 def assignments(values: dict[Any, Any], prefix: str = "") -> list[str]:
     """Return names and values as texts: ``{dqn: {gamma: 0.9}}`` is ``dqn:gamma=0.9``.
 
-    Names below the name of an algorithm are of that algorithm; other levels are separated by dots.
+    Names below the name of an algorithm are of that algorithm; other levels are separated by dots. Names
+    of wrappers have dots and colons themselves, so ``env_wrapper`` is one value.
     """
     found = []
     for name, value in values.items():
-        if isinstance(value, dict):
-            separator = ":" if not prefix and name in ALGORITHMS else "."
+        if isinstance(value, dict) and name != "env_wrapper":
+            of_algorithm = name in ALGORITHMS or ":" in str(name)  # or a class of the user's own
+            separator = ":" if not prefix and of_algorithm else "."
             found += assignments(value, f"{prefix}{name}{separator}")
         else:
             found.append(f"{prefix}{name}={flow(value)}")
@@ -98,6 +100,8 @@ def flow(value: Any) -> str:
     """Return a value as YAML of one line."""
     if isinstance(value, list):
         return "[" + ", ".join(map(flow, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {flow(part)}" for name, part in value.items()) + "}"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)

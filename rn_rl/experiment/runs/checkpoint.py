@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from rn_rl.errors import UserError
+from rn_rl.experiment.runs.console import shell
 from rn_rl.experiment.runs.io import DAMAGE, replace_file, sync_folder, write_npz
 
 
@@ -113,7 +114,7 @@ def open_state(folder: Path) -> Iterator[Any]:
     if not path.is_file():
         raise UserError(
             f"run {folder.parent}: no checkpoint to continue from; start another run, with "
-            f"--from {folder.parent} to begin with its weights"
+            f"{shell('--from', folder.parent)} to begin with its weights"
         )
     # np.load would leave a damaged file open
     with (
@@ -140,5 +141,5 @@ def damage_named(folder: Path, also: str = "") -> Iterator[None]:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UserError(
             f"{state_file(folder)} is damaged ({reason}){also}; start another run, "
-            f"with --from {folder.parent} to begin with its weights"
+            f"with {shell('--from', folder.parent)} to begin with its weights"
         ) from error

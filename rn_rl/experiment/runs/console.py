@@ -32,6 +32,14 @@ def command_line() -> str:
     return shlex.join(["rn-rl" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
+def shell(*words: object) -> str:
+    """Return a command, or a part of one, as it is typed into a shell.
+
+    Normalizers have parentheses, and run folders with them.
+    """
+    return shlex.join(map(str, words))
+
+
 def say(console: Console, text: str, style: str | None = None) -> None:
     """Print a line of text literally: brackets are not taken for markup, long lines are not cut."""
     console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.checkpoint import open_state, read_plain, state_file
+from rn_rl.experiment.runs.console import shell
 from rn_rl.experiment.runs.io import atomic_write, complete_lines, sync
 
 
@@ -35,15 +36,15 @@ def trim_monitors(folder: Path) -> None:
     ):
         raise UserError(
             f"{state_file(folder)} is damaged (monitor files {str(rows)[:80]}); start another run, with "
-            f"--from {folder.parent} to begin with its weights"
+            f"{shell('--from', folder.parent)} to begin with its weights"
         )
     found = {name: complete_lines(folder.parent / name) for name in rows}
     for name, count in rows.items():
         if len(found[name]) < count:
             raise UserError(
                 f"{folder.parent / name} has {len(found[name])} lines, and {count} when the checkpoint "
-                f"was taken: episodes are lost; start another run, with --from {folder.parent} to begin "
-                "with its weights"
+                "was taken: episodes are lost; start another run, with "
+                f"{shell('--from', folder.parent)} to begin with its weights"
             )
     for name, count in rows.items():
         with atomic_write(folder.parent / name, durable=True) as temporary:

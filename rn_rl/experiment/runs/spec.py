@@ -85,6 +85,8 @@ class RunSpec:
     versions: dict[str, str] = field(default_factory=versions)
     own: list[str] = field(default_factory=list)
     """Hyperparameters that were tuned for the normalizer alone: settings of the arm, not of the task."""
+    searched: list[int] = field(default_factory=list)
+    """First and last seed on which ``rn-rl tune`` chose the hyperparameters; empty if it did not."""
     signature: str = ""
     """Proof that the run was trained on this account; see :mod:`rn_rl.experiment.runs.trust`."""
 
@@ -238,7 +240,7 @@ def check_values(spec: RunSpec) -> None:
         (str, ("algo", "env", "norm", "device", "config", "command", "vector_env", "signature")),
         (int, (*RANGES, *(("episodes",) if spec.episodes is not None else ()))),
         (dict, ("hyperparameters", "versions", "normalizers")),
-        (list, ("together", "own")),
+        (list, ("together", "own", "searched")),
         (bool, ("probe",)),
     ):
         for name in names:
@@ -262,6 +264,11 @@ def check_values(spec: RunSpec) -> None:
     for name, origin in spec.normalizers.items():
         if not re.fullmatch(r"[\w.]+:[\w.]+", str(origin)):
             raise ValueError(f"normalizers {name}: expected module:Class, not {str(origin)[:80]!r}")
+    whole = all(type(seed) is int and seed >= 0 for seed in spec.searched)
+    if len(spec.searched) not in (0, 2) or not whole:
+        raise ValueError(
+            f"searched {str(spec.searched)[:80]}: expected the first and the last seed"
+        )
     for name in (*spec.hyperparameters, *spec.versions, *spec.normalizers, *spec.own):
         if not isinstance(name, str):
             raise ValueError(f"{name!r}: expected the name of a hyperparameter")

@@ -176,6 +176,8 @@ def unsafe_wrapper(entry: Any) -> list[tuple[str, str]]:
     arguments: Any = {}
     if isinstance(entry, dict) and len(entry) == 1:
         name, arguments = next(iter(entry.items()))
+    if isinstance(name, str) and ":" in name:
+        return [(f"its wrapper {name!r}", "imports a module")]
     if not isinstance(name, str) or name not in WRAPPERS:
         return [(f"its wrapper {name!r}", "is not on the list of those that write no files")]
     if not isinstance(arguments or {}, dict):

@@ -23,8 +23,13 @@ from rn_rl.experiment.runs.foreign import StoredAgent
 from rn_rl.experiment.runs.io import DAMAGE, parse_yaml
 from rn_rl.experiment.runs.spec import file_name
 from rn_rl.experiment.runs.trusted import gym_as_gymnasium
+from rn_rl.policies.layers import activation_name
 
-RENAMED = {"gym_minigrid.": "minigrid.", "gym.": "gymnasium."}
+RENAMED = {
+    "gym_minigrid.": "minigrid.",
+    "gym.": "gymnasium.",
+    "gymnasium.wrappers.time_limit.": "gymnasium.wrappers.",
+}
 """Packages of wrappers in old folders, and their names today."""
 
 STATISTICS = ("obs_rms", "norm_obs", "norm_obs_keys", "clip_obs", "epsilon")
@@ -80,7 +85,8 @@ class ZooFolder:
             )
         found = {
             "env_wrapper": today(config.get("env_wrapper")),
-            "env_kwargs": args.get("env_kwargs") or config.get("env_kwargs"),
+            "env_kwargs": args.get("env_kwargs")
+            or self._plain("env_kwargs", config.get("env_kwargs")),
             "normalize": self._plain("normalize", config.get("normalize")),
             "frame_stack": config.get("frame_stack"),
             "gamma": config.get("gamma"),
@@ -118,18 +124,38 @@ def python_value(text: str) -> Any:
     """Return a value that the RL Zoo writes as Python; nothing in the text is run.
 
     Args:
-        text: a literal, or ``dict(norm_obs=False)``.
+        text: literals, lists of them and ``dict(name=value)`` in each other. An activation such as
+            ``nn.ReLU`` becomes its name, ``"relu"``, and a tuple a list.
 
     Raises:
         ValueError: it is something else.
     """
     try:
-        call = ast.parse(text.strip(), mode="eval").body
-        if isinstance(call, ast.Call) and not call.args and ast.unparse(call.func) == "dict":
-            return {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-        return ast.literal_eval(text.strip())
+        return plain(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, MemoryError, RecursionError) as error:
         raise ValueError(str(error)) from None
+
+
+def plain(node: ast.expr) -> Any:
+    """Return the value of a part of a Python expression.
+
+    Raises:
+        ValueError: it is no literal, list, mapping or activation.
+    """
+    match node:
+        case ast.Constant(str() | int() | float() | None as value):
+            return value
+        case ast.UnaryOp(ast.USub(), ast.Constant(int() | float() as value)):
+            return -value
+        case ast.List(parts) | ast.Tuple(parts):
+            return [plain(part) for part in parts]
+        case ast.Dict(keys, values) if None not in keys:
+            return {str(plain(k)): plain(v) for k, v in zip(keys, values, strict=True) if k}
+        case ast.Call(ast.Name("dict"), [], keywords) if all(k.arg for k in keywords):
+            return {str(k.arg): plain(k.value) for k in keywords}
+        case ast.Attribute(ast.Name("nn") | ast.Attribute(ast.Name("torch" | "th"), "nn")):
+            return activation_name(ast.unparse(node))
+    raise ValueError(f"{ast.unparse(node)[:80]!r} is no plain value")
 
 
 def today(wrapper: Any) -> Any:
@@ -138,9 +164,10 @@ def today(wrapper: Any) -> Any:
         return [today(entry) for entry in wrapper]
     if isinstance(wrapper, dict):
         return {today(name): kwargs for name, kwargs in wrapper.items()}
-    for old, new in RENAMED.items():
-        if isinstance(wrapper, str) and wrapper.startswith(old):
-            return new + wrapper.removeprefix(old)
+    if isinstance(wrapper, str):
+        for old, new in RENAMED.items():
+            if wrapper.startswith(old):
+                wrapper = new + wrapper.removeprefix(old)
     return wrapper
 
 

@@ -21,6 +21,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from rn_rl.errors import UserError, unknown
 from rn_rl.experiment.settings.algorithms import AlgorithmSpec
 from rn_rl.experiment.settings.shipped import tuned_table
+from rn_rl.policies.layers import activation_name
 
 ENVIRONMENT_KEYS = ("n_envs", "n_timesteps", "env_wrapper", "env_kwargs", "normalize")
 """Hyperparameters that describe the environment; the others are arguments of the algorithm."""
@@ -168,7 +169,7 @@ def parameters(algo: AlgorithmSpec) -> dict[str, Any]:
         if "__init__" not in cls.__dict__:
             continue
         signature = inspect.signature(cls.__dict__["__init__"]).parameters.values()
-        taken = {**{p.name: p.default for p in signature}, **taken}
+        taken = {**{p.name: default_of(p) for p in signature}, **taken}
         if all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in signature):
             break
     if "action_noise" in taken:
@@ -179,8 +180,25 @@ def parameters(algo: AlgorithmSpec) -> dict[str, Any]:
     return taken
 
 
+def default_of(parameter: inspect.Parameter) -> Any:
+    """Return the default of an argument; a real number as a float, also where SB3 writes ``0``."""
+    default = parameter.default
+    whole = isinstance(default, int) and not isinstance(default, bool)
+    return float(default) if whole and "float" in str(parameter.annotation) else default
+
+
+UNSUPPORTED = {
+    "frame_stack": "put {gymnasium.wrappers.FrameStackObservation: {stack_size: VALUE}} last into "
+    "env_wrapper, for images after gymnasium.wrappers.AtariPreprocessing or GrayscaleObservation",
+    "vec_env_wrapper": "wrap each environment, with env_wrapper",
+    "callback": "in Python, give it to learn() of the agent",
+    "monitor_kwargs": "a run has its Monitor, without arguments",
+}
+"""Hyperparameters of the RL Zoo that a run cannot have, and what there is in their place."""
+
+
 def check_given(algo: AlgorithmSpec, given: dict[str, Any]) -> None:
-    """Check the hyperparameters that a user set.
+    """Check the hyperparameters that a user set, and make whole numbers and names of activations uniform.
 
     Raises:
         UserError: the algorithm has no such hyperparameter, or a number is expected, or it is out of
@@ -188,6 +206,9 @@ def check_given(algo: AlgorithmSpec, given: dict[str, Any]) -> None:
     """
     known = parameters(algo)
     for name, value in given.items():
+        if name in UNSUPPORTED:
+            instead = UNSUPPORTED[name].replace("VALUE", str(value))
+            raise UserError(f"{name}={value!r}: not supported here; {instead}")
         if name not in known and name not in ENVIRONMENT_KEYS:
             raise unknown(
                 f"hyperparameter of {algo.name}", name, sorted({*known, *ENVIRONMENT_KEYS})
@@ -210,6 +231,10 @@ def check_given(algo: AlgorithmSpec, given: dict[str, Any]) -> None:
             raise UserError(f"{name}={value!r}: expected {bound}")
         if name == "normalize" and not isinstance(value, bool | dict | None):
             raise UserError(f"{name}={value!r}: expected true, false or arguments of VecNormalize")
+        if name == "policy_kwargs" and isinstance(value, dict):
+            chosen = value.get("activation_fn")
+            if isinstance(chosen, str):  # one name each, so that equal runs have equal settings
+                given[name] = {**value, "activation_fn": activation_name(chosen)}
 
 
 def _is_number(value: Any) -> bool:

@@ -49,9 +49,10 @@ def load_config_file(name: str, config_set: str = "zoo") -> dict[str, Any]:
 def tuned_table(algo: AlgorithmSpec, config_set: str = "zoo") -> dict[str, Any]:
     """Return the hyperparameters of an algorithm by environment, as :func:`load_config_file`.
 
-    Algorithms share files; in the set ``paper`` some have one of their own.
+    Algorithms share files; in the set ``paper`` some have one of their own. A class of the user's own has
+    that of its base.
     """
-    own = files("rn_rl") / "zoo_configs" / "paper" / f"{algo.name}.yml"
+    own = files("rn_rl") / "zoo_configs" / "paper" / f"{algo.kind}.yml"
     return load_config_file(
-        algo.name if config_set == "paper" and own.is_file() else algo.zoo_file, config_set
+        algo.kind if config_set == "paper" and own.is_file() else algo.zoo_file, config_set
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from rn_rl.agents import NormalizerLogger
 from rn_rl.errors import TrainingStopped
 from rn_rl.experiment.evaluation.episodes import evaluation_callback
+from rn_rl.experiment.runs.console import shell
 from rn_rl.experiment.runs.divergence import Diverged, find_divergence
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.io import replace_file
@@ -161,8 +161,8 @@ class PhaseCallback(BaseCallback):
             self._next = self.model.num_timesteps + self._every
         if self.watch.stop:
             raise TrainingStopped(
-                f"stopped at timestep {self.model.num_timesteps:,}; continue with: rn-rl train "
-                f"--resume {shlex.quote(str(self.run.folder))}"
+                f"stopped at timestep {self.model.num_timesteps:,}; continue with: "
+                + shell("rn-rl", "train", "--resume", self.run.folder)
             )
 
     def check_weights(self) -> None:

@@ -7,19 +7,40 @@ from pathlib import Path
 from typing import Any
 
 from rn_rl.errors import UserError, first_line, unknown
+from rn_rl.experiment.runs.console import shell
 from rn_rl.experiment.runs.io import DAMAGE, read_yaml
 from rn_rl.experiment.runs.spec import file_name
 from rn_rl.experiment.runs.zoo_folder import python_value, today
 from rn_rl.experiment.settings.algorithms import ALGORITHMS, AlgorithmSpec, algorithm
 from rn_rl.experiment.settings.hyperparameters import check_given, tuned
 
-WRITTEN_AS_PYTHON = ("policy_kwargs", "normalize", "env_kwargs", "env_wrapper", "train_freq")
+WRITTEN_AS_PYTHON = (
+    *("policy_kwargs", "normalize", "env_kwargs", "train_freq"),
+    *("replay_buffer_kwargs", "rollout_buffer_kwargs"),
+)
 """Hyperparameters that the RL Zoo's files hold as Python text: ``"dict(net_arch=[64, 64])"``."""
 
 
 def file_of(folder: Path, algo: str, norm: str) -> Path:
     """Return the file of a folder of ``rn-rl tune`` with the hyperparameters of a normalizer."""
     return folder / f"{file_name(algo)}-{file_name(norm)}.yml"
+
+
+def tuned_file(folder: Path, algo: AlgorithmSpec, env_id: str, norm: str) -> Path:
+    """Return the file of a folder of ``rn-rl tune`` with the hyperparameters of a normalizer.
+
+    Raises:
+        UserError: it was not tuned.
+    """
+    path = file_of(folder, algo.name, norm)
+    if not path.is_file():
+        there = ", ".join(sorted(file.name for file in folder.glob("*.yml"))) or "no file"
+        words = ("--algo", algo.name, "--env", env_id, "--norms", norm, "--out", folder)
+        raise UserError(
+            f"--conf-file {folder}: no hyperparameters of {algo.name} with {norm}; it has {there}; find "
+            f"some with: {shell('rn-rl', 'tune', *words)}"
+        )
+    return path
 
 
 def searched_seeds(path: Path) -> range:
@@ -59,8 +80,8 @@ def own_settings(path: Path, algo: AlgorithmSpec, env_id: str) -> dict[str, Any]
         )
     if not isinstance(entry, dict):
         raise UserError(f"--conf-file {path}: {env_id}: expected names and values")
-    given = {str(name): as_value(path, str(name), value) for name, value in entry.items()}
     try:
+        given = {str(name): as_value(str(name), value) for name, value in entry.items()}
         check_given(algo, given)
     except UserError as error:
         raise UserError(f"--conf-file {path}: {env_id}: {error}") from None
@@ -77,7 +98,9 @@ def read_table(path: Path) -> dict[str, Any]:
         UserError: there is no such file, or it is not YAML with names and values.
     """
     if not path.is_file():
-        raise UserError(f"--conf-file {path}: no such file; 'rn-rl zoo --export {path}' writes one")
+        raise UserError(
+            f"--conf-file {path}: no such file; {shell('rn-rl', 'zoo', '--export', path)} writes one"
+        )
     try:
         table = read_yaml(path)
     except DAMAGE as error:
@@ -88,11 +111,14 @@ def read_table(path: Path) -> dict[str, Any]:
 
 
 def of_algorithm(table: dict[str, Any], path: Path, algo: AlgorithmSpec) -> dict[str, Any]:
-    """Return the part of a conf-file for an algorithm: the whole file, if it names no algorithms."""
-    named = [name for name in table if name in ALGORITHMS]
+    """Return the part of a conf-file for an algorithm: the whole file, if it names no algorithms.
+
+    A class of the user's own that the file does not name has the part of its base.
+    """
+    named = [name for name in table if name in ALGORITHMS or name == algo.name]
     if not named:
         return table
-    part = table.get(algo.name)
+    part = table.get(algo.name, table.get(algo.kind))
     if not isinstance(part, dict):
         raise UserError(
             f"--conf-file {path}: no hyperparameters of {algo.name}; there are some of "
@@ -101,16 +127,23 @@ def of_algorithm(table: dict[str, Any], path: Path, algo: AlgorithmSpec) -> dict
     return part
 
 
-def as_value(path: Path, name: str, value: Any) -> Any:
-    """Return a hyperparameter as plain values; ``1e-3``, text in YAML 1.1, is a number."""
-    if name in WRITTEN_AS_PYTHON and isinstance(value, str) and "." not in value.split("(")[0]:
+def as_value(name: str, value: Any) -> Any:
+    """Return a hyperparameter as plain values; ``1e-3``, text in YAML 1.1, is a number.
+
+    Raises:
+        UserError: it is Python text other than plain values.
+    """
+    if name in WRITTEN_AS_PYTHON and isinstance(value, str):
         try:
             return python_value(value)
-        except ValueError:
+        except ValueError as error:
+            shown = " ".join(value.split())[:80]
             raise UserError(
-                f"--conf-file {path}: {name}={value[:80]!r}: expected plain values, such as "
+                f"{name}={shown!r}: {first_line(error)[:200]}; expected plain values, such as "
                 "{net_arch: [64, 64]}"
             ) from None
+    if name == "replay_buffer_class" and value == "HerReplayBuffer":  # the RL Zoo knows it by name
+        return "stable_baselines3.HerReplayBuffer"
     if name == "env_wrapper":
         return today(value)
     if isinstance(value, str):
@@ -125,7 +158,8 @@ def for_algorithm(assignments: tuple[str, ...], algo: str) -> tuple[str, ...]:
     """Return the assignments of ``--set`` for an algorithm, without the prefix that names it.
 
     Args:
-        assignments: texts such as ``gamma=0.9``, of every algorithm, or ``dqn:gamma=0.9``, of one.
+        assignments: texts such as ``gamma=0.9``, of every algorithm, or ``dqn:gamma=0.9`` and
+            ``my_algos:Slow:gamma=0.9``, of one.
         algo: the algorithm.
 
     Raises:
@@ -134,22 +168,31 @@ def for_algorithm(assignments: tuple[str, ...], algo: str) -> tuple[str, ...]:
     found = []
     for text in assignments:
         prefix = prefix_of(text)
-        if prefix is None:
-            found.append(text)
-        elif prefix == algorithm(algo).name:
-            found.append(text.partition(":")[2])
+        if prefix in (None, algorithm(algo).name):
+            found.append(without_prefix(text)[1])
     return tuple(found)
+
+
+def without_prefix(text: str) -> tuple[str, str]:
+    """Return the name of the algorithm before an assignment of ``--set``, or nothing, and the rest.
+
+    The name of an algorithm of the user's own has a colon itself, and that of a hyperparameter has none.
+    """
+    name, equals, value = text.partition("=")
+    prefix, _, rest = name.rpartition(":")
+    return prefix, f"{rest}{equals}{value}"
 
 
 def prefix_of(text: str) -> str | None:
     """Return the algorithm for which an assignment of ``--set`` is; None for every one."""
-    name = text.partition("=")[0]
-    prefix, colon, _ = name.partition(":")
-    if not colon:
+    prefix, _ = without_prefix(text)
+    if not prefix:
         return None
     try:
         return algorithm(prefix).name
     except UserError:
+        if ":" in prefix:
+            raise
         raise unknown(f"algorithm in --set {text!r}:", prefix, ALGORITHMS) from None
 
 

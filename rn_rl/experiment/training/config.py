@@ -5,6 +5,7 @@ Nothing here imports torch or Stable-Baselines3, since ``rn-rl --help`` reads th
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -176,5 +177,6 @@ class TrainConfig(MemoryOption, SharedOptions, TrainedAgent):
         if ignored:
             raise UserError(
                 f"--resume {self.resume} continues with the settings of the run: expected no "
-                f"{', '.join(ignored)}; leave that out, or start another run with --from {self.resume}"
+                f"{', '.join(ignored)}; leave that out, or start another run with --from "
+                f"{shlex.quote(str(self.resume))}"
             )

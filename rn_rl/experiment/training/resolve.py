@@ -21,9 +21,10 @@ from rn_rl.experiment.settings.hyperparameters import (
 )
 from rn_rl.experiment.training.conf_file import (
     check_prefixes,
-    file_of,
     for_algorithm,
     own_settings,
+    searched_seeds,
+    tuned_file,
 )
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.normalization import canonical_spec, check_importable, check_recordings, origins
@@ -67,6 +68,7 @@ def resolve(config: TrainConfig) -> RunSpec:
     algo = algorithm(config.algo)
     check_env_id(config.env)
     own: list[str] = []
+    searched = range(0)
     source = config.conf_file
     if source is None:
         hyperparameters = tuned(algo, config.env, config.config)
@@ -74,10 +76,12 @@ def resolve(config: TrainConfig) -> RunSpec:
         if config.config != "zoo":
             raise UserError(f"--config {config.config}: expected no --conf-file beside it")
         if source.is_dir():
-            source = file_of(source, algo.name, canonical_spec(config.norm or algo.norm))
+            norm = canonical_spec(config.norm or algo.norm)
+            source = tuned_file(source, algo, config.env, norm)
         hyperparameters = own_settings(source, algo, config.env)
         if source != config.conf_file:  # these are the normalizer's own
             own = sorted(hyperparameters.keys() - {"n_timesteps", "n_envs", "policy"})
+        searched = searched_seeds(source)
     check_prefixes(config.set, [algo.name])
     given = parse_assignments(for_algorithm(config.set, algo.name), "--set")
     env_kwargs = parse_assignments(config.env_kwargs, "--env-kwargs")
@@ -143,6 +147,7 @@ def resolve(config: TrainConfig) -> RunSpec:
         threads=config.threads,
         config=str(source or config.config),
         own=own,
+        searched=[searched[0], searched[-1]] if searched else [],
         hyperparameters=hyperparameters,
         command=command_line(),
         started_from=str(config.from_agent) if config.from_agent else None,

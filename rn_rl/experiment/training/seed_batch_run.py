@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.errors import TrainingStopped
 from rn_rl.experiment.evaluation.episodes import play_seed_batch
 from rn_rl.experiment.runs import checkpoint, monitors
-from rn_rl.experiment.runs.console import StatusLines, Watch, say
+from rn_rl.experiment.runs.console import StatusLines, Watch, say, shell
 from rn_rl.experiment.runs.divergence import MOST_WEIGHT, find_divergence, write_divergence
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.io import atomic_write
@@ -171,8 +170,8 @@ class SeedBatchRun:
             self.save()
             if stop:
                 raise TrainingStopped(
-                    f"{len(self.runs)} seeds stopped at timestep {now:,}; continue with: rn-rl train "
-                    f"--resume {shlex.quote(str(self.runs[0].folder))}"
+                    f"{len(self.runs)} seeds stopped at timestep {now:,}; continue with: "
+                    + shell("rn-rl", "train", "--resume", self.runs[0].folder)
                 )
         check_every = PHASES_PER_CHECK if algorithm(self.spec.algo).replay else 1
         if self._phases % check_every == 0:

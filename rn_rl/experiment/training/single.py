@@ -20,7 +20,7 @@ from rn_rl.agents.callbacks import online_norms
 from rn_rl.errors import TrainingStopped, UserError
 from rn_rl.experiment.evaluation.episodes import uses_masks
 from rn_rl.experiment.runs import checkpoint, monitors
-from rn_rl.experiment.runs.console import StatusLines, Watch, say
+from rn_rl.experiment.runs.console import StatusLines, Watch, say, shell
 from rn_rl.experiment.runs.divergence import find_divergence, write_divergence
 from rn_rl.experiment.runs.folder import Run, load_weights, new_run
 from rn_rl.experiment.runs.io import remove_temporaries
@@ -212,7 +212,7 @@ def check_resumable(spec: RunSpec, run: Run, model: BaseAlgorithm) -> None:
         kind += " with copy_info_dict=true" if isinstance(memory, HerReplayBuffer) else ""
         raise UserError(
             f"run {run.folder}: its {kind} is not saved in checkpoints, so it cannot continue exactly; "
-            f"start another run, with --from {run.folder}"
+            f"start another run, with {shell('--from', run.folder)}"
         )
     falling = [
         name
@@ -222,7 +222,7 @@ def check_resumable(spec: RunSpec, run: Run, model: BaseAlgorithm) -> None:
     if algorithm(spec.algo).kind == "ars" and falling:
         raise UserError(
             f"run {run.folder}: {falling[0]} falls over the run, and ARS begins such schedules anew "
-            f"whenever it continues; start another run, with --from {run.folder}"
+            f"whenever it continues; start another run, with {shell('--from', run.folder)}"
         )
 
 

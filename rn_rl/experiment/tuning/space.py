@@ -46,14 +46,14 @@ def space_of(algo: AlgorithmSpec, path: Path | None) -> list[Range]:
     """Return the ranges of an algorithm.
 
     Args:
-        algo: the algorithm.
+        algo: the algorithm; a class of the user's own without ranges has those of its base.
         path: file of the user; default: the ranges that ship with the library.
 
     Raises:
         UserError: the file cannot be read, or a range in it cannot be used.
     """
     table = shipped("spaces.yml") if path is None else read_spaces(path)
-    entry = table.get(algo.name) if isinstance(table, dict) else None
+    entry = table.get(algo.name, table.get(algo.kind)) if isinstance(table, dict) else None
     if not isinstance(entry, dict) or not entry:
         raise UserError(f"--space {path or 'spaces.yml'}: no ranges of {algo.name}")
     return [make_range(algo, str(name), given, path) for name, given in entry.items()]

@@ -9,6 +9,7 @@ from typing import Any
 
 import joblib
 from filelock import FileLock, Timeout
+from rich.console import Console
 
 from rn_rl.errors import UserError, unknown
 from rn_rl.experiment.grid.workers import check_place, workers
@@ -18,6 +19,8 @@ from rn_rl.experiment.settings.hyperparameters import merge_nested, parse_assign
 from rn_rl.experiment.training.conf_file import file_of
 from rn_rl.experiment.training.resolve import resolve
 from rn_rl.experiment.tuning.config import TuneConfig
+from rn_rl.experiment.tuning.identity import check_identity, identity
+from rn_rl.experiment.tuning.progress import SearchProgress, displayed
 from rn_rl.experiment.tuning.space import Range, space_of
 from rn_rl.experiment.tuning.trial import as_text, run_trial, training_of
 from rn_rl.normalization import canonical_spec, split_names
@@ -91,6 +94,9 @@ def open_study(config: TuneConfig, norm: str, worker: int = 0) -> Any:
 
     The sampler's seed depends on the number of trials, so that a continued search does not draw the
     same values again.
+
+    Raises:
+        UserError: the study is of a search with other seeds, settings or ranges.
     """
     optuna = load_optuna()
     config.out.mkdir(parents=True, exist_ok=True)
@@ -104,6 +110,8 @@ def open_study(config: TuneConfig, norm: str, worker: int = 0) -> Any:
         study = optuna.create_study(
             storage=storage, study_name=name, direction="maximize", load_if_exists=True
         )
+        ranges = space_of(algorithm(spec.algo), config.space)
+        check_identity(config, norm, study, identity(config, spec, ranges))
         fail_stale_trials(config, study)
     seed = config.seed + len(study.get_trials(deepcopy=False)) + 10_000 * worker
     study.sampler = getattr(optuna.samplers, SAMPLERS[config.sampler])(seed=seed)
@@ -133,13 +141,27 @@ def fail_stale_trials(config: TuneConfig, study: Any) -> None:
             study.tell(trial.number, state=states.FAIL)
 
 
-def search(config: TuneConfig, norm: str) -> Any:
+def search(config: TuneConfig, norm: str, console: Console) -> Any:
     """Run the trials that the study of a normalizer lacks, in as many processes as were asked for.
+
+    Args:
+        config: options of the search.
+        norm: the normalizer.
+        console: where progress is shown.
 
     Returns:
         The study.
     """
-    open_study(config, norm)  # so that the processes find it
+    study = open_study(config, norm)  # so that the processes find it
+    length = base_of(config, norm).timesteps
+    progress = SearchProgress(study, norm, config.trials, config.seeds, length)
+    with displayed(progress, console):
+        run_trials(config, norm)
+    return open_study(config, norm)
+
+
+def run_trials(config: TuneConfig, norm: str) -> None:
+    """Run the trials that a study lacks, in as many processes as were asked for."""
     if config.engine != "ray" and config.jobs in (None, 1):
         work(config, norm, 0)
     else:
@@ -152,7 +174,6 @@ def search(config: TuneConfig, norm: str) -> Any:
         with workers(config) as jobs:
             parallel = joblib.Parallel(n_jobs=jobs)
             parallel(joblib.delayed(work)(config, norm, worker) for worker in range(jobs))
-    return open_study(config, norm)
 
 
 def work(config: TuneConfig, norm: str, worker: int) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from imageio_ffmpeg import get_ffmpeg_exe
+from PIL import Image
 
 from rn_rl.cli import main
-from rn_rl.experiment.evaluation.video import equal_sizes, rgb_frame
+from rn_rl.experiment.evaluation.video import equal_sizes, gif_rate, rgb_frame
 from tests import odd_envs
 
 SIZES = {"FrameVaries": (38, 96), "FrameOdd": (32, 50), "FrameTiny": (2, 2)}
@@ -42,6 +43,34 @@ def test_a_film_or_one_line(name: str, tmp_path: Path, capsys: pytest.CaptureFix
     assert len(frames) == 20
     if name != "FrameTiny":  # its color is an average over the film's chroma samples
         assert abs(frames[0, :16].astype(int) - 90).max() < 8  # below these rows it may be black
+
+
+@pytest.mark.parametrize(("fps", "delay"), [(50, 30), (15, 70), (10, 100)])
+def test_a_film_is_as_fast_as_the_environment(fps: int, delay: int, tmp_path: Path) -> None:
+    """Also below VecNormalize, of which SB3 gives no metadata of the environment."""
+    name = f"OddFps{fps}-v0"
+    typed = f"train --algo dqn --env {name} --timesteps 20 --eval-freq 0 --quiet --out {tmp_path}"
+    assert main([*typed.split(), "--set", "normalize=true"]) == 0
+    run = str(tmp_path / f"none/dqn/{name}_1")
+    for suffix in ("mp4", "gif"):
+        film = str(tmp_path / f"film.{suffix}")
+        assert main(["video", run, "--episodes", "3", "--out", film]) == 0
+    read = [get_ffmpeg_exe(), "-i", str(tmp_path / "film.mp4")]
+    told = subprocess.run(read, capture_output=True, check=False).stderr.decode()
+    assert f" {fps} fps" in told
+    with Image.open(tmp_path / "film.gif") as film:
+        delays = []
+        for frame in range(film.n_frames):  # type: ignore[attr-defined]
+            film.seek(frame)
+            delays.append(film.info["duration"])
+    assert set(delays) == {delay}
+    assert abs(sum(delays) / 1000 - 60 / fps) < 1.5 * delay / 1000  # three episodes of 20 frames
+
+
+def test_the_rate_of_a_gif_is_one_that_it_can_store() -> None:
+    for fps, stored in ((60, 100 / 3), (50, 100 / 3), (30, 100 / 3), (25, 25), (15, 100 / 7)):
+        assert gif_rate(fps) == pytest.approx(stored, abs=1e-5)
+        assert int(1000 / gif_rate(fps)) == round(1000 / stored)
 
 
 def test_frames_are_rgb() -> None:

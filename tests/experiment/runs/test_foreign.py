@@ -656,6 +656,21 @@ def test_a_zoo_agent_plays_in_its_own_environment(tmp_path, monkeypatch):
         evaluate_agent(folder, ["ppo"], ["CartPole-v1"], 1, trust=False)
 
 
+def test_a_wrapper_s_module_that_a_zoo_folder_names_is_not_imported(tmp_path, monkeypatch):
+    (tmp_path / "wicked_wrapper.py").write_text("import gymnasium\nNoop = gymnasium.Wrapper\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "ppo" / "CartPole-v1_1"
+    stored(folder, "ppo", "CartPole-v1", name="CartPole-v1.zip")
+    zoo(folder / "CartPole-v1", wrapper="['wicked_wrapper:Noop']")
+    with pytest.raises(
+        UserError, match=r"its wrapper 'wicked_wrapper:Noop' imports a module.*--tr"
+    ):
+        evaluate_agent(folder, ["ppo"], ["CartPole-v1"], 1, trust=False)
+    assert "wicked_wrapper" not in sys.modules
+    evaluate_agent(folder, ["ppo"], ["CartPole-v1"], 1, trust=True)
+    assert sys.modules.pop("wicked_wrapper")
+
+
 def test_gym_is_gymnasium_only_inside():
     with gym_as_gymnasium():
         assert sys.modules["gym.spaces.box"].Box is spaces.Box

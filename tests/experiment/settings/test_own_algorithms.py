@@ -5,11 +5,18 @@ import sys
 
 import pytest
 import yaml
+from rich.console import Console
 from stable_baselines3 import DQN
 
+from rn_rl import cli
 from rn_rl.cli import main
+from rn_rl.experiment.grid.file import with_file
+from rn_rl.experiment.grid.grid import new_grid
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.settings.algorithms import algorithm
+from rn_rl.experiment.training.config import TrainConfig
+from rn_rl.experiment.training.resolve import resolve
+from rn_rl.experiment.tuning.space import space_of
 
 MODULE = """
 from stable_baselines3 import DQN
@@ -75,6 +82,61 @@ def test_a_grid_compares_it_with_its_base(tmp_path):
     found = [yaml.safe_load(p.read_text())["algo"] for p in tmp_path.glob("runs/*/*/*/run.yaml")]
     assert sorted(found) == ["own_algos:Own", "rndqn"]
     assert "own_algos:Own" in (tmp_path / "runs/report.html").read_text()
+
+
+def cells(*words):
+    typed = with_file(["compare", "--env", "CartPole-v1", "--norms", "none", *words])
+    config = cli.parse(cli.subcommands(cli.COMMANDS), typed, "rn-rl", None)
+    grid = new_grid(config, Console(quiet=True))
+    return {cell.specs[0].algo: cell.specs[0].hyperparameters for cell in grid.cells}
+
+
+def test_settings_of_it_alone_are_typed_or_from_a_grid_file(tmp_path):
+    own = "own_algos:Patient"
+    both = ("--algo", f"{own},dqn", "--set")
+    found = cells(*both, f"{own}:gamma=0.9", "dqn:gamma=0.8", f"{own}:patience=2", "tau=0.5")
+    assert {algo: given["gamma"] for algo, given in found.items()} == {own: 0.9, "dqn": 0.8}
+    assert found[own]["patience"] == 2 and "patience" not in found["dqn"]
+    assert found[own]["tau"] == found["dqn"]["tau"] == 0.5
+    (tmp_path / "study.yml").write_text(
+        f"algo: [{own}, dqn]\nset: {{{own}: {{gamma: 0.7, policy_kwargs: {{net_arch: [8]}}}}, tau: 0.5}}"
+    )
+    found = cells("--grid", "study.yml")
+    assert found[own]["gamma"] == 0.7 and found["dqn"]["gamma"] != 0.7
+    assert found[own]["policy_kwargs"]["net_arch"] == [8]
+    assert found[own]["tau"] == found["dqn"]["tau"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("own_algos:Own:gamma=0.9", "own_algos:Own is not trained here, but own_algos:Patient"),
+        ("own_algos:Nothing:gamma=0.9", "expected a class in 'own_algos' that is a subclass"),
+        ("no_such:Thing:gamma=0.9", "cannot import 'no_such'"),
+    ],
+)
+def test_a_wrong_prefix_is_one_line(given, said, capsys):
+    assert main(["train", "--algo", "own_algos:Patient", *TRAIN.split(), "--set", given]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_a_conf_file_has_a_part_for_it_or_for_its_base(tmp_path):
+    own, path = "own_algos:Patient", tmp_path / "own.yml"
+    config = TrainConfig(algo=own, env="CartPole-v1", conf_file=path)
+    path.write_text("dqn: {default: {gamma: 0.6}}\nppo: {default: {gamma: 0.5}}\n")
+    assert resolve(config).hyperparameters["gamma"] == 0.6
+    path.write_text(f"{own}: {{default: {{gamma: 0.7}}}}\ndqn: {{default: {{gamma: 0.6}}}}\n")
+    assert resolve(config).hyperparameters["gamma"] == 0.7
+
+
+def test_ranges_and_the_paper_s_settings_are_those_of_its_base():
+    assert space_of(algorithm("own_algos:Patient"), None) == space_of(algorithm("dqn"), None)
+    own = TrainConfig(algo="own_algos:Own", env="CartPole-v1", config="paper")
+    base = TrainConfig(algo="rndqn", env="CartPole-v1", config="paper")
+    assert resolve(own).hyperparameters == resolve(base).hyperparameters
+    other = TrainConfig(algo="dqn", env="CartPole-v1", config="paper")
+    assert resolve(other).hyperparameters != resolve(base).hyperparameters
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,13 @@
 
 import sys
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from gymnasium import spaces
 from rich.console import Console
 
 from rn_rl import cli
@@ -15,6 +18,10 @@ from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.grid.file import with_file
 from rn_rl.experiment.grid.grid import new_grid
 from rn_rl.experiment.runs.folder import Run
+from rn_rl.experiment.runs.zoo_folder import python_value
+from rn_rl.experiment.settings.algorithms import ALGORITHMS, algorithm
+from rn_rl.experiment.settings.hyperparameters import to_algorithm_arguments
+from rn_rl.experiment.training.conf_file import own_settings
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.resolve import resolve
 
@@ -59,6 +66,114 @@ def test_a_file_of_the_rl_zoo_replaces_the_tuned_values(tmp_path):
     env.close()
 
 
+WRITTEN = """dict(
+    log_std_init=-2.5, ortho_init=False,
+    activation_fn=nn.ReLU,
+    net_arch=dict(pi=[64], vf=(32, 32)),
+    optimizer_kwargs={'eps': 1e-5, 'betas': None},
+  )"""
+VALUES = {
+    "log_std_init": -2.5,
+    "ortho_init": False,
+    "activation_fn": "relu",
+    "net_arch": {"pi": [64], "vf": [32, 32]},
+    "optimizer_kwargs": {"eps": 1e-5, "betas": None},
+}
+
+
+def test_python_text_of_the_rl_zoo_is_plain_values_and_is_not_run(tmp_path):
+    assert python_value(WRITTEN) == VALUES
+    config = replace(PPO, conf_file=own(tmp_path, f'default: {{policy_kwargs: "{WRITTEN}"}}'))
+    assert resolve(config).hyperparameters["policy_kwargs"] == VALUES
+    for text in (
+        "exit(3)",
+        "dict(a=1)(2)",
+        "[x for x in 'ab']",
+        "dict([(1, 2)])",
+        "1 + 1",
+        "b'a'",
+        "nn",
+    ):
+        with pytest.raises(ValueError, match="is no plain value"):
+            python_value(text)
+    for text in ("(", "(" * 10**5, "", "a b"):
+        with pytest.raises(ValueError, match=r"\w"):
+            python_value(text)
+
+
+@pytest.mark.parametrize("written", ["tanh", "Tanh", "nn.Tanh", "torch.nn.Tanh", "th.nn.Tanh"])
+def test_an_activation_has_one_name_in_a_run(written, tmp_path, capsys):
+    spec = resolve(replace(PPO, set=(f"policy_kwargs.activation_fn={written}",)))
+    assert spec.hyperparameters["policy_kwargs"]["activation_fn"] == "tanh"
+    text = f"default: {{policy_kwargs: {{activation_fn: {written}}}}}"
+    spec = resolve(replace(PPO, conf_file=own(tmp_path, text)))
+    assert spec.hyperparameters["policy_kwargs"]["activation_fn"] == "tanh"
+    words = "train --algo ppo --env CartPole-v1 --set policy_kwargs.activation_fn=torch.nn.Thanh"
+    assert main(words.split()) == 2
+    assert "unknown activation 'Thanh'. Did you mean 'tanh'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("algo", "given"), [("dqn", "max_grad_norm=0.5"), ("ars", "alive_bonus_offset=-0.1")]
+)
+def test_a_real_number_may_have_a_fraction_where_sb3_s_default_is_whole(algo, given):
+    name, _, value = given.partition("=")
+    assert resolve(replace(PPO, algo=algo, set=(given,))).hyperparameters[name] == float(value)
+
+
+def test_what_is_said_in_place_of_frame_stack_gives_frames_to_the_convolutions(tmp_path):
+    text = """CarRacing-v3:
+      policy: CnnPolicy
+      env_wrapper:
+        - gymnasium.wrappers.GrayscaleObservation
+        - gymnasium.wrappers.FrameStackObservation: {stack_size: 2}
+    """
+    spec = resolve(replace(PPO, env="CarRacing-v3", conf_file=own(tmp_path, text)))
+    env = spec.make_env(n_envs=1)
+    assert env.observation_space.shape == (2, 96, 96)
+    first = next(spec.make_model(env, training=False).policy.features_extractor.parameters())
+    assert first.shape[:2] == (32, 2)
+    env.close()
+
+
+REFUSED = {
+    **{f"{algo} atari": "frame_stack" for algo in ("dqn", "ppo", "ppo_lstm", "qrdqn")},
+    **{f"{algo} CarRacing-v3": "frame_stack" for algo in ("ppo", "ppo_lstm")},
+    "a2c atari": "'RMSpropTFLike' is no plain value",
+}
+"""Entries of the RL Zoo that cannot be used, and a part of what is said."""
+
+
+def test_the_rl_zoo_s_own_files_can_be_used():
+    """All but her.yml, of an algorithm that SB3 no longer has; and their policies can be made."""
+    pytest.importorskip("rl_zoo3")
+    box, seen, refused, read = spaces.Box(-1, 1, (3,), np.float32), set(), {}, 0
+    for file in sorted((files("rl_zoo3") / "hyperparams").iterdir(), key=lambda file: file.name):
+        name = file.name.removesuffix(".yml")
+        if name not in ALGORITHMS:
+            assert name in ("her", "__init__.py", "__pycache__")
+            continue
+        algo = algorithm(name)
+        action = box if spaces.Box in algo.action_spaces else spaces.Discrete(3)
+        for env_id in yaml.safe_load(file.read_text()):
+            read += 1
+            try:
+                given = own_settings(Path(str(file)), algo, env_id)
+            except UserError as error:
+                refused[f"{name} {env_id}"] = str(error)
+                continue
+            made = to_algorithm_arguments(given, box)
+            key = (name, made["policy"], str(made["policy_kwargs"]))
+            if key not in seen:
+                seen.add(key)
+                rate = () if name == "ars" else (lambda _: 1e-3,)
+                made["policy"](box, action, *rate, **made["policy_kwargs"])
+    assert read > 250 and len(seen) > 40
+    assert refused.keys() == REFUSED.keys()
+    for key, said in REFUSED.items():
+        assert said in refused[key] and "\n" not in refused[key]
+
+
 @pytest.mark.parametrize("algo", [None, "dqn", "dqn,ppo", "sac"])
 def test_an_exported_file_gives_the_tuned_values(tmp_path, algo, capsys):
     path = tmp_path / "own.yml"
@@ -78,8 +193,17 @@ def test_an_exported_file_gives_the_tuned_values(tmp_path, algo, capsys):
     [
         ("CartPole-v1: {gamma: 2}", "CartPole-v1: gamma=2: expected at most 1"),
         ("CartPole-v1: {gama: 0.9}", "unknown hyperparameter of ppo 'gama'. Did you mean 'gamma'"),
-        ("CartPole-v1: {policy_kwargs: 'dict(a=nn.ReLU)'}", "policy_kwargs='dict(a=nn.ReLU)'"),
+        (
+            "CartPole-v1: {policy_kwargs: 'dict(activation_fn=nn.Rely)'}",
+            "CartPole-v1: policy_kwargs='dict(activation_fn=nn.Rely)': unknown activation 'Rely'. Did",
+        ),
+        ("CartPole-v1: {policy_kwargs: {activation_fn: nn.Rely}}", "unknown activation 'Rely'"),
         ("CartPole-v1: {policy_kwargs: '__import__(\"os\")'}", "expected plain values"),
+        ("CartPole-v1: {policy_kwargs: 'dict(net_arch=[exit(3)])'}", "'exit(3)' is no plain value"),
+        ("CartPole-v1: {policy_kwargs: 'dict(**a)'}", "expected plain values"),
+        ("CartPole-v1: {policy_kwargs: 'dict(a=os.ReLU)'}", "'os.ReLU' is no plain value"),
+        ("CartPole-v1: {frame_stack: 3}", "FrameStackObservation: {stack_size: 3}} last into"),
+        ("CartPole-v1: {vec_env_wrapper: a.B}", "not supported here; wrap each environment, with"),
         ("CartPole-v1: [1]", "CartPole-v1: expected names and values"),
         (
             "Acrobot-v1: {gamma: 0.9}",
@@ -100,7 +224,7 @@ def test_a_wrong_file_is_one_line(tmp_path, text, message):
 
 
 def test_a_missing_file_and_two_sources_are_one_line(tmp_path):
-    with pytest.raises(UserError, match=r"no such file; 'rn-rl zoo --export"):
+    with pytest.raises(UserError, match=r"no such file; rn-rl zoo --export \S+no.yml writes one"):
         resolve(replace(PPO, conf_file=tmp_path / "no.yml"))
     with pytest.raises(UserError, match="--config paper: expected no --conf-file"):
         resolve(replace(PPO, conf_file=own(tmp_path), config="paper"))
@@ -173,6 +297,11 @@ def test_a_study_is_a_file_and_what_is_typed_wins(tmp_path):
         "dqn:learning_rate=0.001",
     )
     assert given[2] == "dqn:policy_kwargs.net_arch=[8, 8]"
+    path.write_text(
+        "set: {env_wrapper: [{a.b.C: {n: 1, f: null}}, d:E], dqn: {env_wrapper: {d:E: {}}}}"
+    )
+    given = parsed(f"--grid={path}").set
+    assert given == ("env_wrapper=[{a.b.C: {n: 1, f: null}}, d:E]", "dqn:env_wrapper={d:E: {}}")
 
 
 @pytest.mark.parametrize(

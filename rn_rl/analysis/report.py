@@ -37,6 +37,7 @@ from rn_rl.analysis.tables import Estimate, markdown_table
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.console import say
 from rn_rl.experiment.runs.io import write_text
+from rn_rl.experiment.runs.name_table import name_table
 from rn_rl.experiment.settings.options import DecisionOptions
 from rn_rl.normalization import canonical_spec
 
@@ -74,7 +75,7 @@ SORT = (files("rn_rl") / "analysis" / "templates" / "sort.js").read_text("utf-8"
 def print_summary(summary: Summary, out: Path, console: Console) -> None:
     """Print a table of each task, the conclusions, notes, problems, and the path of the page."""
     for task in summary.tasks:
-        console.print(Padding(last_policies(summary, task), (1, 0)))
+        console.print(Padding(last_policies(summary, task, console.width), (1, 0)))
     for sentence in summary.sentences():
         say(console, f"  {sentence}")
     for note in summary.notes:
@@ -85,20 +86,18 @@ def print_summary(summary: Summary, out: Path, console: Console) -> None:
     say(console, f"report: {out}")
 
 
-def last_policies(summary: Summary, task: Task) -> Table:
-    """Return the table of a task for a terminal, with the figures that fit."""
-    table = Table(title=task.name, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    table.add_column("normalizer")
-    for name in ("seeds", "last return, IQM", "worst run", "P(better)"):
-        table.add_column(name, justify="right")
+def last_policies(summary: Summary, task: Task, width: int) -> Table:
+    """Return the table of a task for a terminal of so many columns, with the figures that fit."""
+    columns = ["normalizer", "seeds", "last return, IQM", "worst run", "P(better)"]
     better = summary.improvements()
+    rows = []
     for norm, arm in task.arms.items():
         found = [arm.figures[name] for name in ("last return, IQM", "worst run")]
-        row = [norm, str(len(arm.runs)), *map(str, found), better.get((task.name, norm), "")]
-        table.add_row(*map(Text, row))
+        rows.append([norm, str(len(arm.runs)), *map(str, found), better.get((task.name, norm), "")])
     for each in task.references:
-        table.add_row(Text(each.label), "1", str(Estimate(each.value)))
-    return table
+        rows.append([each.label, "1", str(Estimate(each.value)), "", ""])
+    left_out = ("worst run", "seeds", "P(better)")
+    return name_table(columns, rows, width, expendable=left_out, title=Text(task.name))
 
 
 def write_report(

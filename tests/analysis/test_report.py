@@ -225,6 +225,20 @@ def test_equal_returns_give_a_report_and_no_verdict(tmp_path, capsys):
     assert "both have the same return of the last policy in every run, 11 seeds" in said
 
 
+@pytest.mark.parametrize("width", ["80", "44"])
+def test_the_printed_tables_have_whole_names_and_figures(tmp_path, capsys, monkeypatch, width):
+    norms = ["none", "ln+rn(half_life=2000)", "ln+rn(half_life=2001)"]
+    fill(tmp_path, dict.fromkeys(norms, 1e5), seeds=3)
+    monkeypatch.setenv("COLUMNS", width)
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 0
+    printed = capsys.readouterr().out
+    table = printed[: printed.index("Exploratory")]
+    assert all(f"\n{norm} " in table for norm in norms) and "…" not in table
+    figure = summary_of(tmp_path).tasks[0].arms["none"].figures["last return, IQM"]
+    assert (str(figure) in table) == (width == "80")
+    assert max(map(len, table.splitlines())) <= int(width)
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """Report on two environments, four normalizers, the published results and a bad run."""

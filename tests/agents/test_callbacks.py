@@ -9,6 +9,7 @@ import torch
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.callbacks import CallbackList, EvalCallback
 from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from torch.distributions import Categorical, Normal
 
@@ -239,7 +240,7 @@ def test_gains_are_there_at_each_timestep_with_a_row(algorithm):
     model = agent(algorithm)
     if algorithm is DQN:
         model.train_freq = TrainFreq(200, TrainFrequencyUnit.STEP)
-    evaluation = EvalCallback(gym.make("CartPole-v1"), n_eval_episodes=1, eval_freq=50, verbose=0)
+    evaluation = EvalCallback(Monitor(gym.make("CartPole-v1")), n_eval_episodes=1, eval_freq=50, verbose=0)
     callback = NormalizerLogger()
     recorder = Recorder()
     model.set_logger(Logger(folder=None, output_formats=[recorder]))

@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from rn_rl.analysis.tables import Estimate, markdown_table
+from rn_rl.analysis.tables import Estimate, markdown_table, signed
 from rn_rl.experiment.runs.console import say
 from rn_rl.experiment.runs.io import write_rows, write_text
 from rn_rl.experiment.runs.name_table import name_table
@@ -58,12 +58,6 @@ def difference(results: Results, arm: str, name: str, setting: str) -> str:
     if found is None or arm == other:
         return ""
     return signed(found)
-
-
-def signed(found: Estimate) -> str:
-    """Format a difference with its sign."""
-    text = str(found)
-    return f"+{text}" if found.value > 0 else text
 
 
 def write_page(

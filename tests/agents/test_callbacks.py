@@ -240,7 +240,9 @@ def test_gains_are_there_at_each_timestep_with_a_row(algorithm):
     model = agent(algorithm)
     if algorithm is DQN:
         model.train_freq = TrainFreq(200, TrainFrequencyUnit.STEP)
-    evaluation = EvalCallback(Monitor(gym.make("CartPole-v1")), n_eval_episodes=1, eval_freq=50, verbose=0)
+    evaluation = EvalCallback(
+        Monitor(gym.make("CartPole-v1")), n_eval_episodes=1, eval_freq=50, verbose=0
+    )
     callback = NormalizerLogger()
     recorder = Recorder()
     model.set_logger(Logger(folder=None, output_formats=[recorder]))

@@ -15,7 +15,7 @@ from imageio_ffmpeg import get_ffmpeg_exe
 import rn_rl
 from benchmarks.__main__ import main as benchmark
 from rn_rl.cli import COMMANDS, main, parse, subcommands
-from rn_rl.commands.help import EXAMPLES, flag_of
+from rn_rl.commands.help import EXAMPLES, flag_of, flags_of, sections_of
 from rn_rl.commands.mistakes import whole_number
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +51,14 @@ def test_the_help_of_a_command_fits_80_columns_and_has_examples(command, capsys)
 SECTIONS = ["training", "evaluation", "records", "machine"]
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_with_many_options_has_sections(command):
+    config, _ = COMMANDS[command]
+    sections = sections_of(config)
+    options = [flag for flag in flags_of(config) if flag not in ("--help", "--version")]
+    assert len(options) < 10 or all(flag in sections for flag in options)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 @pytest.mark.parametrize(
     ("command", "sections"),
@@ -59,6 +67,9 @@ SECTIONS = ["training", "evaluation", "records", "machine"]
         ("compare", ["what is compared", *SECTIONS, "decision", "grid, jobs and report"]),
         ("tune", ["what is tuned", *SECTIONS, "search"]),
         ("report", ["decision", "page"]),
+        ("reproduce", ["study", "runs", "files", "machine"]),
+        ("task", ["arms and runs", "files and machine"]),
+        ("evaluate", ["evaluation", "environments"]),
     ],
 )
 def test_the_help_of_a_long_command_has_sections(command, sections, encoding):

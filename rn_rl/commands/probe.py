@@ -73,7 +73,9 @@ def run_probe(config: ProbeConfig) -> None:
         "residual: code length in nats beyond that of stationary data, and its course; explained: "
     )
     say(console, f"{note}share of it that follows from shift and ratio")
-    say(console, f"page: {config.out}; {', '.join(path.name for path in written)} beside it")
+    table, *files = [path.name for path in written]
+    more = f", and {len(files)} files of figures such as {files[0]}" if files else ""
+    say(console, f"page: {config.out}; {table}{more} beside it")
 
 
 def print_record(name: str, record: ProbeRecord) -> None:

@@ -100,7 +100,7 @@ class ProbeConfig:
     out: Path = Path("probe.html")
     """HTML page; a CSV file of all figures goes beside it."""
     figures: str = ""
-    """Also write each plot as files beside the page: pdf,svg,png or some of them."""
+    """Also write each plot for a paper, one and two columns wide: pdf,svg,png or some of them."""
     watch: bool = False
     """Draw the curves of one run in the terminal while it is trained, until it ends or Ctrl-C."""
     json: bool = False

@@ -6,10 +6,10 @@ import contextlib
 import importlib
 import io
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from functools import partial
 from typing import Annotated, Any, Protocol, Union, runtime_checkable
 
@@ -17,8 +17,10 @@ import tyro
 
 import rn_rl
 from rn_rl.analysis.config import ReportConfig
+from rn_rl.commands.completion import PRINT, asks_for_completion, give_completion
 from rn_rl.commands.config import NormsConfig, StatusConfig, ZooConfig
 from rn_rl.commands.help import EXAMPLES, about, printed_in_sections
+from rn_rl.commands.mistakes import NUMBERS, mistake
 from rn_rl.errors import TrainingDiverged, TrainingStopped, UserError, unknown
 from rn_rl.experiment.evaluation.config import (
     EvaluateConfig,
@@ -99,6 +101,7 @@ def parse(
     prog: str,
     description: str | None,
     chosen: type | None = None,
+    others: Mapping[str, type] | None = None,
 ) -> object:
     """Parse with tyro, and raise its boxed errors as a :class:`UserError` of one line.
 
@@ -108,10 +111,15 @@ def parse(
         prog: name of the program in messages.
         description: text at the top of ``--help``.
         chosen: dataclass of the command that is run, whose sections ``--help`` shows.
+        others: dataclasses of all commands by name, for messages.
     """
     errors = io.StringIO()
     try:
-        with printed_in_sections(chosen), contextlib.redirect_stderr(errors):
+        with (
+            printed_in_sections(chosen, version=others is not None),
+            contextlib.redirect_stderr(errors),
+            NUMBERS,
+        ):
             return tyro.cli(
                 command,
                 prog=prog,
@@ -122,20 +130,7 @@ def parse(
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        plain = re.sub(r"\x1b\[[0-9;]*m", "", errors.getvalue())
-        line = " ".join(re.sub(r"[╭╮╰╯│─]+|-{3,}", " ", plain).split())
-        # the title of a box, which is said again in it, and how tyro reads what is left over
-        line = re.sub(r"^(Value error|Required options|Unrecognized options) (?=[A-Z])", "", line)
-        line = re.sub(r" \(applied to [^)]*\)| Arguments are applied to [^.]*\.", "", line)
-        # keep what is wrong; the help that follows it is what --help is for
-        line = re.split(r" Argument helptext:| For full helptext", line)[0]
-        left = re.match(r"Unrecognized options: ([^-]\S*)", line)
-        if left:
-            line = f"{left[1]!r} belongs to no option; a list such as --norms none,rn has commas"
-        near = re.match(r"(Unrecognized options: -\S+?),? .*?Perhaps you meant: (--\S+)", line)
-        if near:
-            line = f"{near[1]}. Did you mean {near[2]}?"
-        raise UserError(line) from None
+        raise mistake(errors.getvalue(), arguments, chosen, others) from None
 
 
 @contextlib.contextmanager
@@ -160,6 +155,7 @@ def run_command(
     description: str | None = None,
     arguments: Sequence[str] | None = None,
     chosen: type | None = None,
+    others: Mapping[str, type] | None = None,
 ) -> int:
     """Parse the arguments, run the command, and print errors that the user can fix as one line.
 
@@ -169,19 +165,25 @@ def run_command(
         prog: name of the program in messages.
         description: text at the top of ``--help``.
         arguments: default: those of the command line.
-        chosen: see :func:`parse`.
+        chosen: see :func:`parse`; default: ``command`` itself, if it is a dataclass.
+        others: see :func:`parse`.
 
     Returns:
         The exit status: 0; 1 after a training that diverged; 2 after an error that the user can fix;
         130 after Ctrl-C.
     """
     try:
-        typed = sys.argv[1:] if arguments is None else arguments
-        if any(text.partition("=")[0] == "--grid" for text in typed):
+        typed = list(sys.argv[1:] if arguments is None else arguments)
+        if chosen is None and is_dataclass(command):
+            chosen = command if isinstance(command, type) else None
+        if asks_for_completion(typed):
+            give_completion(typed, partial(tyro_script, command, prog))
+            return 0
+        if chosen is CompareConfig and any(x.partition("=")[0] == "--grid" for x in typed):
             from rn_rl.experiment.grid.file import with_file
 
             typed = with_file(typed)
-        config = parse(command, typed, prog, description, chosen)
+        config = parse(command, typed, prog, description, chosen, others)
         if isinstance(config, ChecksArguments):
             config.check_arguments(typed)
         with short_warnings(prog):
@@ -236,7 +238,16 @@ def run_commands(
     chosen = typed[0] if typed else ""
     options = subcommands(commands, chosen, examples)
     config = commands[chosen][0] if chosen in commands else None
-    return run_command(options, dict(commands.values()), prog, description, typed, config)
+    others = {name: each for name, (each, _) in commands.items()}
+    return run_command(options, dict(commands.values()), prog, description, typed, config, others)
+
+
+def tyro_script(command: Any, prog: str, shell: str) -> str:
+    """Return the script of tyro that completes commands and options in a shell."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        parse(command, [PRINT, shell], prog, None)
+    return printed.getvalue()
 
 
 def add_current_folder() -> None:
@@ -253,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``rn-rl`` with these arguments, by default those of the command line."""
     typed = list(sys.argv[1:] if arguments is None else arguments)
     add_current_folder()
-    if typed[:1] == ["--version"]:
+    if "--version" in typed:
         print(f"rn-rl {rn_rl.__version__}")
         return 0
     commands = {

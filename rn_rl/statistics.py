@@ -62,6 +62,19 @@ def probability_of_improvement(*tasks: np.ndarray, axis: int = -1) -> np.ndarray
     return np.mean(found, axis=0)
 
 
+def difference_of_interquartile_means(
+    x: np.ndarray, y: np.ndarray, *, axis: int = -1
+) -> np.ndarray:
+    """``IQM(X) - IQM(Y)``, for :func:`interval`, which resamples the runs of X and of Y.
+
+    Args:
+        x: scores of one method.
+        y: scores of the other on the same task.
+        axis: axis of the runs.
+    """
+    return interquartile_mean(x, axis=axis) - interquartile_mean(y, axis=axis)
+
+
 def performance_profile(*tasks: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """Share of runs with a score above each threshold, mean over tasks: ``(len(thresholds),)``."""
     return np.mean([(task[:, None] > thresholds).mean(0) for task in tasks], axis=0)

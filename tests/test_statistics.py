@@ -53,6 +53,24 @@ def test_a_stack_of_resamples_gives_each_ones_figure(tasks):
         np.testing.assert_allclose(together, one_by_one, atol=1e-12)
 
 
+def test_the_difference_of_interquartile_means_and_its_interval():
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(3, 1, 16), rng.normal(1, 2, 20)
+    middle = [np.sort(v)[len(v) // 4 : len(v) - len(v) // 4].mean() for v in (x, y)]
+    found = statistics.difference_of_interquartile_means(x, y)
+    assert found == pytest.approx(middle[0] - middle[1], abs=1e-12)
+    # each method's runs are resampled by themselves
+    drawn = [
+        np.sort(v[rng.integers(0, len(v), (4000, len(v)))])[:, len(v) // 4 : len(v) - len(v) // 4]
+        for v in (x, y)
+    ]
+    expected = np.quantile(drawn[0].mean(1) - drawn[1].mean(1), (0.025, 0.975))
+    bounds = statistics.interval(statistics.difference_of_interquartile_means, x, y)
+    np.testing.assert_allclose(bounds, expected, atol=0.1)
+    one = statistics.interval(statistics.difference_of_interquartile_means, x[:1], y)
+    assert np.isnan(one).all()
+
+
 def test_an_interval_is_seeded_and_covers_at_its_level():
     rng = np.random.default_rng(3)
     samples = rng.normal(2, 1, (300, 2, 20))

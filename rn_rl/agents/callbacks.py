@@ -30,9 +30,10 @@ class NormalizerLogger(BaseCallback):
                                    action, each component in [-1, 1]
     ============================  ========================================================
 
-    Layers are those of the online networks; target networks are left out. A commit is an unclipped step
-    of the policy, so its KL belongs beside ``train/approx_kl``. The policies before and after a commit
-    are compared as follows:
+    Gains and code lengths are there at each timestep at which SB3's logger writes a row. Layers are those
+    of the online networks; target networks are left out. A commit is an unclipped step of the policy, so
+    its KL belongs beside ``train/approx_kl``. The policies before and after a commit are compared as
+    follows:
 
     =====================  ===============================================================
     PPO, A2C, TRPO         action distributions, on observations of the last rollout
@@ -93,9 +94,7 @@ class NormalizerLogger(BaseCallback):
         self.rollouts += 1
         gains = [mean_gain(norm) for norm in self._layers.values()]
         self.history.append((now, gains))
-        for name, gain in zip(self._layers, gains, strict=True):
-            self.logger.record(f"normalizer/gain/{name}", gain, exclude="stdout")
-        self.logger.record("normalizer/gain", float(np.mean(gains)), exclude="tensorboard")
+        self._record_gains()
         assert self.measure_every is not None
         if self.rollouts % self.measure_every == 0:
             self._measure()
@@ -112,15 +111,30 @@ class NormalizerLogger(BaseCallback):
             for name in size:
                 recent = float(np.mean([measured[name] for measured in self.recent_commits]))
                 self.logger.record(f"normalizer/{name}", recent)
-        for name, norm in self._layers.items():
-            if isinstance(norm, RegularityNorm):
-                length = float(norm.code_length.mean())
-                self.logger.record(f"normalizer/code_length/{name}", length, exclude="stdout")
+
+    def _record_gains(self) -> None:
+        """Record the gains of this phase."""
+        _, gains = self.history[-1]
+        for (name, norm), gain in zip(self._layers.items(), gains, strict=True):
+            self.logger.record(f"normalizer/gain/{name}", gain, exclude="stdout")
+            if isinstance(norm, RegularityNorm):  # whose gain is the code length
+                self.logger.record(f"normalizer/code_length/{name}", gain, exclude="stdout")
+        self.logger.record("normalizer/gain", float(np.mean(gains)), exclude="tensorboard")
+
+    def _record_gains_again(self) -> None:
+        """Record the gains of this phase if SB3's logger has written a row since, which clears them.
+
+        With a replay buffer there are several rows in one phase.
+        """
+        if self.history and "normalizer/gain" not in self.logger.name_to_value:
+            self._record_gains()
 
     def _on_step(self) -> bool:
+        self._record_gains_again()
         return True
 
     def _on_rollout_end(self) -> None:
+        self._record_gains_again()  # where an evaluation at the last step wrote a row
         buffer = getattr(self.model, "rollout_buffer", None)
         if buffer is None or not self._layers:
             return

@@ -20,6 +20,8 @@ ENDPOINTS = {
 }
 """Endpoints by which arms can be compared, and their names in sentences."""
 
+SHOWN = {"last": "last return, IQM", "area": "area under curve, IQM"}
+"""Figure of an arm that is shown for each endpoint, a key of :data:`~rn_rl.analysis.metrics.METRICS`."""
 
 NO_ESTIMATE = Estimate(math.nan)
 
@@ -38,6 +40,8 @@ class Comparison:
     """Number of runs of the arm and of the baseline."""
     improvement: Estimate
     """Probability that a run of the arm returns more than one of the baseline."""
+    effect: Estimate
+    """Difference of the interquartile means, arm minus baseline."""
     p: float
     """p value of the two-sided test."""
     equal: bool
@@ -145,6 +149,7 @@ def compare(
         baseline,
         runs=(len(x), len(y)),
         improvement=estimate(statistics.probability_of_improvement, x, y),
+        effect=estimate(statistics.difference_of_interquartile_means, x, y),
         p=statistics.p_value(x, y),
         equal=bool(np.ptp(np.concatenate([x, y])) == 0),
         margin=margin,

@@ -143,10 +143,16 @@ def page_css() -> str:
 
 
 def by_itself(text: str) -> str:
-    """Return an SVG with its own CSS, for a separate file."""
-    style = "svg { background: var(--page) }"
+    """Return an SVG for a separate file: the literal colours of light mode, on their background.
+
+    Programs other than browsers, such as Inkscape, LibreOffice and LaTeX, do not know CSS variables, and
+    draw nothing where one is named.
+    """
+    light = dict(re.findall(r"--(\w+): (#\w{6})", css().split("@media")[0]))
+    text = re.sub(r"var\(--(\w+)\)", lambda found: light[found[1]], text)
     end = text.index(">") + 1
-    return f"{text[:end]}<style>{css()}{style}</style>{text[end:]}\n"
+    page = f'<rect width="100%" height="100%" fill="{light["page"]}"/>'
+    return f"{text[:end]}{page}{text[end:]}\n"
 
 
 def variable(color: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from rn_rl.analysis.comparison import SHOWN
 from rn_rl.analysis.summary import Summary
 from rn_rl.analysis.tables import Estimate
 from rn_rl.analysis.tidy import tidy_columns
@@ -58,6 +59,8 @@ def write_figures(summary: Summary, path: Path) -> None:
         what = f"probability of improvement over {each.baseline}"
         seeds = f"{each.runs[0]} and {each.runs[1]}"
         add(each.task, each.norm, seeds, what, each.improvement)
+        name = f"{SHOWN[summary.endpoint]}, minus that of {each.baseline}"
+        add(each.task, each.norm, seeds, name, each.effect)
         add(each.task, each.norm, seeds, f"p against {each.baseline}", Estimate(each.p))
         corrected = f"p against {each.baseline}, corrected"
         add(each.task, each.norm, seeds, corrected, Estimate(each.corrected))

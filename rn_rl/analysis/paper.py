@@ -105,11 +105,16 @@ def write_paper_figures(
 
 
 def laid_out(figure: PaperFigure, width: float) -> matplotlib.figure.Figure:
-    """Draw a figure and fix its layout, which would change a little with every file."""
+    """Draw a figure and fix its layout."""
     drawn = figure.draw(width)
-    drawn.draw_without_rendering()
-    drawn.set_layout_engine("none")
+    fix_layout(drawn)
     return drawn
+
+
+def fix_layout(figure: matplotlib.figure.Figure) -> None:
+    """Fix the layout of a figure, which would change a little with every file."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
 
 
 def save(figure: matplotlib.figure.Figure, path: Path) -> None:

@@ -18,6 +18,9 @@ from rn_rl.analysis.metrics import ArmMetrics
 from rn_rl.analysis.summary import Summary, Task
 from rn_rl.analysis.tables import Estimate
 
+CURVES_HEIGHT = 4.2
+"""Height of learning curves in inches, the largest picture of a page with gains of at most 12 layers."""
+
 
 def steps_axis(axes: matplotlib.axes.Axes) -> None:
     """Format the x axis as timesteps: 20k, 1M."""
@@ -28,7 +31,7 @@ def steps_axis(axes: matplotlib.axes.Axes) -> None:
 @styled
 def learning_curves(task: Task, palette: Palette) -> str | None:
     """Plot the mean return of evaluations with its pointwise 95% interval over seeds."""
-    figure = picture(width=8.6, height=4.2)
+    figure = picture(width=8.6, height=CURVES_HEIGHT)
     axes = figure.subplots()
     if not curve_lines(axes, task, palette):
         return None
@@ -186,12 +189,13 @@ def gain_curves(task: Task, palette: Palette) -> str | None:
     if not arms:
         return None
     layers = list(dict.fromkeys(n for arm in arms.values() for n in gain_layers(arm)))
-    columns = min(len(layers), 3)
+    columns = min(len(layers), 4)
     lines = -(-len(layers) // columns)
-    figure = picture(width=8.6, height=0.5 + 2.4 * lines)
+    most = max(CURVES_HEIGHT - 0.1, 0.5 + 1.2 * lines)
+    figure = picture(width=8.6, height=min(0.7 + 1.7 * lines, most))
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flatten()
-    for axes, layer in zip(grid, layers, strict=False):
-        for place, (norm, arm) in enumerate(arms.items()):
+    for place, (axes, layer) in enumerate(zip(grid, layers, strict=False)):
+        for turn, (norm, arm) in enumerate(arms.items()):
             found = gains(arm)
             assert found is not None
             steps, values = found
@@ -199,9 +203,12 @@ def gain_curves(task: Task, palette: Palette) -> str | None:
                 continue
             rows = values[:, :, gain_layers(arm).index(layer)]
             band = rows.min(0), rows.max(0)
-            curve(axes, palette, norm, steps, rows.mean(0), band, place / len(arms))
-        axes.set_title(layer.replace(", ", "\n"), fontsize=10)
+            curve(axes, palette, norm, steps, rows.mean(0), band, turn / len(arms))
+        axes.set_title(layer.replace(", ", "\n"), fontsize=9)
         steps_axis(axes)
+        lowest = place + columns >= len(layers)
+        axes.tick_params(labelbottom=lowest)
+        axes.set_xlabel("timesteps" if lowest else "")
     for axes in grid[len(layers) :]:
         axes.set_visible(False)
     grid[0].set_ylabel("gain")

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from rn_rl.analysis import drawing
 from rn_rl.analysis.export import csv_file
-from rn_rl.analysis.probe_plots import FIGURES, as_svg, write_figure
+from rn_rl.analysis.probe_plots import FIGURES, page_figure, write_figures
 from rn_rl.analysis.probes import CORRELATED, ProbedArm
 from rn_rl.analysis.report import template
 from rn_rl.analysis.tables import Estimate
@@ -63,18 +63,13 @@ def write_page(arms: Sequence[ProbedArm], out: Path, formats: Sequence[str]) -> 
         sections = []
         for i, arm in enumerate(arms):
             drawings = []
-            for name, (draw, caption) in FIGURES.items():
-                figure = draw(arm)
-                if figure is None:
+            for name, (_, caption) in FIGURES.items():
+                drawn = page_figure(name, arm)
+                if drawn is None:
                     continue
-                title = f"{name} of {arm.name}"
-                drawings.append((as_svg(figure, title), caption))
-                # SVG first, since the others replace the colours
-                for suffix in sorted(formats, key=lambda name: name != "svg"):
-                    path = out.with_name(f"{out.stem}-{name}-{file_name(arm.name)}.{suffix}")
-                    path = path.with_name(path.name.replace(" ", "-"))
-                    write_figure(figure, path, title)
-                    written.append(path)
+                drawings.append((drawn, caption))
+                stem = f"{out.stem}-{name}-{file_name(arm.name)}".replace(" ", "-")
+                written += write_figures(name, arm, out.with_name(stem), formats)
             sections.append(section(arm, f"arm-{i + 1}", drawings))
         content: dict[str, Any] = {
             "title": f"Probe of {', '.join(arm.name for arm in arms)}",

@@ -1,26 +1,21 @@
-"""Plots of probes: figures in the colours of a page, which are also written as files."""
+"""Plots of probes: figures in the colours of a page, and files for a paper."""
 
 from __future__ import annotations
 
 import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from rn_rl.analysis import drawing, plots
+from rn_rl.analysis import drawing, paper, plots
 from rn_rl.analysis.probes import BLOCKS, ProbedArm, blocks
 from rn_rl.errors import UserError
-from rn_rl.experiment.runs.io import atomic_write
-
-FORMATS = ("pdf", "svg", "png")
-"""Kinds of files of figures."""
 
 MOST_LINES = 12
 """Layers that one plot shows; more would not be told apart."""
@@ -32,6 +27,35 @@ Line = tuple[str, np.ndarray, np.ndarray]
 """Name, timesteps ``(points,)`` and values ``(runs, points)``."""
 
 
+@dataclass(frozen=True)
+class Canvas:
+    """Size and colours of figures: those of a page, or of a paper."""
+
+    width: float
+    """Width of a figure in inches."""
+    panel: float
+    """Height of a panel in inches."""
+    colors: Sequence[str]
+    """Colours of lines."""
+
+    def picture(self, rows: int, names: Sequence[str]) -> Figure:
+        """Return a figure with room for so many rows of panels, and for a legend of these names."""
+        lines = -(-len(names) // paper.legend_columns(names, self.width)) if names else 0
+        points = matplotlib.rcParams["font.size"]
+        return drawing.picture(self.width, self.panel * rows + points * (0.022 * lines + 0.04))
+
+    def palette(self, names: Sequence[str]) -> drawing.Palette:
+        """Return the looks of lines."""
+        return drawing.Palette(names, self.colors)
+
+
+PAGE = Canvas(7.2, 2.3, drawing.SERIES)
+"""Figures of a page, whose CSS defines their colours."""
+
+PAPER = {name: Canvas(width, 1.45, drawing.OKABE_ITO) for name, width in paper.WIDTHS.items()}
+"""Figures of a paper, in literal colours, by the name of their width."""
+
+
 def lines(axes: Axes, drawn: Sequence[Line], palette: drawing.Palette) -> None:
     """Draw the mean over runs of each line, and the range of the runs."""
     for name, steps, rows in drawn:
@@ -40,9 +64,7 @@ def lines(axes: Axes, drawn: Sequence[Line], palette: drawing.Palette) -> None:
             continue
         look = palette[name]
         marker = "o" if known.sum() == 1 else None
-        axes.plot(
-            steps[known], rows[:, known].mean(0), label=name, linewidth=1.5, marker=marker, **look
-        )
+        axes.plot(steps[known], rows[:, known].mean(0), label=name, marker=marker, **look)
         if len(rows) > 1:
             low, high = rows[:, known].min(0), rows[:, known].max(0)
             axes.fill_between(steps[known], low, high, color=look["color"], alpha=0.12, linewidth=0)
@@ -51,8 +73,7 @@ def lines(axes: Axes, drawn: Sequence[Line], palette: drawing.Palette) -> None:
 def stage_lines(axes: Axes, arm: ProbedArm, *, of_return: bool = False) -> None:
     """Draw a vertical line at each stage that most seeds share."""
     for stage in arm.return_stages if of_return else arm.stages:
-        x = stage.position * arm.length
-        axes.axvline(x, color=drawing.INK, linewidth=0.9, linestyle=(0, (2, 3)))
+        plots.dotted_line(axes.axvline, stage.position * arm.length)
 
 
 def curves_of(arm: ProbedArm, measure: str, columns: Iterable[str]) -> list[Line]:
@@ -60,20 +81,20 @@ def curves_of(arm: ProbedArm, measure: str, columns: Iterable[str]) -> list[Line
     return [(name, *arm.curve(measure, name)) for name in columns]
 
 
-@drawing.styled
-def residuals(arm: ProbedArm) -> Figure | None:
+def residuals(arm: ProbedArm, canvas: Canvas) -> Figure | None:
     """Code length and residual of each online layer, and the return, on one axis of timesteps."""
     layers = [name for name in arm.layers if "_target." not in name and not name.endswith(".in")]
     layers = layers[:MOST_LINES]
     if not layers:
         return None
-    palette = drawing.Palette(layers)
-    figure = drawing.picture(width=7.2, height=7.4)
+    palette = canvas.palette(layers)
+    figure = canvas.picture(3, [*layers, "stationary data"])
     top, middle, bottom = figure.subplots(3, 1, sharex=True)
     lines(top, curves_of(arm, "code", layers), palette)
     steps, code = arm.curve("code", layers[0])
     expected = code[0] - arm.curve("residual", layers[0])[1][0]
-    look = {"color": drawing.INK, "linewidth": 0.9, "linestyle": (0, (2, 3))}
+    ink = matplotlib.rcParams["text.color"]
+    look = {"color": ink, "linewidth": 0.9, "linestyle": (0, (2, 3))}
     top.plot(steps, expected, label="stationary data", **look)
     top.set_ylabel("code length, nats")
     lines(middle, curves_of(arm, "residual", layers), palette)
@@ -92,8 +113,7 @@ def residuals(arm: ProbedArm) -> Figure | None:
     return figure
 
 
-@drawing.styled
-def layer_differences(arm: ProbedArm) -> Figure | None:
+def layer_differences(arm: ProbedArm, canvas: Canvas) -> Figure | None:
     """Residual of each layer minus that of the layer before it."""
     layers = [n for n in arm.layers if "_target." not in n and not n.endswith((".in", ".out"))]
     pairs = [(a, b) for a, b in itertools.pairwise(layers) if network(a) == network(b)]
@@ -102,11 +122,10 @@ def layer_differences(arm: ProbedArm) -> Figure | None:
         steps, one = arm.curve("residual", after)
         _, other = arm.curve("residual", before)
         drawn.append((f"{after} - {before.rpartition('.')[2]}", steps, one - other))
-    return plain(drawn, "difference of residuals, nats")
+    return plain(drawn, "difference of residuals, nats", canvas)
 
 
-@drawing.styled
-def online_minus_target(arm: ProbedArm) -> Figure | None:
+def online_minus_target(arm: ProbedArm, canvas: Canvas) -> Figure | None:
     """Code length of each layer of the online network minus that of its target network."""
     drawn = []
     for name in arm.layers:
@@ -115,17 +134,16 @@ def online_minus_target(arm: ProbedArm) -> Figure | None:
             steps, one = arm.curve("code", name)
             _, other = arm.curve("code", target)
             drawn.append((name, steps, one - other))
-    return plain(drawn[:MOST_LINES], "online minus target, nats")
+    return plain(drawn[:MOST_LINES], "online minus target, nats", canvas)
 
 
-@drawing.styled
-def differences(arm: ProbedArm) -> Figure | None:
+def differences(arm: ProbedArm, canvas: Canvas) -> Figure | None:
     """First and second differences of the code length between a fiftieth of the training."""
     layers = [n for n in arm.layers if "_target." not in n and not n.endswith(".in")][:MOST_LINES]
     if not layers:
         return None
-    palette = drawing.Palette(layers)
-    figure = drawing.picture(width=7.2, height=5.0)
+    palette = canvas.palette(layers)
+    figure = canvas.picture(2, layers)
     grid = figure.subplots(2, 1, sharex=True)
     for order, axes in enumerate(grid, start=1):
         drawn = []
@@ -140,14 +158,14 @@ def differences(arm: ProbedArm) -> Figure | None:
     return figure
 
 
-@drawing.styled
-def time_steps(arm: ProbedArm) -> Figure | None:
+def time_steps(arm: ProbedArm, canvas: Canvas) -> Figure | None:
     """Residual of each recurrent layer by time step."""
     if not arm.recurrent:
         return None
-    palette = drawing.Palette([f"step {t}" for t in STEPS])
+    steps = [f"step {t}" for t in STEPS]
+    palette = canvas.palette(steps)
     layers = list(arm.recurrent)[:4]
-    figure = drawing.picture(width=7.2, height=0.6 + 2.4 * len(layers))
+    figure = canvas.picture(len(layers), steps)
     grid = figure.subplots(len(layers), 1, sharex=True, squeeze=False).flatten()
     for axes, layer in zip(grid, layers, strict=True):
         named = [(f"step {t}", f"{layer}@{t}") for t in STEPS]
@@ -157,7 +175,7 @@ def time_steps(arm: ProbedArm) -> Figure | None:
             if column in arm.columns
         ]
         lines(axes, drawn, palette)
-        axes.set_title(layer, fontsize=10)
+        axes.set_title(layer, fontsize=matplotlib.rcParams["font.size"])
         axes.set_ylabel("residual, nats")
     plots.steps_axis(grid[-1])
     legend(figure, *grid)
@@ -177,16 +195,15 @@ PANELS = {
 """Measures that are plotted side by side, and the labels of their axes."""
 
 
-@drawing.styled
-def measures(arm: ProbedArm) -> Figure | None:
+def measures(arm: ProbedArm, canvas: Canvas) -> Figure | None:
     """All other measures of the online layers."""
     layers = [n for n in arm.layers if "_target." not in n and not n.endswith(".in")][:MOST_LINES]
     named = [(name, label) for name, label in PANELS.items() if arm.has(name)]
     if not named or not layers:
         return None
-    palette = drawing.Palette(layers)
+    palette = canvas.palette(layers)
     rows = -(-len(named) // 2)
-    figure = drawing.picture(width=7.2, height=0.6 + 2.2 * rows)
+    figure = canvas.picture(rows, layers)
     grid = figure.subplots(rows, 2, sharex=True, squeeze=False).flatten()
     for axes, (name, label) in zip(grid, named, strict=False):
         lines(axes, curves_of(arm, name, layers), palette)
@@ -198,15 +215,16 @@ def measures(arm: ProbedArm) -> Figure | None:
     return figure
 
 
-def plain(drawn: list[Line], label: str) -> Figure | None:
+def plain(drawn: list[Line], label: str, canvas: Canvas) -> Figure | None:
     """Plot lines with a line at 0; None if there are none."""
     if not drawn:
         return None
-    palette = drawing.Palette([name for name, _, _ in drawn])
-    figure = drawing.picture(width=7.2, height=3.2)
+    names = [name for name, _, _ in drawn]
+    palette = canvas.palette(names)
+    figure = canvas.picture(1, names)
     axes = figure.subplots()
     lines(axes, drawn, palette)
-    axes.axhline(0, color=drawing.INK, linewidth=0.8)
+    axes.axhline(0, color=matplotlib.rcParams["text.color"], linewidth=0.8)
     axes.set_ylabel(label)
     plots.steps_axis(axes)
     legend(figure, axes)
@@ -224,7 +242,7 @@ def network(column: str) -> str:
     return column.rpartition(".")[0]
 
 
-FIGURES: dict[str, tuple[Callable[[ProbedArm], Figure | None], str]] = {
+FIGURES: dict[str, tuple[Callable[[ProbedArm, Canvas], Figure | None], str]] = {
     "residual": (
         residuals,
         "Code length of each layer with that of stationary data (dotted), its residual, and the return; "
@@ -246,55 +264,38 @@ FIGURES: dict[str, tuple[Callable[[ProbedArm], Figure | None], str]] = {
 """Each plot of an arm, and its caption."""
 
 
-def light_colors() -> dict[str, str]:
-    """Return the colours of light mode by the placeholders of :mod:`rn_rl.analysis.plots`."""
-    light = drawing.css().split("@media")[0]
-    known = dict(re.findall(r"--(\w+): (#\w{6})", light))
-    series = {color: known[f"s{i}"] for i, color in enumerate(drawing.SERIES)}
-    return {drawing.INK: known["ink"], drawing.GRID: known["line"], **series}
-
-
 @drawing.styled
-def as_svg(figure: Figure, title: str) -> str:
-    """Return a figure as SVG for a page."""
-    return drawing.svg(figure, title)
+def page_figure(name: str, arm: ProbedArm) -> str | None:
+    """Return a plot of :data:`FIGURES` as SVG for a page; None if there is nothing to plot."""
+    draw, _ = FIGURES[name]
+    figure = draw(arm, PAGE)
+    return None if figure is None else drawing.svg(figure, f"{name} of {arm.name}")
 
 
-@drawing.styled
-def write_figure(figure: Figure, path: Path, title: str) -> None:
-    """Write a figure as a file whose suffix is its format: SVG in light and dark, others in light."""
-    if path.suffix == ".svg":
-        with atomic_write(path) as temporary:
-            temporary.write_text(drawing.by_itself(as_svg(figure, title)), encoding="utf-8")
-        return
-    recolor(figure, light_colors())
-    figure.set_facecolor("white")
-    with atomic_write(path) as temporary, matplotlib.rc_context({"pdf.fonttype": 42}):
-        # without the date, the same runs give the same file
-        metadata: Any = {"CreationDate": None} if path.suffix == ".pdf" else {}
-        figure.savefig(temporary, dpi=200, metadata=metadata)
+def write_figures(name: str, arm: ProbedArm, stem: Path, formats: Sequence[str]) -> list[Path]:
+    """Write a plot as files as wide as one and two columns, like those of ``rn-rl report --figures``.
 
+    Args:
+        name: key of :data:`FIGURES`.
+        arm: what is plotted.
+        stem: path of the files without width and suffix.
+        formats: suffixes.
 
-def recolor(figure: Figure, colors: dict[str, str]) -> None:
-    """Replace the placeholder colours of all parts of a figure."""
-    figure.draw_without_rendering()  # makes the ticks, which take their colours then
-    for axes in figure.axes:  # and those of a later layout
-        axes.tick_params(colors=colors[drawing.INK], grid_color=colors[drawing.GRID])
-    names = ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor")
-    for part in figure.findobj():
-        for name in names:
-            get, put = getattr(part, f"get_{name}", None), getattr(part, f"set_{name}", None)
-            if get is None or put is None:
-                continue
-            value = get()
-            if isinstance(value, np.ndarray) and value.ndim == 2:
-                value = value[0] if len(value) else None
-            if value is None or (isinstance(value, str) and value in ("none", "auto")):
-                continue
-            known = colors.get(to_hex(value))
-            if known is not None:
-                alpha = value[3] if not isinstance(value, str) and len(value) == 4 else None
-                put((known, alpha) if alpha is not None and alpha < 1 else known)
+    Returns:
+        The files; none if there is nothing to plot.
+    """
+    draw, _ = FIGURES[name]
+    written = []
+    for width, canvas in PAPER.items():
+        with drawing.style(paper.STYLE):
+            figure = draw(arm, canvas)
+            if figure is None:
+                return []
+            paper.fix_layout(figure)
+            for suffix in formats:
+                written.append(Path(f"{stem}-{width}.{suffix}"))
+                paper.save(figure, written[-1])
+    return written
 
 
 def check_formats(text: str) -> list[str]:
@@ -305,6 +306,6 @@ def check_formats(text: str) -> list[str]:
     """
     found = [part.strip() for part in text.split(",") if part.strip()]
     for each in found:
-        if each not in FORMATS:
-            raise UserError(f"--figures {text}: expected some of {','.join(FORMATS)}")
+        if each not in paper.FORMATS:
+            raise UserError(f"--figures {text}: expected some of {','.join(paper.FORMATS)}")
     return found

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from rn_rl import statistics
 from rn_rl.analysis import drawing, plots
-from rn_rl.analysis.comparison import ENDPOINTS
+from rn_rl.analysis.comparison import ENDPOINTS, SHOWN
 from rn_rl.analysis.export import (
     csv_file,
     data_of,
@@ -33,10 +33,11 @@ from rn_rl.analysis.export import (
 )
 from rn_rl.analysis.metrics import METRICS
 from rn_rl.analysis.summary import Summary, Task, last_policy
-from rn_rl.analysis.tables import Estimate, markdown_table
+from rn_rl.analysis.tables import Estimate, markdown_table, signed
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.console import say
 from rn_rl.experiment.runs.io import write_text
+from rn_rl.experiment.runs.name_table import name_table
 from rn_rl.experiment.settings.options import DecisionOptions
 from rn_rl.normalization import canonical_spec
 
@@ -74,7 +75,7 @@ SORT = (files("rn_rl") / "analysis" / "templates" / "sort.js").read_text("utf-8"
 def print_summary(summary: Summary, out: Path, console: Console) -> None:
     """Print a table of each task, the conclusions, notes, problems, and the path of the page."""
     for task in summary.tasks:
-        console.print(Padding(last_policies(summary, task), (1, 0)))
+        console.print(Padding(last_policies(summary, task, console.width), (1, 0)))
     for sentence in summary.sentences():
         say(console, f"  {sentence}")
     for note in summary.notes:
@@ -85,20 +86,18 @@ def print_summary(summary: Summary, out: Path, console: Console) -> None:
     say(console, f"report: {out}")
 
 
-def last_policies(summary: Summary, task: Task) -> Table:
-    """Return the table of a task for a terminal, with the figures that fit."""
-    table = Table(title=task.name, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    table.add_column("normalizer")
-    for name in ("seeds", "last return, IQM", "worst run", "P(better)"):
-        table.add_column(name, justify="right")
+def last_policies(summary: Summary, task: Task, width: int) -> Table:
+    """Return the table of a task for a terminal of so many columns, with the figures that fit."""
+    columns = ["normalizer", "seeds", "last return, IQM", "worst run", "P(better)"]
     better = summary.improvements()
+    rows = []
     for norm, arm in task.arms.items():
         found = [arm.figures[name] for name in ("last return, IQM", "worst run")]
-        row = [norm, str(len(arm.runs)), *map(str, found), better.get((task.name, norm), "")]
-        table.add_row(*map(Text, row))
+        rows.append([norm, str(len(arm.runs)), *map(str, found), better.get((task.name, norm), "")])
     for each in task.references:
-        table.add_row(Text(each.label), "1", str(Estimate(each.value)))
-    return table
+        rows.append([each.label, "1", str(Estimate(each.value)), "", ""])
+    left_out = ("worst run", "seeds", "P(better)")
+    return name_table(columns, rows, width, expendable=left_out, title=Text(task.name))
 
 
 def write_report(
@@ -209,23 +208,30 @@ def headline(summary: Summary) -> str:
 
 
 def verdicts(summary: Summary) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Return the columns of the table of verdicts, and its rows with the class of each verdict.
+    """Return the columns of the table of verdicts, and its rows with the classes of each.
+
+    The classes are the verdict, and ``first`` for the first row of a task. Of several tasks, each has
+    its rows together, with its name in the first column.
 
     Args:
         summary: content of the page.
     """
-    figure = {"last": "last return, IQM", "area": "area under curve, IQM"}[summary.endpoint]
-    columns = ["normalizer", "verdict", figure, summary.baseline, "P(better)", "p", "seeds"]
-    rows = []
+    figure = SHOWN[summary.endpoint]
+    columns = ["normalizer", "verdict", figure, summary.baseline, "difference", "P(better)", "p"]
+    columns.append("seeds")
+    rows: list[tuple[str, list[str]]] = []
     several = len({task.env for task in summary.tasks}) == len(summary.tasks) > 1
+    before = None
     for each in summary.comparisons:
         task = next(task for task in summary.tasks if task.name == each.task)
         mine, theirs = (task.arms[norm].figures[figure] for norm in (each.norm, summary.baseline))
-        figures = [str(mine), str(theirs), str(each.improvement), f"{each.corrected:.2g}"]
-        row = [each.norm, each.verdict, *figures, str(min(each.runs))]
+        figures = [str(mine), str(theirs), signed(each.effect), str(each.improvement)]
+        row = [each.norm, each.verdict, *figures, f"{each.corrected:.2g}", str(min(each.runs))]
         name = task.env if several else task.name
-        rows.append((each.verdict, row if len(summary.tasks) == 1 else [*row, name]))
-    return columns if len(summary.tasks) == 1 else [*columns, "task"], rows
+        classes = each.verdict if before in (None, each.task) else f"{each.verdict} first"
+        rows.append((classes, row if len(summary.tasks) == 1 else [name, *row]))
+        before = each.task
+    return columns if len(summary.tasks) == 1 else ["task", *columns], rows
 
 
 def section(summary: Summary, task: Task, palette: drawing.Palette) -> Section:

@@ -23,6 +23,12 @@ class Estimate:
         return f"{number(self.value)} [{number(self.low)}, {number(self.high)}]"
 
 
+def signed(found: Estimate) -> str:
+    """Format a difference with its sign, ``+2.10 [-0.30, 4.50]``."""
+    text = str(found)
+    return f"+{text}" if found.value > 0 else text
+
+
 def number(value: float) -> str:
     """Format a return or a number of timesteps; infinity is ``never``."""
     if math.isinf(value):

@@ -74,8 +74,23 @@ def sections_of(config: type) -> dict[str, str]:
     for cls in reversed(config.__mro__):
         title = vars(cls).get("help_section", "")
         for name in inspect.get_annotations(cls) if title else ():
-            found.setdefault("--" + name.removesuffix("_agent").replace("_", "-"), title)
+            found.setdefault(flag_of(name), title)
     return found
+
+
+def flag_of(name: str) -> str:
+    """Return the option of a field: ``eval_freq`` is ``--eval-freq``, ``from_agent`` is ``--from``."""
+    return "--" + name.removesuffix("_agent").replace("_", "-")
+
+
+def flags_of(config: type) -> list[str]:
+    """Return the options of a command, without the arguments that are given by place."""
+    found = ["--help", "--version"]
+    for cls in reversed(config.__mro__):
+        for name, annotation in inspect.get_annotations(cls).items():
+            if "Positional" not in str(annotation) and "ClassVar" not in str(annotation):
+                found.append(flag_of(name))
+    return list(dict.fromkeys(found))
 
 
 def in_sections(text: str, sections: dict[str, str]) -> str:
@@ -116,11 +131,32 @@ class _Held(io.StringIO):
         return self.stream.encoding
 
 
+def with_version(text: str) -> str:
+    """Return the help text of all commands with ``--version``, which tyro does not know."""
+    lines = []
+    for line in text.splitlines(keepends=True):
+        lines.append(line)
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip("\n")
+        if re.match("[│ ] -h, --help ", plain):
+            edge = re.match(r"(?:\x1b\[[0-9;]*m)*[│ ](?:\x1b\[[0-9;]*m)*", line)
+            column = plain.index("show")
+            row = "--version".ljust(column - 2) + "print the version and exit"
+            lines.append(f"{edge[0] if edge else ' '} {row.ljust(len(plain) - 3)}")
+            lines.append(f"{edge[0] if edge else ' '}\n")
+    return "".join(lines)
+
+
 @contextlib.contextmanager
-def printed_in_sections(config: type | None) -> Iterator[None]:
-    """Print a ``--help`` that is made within in the sections of a command; see :func:`in_sections`."""
+def printed_in_sections(config: type | None, *, version: bool = False) -> Iterator[None]:
+    """Print a ``--help`` that is made within in the sections of a command; see :func:`in_sections`.
+
+    Args:
+        config: dataclass of the command; None: the help is of all commands.
+        version: without a command, add ``--version``.
+    """
     sections = sections_of(config) if config else {}
-    if not sections:
+    version = version and config is None
+    if not sections and not version:
         yield
         return
     held = _Held(sys.stdout)
@@ -128,4 +164,7 @@ def printed_in_sections(config: type | None) -> Iterator[None]:
         with contextlib.redirect_stdout(held):
             yield
     finally:
-        sys.stdout.write(in_sections(held.getvalue(), sections))
+        text = held.getvalue()
+        text = with_version(text) if version else in_sections(text, sections)
+        encoding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(text.encode(encoding, "replace").decode(encoding))  # bullets

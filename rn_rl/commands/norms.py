@@ -49,7 +49,8 @@ def run_norms(config: NormsConfig) -> None:
     table.padding, table.pad_edge = (0, 1, 0, 0), False
     for column in NORM_COLUMNS[:-1]:  # the source goes below what it is: six columns in 80
         folds = column in ("what", "arguments")
-        table.add_column(column, no_wrap=not folds, max_width=9 if column == "arguments" else None)
+        most = 9 if column == "arguments" else None
+        table.add_column(column, no_wrap=not folds, max_width=most, overflow="fold")
     for name, what, *others, source in rows:
         table.add_row(name, f"{what}\n[dim]{source}[/dim]", *others)
     Console().print(table)

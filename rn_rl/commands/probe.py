@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from rn_rl.analysis.probe_page import short, write_page
 from rn_rl.analysis.probe_plots import check_formats
@@ -21,6 +22,7 @@ from rn_rl.errors import UserError
 from rn_rl.experiment.evaluation.config import ProbeConfig
 from rn_rl.experiment.runs.console import say
 from rn_rl.experiment.runs.folder import Run
+from rn_rl.experiment.runs.name_table import name_table
 from rn_rl.experiment.runs.records import CURVE_POINTS, Gains, read_gains
 from rn_rl.probe import ProbeRecord
 
@@ -64,14 +66,16 @@ def run_probe(config: ProbeConfig) -> None:
     console = Console()
     written = write_page(arms, config.out, formats)
     for arm in arms:
-        console.print(Padding(probe_table(arm), (1, 0)))
+        console.print(Padding(probe_table(arm, console.width), (1, 0)))
         for sentence in (*arm.sentences(), *arm.notes):
             say(console, f"  {sentence}")
     note = (
         "residual: code length in nats beyond that of stationary data, and its course; explained: "
     )
     say(console, f"{note}share of it that follows from shift and ratio")
-    say(console, f"page: {config.out}; {', '.join(path.name for path in written)} beside it")
+    table, *files = [path.name for path in written]
+    more = f", and {len(files)} files of figures such as {files[0]}" if files else ""
+    say(console, f"page: {config.out}; {table}{more} beside it")
 
 
 def print_record(name: str, record: ProbeRecord) -> None:
@@ -87,38 +91,29 @@ def print_record(name: str, record: ProbeRecord) -> None:
         print(json.dumps({"run": name, "layer": column, "timesteps": steps, **values}))
 
 
-def probe_table(arm: ProbedArm) -> Table:
-    """Make a table of an arm for a terminal of 80 columns.
+def probe_table(arm: ProbedArm, width: int) -> Table:
+    """Make a table of an arm for a terminal of so many columns.
 
     It has a row for each online layer with weights; the page has intervals, and all columns.
     """
     names = [n for n in ("residual", "shift", "ratio", "dead", "rank") if arm.has(n)]
-    table = Table(
-        title=f"{arm.name}, {len(arm.runs)} seeds: means of the last tenth",
-        title_justify="left",
-        box=None,
-        padding=(0, 2, 0, 0),
-    )
-    table.add_column("layer", no_wrap=True)
-    for name in (*names, "explained"):
-        table.add_column(name, justify="right")
-    table.add_column("residual", no_wrap=True)
+    rows = []
     shown = [c for c in arm.columns if "_target." not in c and not c.endswith((".in", ".out"))]
     shown = shown or arm.columns
     for column in shown[:MOST_ROWS]:
-        _, rows = arm.curve("residual", column)
+        _, values = arm.curve("residual", column)
         with np.errstate(all="ignore"):
-            line = rows[:, np.isfinite(rows).all(0)].mean(0)
-        table.add_row(
-            column,
-            *(short(Estimate(arm.last(name, column).value)) for name in names),
-            short(Estimate(arm.explained(column).value), share=True),
-            course(line, BAR_COUNT),
-        )
+            line = values[:, np.isfinite(values).all(0)].mean(0)
+        cells = [short(Estimate(arm.last(name, column).value)) for name in names]
+        cells.append(short(Estimate(arm.explained(column).value), share=True))
+        rows.append([column, *cells, course(line, BAR_COUNT)])
     left = len(shown) - MOST_ROWS
+    columns = ["layer", *names, "explained", "its course"]
     if left > 0:
-        table.add_row(f"and {left} more")
-    return table
+        rows.append([f"and {left} more", *[""] * (len(columns) - 1)])
+    title = Text(f"{arm.name}, {len(arm.runs)} seeds: means of the last tenth")
+    left_out = ("explained", "rank", "dead", "its course")
+    return name_table(columns, rows, width, expendable=left_out, title=title)
 
 
 def course(line: np.ndarray, count: int) -> str:
@@ -146,31 +141,30 @@ def watch(run: Run | None, path: Path, seconds: float = 1.0) -> None:
         length = spec.timesteps
         if not spec.probe and not path.is_file():
             raise UserError(f"run {run.folder} has no probe.npz: {HOW}")
-    with Live(console=Console(), auto_refresh=False) as live:
+    console = Console()
+    with Live(console=console, auto_refresh=False) as live:
         while True:
             reached = 0.0
             if path.is_file():
                 record = read_run(run, path).record
                 reached = float(record.timesteps[-1])
-                live.update(watch_table(str(path), record), refresh=True)
+                live.update(watch_table(str(path), record, console.width), refresh=True)
             ended = run is None or run.divergence is not None or run.final_file.is_file()
             if ended or length is None or reached >= 0.99 * length:
                 return
             time.sleep(seconds)
 
 
-def watch_table(title: str, record: ProbeRecord) -> Table:
-    """Make a table of the residuals so far."""
-    table = Table(title=f"{title}, timestep {record.timesteps[-1]:,.0f}: residual in nats")
-    table.add_column("layer")
-    table.add_column("now", justify="right")
-    table.add_column("course", no_wrap=True)
+def watch_table(title: str, record: ProbeRecord, width: int) -> Table:
+    """Make a table of the residuals so far, for a terminal of so many columns."""
+    rows = []
     for i, column in enumerate(record.columns[:MOST_ROWS]):
         line = record.values["residual"][:, i]
         line = line[np.isfinite(line)]
         if len(line):
-            table.add_row(column, f"{line[-1]:.2f}", course(line, WATCH_COUNT))
-    return table
+            rows.append([column, f"{line[-1]:.2f}", course(line, WATCH_COUNT)])
+    title = f"{title}, timestep {record.timesteps[-1]:,.0f}: residual in nats"
+    return name_table(["layer", "now", "course"], rows, width, title=Text(title))
 
 
 def print_gains(run: Run, config: ProbeConfig) -> None:
@@ -198,29 +192,29 @@ def print_gains(run: Run, config: ProbeConfig) -> None:
             print(json.dumps(row))
         return
     console = Console()
-    console.print(as_table(found, f"{spec.norm} {spec.algo} {spec.env}, seed {spec.seed}"))
+    about = f"{spec.norm} {spec.algo} {spec.env}, seed {spec.seed}"
+    console.print(as_table(found, about, console.width))
     say(console, f"gains of the normalizers alone; for the code lengths of all layers, {HOW}")
 
 
-def as_table(found: Gains, about: str) -> Table:
+def as_table(found: Gains, about: str, width: int) -> Table:
     """Make a table with a row for each layer: gains at :data:`SHARES` of the training, and bars."""
     last = found.timesteps[-1]
-    table = Table(
-        title=f"{about}: gain of each layer, by timestep",
-        caption="for regularity normalizers, the code length in nats; bars from "
-        f"{found.values.min():.3g} to {found.values.max():.3g}",
-    )
-    table.add_column("layer")
-    for share in SHARES:
-        table.add_column(f"{share * last:,.0f}", justify="right")
-    table.add_column("course", no_wrap=True)
+    columns = ["layer", *(f"{share * last:,.0f}" for share in SHARES), "course"]
+    rows = []
     for layer, gains in zip(found.layers, found.values.T, strict=True):
         at = np.interp([share * last for share in SHARES], found.timesteps, gains)
         places = np.linspace(0, last, BAR_COUNT)
         drawn = bars(
             np.interp(places, found.timesteps, gains), found.values.min(), found.values.max()
         )
-        table.add_row(layer, *(f"{gain:.2f}" for gain in at), drawn)
+        rows.append([layer, *(f"{gain:.2f}" for gain in at), drawn])
+    title = Text(f"{about}: gain of each layer, by timestep")
+    left_out = columns[2:4]  # the bars show the course too
+    table = name_table(columns, rows, width, expendable=left_out, title=title)
+    table.caption = "for regularity normalizers, the code length in nats; bars from "
+    table.caption += f"{found.values.min():.3g} to {found.values.max():.3g}"
+    table.caption_justify = "left"
     return table
 
 

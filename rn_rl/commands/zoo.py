@@ -50,7 +50,9 @@ def run_zoo(config: ZooConfig) -> None:
         return
     tuned = Table(title="tuned environments (any other registered one takes the defaults)")
     for column in ("environment", "algorithm", "--config", "timesteps"):
-        tuned.add_column(column, justify="right" if column == "timesteps" else "left")
+        tuned.add_column(
+            column, justify="right" if column == "timesteps" else "left", overflow="fold"
+        )
     for config_set in ("zoo", "paper"):
         for algo in ("dqn", "ppo"):
             for env, values in load_config_file(algo, config_set).items():
@@ -59,15 +61,17 @@ def run_zoo(config: ZooConfig) -> None:
                     tuned.add_row(env, algo, config_set, steps)
     console.print(tuned)
     algorithms = Table(title="algorithms")
-    algorithms.add_column("--algo")
-    algorithms.add_column("what")
+    algorithms.add_column("--algo", overflow="fold")
+    algorithms.add_column("what", overflow="fold")
     for spec in ALGORITHMS.values():
         algorithms.add_row(spec.name, spec.summary)
     console.print(algorithms)
     published = Table(title="published by the RL Zoo: one run each, mean ± std over episodes")
     for column in ("environment", "algorithm", "return", "timesteps"):
         published.add_column(
-            column, justify="right" if column in ("return", "timesteps") else "left"
+            column,
+            justify="right" if column in ("return", "timesteps") else "left",
+            overflow="fold",
         )
     for row in shipped("baselines.yml"):
         result = f"{row['mean']} ± {row['std']}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -16,8 +16,10 @@ STUDY_FLAGS = ("learning-rates", "warm-up", "as-published", "preregistered")
 
 
 @dataclass
-class ReproduceConfig:
-    """Run the paper's protocol with controls, and print our table beside the paper's."""
+class StudyOptions:
+    """Options of ``rn-rl reproduce`` that ``--help`` prints first."""
+
+    help_section: ClassVar[str] = "study"
 
     what: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
     """cartpole, lunarlander or redbluedoors."""
@@ -33,6 +35,14 @@ class ReproduceConfig:
     """cartpole, lunarlander: SB3's DQN (Huber loss, clipped gradients, timesteps), not the paper's."""
     recurrent: bool = False
     """redbluedoors: PPO with an LSTM."""
+
+
+@dataclass
+class RunOptions:
+    """Number and length of the runs of ``rn-rl reproduce``."""
+
+    help_section: ClassVar[str] = "runs"
+
     seeds: Annotated[int | None, shown_as("N")] = None
     """Seeds of each arm; default: 50 (redbluedoors: 10; --preregistered: 30)."""
     quick: bool = False
@@ -43,12 +53,28 @@ class ReproduceConfig:
     """Episodes of each run of cartpole or lunarlander; default: the protocol's 2,000."""
     arms: Annotated[str | None, shown_as("ARM,...")] = None
     """Only these of the arms, or any normalizers, separated by commas; default: all arms."""
+
+
+@dataclass
+class FileOptions:
+    """Where ``rn-rl reproduce`` keeps its runs and results."""
+
+    help_section: ClassVar[str] = "files"
+
     out: Path = Path("runs/reproduce")
     """Folder of the runs; the same command continues where it stopped."""
     results: Annotated[Path | None, shown_as("FOLDER")] = None
     """Folder of TASK.md, TASK.csv and TASK.svg; default: OUT."""
     add: bool = False
     """Add to the runs in RESULTS/TASK.csv, from any machine: train only missing arms and seeds."""
+
+
+@dataclass
+class MachineOptions:
+    """How ``rn-rl reproduce`` uses the machine."""
+
+    help_section: ClassVar[str] = "machine"
+
     engine: str = "auto"
     """auto, process, batch or ray, as in 'rn-rl compare'."""
     jobs: Annotated[int | None, shown_as("N")] = None
@@ -63,6 +89,11 @@ class ReproduceConfig:
     """Threads of torch and of envpool in each process."""
     quiet: bool = False
     """No progress display."""
+
+
+@dataclass
+class ReproduceConfig(MachineOptions, FileOptions, RunOptions, StudyOptions):
+    """Run the paper's protocol with controls, and print our table beside the paper's."""
 
     @property
     def study_name(self) -> str | None:

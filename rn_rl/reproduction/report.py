@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 from scipy import stats
 
 from rn_rl.analysis import plots
 from rn_rl.analysis.tables import decimals, markdown_table
 from rn_rl.experiment.runs.console import say
 from rn_rl.experiment.runs.io import write_text
+from rn_rl.experiment.runs.name_table import name_table
 from rn_rl.experiment.settings.shipped import shipped
 from rn_rl.reproduction.protocol import Protocol, Study
 from rn_rl.reproduction.results import (
@@ -209,12 +210,8 @@ def write_reproduction(found: Reproduction, stem: Path, console: Console) -> Non
     write_runs(Path(f"{stem}.csv"), runs)
     write_answers(Path(f"{stem}-answers.csv"), comparisons)
     draw(Path(f"{stem}.svg"), found)
-    table = Table(title=about)
-    for column in columns:
-        table.add_column(column, justify="left" if column in ("arm", "paper") else "right")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    left_out = ("by fifths of the run", "s a run", "solved", "seeds")  # the page has them
+    console.print(name_table(columns, rows, console.width, expendable=left_out, title=Text(about)))
     for line in (*notes, *answers):
         if line:
             say(console, line)

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
-from rn_rl.analysis.tables import Estimate, markdown_table
+from rn_rl.analysis.tables import Estimate, markdown_table, signed
 from rn_rl.experiment.runs.console import say
 from rn_rl.experiment.runs.io import write_rows, write_text
+from rn_rl.experiment.runs.name_table import name_table
 from rn_rl.tasks.results import REFERENCES, Results
 
 MOST_PRINTED = 4
@@ -58,12 +58,6 @@ def difference(results: Results, arm: str, name: str, setting: str) -> str:
     if found is None or arm == other:
         return ""
     return signed(found)
-
-
-def signed(found: Estimate) -> str:
-    """Format a difference with its sign."""
-    text = str(found)
-    return f"+{text}" if found.value > 0 else text
 
 
 def write_page(
@@ -131,17 +125,10 @@ def print_tables(results: Results, console: Console) -> None:
     task = results.task
     metrics = task.metrics[:MOST_PRINTED]
     for setting in results.settings:
-        table = Table(title=setting, title_justify="left", box=SIMPLE_HEAD)
-        table.caption, table.caption_justify = (
-            "*: the interval of the difference excludes 0",
-            "left",
-        )
-        table.padding, table.pad_edge = (0, 1, 0, 0), False
         heads = header(results)
-        for place, column in enumerate([*heads[: 2 + len(metrics)], *heads[-len(REFERENCES) :]]):
-            table.add_column(
-                column, justify="left" if place == 0 else "right", no_wrap=place in (0, 2)
-            )
+        columns = [*heads[: 2 + len(metrics)], *heads[-len(REFERENCES) :]]
+        rows: list[list[str]] = []
+        styles: list[str | None] = []
         published = {} if results.toy else task.published(setting)
         for arm in results.arms:
             if not results.runs(arm, setting):
@@ -150,10 +137,18 @@ def print_tables(results: Results, console: Console) -> None:
             row = [arm, str(len(results.runs(arm, setting))), str(first)]
             row += [str(Estimate(other.value)) for other in others]
             row += [starred(results, arm, name, setting) for name in REFERENCES]
-            table.add_row(*row)
+            rows.append(row)
+            styles.append(None)
             if arm in published:
                 theirs = [published[arm].get(metric.key, "") for metric in metrics]
-                table.add_row("  published", "", *theirs, style="dim")
+                rows.append(["  published", "", *theirs, *[""] * len(REFERENCES)])
+                styles.append("dim")
+        caption = "*: the interval of the difference excludes 0"
+        left_out = (*reversed(columns[3 : 2 + len(metrics)]), "seeds")
+        table = name_table(
+            columns, rows, console.width, expendable=left_out, styles=styles, title=Text(setting)
+        )
+        table.caption, table.caption_justify = caption, "left"
         console.print(table)
 
 

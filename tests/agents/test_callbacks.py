@@ -2,11 +2,15 @@
 
 import copy
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.callbacks import CallbackList, EvalCallback
 from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from torch.distributions import Categorical, Normal
 
 from rn_rl.agents import RNDQN, RNPPO, NormalizerLogger
@@ -30,10 +34,11 @@ class Recorder(KVWriter):
     """Store every record that is written."""
 
     def __init__(self) -> None:
-        self.rows = []
+        self.rows, self.steps = [], []
 
     def write(self, key_values, key_excluded, step=0) -> None:
         self.rows.append(dict(key_values))
+        self.steps.append(step)
 
 
 def learn(model, steps, callback=None):
@@ -227,6 +232,31 @@ def test_other_on_policy_agents_are_logged():
     model = A2C("MlpPolicy", "CartPole-v1", seed=0, policy_kwargs=policy_kwargs("rsn"))
     rows = learn(model, 100, NormalizerLogger())
     assert any("normalizer/commit_kl" in row for row in rows)
+
+
+@pytest.mark.parametrize("algorithm", [PPO, DQN])
+def test_gains_are_there_at_each_timestep_with_a_row(algorithm):
+    """Also where a phase has several rows: DQN's here has 200 steps, which are several episodes."""
+    model = agent(algorithm)
+    if algorithm is DQN:
+        model.train_freq = TrainFreq(200, TrainFrequencyUnit.STEP)
+    evaluation = EvalCallback(
+        Monitor(gym.make("CartPole-v1")), n_eval_episodes=1, eval_freq=50, verbose=0
+    )
+    callback = NormalizerLogger()
+    recorder = Recorder()
+    model.set_logger(Logger(folder=None, output_formats=[recorder]))
+    model.learn(600, callback=CallbackList([callback, evaluation]), log_interval=1)
+    gains = dict(callback.history)
+    told = {}
+    for step, row in zip(recorder.steps, recorder.rows, strict=True):
+        told.setdefault(step, {}).update(row)
+    assert len(told) > len(gains)
+    for step, row in told.items():
+        phase = max(begin for begin in gains if begin < step)
+        for layer, gain in zip(callback.layer_names, gains[phase], strict=True):
+            assert row[f"normalizer/gain/{layer}"] == gain
+            assert row[f"normalizer/code_length/{layer}"] == gain
 
 
 @pytest.mark.parametrize("measure_every", [1, 3])

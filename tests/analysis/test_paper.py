@@ -4,6 +4,8 @@ import itertools
 import re
 import shutil
 import subprocess
+from pathlib import Path
+from xml.etree import ElementTree
 
 import matplotlib.colors
 import matplotlib.image
@@ -11,11 +13,13 @@ import matplotlib.text
 import numpy as np
 import pytest
 
-from rn_rl.analysis import drawing, paper
+from rn_rl.analysis import drawing, paper, plots
 from rn_rl.analysis.latex import escape
+from rn_rl.analysis.tables import Estimate
 from rn_rl.cli import main
 from tests.analysis.test_report import fill, summary_of
 
+ROOT = Path(__file__).parents[2]
 NORMS = {"none": 100, "ln": 180, "ln+rn(half_life=2000)": 101}
 
 
@@ -104,6 +108,28 @@ def test_every_text_has_at_least_seven_points_and_a_place_in_the_figure(summary)
             told = f"{each.name}: {drawn} in {width} by {height}"
             assert min(drawn.x0, drawn.y0) > -0.02, told
             assert drawn.x1 < width + 0.02 and drawn.y1 < height + 0.02, told
+
+
+def test_a_plot_by_itself_has_literal_colours_and_a_background():
+    """As of ``rn-rl reproduce`` and ``task``: programs other than browsers know no CSS variables."""
+    rng = np.random.default_rng(0)
+    arms = {name: rng.normal(100, 5, (4, 8)) for name in ("none", "ln")}
+    rows = [(name, Estimate(100.0, 95.0, 105.0)) for name in arms]
+    text = plots.training(rows, arms, 1000, "a study")
+    root = ElementTree.fromstring(text)
+    page = root[0]
+    assert page.tag.endswith("rect") and page.get("fill") == "#ffffff"
+    assert (page.get("width"), page.get("height")) == ("100%", "100%")
+    assert "var(" not in text and "--" not in re.sub("<!--.*?-->", "", text)
+    assert not re.search("#0102[0-9a-f]{2}", text)
+    colors = set(re.findall("stroke: (#[0-9a-f]{6})", text))
+    assert {"#3b424a", "#0072b2"} <= colors  # the first two of light mode
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "results").rglob("*.svg")), ids=lambda p: p.stem)
+def test_the_recorded_plots_need_no_browser(path):
+    text = path.read_text()
+    assert "var(" not in text and ElementTree.fromstring(text)[0].get("fill") == "#ffffff"
 
 
 def test_files_at_both_widths_with_literal_colours(folder):

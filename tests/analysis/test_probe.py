@@ -5,7 +5,10 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
+from rn_rl.analysis import drawing, paper
+from rn_rl.analysis.probe_plots import FIGURES, PAPER, write_figures
 from rn_rl.analysis.probes import ProbedArm, read_arms
 from rn_rl.commands.probe import run_probe, watch
 from rn_rl.errors import UserError
@@ -82,15 +85,38 @@ def test_figures_of_an_arm_are_those_of_its_records(runs):
     assert arm.explained("q_net.0").value < 0.5  # m and v are noise here
 
 
+def test_figures_for_a_paper(runs, tmp_path):
+    """As those of ``rn-rl report --figures``: literal colours, two widths, and text that can be read."""
+    [arm] = read_arms([runs / "rn"])
+    for name, (draw, _) in FIGURES.items():
+        files = write_figures(name, arm, tmp_path / name, ["svg"])
+        assert [path.name for path in files] == [f"{name}-single.svg", f"{name}-double.svg"]
+        for path, inches in zip(files, (3.25, 6.75), strict=True):
+            text = path.read_text()
+            assert "var(" not in text and "#0102" not in text and "<text" not in text
+            width = float(re.search(r'<svg [^>]*width="([\d.]+)pt"', text)[1])
+            assert width == pytest.approx(72 * inches)
+        for canvas in PAPER.values():
+            with drawing.style(paper.STYLE):
+                figure = draw(arm, canvas)
+                figure.draw_without_rendering()
+                texts = [t for t in figure.findobj(Text) if t.get_text() and t.get_visible()]
+                assert min(t.get_fontsize() for t in texts) >= 7
+                box = figure.get_tightbbox()
+                assert box.x0 >= -0.03 and box.x1 <= canvas.width + 0.03  # inches
+                heights = [axes.get_position().height for axes in figure.axes if axes.get_visible()]
+                assert min(heights) * figure.get_figheight() > 0.7
+
+
 @pytest.mark.slow
 def test_a_record_by_itself_and_the_watch(runs, tmp_path, capsys):
     file = next(runs.glob("rn/*/*_1/probe.npz"))
     run_probe(ProbeConfig((file,), out=tmp_path / "one.html", figures="pdf,svg,png"))
     page = (tmp_path / "one.html").read_text()
     assert "Probe of probe" in page
-    for suffix, first in (("pdf", b"%PDF"), ("png", b"\x89PNG"), ("svg", b"<svg")):
+    for suffix, first in (("pdf", b"%PDF"), ("png", b"\x89PNG"), ("svg", b"<?xml")):
         files = [path.read_bytes() for path in tmp_path.glob(f"*.{suffix}")]
-        assert len(files) == page.count("<svg")
+        assert len(files) == 2 * page.count("<svg")
         assert all(each.startswith(first) and b"#0102" not in each for each in files)
     capsys.readouterr()
     run_probe(ProbeConfig((file.parent,), watch=True))

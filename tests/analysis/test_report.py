@@ -225,6 +225,20 @@ def test_equal_returns_give_a_report_and_no_verdict(tmp_path, capsys):
     assert "both have the same return of the last policy in every run, 11 seeds" in said
 
 
+@pytest.mark.parametrize("width", ["80", "44"])
+def test_the_printed_tables_have_whole_names_and_figures(tmp_path, capsys, monkeypatch, width):
+    norms = ["none", "ln+rn(half_life=2000)", "ln+rn(half_life=2001)"]
+    fill(tmp_path, dict.fromkeys(norms, 1e5), seeds=3)
+    monkeypatch.setenv("COLUMNS", width)
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "page.html")]) == 0
+    printed = capsys.readouterr().out
+    table = printed[: printed.index("Exploratory")]
+    assert all(f"\n{norm} " in table for norm in norms) and "…" not in table
+    figure = summary_of(tmp_path).tasks[0].arms["none"].figures["last return, IQM"]
+    assert (str(figure) in table) == (width == "80")
+    assert max(map(len, table.splitlines())) <= int(width)
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """Report on two environments, four normalizers, the published results and a bad run."""
@@ -298,21 +312,32 @@ def browse(page, folder, *flags, width=1100, height=1400):
 def test_the_verdict_is_a_table_on_top(page):
     markdown, html = page.with_suffix(".md").read_text(), page.read_text()
     assert "<h1>dqn on CartPole-v1 and dqn on LunarLander-v3</h1>" in html
-    head = "| normalizer | verdict | last return, IQM | none | P(better) | p | seeds | task |"
-    assert head in markdown
+    head = "| task | normalizer | verdict | last return, IQM | none | difference | P(better) | p |"
+    assert (
+        head in markdown and "Difference: of the interquartile means, none subtracted" in markdown
+    )
     top = html[html.index("<h2>Verdict") : html.index("<figure")]
     rows = [
         [re.sub("<[^>]+>", "", cell) for cell in re.findall(r"<td.*?</td>", row)]
         for row in re.findall(r"<tr class.*?</tr>", top, re.DOTALL)
     ]
-    assert len(rows) == 6 and {row[7] for row in rows} == {"CartPole-v1", "LunarLander-v3"}
-    found = {row[0]: row for row in rows}
-    assert [found[n][1] for n in ("ln", "rn")] == ["better", "worse"]
+    assert [row[0] for row in rows] == ["CartPole-v1"] * 3 + ["LunarLander-v3"] * 3
+    assert re.findall(r'<tr class="[\w ]*?( first)?">', top) == ["", "", "", " first", "", ""]
+    found = {(row[0], row[1]): row for row in rows}
+    assert [found["CartPole-v1", n][2] for n in ("ln", "rn")] == ["better", "worse"]
     figures = list(csv.DictReader(page.with_name("page-figures.csv").read_text().splitlines()))
     for row in figures:
         if row["figure"] == "last return, IQM" and row["normalizer"] == "ln":
             shown = str(Estimate(*(float(row[name]) for name in ("value", "low", "high"))))
-            assert any(shown in cells for cells in rows if cells[0] == "ln")
+            assert any(shown in cells for cells in rows if cells[1] == "ln")
+        if row["figure"] == "last return, IQM, minus that of none":
+            shown = str(Estimate(*(float(row[name]) for name in ("value", "low", "high"))))
+            task = row["task"].removeprefix("dqn on ")
+            assert found[task, row["normalizer"]][5].removeprefix("+") == shown
+            assert shown in markdown
+            assert (row["normalizer"] == "rn") == (float(row["high"]) < -20)
+    differences = [row for row in figures if row["figure"].endswith("IQM, minus that of none")]
+    assert len(differences) == 6
     assert "Caveats" in html and "To mind" not in html
 
 
@@ -321,8 +346,8 @@ def test_a_click_sorts_a_table(page, tmp_path):
     """Clicks, by a script that this test allows, on the column of returns: once, and once more."""
     probe = tmp_path / "probe.html"
     ask = (
-        "<script>const head = document.querySelectorAll('.verdicts th')[2]; const seen = () => "
-        "[...document.querySelectorAll('.verdicts td:nth-child(3)')].map(c => parseFloat(c.textContent));"
+        "<script>const head = document.querySelectorAll('.verdicts th')[3]; const seen = () => "
+        "[...document.querySelectorAll('.verdicts td:nth-child(4)')].map(c => parseFloat(c.textContent));"
         "head.click(); const up = seen(); head.click(); console.error(up + '; ' + seen())</script></body>"
     )
     text = re.sub(r'<meta http-equiv="Content-Sec[^>]*>', "", page.read_text())
@@ -331,6 +356,32 @@ def test_a_click_sorts_a_table(page, tmp_path):
     told = re.search(r'"(.*?; .*?)"', said[0])
     up, down = ([float(x) for x in part.split(",")] for part in told[1].split(";"))
     assert len(up) == 6 and up == sorted(up) and down == sorted(up, reverse=True)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+def test_learning_curves_are_the_largest_pictures_and_the_verdicts_fit(page, tmp_path):
+    probe = tmp_path / "probe.html"
+    ask = (
+        "<script>const sizes = [...document.querySelectorAll('figure svg')].map(picture => { const box = "
+        "picture.getBoundingClientRect(); const name = picture.getAttribute('aria-label'); return "
+        "name.split(' of ')[0] + '=' + Math.round(box.width) + 'x' + Math.round(box.height); });"
+        "const table = document.querySelector('.verdicts'); sizes.push('table=' + table.scrollWidth + "
+        "'x' + table.parentNode.clientWidth); console.error(sizes.join(' '))</script></body>"
+    )
+    text = re.sub(r'<meta http-equiv="Content-Sec[^>]*>', "", page.read_text())
+    probe.write_text(text.replace("</body>", ask))
+    _, said = browse(probe, tmp_path)
+    found = re.findall(r"(\w[\w ]*)=(\d+)x(\d+)", said[0])
+    areas: dict[str, set[int]] = {}
+    for name, width, height in found:
+        areas.setdefault(name.strip(), set()).add(int(width) * int(height))
+    table = next((int(w), int(h)) for name, w, h in found if name.strip() == "table")
+    assert table[0] <= table[1]  # no column of the verdicts is hidden
+    curves = min(areas.pop("learning curves"))
+    del areas["table"]
+    assert "performance profiles" in areas and len(areas) >= 4
+    assert max(max(each) for each in areas.values()) < 0.9 * curves
+    assert max(areas["performance profiles"]) < 0.5 * curves
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")

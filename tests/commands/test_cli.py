@@ -6,14 +6,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 from imageio_ffmpeg import get_ffmpeg_exe
 
+import rn_rl
 from benchmarks.__main__ import main as benchmark
 from rn_rl.cli import COMMANDS, main, parse, subcommands
-from rn_rl.commands.help import EXAMPLES
+from rn_rl.commands.help import EXAMPLES, flag_of, flags_of, sections_of
+from rn_rl.commands.mistakes import whole_number
 
 ROOT = Path(__file__).parents[2]
 STOPPED_WHILE_LOADING = """
@@ -48,6 +51,14 @@ def test_the_help_of_a_command_fits_80_columns_and_has_examples(command, capsys)
 SECTIONS = ["training", "evaluation", "records", "machine"]
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_with_many_options_has_sections(command):
+    config, _ = COMMANDS[command]
+    sections = sections_of(config)
+    options = [flag for flag in flags_of(config) if flag not in ("--help", "--version")]
+    assert len(options) < 10 or all(flag in sections for flag in options)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 @pytest.mark.parametrize(
     ("command", "sections"),
@@ -56,6 +67,9 @@ SECTIONS = ["training", "evaluation", "records", "machine"]
         ("compare", ["what is compared", *SECTIONS, "decision", "grid, jobs and report"]),
         ("tune", ["what is tuned", *SECTIONS, "search"]),
         ("report", ["decision", "page"]),
+        ("reproduce", ["study", "runs", "files", "machine"]),
+        ("task", ["arms and runs", "files and machine"]),
+        ("evaluate", ["evaluation", "environments"]),
     ],
 )
 def test_the_help_of_a_long_command_has_sections(command, sections, encoding):
@@ -77,17 +91,63 @@ def test_the_help_of_all_commands_has_a_sentence_of_each(capsys):
     assert all(f"• {command} " in printed for command in COMMANDS)
 
 
-def test_bash_completes_commands(tmp_path, capsys):
-    """As the page on the start says."""
-    with pytest.raises(SystemExit):
-        main(["--tyro-print-completion", "bash"])
-    (tmp_path / "rn-rl").write_text(capsys.readouterr().out)
-    script = (
-        "source ./rn-rl; COMP_WORDS=(rn-rl tr); COMP_CWORD=1; COMP_LINE='rn-rl tr'; COMP_POINT=8; "
-        'f=$(complete -p rn-rl | sed "s/.*-F \\([^ ]*\\).*/\\1/"); $f; echo "${COMPREPLY[@]}"'
-    )
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout.split() == ["train"], done.stderr
+@pytest.mark.parametrize("typed", ["--version", "train --version", "report runs --version"])
+def test_version(typed, capsys):
+    assert main(typed.split()) == 0
+    assert capsys.readouterr().out == f"rn-rl {rn_rl.__version__}\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_the_help_lists_the_version(encoding):
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "80"}
+    typed = [sys.executable, "-m", "rn_rl", "--help"]
+    done = subprocess.run(typed, env=environment, capture_output=True, check=True)
+    lines = done.stdout.decode(encoding).splitlines()
+    place = next(i for i, line in enumerate(lines) if "-h, --help" in line)
+    assert lines[place + 1][2:].split("  ")[0] == "--version"
+    assert len(lines[place + 1]) == len(lines[place]) == 80
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    {
+        "100000": 100_000,
+        "1e5": 100_000,
+        "2000.0": 2000,
+        "1e18": 10**18,
+        "9007199254740993": 2**53 + 1,
+        "9007199254740993e0": 2**53 + 1,
+        "-3": -3,
+        **dict.fromkeys(["1.5", "1e5.0", "inf", "nan", "1e400", "", "0x10"]),
+    }.items(),
+)
+def test_whole_numbers(text, value):
+    if value is None:
+        with pytest.raises(ValueError, match="expected a whole number, got"):
+            whole_number(text)
+    else:
+        assert whole_number(text) == value and type(whole_number(text)) is int
+
+
+def whole_options(config):
+    """Options of a command whose values are whole numbers."""
+    hints = get_type_hints(config)
+    kinds = {name: set(get_args(kind)) or {kind} for name, kind in hints.items()}
+    return [flag_of(name) for name, kind in kinds.items() if kind - {type(None)} == {int}]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_for_a_whole_number_takes_1e2_and_refuses_1_5(command, capsys):
+    config, _ = COMMANDS[command]
+    places = {"evaluate": ["run"], "video": ["run"], "export": ["run", "--to", "x"]}
+    places |= {"reproduce": ["cartpole"], "task": ["recurrent"]}
+    for flag in whole_options(config):
+        typed = [command, *places.get(command, []), flag]
+        parsed = parse(subcommands(COMMANDS), [*typed, "1e2"], "rn-rl", None, config)
+        assert vars(parsed)[flag.strip("-").replace("-", "_")] == 100
+        assert main([*typed, "1.5"]) == 2
+        assert capsys.readouterr().err == f"rn-rl: error: {flag} 1.5: expected a whole number\n"
+    assert len(whole_options(config)) >= {"train": 7, "compare": 8, "evaluate": 3}.get(command, 0)
 
 
 CARTPOLE = "train --algo dqn --env CartPole-v1"
@@ -108,7 +168,20 @@ CARTPOLE = "train --algo dqn --env CartPole-v1"
         ("train --algo dqn", "--env is missing"),
         ("train --env CartPole-v1", "--algo is missing"),
         (f"{CARTPOLE} --timesteps -5", "--timesteps -5: expected at least 1"),
-        (f"{CARTPOLE} --timesteps many", "--timesteps"),
+        (f"{CARTPOLE} --timesteps many", "--timesteps many: expected a whole number"),
+        (f"{CARTPOLE} --timesteps 1.5", "--timesteps 1.5: expected a whole number"),
+        (f"{CARTPOLE} --step-timeout long", "--step-timeout long: expected a number"),
+        (f"{CARTPOLE} --timesteps", "--timesteps: a value is missing"),
+        (f"{CARTPOLE} --lerning-rate 3", "--lerning-rate. Did you mean --set learning_rate=3?"),
+        (f"{CARTPOLE} --batch-size=8", "--batch-size. Did you mean --set batch_size=8?"),
+        (f"{CARTPOLE} --net-arch", "Did you mean --set policy_kwargs.net_arch=...?"),
+        (f"{CARTPOLE} --timestep 3", "--timestep. Did you mean --timesteps?"),
+        (f"{CARTPOLE} --grid study.yml", "--grid. It is an option of 'rn-rl compare'."),
+        (f"{CARTPOLE} --norms none,ln", "--norms. Did you mean --norm?"),
+        (f"{CARTPOLE} --xyzzy 3", "error: Unrecognized options: --xyzzy\n"),
+        ("evaluate run --lerning-rate 3", "error: Unrecognized options: --lerning-rate\n"),
+        ("train CartPole-v1", "'CartPole-v1' belongs to no option"),
+        ("video run --stochastic maybe", "--stochastic maybe: expected one of False, None, True"),
         (f"{CARTPOLE} --n-envs 0", "--n-envs 0"),
         (f"{CARTPOLE} --seed -1", "--seed -1"),
         (f"{CARTPOLE} --device cuda:99", "--device cpu"),
@@ -139,7 +212,7 @@ CARTPOLE = "train --algo dqn --env CartPole-v1"
         ("evaluate no-such-run.zip", "no such file"),
         ("video no-such-run", "run no-such-run: no such folder"),
         ("evaluat no-such-run", "unknown command 'evaluat'. Did you mean 'evaluate'"),
-        ("--vrsion", "error: Unrecognized options: --vrsion"),
+        ("--vrsion", "error: Unrecognized options: --vrsion. Did you mean --version?"),
         ("", "Missing subcommand"),
     ],
 )

@@ -40,7 +40,7 @@ def policies(out):
     return {p: p.stat().st_mtime_ns for p in sorted(out.glob("*/*/*/policy.safetensors"))}
 
 
-def test_a_complete_training_is_not_repeated(tmp_path):
+def test_a_complete_training_is_not_repeated(tmp_path, capsys):
     assert compare(tmp_path, seeds=1) == 0
     first = policies(tmp_path)
     assert len(first) == 2
@@ -56,6 +56,9 @@ def test_a_complete_training_is_not_repeated(tmp_path):
     assert compare(tmp_path, "--set", "gamma=0.9", norms="none", seeds=1) == 0  # another setting
     assert len(policies(tmp_path)) == 4
     assert list(leases.leases_folder(tmp_path).iterdir()) == []
+    capsys.readouterr()
+    assert main(["status", str(tmp_path)]) == 0  # every training is in a plan
+    assert capsys.readouterr().out.endswith("\n4 of 4 runs are done, 100% of their timesteps\n")
     command = Run(next(iter(later)).parent).read_spec().command
     assert command  # for the report
 

@@ -82,13 +82,25 @@ def test_there_are_examples_to_check():
     assert len(WITH_PYTHON) >= 7 and len(LINES) >= 30
 
 
+LEAVES = {"tune.md": "tuning/study.db", "track.md": "runs/wandb/offline-run-*/run-*.wandb"}
+"""Files of an example whose commands print errors, and do not raise them."""
+
+
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=name)
-def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
+def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)  # some examples save a file
+    monkeypatch.setenv("WANDB_MODE", "offline")  # is as it was again after the test
+    monkeypatch.setenv("WANDB_SILENT", "true")
     names: dict = {"__name__": "docs_example"}
     for block in blocks(page, "python"):
         if "runs/report" not in block:  # made by a command that takes minutes: the slow test below
             exec(re.sub(r"learn\((100|4)_000", "learn(64", block), names)
+    if page.name in LEAVES:
+        assert list(tmp_path.glob(LEAVES[page.name]))
+    if page.name == "tune.md":
+        told = capsys.readouterr().out
+        for norm in ("none", "ln"):
+            assert f"\nppo CartPole-v1 {norm} 512 timesteps 2 " in f"\n{told}"
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name)

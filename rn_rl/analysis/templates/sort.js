@@ -14,6 +14,7 @@ for (const head of document.querySelectorAll(".sortable th")) {
       return (isNaN(x) ? text(a).localeCompare(text(b)) : x - y) * (up ? 1 : -1);
     };
     body.append(...[...body.rows].sort(order));
+    for (const row of body.rows) row.classList.remove("first");
   };
   head.addEventListener("click", sort);
   head.addEventListener("keydown", event => { if (event.key === "Enter") sort(); });

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -12,8 +12,10 @@ from rn_rl.experiment.settings.options import shown_as
 
 
 @dataclass
-class EvaluateConfig:
-    """Evaluate a trained run over many episodes."""
+class EvaluatedRun:
+    """Options of ``rn-rl evaluate`` that ``--help`` prints first."""
+
+    help_section: ClassVar[str] = "evaluation"
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Run folder, or a zip inside one, such as RUN/best_model.zip."""
@@ -23,10 +25,18 @@ class EvaluateConfig:
     """Sample actions (PPO, SAC, ...) or explore at the final rate (DQN) instead of acting greedily."""
     json: bool = False
     """Print one JSON object instead of a table."""
-    env_kwargs: Annotated[tuple[str, ...], shown_as("NAME=VALUE ...")] = ()
-    """Arguments of the environment in place of the run's, such as max_episode_steps=1000."""
     seed: Annotated[int | None, shown_as("SEED")] = None
     """Seed of the episodes; default: the run's plus 1000."""
+
+
+@dataclass
+class EvaluationEnvironments:
+    """Environments of ``rn-rl evaluate``."""
+
+    help_section: ClassVar[str] = "environments"
+
+    env_kwargs: Annotated[tuple[str, ...], shown_as("NAME=VALUE ...")] = ()
+    """Arguments of the environment in place of the run's, such as max_episode_steps=1000."""
     trust: bool = False
     """Use modules and wrappers that the run names, though it was not trained on this account."""
     n_envs: int = 8
@@ -35,6 +45,11 @@ class EvaluateConfig:
     """Truncate an episode at N steps; default: 108,000, with a warning."""
     step_timeout: Annotated[float | None, shown_as("SECONDS")] = None
     """Stop if a step of the environments takes longer than SECONDS; default: as in the training."""
+
+
+@dataclass
+class EvaluateConfig(EvaluationEnvironments, EvaluatedRun):
+    """Evaluate a trained run over many episodes."""
 
 
 @dataclass
@@ -85,7 +100,7 @@ class ProbeConfig:
     out: Path = Path("probe.html")
     """HTML page; a CSV file of all figures goes beside it."""
     figures: str = ""
-    """Also write each plot as files beside the page: pdf,svg,png or some of them."""
+    """Also write each plot for a paper, one and two columns wide: pdf,svg,png or some of them."""
     watch: bool = False
     """Draw the curves of one run in the terminal while it is trained, until it ends or Ctrl-C."""
     json: bool = False

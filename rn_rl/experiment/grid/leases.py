@@ -17,6 +17,7 @@ import json
 import os
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -162,9 +163,15 @@ def is_abandoned(path: Path, now: float | None = None) -> bool:
 
 
 def time_at(folder: Path) -> float:
-    """Return the time by the clock of the machine that has the folder, which may not be this one."""
+    """Return the time by the clock of the machine that has the folder, which may not be this one.
+
+    In a folder that cannot be written, as one of somebody else, it is the time of this machine.
+    """
     probe = folder / f".{uuid.uuid4().hex}"
-    probe.touch()
+    try:
+        probe.touch()
+    except OSError:
+        return time.time()
     now = probe.stat().st_mtime
     probe.unlink()
     return now

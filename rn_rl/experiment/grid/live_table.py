@@ -12,6 +12,7 @@ from rich.table import Table
 from rn_rl.experiment.grid import leases
 from rn_rl.experiment.grid.state import Grid
 from rn_rl.experiment.runs.console import StatusLines, clock, say
+from rn_rl.experiment.runs.name_table import name_table
 
 
 @contextmanager
@@ -60,18 +61,17 @@ def live_table(grid: Grid) -> Iterator[None]:
 
 def make_table(grid: Grid) -> Table:
     """Return the table of a grid: for each cell its seeds done, running and failed, and a share."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("training")
-    for name in ("seeds", "done", "running", "failed"):
-        table.add_column(name, justify="right")
-    table.add_column("")
     states = grid.states()
+    rows: list[list[str]] = []
+    styles: list[str | None] = []
     for state in states:
         seeds = len(state.cell.specs)
         counts = (seeds, state.done, len(state.running), state.failed)
         share = f"{100 * state.behind / state.total:.0f}%" if state.total else ""
-        style = "red" if state.failed else "green" if state.done == seeds else None
-        table.add_row(state.cell.name, *(f"{n}" if n else "" for n in counts), share, style=style)
+        rows.append([state.cell.name, *(f"{n}" if n else "" for n in counts), share])
+        styles.append("red" if state.failed else "green" if state.done == seeds else None)
+    columns = ("training", "seeds", "done", "running", "failed", "")
+    table = name_table(columns, rows, grid.console.width, expendable=("seeds",), styles=styles)
     if sum(state.behind for state in states) >= sum(state.total for state in states):
         table.caption = f"done in {clock(grid.passed)}"
     else:

@@ -20,6 +20,7 @@ from rn_rl.experiment.grid.jobs import (
     run_job,
 )
 from rn_rl.experiment.grid.live_table import displayed
+from rn_rl.experiment.grid.plan import write_plan
 from rn_rl.experiment.grid.ray_tasks import TRIES, run_on_ray
 from rn_rl.experiment.grid.state import Grid
 from rn_rl.experiment.grid.workers import workers
@@ -41,6 +42,7 @@ def run_grid(grid: Grid) -> bool:
     config = grid.config
     try:
         (config.out / ".grid").mkdir(parents=True, exist_ok=True)
+        write_plan(config.out, grid.cells, sum(state.behind for state in grid.states()))
     except OSError as error:
         reason = error.strerror or error
         raise UserError(

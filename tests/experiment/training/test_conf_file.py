@@ -304,6 +304,14 @@ def test_a_study_is_a_file_and_what_is_typed_wins(tmp_path):
     assert given == ("env_wrapper=[{a.b.C: {n: 1, f: null}}, d:E]", "dqn:env_wrapper={d:E: {}}")
 
 
+@pytest.mark.parametrize("text", ["1000", "1e3", "1.0e+3", "1000.0"])
+def test_a_whole_number_of_a_study_may_be_written_with_an_exponent(tmp_path, text):
+    path = tmp_path / "study.yml"
+    path.write_text(f"timesteps: {text}\nseeds: {text}\n")
+    config = parsed("--grid", str(path))
+    assert (config.timesteps, config.seeds) == (1000, 1000)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -311,7 +319,8 @@ def test_a_study_is_a_file_and_what_is_typed_wins(tmp_path):
         ("[1]", "expected names of options and their values"),
         ("algo: {a: 1}", "algo: expected one value or a list"),
         ("a: [", "cannot be read"),
-        ("seeds: many", "seeds"),
+        ("seeds: many", "--seeds many: expected a whole number"),
+        ("timesteps: 1.5", "--timesteps 1.5: expected a whole number"),
         (None, "no such file"),
     ],
 )

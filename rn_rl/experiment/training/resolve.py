@@ -29,6 +29,7 @@ from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.normalization import canonical_spec, check_importable, check_recordings, origins
 from rn_rl.normalization.plugins import is_importable
 from rn_rl.policies.nets import net_of
+from rn_rl.policies.spec_arguments import normalizer_specs
 
 
 def usual_eval_freq(timesteps: int, episodes: int, longest: int | None) -> int:
@@ -96,8 +97,9 @@ def resolve(config: TrainConfig) -> RunSpec:
     network = net_of(policy_kwargs.get("net", "mlp"))
     default_norm = algo.norm if network.body is None else network.norm
     norm = canonical_spec(default_norm if config.norm is None else config.norm)
-    check_recordings(norm)
-    check_importable(norm)
+    for each in (norm, *normalizer_specs(policy_kwargs)):
+        check_recordings(each)
+        check_importable(each)
     default_timesteps = int(hyperparameters.pop("n_timesteps", 1e5))
     default_envs = int(hyperparameters.pop("n_envs", 1))
     timesteps = default_timesteps if config.timesteps is None else config.timesteps
@@ -189,8 +191,8 @@ def origins_of(norm: str, policy_kwargs: dict[str, Any]) -> dict[str, str]:
     Raises:
         UserError: a class is in a script or a function, where no other process finds it.
     """
-    specs = [norm, *(policy_kwargs[k] for k in ("obs_norm", "trunk_norm") if k in policy_kwargs)]
-    found = {k: v for spec in specs if isinstance(spec, str) for k, v in origins(spec).items()}
+    specs = [norm, *normalizer_specs(policy_kwargs)]
+    found = {name: origin for spec in specs for name, origin in origins(spec).items()}
     for name, origin in found.items():
         if not is_importable(origin):
             raise UserError(

@@ -113,6 +113,23 @@ def test_a_run_records_where_a_registered_name_is_from(module):
 
 
 @pytest.mark.parametrize(
+    ("algo", "options"),
+    [
+        ("ppo_lstm", "policy_kwargs.lstm_norm=mine"),
+        ("dqn", "policy_kwargs.obs_norm=mine"),
+        ("dqn", "policy_kwargs.features_extractor_kwargs={norm: mine, net_arch: [8]}"),
+    ],
+)
+def test_every_place_of_a_registered_name_is_recorded(algo, options, module, monkeypatch):
+    monkeypatch.syspath_prepend(module)
+    from own_norms import Mine  # type: ignore[import-not-found]
+
+    rn_rl.register("mine", Mine)
+    spec = resolve(TrainConfig(algo=algo, env="CartPole-v1", set=(options,)))
+    assert spec.normalizers == {"mine": "own_norms:Mine"}
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--net", "simbar"], "unknown net 'simbar'. Did you mean 'simba'"),

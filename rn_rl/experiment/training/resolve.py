@@ -6,16 +6,18 @@ from typing import Any
 
 import torch
 
+from rn_rl.agents.pqn import check_minibatch
 from rn_rl.errors import UserError
 from rn_rl.experiment.envs.checks import check_timeout
 from rn_rl.experiment.envs.make import check_env_id, episode_limit
 from rn_rl.experiment.runs.console import command_line
 from rn_rl.experiment.runs.spec import RunSpec, check_observations, check_values
 from rn_rl.experiment.runs.tracking import check_tracker
-from rn_rl.experiment.settings.algorithms import ALGORITHMS, algorithm
+from rn_rl.experiment.settings.algorithms import ALGORITHMS, AlgorithmSpec, algorithm
 from rn_rl.experiment.settings.hyperparameters import (
     check_given,
     merge_nested,
+    parameters,
     parse_assignments,
     tuned,
 )
@@ -121,6 +123,7 @@ def resolve(config: TrainConfig) -> RunSpec:
     ):
         if value < least:
             raise UserError(f"--{name} {value}: expected at least {least}")
+    check_rollout(algo, hyperparameters, n_envs)
     check_timeout(config.step_timeout)
     check_tracker(config.track)
     if config.episodes is not None and not algo.replay:
@@ -159,6 +162,16 @@ def resolve(config: TrainConfig) -> RunSpec:
     except ValueError as error:
         raise UserError(str(error)) from None
     return spec
+
+
+def check_rollout(algo: AlgorithmSpec, hyperparameters: dict[str, Any], n_envs: int) -> None:
+    """Raise :class:`UserError` if a rollout of PQN has fewer rows than a minibatch.
+
+    The agent itself refuses it when it learns, and then there is a run folder.
+    """
+    if algo.kind == "pqn":
+        given = {**parameters(algo), **hyperparameters}
+        check_minibatch(given["batch_size"], given["n_steps"], n_envs)
 
 
 def with_net(

@@ -21,6 +21,7 @@ from rn_rl.experiment.tuning.config import TuneConfig
 from rn_rl.experiment.tuning.space import Range, space_of
 from rn_rl.experiment.tuning.trial import as_text, run_trial, training_of
 from rn_rl.normalization import canonical_spec, split_names
+from rn_rl.normalization.plugins import WithRegistered
 
 SAMPLERS = {"tpe": "TPESampler", "random": "RandomSampler", "qmc": "QMCSampler"}
 """Samplers of Optuna by their names in ``--sampler``."""
@@ -151,7 +152,8 @@ def search(config: TuneConfig, norm: str) -> Any:
         )
         with workers(config) as jobs:
             parallel = joblib.Parallel(n_jobs=jobs)
-            parallel(joblib.delayed(work)(config, norm, worker) for worker in range(jobs))
+            search_there = joblib.delayed(WithRegistered(work))
+            parallel(search_there(config, norm, worker) for worker in range(jobs))
     return open_study(config, norm)
 
 

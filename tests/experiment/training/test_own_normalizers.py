@@ -1,6 +1,8 @@
 """Runs with a user's own normalizers and other networks: recorded, found again, refused."""
 
+import functools
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -8,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from joblib.externals.loky import get_reusable_executor
+from torch import nn
 
 import rn_rl
 from rn_rl.cli import main
@@ -15,7 +19,8 @@ from rn_rl.errors import UserError
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.resolve import resolve
-from rn_rl.normalization import REGISTRY
+from rn_rl.normalization import REGISTRY, canonical_spec, plugins
+from rn_rl.normalization.plugins import WithRegistered, is_importable
 
 ROOT = Path(__file__).parents[3]
 
@@ -110,6 +115,74 @@ def test_a_run_records_where_a_registered_name_is_from(module):
     rn_rl.register("inside", Inside)
     with pytest.raises(UserError, match="no other process can import; move it to a module"):
         resolve(TrainConfig(algo="dqn", env="CartPole-v1", norm="inside"))
+
+
+@pytest.fixture
+def registered(module, monkeypatch):
+    """``mine``, registered here, in processes that begin anew."""
+    monkeypatch.syspath_prepend(module)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    from own_norms import Mine  # type: ignore[import-not-found]
+
+    rn_rl.register("mine", Mine, scale_invariant=True)
+    get_reusable_executor().shutdown()
+    yield module
+    get_reusable_executor().shutdown()
+
+
+@pytest.mark.parametrize("norm", ["ln+mine", "mine+nap"])  # nap asks for a scale-invariant one
+def test_processes_of_seeds_know_a_registered_name(registered, norm):
+    assert main(command("--norm", norm, "--seeds", "2", "--engine", "process")) == 0
+    assert len(list((registered / "runs").glob(f"{norm}/dqn/*/policy.safetensors"))) == 2
+
+
+def test_processes_of_a_comparison_know_a_registered_name(registered):
+    words = "compare --algo dqn --env CartPole-v1 --timesteps 64 --eval-freq 64 --eval-episodes 1"
+    shape = "--final-episodes 1 --seeds 2 --norms none,mine --jobs 2 --engine process --out runs --quiet"
+    assert main([*words.split(), *shape.split(), "--set", *SETTINGS.split()]) == 0
+    assert len(list((registered / "runs").glob("*/dqn/*/final.json"))) == 4
+
+
+SENT = """
+import pickle, sys
+sys.path.insert(0, sys.argv[1])
+print(pickle.load(open(sys.argv[2], "rb"))("mine"))
+"""
+
+
+def row_of(name):
+    row = REGISTRY[name]
+    return row.name, row.scale_invariant, row.summary, row.factory.__name__
+
+
+def test_what_is_sent_to_a_process_has_all_that_was_registered(registered):
+    rn_rl.register("halved", functools.partial(REGISTRY["mine"].factory, floor=0.5))
+    rn_rl.register("lambda", lambda width: nn.Identity())
+    sent = WithRegistered(canonical_spec)
+    assert [row.name for row in sent.rows] == ["mine"]  # the others no process can import
+    (registered / "sent").write_bytes(pickle.dumps(sent))
+    typed = [sys.executable, "-c", SENT, str(registered), "sent"]
+    done = subprocess.run(typed, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["mine"]
+    expected = row_of("mine")
+    del REGISTRY["mine"]
+    sent = pickle.loads(pickle.dumps(sent))
+    with pytest.raises(UserError, match="unknown normalizer 'mine'"):
+        canonical_spec("mine")
+    sent.function = row_of
+    assert sent("mine") == expected
+    for origin in (REGISTRY["halved"].origin, REGISTRY["lambda"].origin):
+        assert not is_importable(origin)
+
+
+def test_what_a_module_says_when_it_registers_is_kept(module, monkeypatch):
+    monkeypatch.syspath_prepend(module)
+    text = (
+        MODULE + "import rn_rl\nrn_rl.register('mine', Mine, scale_invariant=True, summary='own')\n"
+    )
+    (module / "own_norms.py").write_text(text)
+    plugins.adopt({"mine": "own_norms:Mine"})
+    assert REGISTRY["mine"].scale_invariant and REGISTRY["mine"].summary == "own"
 
 
 @pytest.mark.parametrize(

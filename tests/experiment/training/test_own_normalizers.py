@@ -130,8 +130,8 @@ def registered(module, monkeypatch):
     get_reusable_executor().shutdown()
 
 
-@pytest.mark.parametrize("norm", ["ln+mine", "mine+nap"])  # nap asks for a scale-invariant one
-def test_processes_of_seeds_know_a_registered_name(registered, norm):
+def test_processes_of_seeds_know_a_registered_name(registered):
+    norm = "mine+nap"  # nap warns without a scale-invariant one
     assert main(command("--norm", norm, "--seeds", "2", "--engine", "process")) == 0
     assert len(list((registered / "runs").glob(f"{norm}/dqn/*/policy.safetensors"))) == 2
 

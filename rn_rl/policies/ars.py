@@ -50,6 +50,12 @@ class NormARSPolicy(ARSPolicy):
         activation_fn: str | type[nn.Module] = nn.ReLU,
         **kwargs: Any,
     ) -> None:
+        for name in ("value_norm", "weight_decay", "features", "trunk_norm", "lstm_norm"):
+            if name in kwargs:
+                raise UserError(
+                    f"{name}={kwargs[name]!r} with ARS: it has neither values, gradient steps nor other "
+                    "networks than of flat observations; expected norm, net, net_arch or activation_fn"
+                )
         norm = net_of(net).norm if norm is None else norm
         parse_spec(norm)
         check_norm(net, norm)

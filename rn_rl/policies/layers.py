@@ -32,6 +32,8 @@ def activation(name_or_class: str | type[nn.Module]) -> type[nn.Module]:
         if name_or_class.lower() not in ACTIVATIONS:
             raise unknown("activation", name_or_class, ACTIVATIONS)
         return ACTIVATIONS[name_or_class.lower()]
+    if not callable(name_or_class):
+        raise unknown("activation", str(name_or_class), ACTIVATIONS)
     return name_or_class
 
 

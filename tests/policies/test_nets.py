@@ -425,3 +425,78 @@ def test_the_layers_after_the_blocks_stay():
     assert [type(m).__name__ for m in found] == ["BroNet", "Linear", "Tanh"]
     assert found[1] is layers[2]
     assert sum(isinstance(m, LayerNorm) for m in found.modules()) == 3
+
+
+@pytest.mark.parametrize(
+    ("algo", "kwargs", "message"),
+    [
+        (
+            "dqn",
+            {"net_arch": 3},
+            r"net_arch 3 of the network: expected whole numbers above 0, as in",
+        ),
+        ("dqn", {"net_arch": [[8]]}, r"net_arch \[\[8\]\] of the network: expected whole"),
+        ("dqn", {"net_arch": [8, 0]}, r"net_arch \[8, 0\] of the network: expected whole"),
+        ("dqn", {"net_arch": [True]}, r"net_arch \[True\] of the network: expected whole"),
+        ("dqn", {"net_arch": [{"pi": [8]}]}, "of the network: expected whole"),
+        (
+            "dqn",
+            {"net_arch": {"critic": "paper"}},
+            "'paper' with net 'mlp': expected a list, as in",
+        ),
+        ("dqn", {"net_arch": {"critic": 8}}, "net_arch 8 of the critic: expected whole"),
+        (
+            "ppo",
+            {"net_arch": {"actor": 8, "critic": [8]}},
+            "net_arch 8 of the actor: expected whole",
+        ),
+        ("sac", {"net_arch": {"actor": [8]}}, "no 'critic'; expected both"),
+        ("td3", {"net_arch": {"qf": [8]}}, "no 'actor'; expected both"),
+        ("ars", {"net_arch": "small"}, "'small' with net 'mlp': expected a list"),
+        ("dqn", {"net": ["simba"]}, r"unknown net \"\['simba'\]\""),
+        ("dqn", {"net": None}, "unknown net 'None'"),
+        ("ppo", {"features": ["mlp"]}, "unknown features"),
+        ("ppo", {"activation_fn": ["relu"]}, "unknown activation"),
+        ("ppo", {"activation_fn": 3}, "unknown activation '3'"),
+        ("ars", {"value_norm": "popart"}, "value_norm='popart' with ARS: it has neither"),
+        ("ars", {"weight_decay": 0.1}, "weight_decay=0.1 with ARS"),
+        ("ars", {"features": "mlp"}, "features='mlp' with ARS"),
+    ],
+)
+def test_a_value_of_another_kind_is_one_line(algo: str, kwargs: dict[str, Any], message: str):
+    with pytest.raises(UserError, match=message) as error:
+        build(algo, **{"net": "mlp", "net_arch": [8], **kwargs})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"net_arch": 8}, "net_arch 8 of the network: expected whole numbers above 0"),
+        ({"net_arch": "small"}, "net_arch 'small' with net 'mlp': expected a list"),
+        ({"net_arch": [[8]]}, "of the network: expected whole"),
+        ({"net_arch": {"pi": 8, "vf": 8}}, "net_arch 8 of the actor: expected whole"),
+        (
+            {"net": "simba"},
+            r"policy_kwargs\(net='simba'\): a stock policy does not take it; use a Norm",
+        ),
+        ({"obs_norm": "rsnorm"}, r"policy_kwargs\(obs_norm='rsnorm'\): a stock policy"),
+        ({"value_norm": "popart"}, r"policy_kwargs\(value_norm='popart'\): a stock policy"),
+        ({"lstm_norm": "ln"}, r"policy_kwargs\(lstm_norm='ln'\): a stock policy"),
+        ({"weight_decay": 0.1}, r"policy_kwargs\(weight_decay=0.1\): a stock policy"),
+    ],
+)
+def test_what_policy_kwargs_cannot_take_is_one_line(kwargs: dict[str, Any], message: str):
+    with pytest.raises(UserError, match=message) as error:
+        policies.policy_kwargs("ln", **kwargs)
+    assert "\n" not in str(error.value)
+
+
+def test_sizes_that_sb3_takes_are_taken():
+    assert build("ppo", "mlp", net_arch={"pi": [8]}).policy.net_arch == {"pi": [8]}
+    assert build("ppo", "mlp", net_arch=(8,)).policy.net_arch == [8]
+    with pytest.warns(UserWarning, match="shared layers in the mlp_extractor are removed"):
+        assert build("ppo", "mlp", net_arch=[{"pi": [8], "vf": [4]}]).policy.net_arch["vf"] == [4]
+    assert build("dqn", "mlp", net_arch=np.array([8, 4]).tolist()).policy.net_arch == [8, 4]
+    assert build("dqn", "mlp", net_arch=[np.int64(8)]).policy.net_arch == [8]
+    assert build("dqn", "mlp", net_arch=[]).policy.net_arch == []

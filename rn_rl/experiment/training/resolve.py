@@ -92,12 +92,19 @@ def resolve(config: TrainConfig) -> RunSpec:
     policy_kwargs = hyperparameters.get("policy_kwargs") or {}
     if not isinstance(policy_kwargs, dict):
         raise UserError(f"--set policy_kwargs={policy_kwargs}: expected names and values")
-    policy_kwargs.pop("norm", None)
+    typed = given.get("policy_kwargs") or {}
+    if "norm" in typed:
+        raise UserError(
+            f"--set policy_kwargs.norm={typed['norm']}: expected --norm {typed['norm']}"
+        )
+    listed = policy_kwargs.pop("norm", None)
     policy_kwargs = with_net(config, policy_kwargs, given)
     if policy_kwargs:
         hyperparameters["policy_kwargs"] = policy_kwargs
     network = net_of(policy_kwargs.get("net", "mlp"))
     default_norm = algo.norm if network.body is None else network.norm
+    if source is not None and listed not in (None, algo.norm):  # the user's file says so
+        default_norm = listed
     norm = canonical_spec(default_norm if config.norm is None else config.norm)
     for each in (norm, *normalizer_specs(policy_kwargs)):
         check_recordings(each)

@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,9 @@ def test_every_place_of_a_registered_name_is_recorded(algo, options, module, mon
         (["--norm", "nowhere_at_all:Norm"], "cannot import 'nowhere_at_all'"),
         (["--norm", "json:JSONDecoder"], "JSONDecoder is not a torch.nn.Module"),
         (["--set", "policy_kwargs.obs_norm=rsnorm", "normalize=true"], "normalized twice"),
+        (["--set", "policy_kwargs.norm=rn"], "--set policy_kwargs.norm=rn: expected --norm rn"),
+        (["--set", "policy_kwargs.net=[simba]"], "unknown net \"['simba']\""),
+        (["--set", "policy_kwargs.net_arch=3"], "net_arch 3 of the network: expected whole"),
         (["--set", "policy_kwargs.value_norm=popar"], "unknown value_norm 'popar'"),
     ],
 )
@@ -227,6 +231,16 @@ def test_what_cannot_be_is_one_line(options, message, capsys, tmp_path):
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_settings_may_name_the_normalizer(tmp_path):
+    path = tmp_path / "own.yml"
+    path.write_text("default: {policy_kwargs: {norm: ln+rn, net_arch: [8]}}\n")
+    given = TrainConfig(algo="dqn", env="CartPole-v1", conf_file=path)
+    assert resolve(given).norm == "ln+rn"
+    assert resolve(replace(given, norm="bn")).norm == "bn"
+    path.write_text("default: {policy_kwargs: {norm: none, net_arch: [8]}}\n")  # as it is exported
+    assert resolve(given).norm == "none" and resolve(replace(given, net="simba")).norm == "ln"
 
 
 def test_another_network_brings_its_norm_and_sizes():

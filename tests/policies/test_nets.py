@@ -233,6 +233,35 @@ def test_decay_is_that_of_adamw_on_matrices_alone():
         torch.testing.assert_close(parameter, before[name] * shrunk, msg=name)
 
 
+@pytest.mark.parametrize("norm", ["wn", "spectral", "ln+nap"])
+def test_decay_spares_what_a_reparametrization_adds(norm: str):
+    """Decayed are the weights alone; the magnitudes of ``wn``, one for each row, are no matrix."""
+    given = {"norm": norm, "features": "minigrid", "trunk_norm": norm, "net_arch": [8]}
+    policy = policies.NormDQNPolicy(
+        spaces.Box(0, 255, (3, 7, 7), np.uint8),
+        spaces.Discrete(2),
+        lambda _: 1e-3,
+        weight_decay=0.5,
+        **given,
+    )
+    names = {id(p): name for name, p in policy.named_parameters()}
+    decayed = [names[id(p)] for p in policy.optimizer.param_groups[0]["params"]]
+    weights = [
+        (n, m) for n, m in policy.q_net.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)
+    ]
+    assert len(decayed) == len(weights) == 5  # three convolutions, a hidden and an output layer
+    last = {"wn": "original1"}.get(norm, "original")
+    assert sum(name.endswith(f"parametrizations.weight.{last}") for name in decayed) == 4
+    before = [m.weight.detach().norm() for _, m in weights[:-1]]
+    for parameter in policy.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    policy.optimizer.step()
+    after = [m.weight.detach().norm() for _, m in weights[:-1]]
+    # the norm of a weight is then that of its magnitudes, 1, or the fixed one
+    if norm != "spectral":  # whose state changes at commits
+        torch.testing.assert_close(after, before, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("algo", ["dqn", "ppo", "sac"])
 def test_actor_and_critic_have_their_own_sizes(algo: str):
     arch = {"actor": [4, 6], "critic": [10]}

@@ -22,7 +22,8 @@ import platformdirs
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.io import atomic_write
 from rn_rl.experiment.runs.spec import RunSpec
-from rn_rl.normalization import available_normalizers, imported_names
+from rn_rl.normalization import imported_names
+from rn_rl.normalization.plugins import known_names
 from rn_rl.policies.spec_arguments import normalizer_specs
 
 WRAPPERS: dict[str, tuple[str, ...]] = {
@@ -145,7 +146,7 @@ def unsafe_names(spec: RunSpec) -> list[tuple[str, str]]:
     for name in {n: None for text in specs for n in imported_names(text)}:
         found.append((f"its normalizer {name!r}", "imports a module"))
     for name, origin in spec.normalizers.items():
-        if name not in available_normalizers():
+        if name not in known_names():
             found.append((f"its normalizer {name!r} of {origin}", "imports a module"))
     wrappers = given.get("env_wrapper") or []
     for entry in wrappers if isinstance(wrappers, list) else [wrappers]:

@@ -177,7 +177,7 @@ def make_normalizers(
         warnings.warn(
             f"{spec}: nap fixes the norm of the weights, which is harmless only under a scale-invariant "
             "normalizer; expected one beside it, as in ln+nap",
-            stacklevel=2,
+            stacklevel=1,  # one place for all layers of a network, so that Python shows it once
         )
     modules: list[nn.Module] = []
     for term in terms:
@@ -224,5 +224,5 @@ def _warn_of_gains_that_cancel(terms: list[Term]) -> None:
             warnings.warn(
                 f"{before.name}+{after.name}: {after.build.__name__} is scale-invariant, so the gain "
                 f"of {before.name} cancels; {after.name}+{before.name} keeps it",
-                stacklevel=3,
+                stacklevel=1,  # as above
             )

@@ -59,6 +59,11 @@ class NormARSPolicy(ARSPolicy):
         norm = net_of(net).norm if norm is None else norm
         parse_spec(norm)
         check_norm(net, norm)
+        if any(term.row.projects for term in parse_spec(norm)):
+            raise UserError(
+                f"norm {norm!r} with ARS: nap scales weights back after gradient steps, and ARS has "
+                "none; expected a spec without nap"
+            )
         if net_of(net).head is not None:
             raise UserError(
                 f"net {net!r} with ARS: its weights are projected after gradient steps, and ARS has "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import gymnasium as gym
@@ -437,6 +438,11 @@ def test_networks_are_exported(net: str):
             {"net": "mlp", "weight_decay": -1},
             "weight_decay=-1: expected a number of at least 0",
         ),
+        (
+            "ars",
+            {"net": "mlp", "norm": "ln+nap"},
+            "norm 'ln\\+nap' with ARS: nap scales weights back",
+        ),
         ("ars", {"net": "simbav2"}, "projected after gradient steps, and ARS has none"),
         ("ars", {"net": "mlp", "obs_norm": "rsnorm", "net_arch": [8]}, "no gradient steps"),
     ],
@@ -529,3 +535,16 @@ def test_sizes_that_sb3_takes_are_taken():
     assert build("dqn", "mlp", net_arch=np.array([8, 4]).tolist()).policy.net_arch == [8, 4]
     assert build("dqn", "mlp", net_arch=[np.int64(8)]).policy.net_arch == [8]
     assert build("dqn", "mlp", net_arch=[]).policy.net_arch == []
+
+
+@pytest.mark.parametrize(
+    ("norm", "message"),
+    [("rn+nap", "nap fixes the norm"), ("rn+ln", "the gain of rn cancels")],
+)
+@pytest.mark.parametrize("net", ["mlp", "bronet"])
+def test_a_warning_about_the_spec_is_shown_once(net: str, norm: str, message: str):
+    space = spaces.Box(-1, 1, (3,), np.float32)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        policies.NormSACPolicy(space, space, lambda _: 1e-3, net=net, norm=norm, net_arch=[8, 8])
+    assert [message in str(warning.message) for warning in caught] == [True]

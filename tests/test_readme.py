@@ -1,10 +1,13 @@
 """The README's examples run, its table names every policy, and links in repository pages resolve."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import rn_rl.policies
 from rn_rl.experiment.settings.algorithms import ALGORITHMS
+from rn_rl.normalization import REGISTRY
+from rn_rl.policies.nets import NETS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -18,6 +21,16 @@ def test_the_python_in_it_runs(tmp_path, monkeypatch):
     for block in blocks:
         exec(block.replace("100_000", "64"), names)
     assert type(names["model"]).__name__ == "SAC"
+
+
+def test_it_names_every_normalizer_network_extra_and_agent():
+    names = README.split("## Normalizers")[1].split("\n## ")[0]
+    assert {name for name in REGISTRY if f"`{name}`" not in names} == set()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert len(extras) >= 9 and {e for e in extras if f"`[{e}]`" not in README} == set()
+    assert {n for n in NETS if n != "mlp" and f'"{n}"' not in README} == set()
+    assert "`RNDQN`" in README and "`PQN`" in README and "rn-rl probe" in README
 
 
 def test_it_stays_short():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -44,6 +46,9 @@ class NormalizerLogger(BaseCallback):
     ARS                    not at all: it has no phases, so its normalizers never commit
     =====================  ===============================================================
 
+    Warns:
+        UserWarning: observations are normalized twice, by ``VecNormalize`` and by ``obs_norm``.
+
     Args:
         max_observations: number of observations on which a KL is measured.
         measure_every: interval of measurements in commits; None: 1 for on-policy algorithms, and 50 for
@@ -74,6 +79,7 @@ class NormalizerLogger(BaseCallback):
         self._layers: dict[str, PhaseNorm] = {}
 
     def _init_callback(self) -> None:
+        warn_of_two_normalizers(self.model)
         self._layers = online_norms(self.model.policy)
         self._off_policy = isinstance(self.model, OffPolicyAlgorithm)
         if self.measure_every is None:
@@ -173,6 +179,18 @@ class NormalizerLogger(BaseCallback):
         old, new = (Categorical(logits=q, validate_args=False) for q in (before, after))
         changed = (before.argmax(1) != after.argmax(1)).double().mean()
         return {"commit_kl": mean_kl([old], [new]), "commit_greedy": float(changed)}
+
+
+def warn_of_two_normalizers(model: BaseAlgorithm) -> None:
+    """Warn if ``VecNormalize`` and the ``obs_norm`` of the policy both normalize observations."""
+    outside = model.get_vec_normalize_env()
+    inside = getattr(model.policy, "obs_norm", "none")
+    if outside is not None and outside.norm_obs and inside != "none":
+        warnings.warn(
+            f"observations are normalized twice, by VecNormalize and by obs_norm={inside!r}; expected "
+            "one of them: VecNormalize(norm_obs=False), or policy_kwargs={'obs_norm': 'none'}",
+            stacklevel=2,
+        )
 
 
 def online_norms(policy: BasePolicy) -> dict[str, PhaseNorm]:

@@ -41,7 +41,8 @@ class PQN(OnPolicyAlgorithm):
         norm: normalizer spec, LayerNorm by default.
         learning_rate: number or schedule.
         n_steps: steps of each environment in a rollout.
-        batch_size: rows of a minibatch.
+        batch_size: rows of a minibatch; checked when learning begins, since an agent that only acts may
+            have fewer environments.
         n_epochs: passes over each rollout.
         gamma: discount factor.
         q_lambda: lambda, in [0, 1]: 0 bootstraps after one step, 1 at the end of the rollout.
@@ -129,16 +130,14 @@ class PQN(OnPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        rows = self.n_steps * self.n_envs
-        if not 1 <= self.batch_size <= rows:
-            raise UserError(
-                f"batch_size={self.batch_size}: expected 1 to {rows}, the rows of a rollout "
-                f"({self.n_steps} steps of {self.n_envs} environments)"
-            )
         self.policy.reward_scale = self.reward_scale
         self.exploration_schedule = LinearSchedule(
             self.exploration_initial_eps, self.exploration_final_eps, self.exploration_fraction
         )
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        check_minibatch(self.batch_size, self.n_steps, self.n_envs)
+        return super()._setup_learn(*args, **kwargs)
 
     def collect_rollouts(
         self,
@@ -189,3 +188,13 @@ class PQN(OnPolicyAlgorithm):
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         return super()._init_callback(with_logger(callback), progress_bar)
+
+
+def check_minibatch(batch_size: int, n_steps: int, n_envs: int) -> None:
+    """Raise :class:`UserError` unless a rollout has the rows of a minibatch."""
+    rows = n_steps * n_envs
+    if not 1 <= batch_size <= rows:
+        raise UserError(
+            f"batch_size={batch_size}: expected 1 to {rows}, the rows of a rollout ({n_steps} steps of "
+            f"{n_envs} environments); take more of either, or a smaller batch_size"
+        )

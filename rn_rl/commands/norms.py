@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from rn_rl.commands.config import NormsConfig
 from rn_rl.normalization import REGISTRY, costs
-from rn_rl.normalization.registry import NormalizerSpec
+from rn_rl.normalization.registry import NormalizerSpec, available_rows
 
 NORM_COLUMNS = ["name", "what", "arguments", "state", "phase rule", "cost", "source"]
 
 
-def norm_rows() -> list[list[str]]:
-    """Return the registry as text, with the measured cost of each normalizer."""
+def norm_rows(rows: Iterable[NormalizerSpec] = REGISTRY.values()) -> list[list[str]]:
+    """Return rows of the table as text, with the measured cost of each normalizer."""
     measured = costs.recorded()
     return [
         [
@@ -26,7 +28,7 @@ def norm_rows() -> list[list[str]]:
             f"{measured[row.name]:.2f}" if row.name in measured else "-",
             row.source,
         ]
-        for row in REGISTRY.values()
+        for row in rows
     ]
 
 
@@ -38,8 +40,8 @@ def phase_rule_holds(row: NormalizerSpec) -> str:
 
 
 def run_norms(config: NormsConfig) -> None:
-    """Print the registry."""
-    rows = norm_rows()
+    """Print the normalizers of the library, those that were registered, and those of packages."""
+    rows = norm_rows(available_rows())
     title = "normalizers: combine them with +, as in ln+rn(half_life=2000)"
     caption = (
         "phase rule: where the state changes only between phases (nowhere: as published)\n"

@@ -127,7 +127,8 @@ def row_of(name: str, factory: Factory, origin: str | None = None) -> Normalizer
     inherited = isinstance(factory, type) and factory.__doc__ is None
     summary = "added by the user" if inherited or not lines else lines[0].rstrip(".")
     stateful = isinstance(factory, type) and issubclass(factory, PhaseNorm)
-    qualified = getattr(factory, "__qualname__", type(factory).__qualname__)
+    # an object without a name, such as a partial, cannot be imported
+    qualified = getattr(factory, "__qualname__", f"<{type(factory).__qualname__}>")
     own = f"{getattr(factory, '__module__', '__main__')}:{qualified}"
     return NormalizerSpec(
         name,
@@ -211,6 +212,11 @@ def installed() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
+def known_names() -> list[str]:
+    """Return the names of the table and those of installed packages; nothing is imported."""
+    return [*REGISTRY, *(name for name in installed() if name not in REGISTRY)]
+
+
 def find(name: str) -> NormalizerSpec | None:
     """Return the row of a name, from the table or of an installed package; None for an unknown name.
 
@@ -221,9 +227,9 @@ def find(name: str) -> NormalizerSpec | None:
         point = installed().get(name)
         if point is None:
             return None
-        factory = import_factory(name, point.value.partition(" ")[0])
+        origin = point.value.partition(" ")[0]
         package = point.dist.name if point.dist else "installed"
-        register(name, factory, source=package, origin=point.value.partition(" ")[0])
+        _register_imported(name, origin, source=package)
     return REGISTRY[name]
 
 
@@ -238,4 +244,45 @@ def adopt(origins: dict[str, str]) -> None:
     """
     for name, origin in origins.items():
         if find(name) is None:
-            register(name, import_factory(name, origin), origin=origin)
+            _register_imported(name, origin)
+
+
+def _register_imported(name: str, origin: str, source: str = "registered") -> None:
+    """Import a factory and register it, unless its module registers the name itself.
+
+    What the module says of it, such as ``scale_invariant=True``, is then kept.
+    """
+    factory = import_factory(name, origin)
+    if name not in REGISTRY:
+        register(name, factory, source=source, origin=origin)
+
+
+class WithRegistered:
+    """A function that can be sent to another process, where it knows the normalizers registered here.
+
+    Those of a script or of a function are left out, since no other process can import them.
+
+    Args:
+        function: what is called there, with the same arguments.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.rows = [
+            replace(row, factory=None)  # imported there, so that it need not be picklable
+            for row in REGISTRY.values()
+            if row.origin is not None and is_importable(row.origin)
+        ]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Register the normalizers that this process lacks, and call the function.
+
+        Raises:
+            UserError: one of them cannot be imported.
+        """
+        for row in self.rows:
+            if row.name not in REGISTRY:
+                assert row.origin is not None
+                factory = import_factory(row.name, row.origin)
+                REGISTRY[row.name] = replace(row, factory=factory)
+        return self.function(*args, **kwargs)

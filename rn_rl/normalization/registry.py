@@ -9,14 +9,14 @@ from itertools import pairwise
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from rn_rl.errors import UserError
+from rn_rl.errors import UserError, first_line
 from rn_rl.normalization.adaptive import AdaptiveNorm
 from rn_rl.normalization.batch import BatchNorm, BatchRenorm
 from rn_rl.normalization.controls import gain, logt, ramp, yoked
 from rn_rl.normalization.established import GroupNorm, LayerNorm, RMSNorm
 from rn_rl.normalization.homeostatic import HomeostaticNorm
 from rn_rl.normalization.parametrized import make_picklable
-from rn_rl.normalization.plugins import find, installed
+from rn_rl.normalization.plugins import find, known_names
 from rn_rl.normalization.projection import fix_gains, nap
 from rn_rl.normalization.published import PublishedRegularityNorm
 from rn_rl.normalization.regularity import RegularityNorm
@@ -113,11 +113,31 @@ _TABLE = (
 REGISTRY.update({row.name: row for row in _TABLE})
 
 
+def available_rows() -> list[NormalizerSpec]:
+    """Return the rows of the table, and those of installed packages, whose modules are imported.
+
+    Warns:
+        UserWarning: a package cannot be used; its normalizer is left out.
+    """
+    found = []
+    for name in known_names():
+        try:
+            row = find(name)
+        except Exception as error:  # of a package's code
+            warnings.warn(f"normalizer {name!r} is left out: {first_line(error)}", stacklevel=2)
+            continue
+        assert row is not None
+        found.append(row)
+    return found
+
+
 def available_normalizers() -> dict[str, str]:
-    """Return the names of all normalizers, with a one-line summary each; also of installed packages."""
-    names = [*REGISTRY, *(name for name in installed() if name not in REGISTRY)]
-    found = {name: find(name) for name in names}
-    return {name: row.summary for name, row in found.items() if row is not None}
+    """Return the names of all normalizers, with a one-line summary each; also of installed packages.
+
+    Warns:
+        UserWarning: see :func:`available_rows`.
+    """
+    return {row.name: row.summary for row in available_rows()}
 
 
 def make_normalizers(
@@ -157,7 +177,7 @@ def make_normalizers(
         warnings.warn(
             f"{spec}: nap fixes the norm of the weights, which is harmless only under a scale-invariant "
             "normalizer; expected one beside it, as in ln+nap",
-            stacklevel=2,
+            stacklevel=1,  # one place for all layers of a network, so that Python shows it once
         )
     modules: list[nn.Module] = []
     for term in terms:
@@ -204,5 +224,5 @@ def _warn_of_gains_that_cancel(terms: list[Term]) -> None:
             warnings.warn(
                 f"{before.name}+{after.name}: {after.build.__name__} is scale-invariant, so the gain "
                 f"of {before.name} cancels; {after.name}+{before.name} keeps it",
-                stacklevel=3,
+                stacklevel=1,  # as above
             )

@@ -11,9 +11,9 @@ from pathlib import PurePath
 from typing import Any
 
 from rn_rl.errors import UserError, unknown
-from rn_rl.normalization.plugins import ImportedLater, find, row_from_module
+from rn_rl.normalization.plugins import ImportedLater, find, known_names, row_from_module
 from rn_rl.normalization.recording import RECORDING, read_recording
-from rn_rl.normalization.rows import REGISTRY, NormalizerSpec
+from rn_rl.normalization.rows import NormalizerSpec
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def parse_spec(spec: str) -> list[Term]:
         name, inside = match.groups()
         row = row_from_module(name) if ":" in name else find(name.lower())
         if row is None:
-            raise unknown("normalizer", name, REGISTRY)
+            raise unknown("normalizer", name, known_names())
         parse = _parse_arguments if row.recording is None else _parse_path
         terms.append(Term(row, parse(row, inside or "")))
     changing = [term.row.name for term in terms if term.row.reparametrize is not None]

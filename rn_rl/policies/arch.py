@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 from rn_rl.errors import UserError
@@ -27,13 +28,7 @@ def resolve_arch(net: str, net_arch: Any, keys: tuple[str, str] | None) -> Any:
     if isinstance(net_arch, dict):
         net_arch = by_role(net_arch, keys)
     if net_of(net).body is None:
-        if not isinstance(net_arch, dict):
-            return widths(net, net_arch, "network") if isinstance(net_arch, str) else net_arch
-        if keys is None:
-            return net_arch["critic"]
-        return {
-            key: net_arch[role] for key, role in zip(keys, ROLES, strict=True) if role in net_arch
-        }
+        return stock_arch(net, net_arch, keys)
     given = "paper" if net_arch is None else net_arch
     sizes = given if isinstance(given, dict) else dict.fromkeys(ROLES, given)
     if keys is None:
@@ -42,6 +37,27 @@ def resolve_arch(net: str, net_arch: Any, keys: tuple[str, str] | None) -> Any:
     if missing:
         raise UserError(f"net_arch {net_arch} with net {net!r}: no {missing[0]!r}; expected both")
     return {key: widths(net, sizes[role], role) for key, role in zip(keys, ROLES, strict=True)}
+
+
+def stock_arch(net: str, net_arch: Any, keys: tuple[str, str] | None) -> Any:
+    """Return ``net_arch`` of SB3's own layers; see :func:`resolve_arch`."""
+    old = isinstance(net_arch, list) and len(net_arch) == 1 and isinstance(net_arch[0], dict)
+    if net_arch is None or (
+        old and keys == ("pi", "vf")
+    ):  # the old form of SB3's on-policy policies
+        return net_arch
+    if not isinstance(net_arch, dict):
+        return widths(net, net_arch, "network")
+    if keys is None:
+        return widths(net, net_arch["critic"], "critic")
+    missing = [role for role in ROLES if role not in net_arch]
+    if missing and keys != ("pi", "vf"):  # there SB3 takes it for no layers
+        raise UserError(f"net_arch {net_arch}: no {missing[0]!r}; expected both")
+    return {
+        key: widths(net, net_arch[role], role)
+        for key, role in zip(keys, ROLES, strict=True)
+        if role in net_arch
+    }
 
 
 def by_role(net_arch: dict[str, Any], keys: tuple[str, str] | None) -> dict[str, Any]:
@@ -77,8 +93,7 @@ def widths(net: str, sizes: Any, role: str) -> list[int]:
             raise UserError(f"net_arch {sizes!r} with net {net!r}: expected {hint}")
         papers = found.actor if role == "actor" else found.critic
         return list(papers if sizes == "paper" else found.small)
-    whole = isinstance(sizes, Sequence) and all(type(s) is int and s > 0 for s in sizes)
-    if not whole:
+    if not (isinstance(sizes, Sequence) and all(map(is_size, sizes))):
         raise UserError(
             f"net_arch {sizes!r} of the {role}: expected whole numbers above 0, as in [64, 64]"
         )
@@ -87,4 +102,9 @@ def widths(net: str, sizes: Any, role: str) -> list[int]:
             f"net_arch {list(sizes)} with net {net!r}: it has blocks of one width; expected that width "
             "for each block, as in [128] or [512, 512]"
         )
-    return list(sizes)
+    return list(map(int, sizes))
+
+
+def is_size(value: Any) -> bool:
+    """Return True for a whole number above 0, also one of NumPy."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and value > 0

@@ -50,9 +50,20 @@ class NormARSPolicy(ARSPolicy):
         activation_fn: str | type[nn.Module] = nn.ReLU,
         **kwargs: Any,
     ) -> None:
+        for name in ("value_norm", "weight_decay", "features", "trunk_norm", "lstm_norm"):
+            if name in kwargs:
+                raise UserError(
+                    f"{name}={kwargs[name]!r} with ARS: it has neither values, gradient steps nor other "
+                    "networks than of flat observations; expected norm, net, net_arch or activation_fn"
+                )
         norm = net_of(net).norm if norm is None else norm
         parse_spec(norm)
         check_norm(net, norm)
+        if any(term.row.projects for term in parse_spec(norm)):
+            raise UserError(
+                f"norm {norm!r} with ARS: nap scales weights back after gradient steps, and ARS has "
+                "none; expected a spec without nap"
+            )
         if net_of(net).head is not None:
             raise UserError(
                 f"net {net!r} with ARS: its weights are projected after gradient steps, and ARS has "

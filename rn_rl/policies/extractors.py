@@ -206,8 +206,8 @@ def extractor_class(
             observation_space, any_range=not normalize_images
         )
         return NatureExtractor if images else MlpExtractor
-    if features not in EXTRACTORS:
-        raise unknown("features", features, [*EXTRACTORS, "auto"])
+    if not isinstance(features, str) or features not in EXTRACTORS:
+        raise unknown("features", str(features), [*EXTRACTORS, "auto"])
     return EXTRACTORS[features]
 
 

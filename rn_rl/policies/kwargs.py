@@ -9,6 +9,7 @@ from torch import nn
 
 from rn_rl.errors import UserError
 from rn_rl.normalization import parse_spec
+from rn_rl.policies.arch import widths
 from rn_rl.policies.extractors import AutoExtractor, extractor_class
 from rn_rl.policies.layers import activation
 
@@ -28,6 +29,10 @@ class NoHiddenLayers(dict[str, Any]):
         )
 
 
+NORM_POLICIES_ALONE = ("net", "obs_norm", "value_norm", "weight_decay", "lstm_norm")
+"""Arguments of the Norm policies that stock policies do not take."""
+
+
 def separate_nets(net_arch: dict[str, Sequence[int]]) -> Sequence[int]:
     """Return the sizes that actor and critic have in common.
 
@@ -37,8 +42,9 @@ def separate_nets(net_arch: dict[str, Sequence[int]]) -> Sequence[int]:
     named = {
         {"actor": "pi", "critic": "vf"}.get(key, key): sizes for key, sizes in net_arch.items()
     }
-    actor, critic = named.get("pi", ()), named.get("vf", ())
-    if not set(named) <= {"pi", "vf"} or list(actor) != list(critic):
+    actor = widths("mlp", named.get("pi", ()), "actor")
+    critic = widths("mlp", named.get("vf", ()), "critic")
+    if not set(named) <= {"pi", "vf"} or actor != critic:
         raise UserError(
             f"policy_kwargs(net_arch={net_arch}): it has one network for actor and critic, or two of the "
             "same sizes, as in {'pi': [64, 64], 'vf': [64, 64]}; a Norm policy has any, as in "
@@ -60,14 +66,14 @@ def policy_kwargs(
 
     **Not for SAC, TD3, DDPG, TQC and CrossQ**: the hidden layers move into a features extractor and
     ``net_arch`` becomes empty, which would make a continuous critic linear in the action; those refuse
-    it with an error, and take the Norm policies. It is right for DQN, QR-DQN, PPO, A2C, TRPO and
-    MaskablePPO.
+    it with an error, and take the Norm policies, as do RecurrentPPO and ARS. It is right for DQN, QR-DQN,
+    PPO, A2C, TRPO and MaskablePPO.
 
     Args:
         norm: normalizer spec such as ``"rn"`` or ``"ln+rn"``, see :func:`rn_rl.make_normalizers`.
         net_arch: sizes of the hidden layers, which all get normalizers. ``{"pi": sizes, "vf": sizes}``,
             as in SB3, or with the keys ``"actor"`` and ``"critic"``, gives actor and critic hidden layers
-            of their own, of the same sizes.
+            of their own, of the same sizes, in on-policy algorithms.
         activation_fn: class or name (``"relu"``, ``"tanh"``, ...) of the activation.
         features: ``"mlp"``, ``"minigrid"`` (with ``ImgObsWrapper``), ``"nature"``, ``"dict"``, or
             ``"auto"``: ``"nature"`` for images, ``"dict"`` for dictionaries, else ``"mlp"``.
@@ -83,8 +89,9 @@ def policy_kwargs(
 
     Raises:
         UserError: the name of a normalizer, activation or extractor is unknown, ``net_arch`` has
-            different sizes for actor and critic, ``others`` has a ``features_extractor_class``, or a spec
-            has ``nap``, which needs a Norm policy.
+            different sizes for actor and critic or is not one of sizes, ``others`` has a
+            ``features_extractor_class`` or an argument of the Norm policies alone, or a spec has ``nap``,
+            which needs a Norm policy.
 
     Example:
         >>> from stable_baselines3 import DQN
@@ -101,6 +108,12 @@ def policy_kwargs(
             f"features_extractor_class={others['features_extractor_class']!r}: policy_kwargs() sets it; "
             "use a Norm policy, such as NormDQNPolicy, which puts normalizers behind your extractor"
         )
+    for name in NORM_POLICIES_ALONE:
+        if name in others:
+            raise UserError(
+                f"policy_kwargs({name}={others[name]!r}): a stock policy does not take it; use a Norm "
+                f"policy, such as DQN(NormDQNPolicy, env, policy_kwargs={{'norm': {norm!r}, ...}})"
+            )
     if isinstance(net_arch, dict):
         net_arch, share_trunk = separate_nets(net_arch), False
     extractor = AutoExtractor if features == "auto" else extractor_class(features)
@@ -108,7 +121,7 @@ def policy_kwargs(
         "features_extractor_class": extractor,
         "features_extractor_kwargs": {
             "norm": norm,
-            "net_arch": list(net_arch),
+            "net_arch": widths("mlp", net_arch, "network"),
             "activation_fn": activation(activation_fn),
             **({"trunk_norm": trunk_norm} if trunk_norm != "none" else {}),
             **(others.pop("features_extractor_kwargs", None) or {}),

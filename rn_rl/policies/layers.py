@@ -31,6 +31,8 @@ def activation(name_or_class: str | type[nn.Module]) -> type[nn.Module]:
     """
     if isinstance(name_or_class, str):
         return ACTIVATIONS[activation_name(name_or_class)]
+    if not callable(name_or_class):
+        raise unknown("activation", str(name_or_class), ACTIVATIONS)
     return name_or_class
 
 

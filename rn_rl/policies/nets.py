@@ -329,7 +329,7 @@ PRESETS = ("paper", "small")
 
 def net_of(name: str) -> Net:
     """Look up a network; raise :class:`UserError` for an unknown name."""
-    if name not in NETS:
+    if not isinstance(name, str) or name not in NETS:  # a list, of a YAML file, has no hash
         raise unknown("net", str(name), NETS)
     return NETS[name]
 

@@ -19,18 +19,23 @@ def holders(policy: nn.Module) -> Iterator[Any]:
             yield module
 
 
+MAGNITUDES = "parametrizations.weight.original0"
+"""Name that torch's ``weight_norm`` gives the magnitudes of a layer, ``(rows, 1, ...)``."""
+
+
 def matrices(module: nn.Module) -> set[int]:
     """Return the ids of the weights of linear and convolutional layers, LSTMs included.
 
-    Biases, and the parameters of normalizers and scalers, are left out.
+    Biases, the parameters of normalizers and scalers, and the magnitudes of weight normalization, one for
+    each row, are left out.
     """
     layers = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase)
     return {
         id(parameter)
         for layer in module.modules()
         if isinstance(layer, layers)
-        for parameter in layer.parameters()
-        if parameter.dim() >= 2
+        for name, parameter in layer.named_parameters()
+        if parameter.dim() >= 2 and name != MAGNITUDES
     }
 
 

@@ -25,6 +25,7 @@ from rn_rl.experiment.runs.io import write_text
 from rn_rl.experiment.training.config import check_seeds
 from rn_rl.experiment.training.interrupts import ignore_interrupts, stop_on_interrupt
 from rn_rl.normalization import split_names
+from rn_rl.normalization.plugins import WithRegistered
 from rn_rl.tasks.config import TaskConfig
 from rn_rl.tasks.registry import find_task
 from rn_rl.tasks.store import Run, Store, latest
@@ -259,7 +260,7 @@ def side_by_side(jobs: Iterator[Job], processes: int) -> Iterator[Run | Failure]
         pool = joblib.Parallel(
             n_jobs=processes, return_as="generator_unordered", pre_dispatch=processes, batch_size=1
         )
-        yield from pool(joblib.delayed(train)(job) for job in jobs)
+        yield from pool(joblib.delayed(WithRegistered(train))(job) for job in jobs)
 
 
 def train(job: Job) -> Run | Failure:

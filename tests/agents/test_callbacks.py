@@ -8,9 +8,11 @@ import pytest
 import torch
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.callbacks import CallbackList, EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
+from stable_baselines3.common.vec_env import VecNormalize
 from torch.distributions import Categorical, Normal
 
 from rn_rl.agents import RNDQN, RNPPO, NormalizerLogger
@@ -274,3 +276,16 @@ def test_observations_for_the_kl_span_the_whole_rollout(steps):
     gaps = np.diff(rows[:, 0])
     assert gaps.max() - gaps.min() <= 1
     assert steps - rows[-1, 0] <= gaps.max() + 1
+
+
+def test_observations_that_are_normalized_twice_are_warned_of():
+    def learn_with(**options):
+        env = VecNormalize(make_vec_env("CartPole-v1", 1), **options)
+        kwargs = {"obs_norm": "rsnorm", "net_arch": [8]}
+        RNPPO("MlpPolicy", env, norm="ln", policy_kwargs=kwargs, **PPO_FEW).learn(64)
+
+    with pytest.warns(
+        UserWarning, match="twice, by VecNormalize and by obs_norm='rsnorm'; expected"
+    ):
+        learn_with()
+    learn_with(norm_obs=False)  # where a warning would be an error

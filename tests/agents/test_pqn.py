@@ -111,13 +111,28 @@ def test_there_is_no_target_network_and_a_norm_commits_once_a_rollout(tmp_path):
     [
         ({"q_lambda": 1.5}, "q_lambda=1.5: expected a number from 0 to 1"),
         ({"reward_scale": 0}, "reward_scale=0: expected a factor above 0"),
-        ({"batch_size": 33}, "batch_size=33: expected 1 to 32, the rows of a rollout"),
         ({"reward_scale": 2, "policy_kwargs": {"value_norm": "popart"}}, "both scale the values"),
     ],
 )
 def test_what_cannot_be_is_one_line(options, message):
     with pytest.raises(UserError, match=message):
         agent(**options)
+
+
+def test_a_minibatch_of_more_rows_than_a_rollout_is_refused_when_learning_begins(tmp_path):
+    model = agent(batch_size=32)
+    model.save(tmp_path / "agent")
+    alone = PQN.load(tmp_path / "agent", env=make_vec_env("CartPole-v1", 1))
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
+    greedy = model.predict(x, deterministic=True)[0]
+    np.testing.assert_array_equal(alone.predict(x, deterministic=True)[0], greedy)
+    message = r"batch_size=32: expected 1 to 8, the rows of a rollout \(8 steps of 1 env"
+    with pytest.raises(UserError, match=message):
+        alone.learn(8)
+    with pytest.raises(UserError, match="batch_size=33: expected 1 to 32, the rows of a rollout"):
+        agent(batch_size=33).learn(32)
+    with pytest.raises(UserError, match="batch_size=33: expected 1 to 32, the rows of a rollout"):
+        batch_of((0, 1), batch_size=33)
 
 
 def batch_of(seeds, num_envs=4, norm="ln", **options):

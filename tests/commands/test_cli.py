@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -164,7 +165,11 @@ CARTPOLE = "train --algo dqn --env CartPole-v1"
         ("train --algo dqn --env LunarLander-v2", "use LunarLander-v3"),
         ("train --algo dqn --env Pendulum-v1", "dqn needs Discrete; use sac, td3,"),
         ("train --algo dqn --env Blackjack-v1", "env_wrapper=gymnasium.wrappers"),
-        ("train --algo ppo --env Ant-v5", 'run `pip install "gymnasium[mujoco]"`'),
+        pytest.param(
+            "train --algo ppo --env Ant-v5",
+            'run `pip install "gymnasium[mujoco]"`',
+            marks=pytest.mark.skipif(find_spec("mujoco") is not None, reason="mujoco is installed"),
+        ),
         ("train --algo dqn", "--env is missing"),
         ("train --env CartPole-v1", "--algo is missing"),
         (f"{CARTPOLE} --timesteps -5", "--timesteps -5: expected at least 1"),

@@ -167,14 +167,50 @@ except UserError as error:
     assert "has no 'Nothing'" in str(error)
 else:
     raise AssertionError
+try:
+    canonical_spec("their")
+except UserError as error:
+    assert "Did you mean 'theirs'" in str(error) and error.args[0].endswith("theirs, broken)")
+else:
+    raise AssertionError
 """
+    done = in_process_with(package, code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_broken_package_is_left_out_with_one_line(package):
+    code = """
+import sys, warnings
+from rn_rl.normalization import available_normalizers
+from rn_rl.experiment.runs.trust import unsafe_names
+from rn_rl.experiment.runs.spec import RunSpec
+from rn_rl.cli import main
+spec = RunSpec("dqn", "CartPole-v1", "ln", 0, 0, 1, 0, 1, "cpu", 1, "zoo", {})
+spec.normalizers.update(theirs="their_norms:Clip", broken="x:Y", mine="own:Mine")
+assert [what for what, why in unsafe_names(spec)] == ["its normalizer 'mine' of own:Mine"]
+assert "their_norms" not in sys.modules
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    found = available_normalizers()
+assert found["theirs"] == "Clip activations to [-limit, limit]" and "broken" not in found
+[warning] = caught
+assert str(warning.message).startswith("normalizer 'broken' is left out: normalizer 'broken'")
+assert main(["norms"]) == 0
+"""
+    done = in_process_with(package, code)
+    assert done.returncode == 0, done.stderr
+    assert " theirs " in done.stdout and " broken " not in done.stdout
+    assert done.stderr.count("\n") == 1 and "warning: normalizer 'broken' is left" in done.stderr
+
+
+def in_process_with(package, code):
+    """Run code where the package is installed."""
     path = os.pathsep.join(
         [str(package), *filter(None, [os.environ.get("PYTHONPATH")]), os.getcwd()]
     )
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": path},
     )
-    assert done.returncode == 0, done.stderr

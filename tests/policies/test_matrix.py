@@ -76,6 +76,13 @@ SPECS = [
 ]
 
 
+PAIRS = [
+    pair
+    for pair in itertools.product(ALGORITHMS, SPECS)
+    if pair != ("ars", "nap")  # no gradient steps, after which weights are scaled back
+]
+
+
 def build(algo: str, norm: str) -> Any:
     """An untrained agent."""
     case = ALGORITHMS[algo]
@@ -113,9 +120,7 @@ def is_quick(algo: str, norm: str) -> bool:
     return algo == "ppo" or norm in KINDS
 
 
-@pytest.mark.parametrize(
-    ("algo", "norm"), slow_unless(is_quick, itertools.product(ALGORITHMS, SPECS))
-)
+@pytest.mark.parametrize(("algo", "norm"), slow_unless(is_quick, PAIRS))
 def test_training(algo: str, norm: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     """State changes only at commits, targets agree, losses are finite, and the agent can be saved."""
     model = build(algo, norm)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import gymnasium as gym
@@ -233,6 +234,35 @@ def test_decay_is_that_of_adamw_on_matrices_alone():
         torch.testing.assert_close(parameter, before[name] * shrunk, msg=name)
 
 
+@pytest.mark.parametrize("norm", ["wn", "spectral", "ln+nap"])
+def test_decay_spares_what_a_reparametrization_adds(norm: str):
+    """Decayed are the weights alone; the magnitudes of ``wn``, one for each row, are no matrix."""
+    given = {"norm": norm, "features": "minigrid", "trunk_norm": norm, "net_arch": [8]}
+    policy = policies.NormDQNPolicy(
+        spaces.Box(0, 255, (3, 7, 7), np.uint8),
+        spaces.Discrete(2),
+        lambda _: 1e-3,
+        weight_decay=0.5,
+        **given,
+    )
+    names = {id(p): name for name, p in policy.named_parameters()}
+    decayed = [names[id(p)] for p in policy.optimizer.param_groups[0]["params"]]
+    weights = [
+        (n, m) for n, m in policy.q_net.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)
+    ]
+    assert len(decayed) == len(weights) == 5  # three convolutions, a hidden and an output layer
+    last = {"wn": "original1"}.get(norm, "original")
+    assert sum(name.endswith(f"parametrizations.weight.{last}") for name in decayed) == 4
+    before = [m.weight.detach().norm() for _, m in weights[:-1]]
+    for parameter in policy.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    policy.optimizer.step()
+    after = [m.weight.detach().norm() for _, m in weights[:-1]]
+    # the norm of a weight is then that of its magnitudes, 1, or the fixed one
+    if norm != "spectral":  # whose state changes at commits
+        torch.testing.assert_close(after, before, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("algo", ["dqn", "ppo", "sac"])
 def test_actor_and_critic_have_their_own_sizes(algo: str):
     arch = {"actor": [4, 6], "critic": [10]}
@@ -408,6 +438,11 @@ def test_networks_are_exported(net: str):
             {"net": "mlp", "weight_decay": -1},
             "weight_decay=-1: expected a number of at least 0",
         ),
+        (
+            "ars",
+            {"net": "mlp", "norm": "ln+nap"},
+            "norm 'ln\\+nap' with ARS: nap scales weights back",
+        ),
         ("ars", {"net": "simbav2"}, "projected after gradient steps, and ARS has none"),
         ("ars", {"net": "mlp", "obs_norm": "rsnorm", "net_arch": [8]}, "no gradient steps"),
     ],
@@ -425,3 +460,91 @@ def test_the_layers_after_the_blocks_stay():
     assert [type(m).__name__ for m in found] == ["BroNet", "Linear", "Tanh"]
     assert found[1] is layers[2]
     assert sum(isinstance(m, LayerNorm) for m in found.modules()) == 3
+
+
+@pytest.mark.parametrize(
+    ("algo", "kwargs", "message"),
+    [
+        (
+            "dqn",
+            {"net_arch": 3},
+            r"net_arch 3 of the network: expected whole numbers above 0, as in",
+        ),
+        ("dqn", {"net_arch": [[8]]}, r"net_arch \[\[8\]\] of the network: expected whole"),
+        ("dqn", {"net_arch": [8, 0]}, r"net_arch \[8, 0\] of the network: expected whole"),
+        ("dqn", {"net_arch": [True]}, r"net_arch \[True\] of the network: expected whole"),
+        ("dqn", {"net_arch": [{"pi": [8]}]}, "of the network: expected whole"),
+        (
+            "dqn",
+            {"net_arch": {"critic": "paper"}},
+            "'paper' with net 'mlp': expected a list, as in",
+        ),
+        ("dqn", {"net_arch": {"critic": 8}}, "net_arch 8 of the critic: expected whole"),
+        (
+            "ppo",
+            {"net_arch": {"actor": 8, "critic": [8]}},
+            "net_arch 8 of the actor: expected whole",
+        ),
+        ("sac", {"net_arch": {"actor": [8]}}, "no 'critic'; expected both"),
+        ("td3", {"net_arch": {"qf": [8]}}, "no 'actor'; expected both"),
+        ("ars", {"net_arch": "small"}, "'small' with net 'mlp': expected a list"),
+        ("dqn", {"net": ["simba"]}, r"unknown net \"\['simba'\]\""),
+        ("dqn", {"net": None}, "unknown net 'None'"),
+        ("ppo", {"features": ["mlp"]}, "unknown features"),
+        ("ppo", {"activation_fn": ["relu"]}, "unknown activation"),
+        ("ppo", {"activation_fn": 3}, "unknown activation '3'"),
+        ("ars", {"value_norm": "popart"}, "value_norm='popart' with ARS: it has neither"),
+        ("ars", {"weight_decay": 0.1}, "weight_decay=0.1 with ARS"),
+        ("ars", {"features": "mlp"}, "features='mlp' with ARS"),
+    ],
+)
+def test_a_value_of_another_kind_is_one_line(algo: str, kwargs: dict[str, Any], message: str):
+    with pytest.raises(UserError, match=message) as error:
+        build(algo, **{"net": "mlp", "net_arch": [8], **kwargs})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"net_arch": 8}, "net_arch 8 of the network: expected whole numbers above 0"),
+        ({"net_arch": "small"}, "net_arch 'small' with net 'mlp': expected a list"),
+        ({"net_arch": [[8]]}, "of the network: expected whole"),
+        ({"net_arch": {"pi": 8, "vf": 8}}, "net_arch 8 of the actor: expected whole"),
+        (
+            {"net": "simba"},
+            r"policy_kwargs\(net='simba'\): a stock policy does not take it; use a Norm",
+        ),
+        ({"obs_norm": "rsnorm"}, r"policy_kwargs\(obs_norm='rsnorm'\): a stock policy"),
+        ({"value_norm": "popart"}, r"policy_kwargs\(value_norm='popart'\): a stock policy"),
+        ({"lstm_norm": "ln"}, r"policy_kwargs\(lstm_norm='ln'\): a stock policy"),
+        ({"weight_decay": 0.1}, r"policy_kwargs\(weight_decay=0.1\): a stock policy"),
+    ],
+)
+def test_what_policy_kwargs_cannot_take_is_one_line(kwargs: dict[str, Any], message: str):
+    with pytest.raises(UserError, match=message) as error:
+        policies.policy_kwargs("ln", **kwargs)
+    assert "\n" not in str(error.value)
+
+
+def test_sizes_that_sb3_takes_are_taken():
+    assert build("ppo", "mlp", net_arch={"pi": [8]}).policy.net_arch == {"pi": [8]}
+    assert build("ppo", "mlp", net_arch=(8,)).policy.net_arch == [8]
+    with pytest.warns(UserWarning, match="shared layers in the mlp_extractor are removed"):
+        assert build("ppo", "mlp", net_arch=[{"pi": [8], "vf": [4]}]).policy.net_arch["vf"] == [4]
+    assert build("dqn", "mlp", net_arch=np.array([8, 4]).tolist()).policy.net_arch == [8, 4]
+    assert build("dqn", "mlp", net_arch=[np.int64(8)]).policy.net_arch == [8]
+    assert build("dqn", "mlp", net_arch=[]).policy.net_arch == []
+
+
+@pytest.mark.parametrize(
+    ("norm", "message"),
+    [("rn+nap", "nap fixes the norm"), ("rn+ln", "the gain of rn cancels")],
+)
+@pytest.mark.parametrize("net", ["mlp", "bronet"])
+def test_a_warning_about_the_spec_is_shown_once(net: str, norm: str, message: str):
+    space = spaces.Box(-1, 1, (3,), np.float32)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        policies.NormSACPolicy(space, space, lambda _: 1e-3, net=net, norm=norm, net_arch=[8, 8])
+    assert [message in str(warning.message) for warning in caught] == [True]

@@ -28,6 +28,7 @@ from rn_rl.experiment.runs.zoo_folder import ZooFolder
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.launch import train_seeds
 from rn_rl.experiment.training.single import train
+from rn_rl.policies.spec_arguments import NORMALIZER_ARGUMENTS
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +111,24 @@ def test_a_module_is_not_imported(stranger, command, what, name, tmp_path, monke
     main([*words, "--episodes", "1"] if command == "evaluate" else words)
     capsys.readouterr()
     assert proof.exists()
+
+
+@pytest.mark.parametrize("argument", NORMALIZER_ARGUMENTS)
+@pytest.mark.parametrize("place", ["policy", "extractor"])
+def test_no_argument_that_is_a_normalizer_imports_a_module(
+    stranger, argument, place, tmp_path, monkeypatch, capsys
+):
+    proof = tmp_path / "imported"
+    (tmp_path / "wicked.py").write_text(MODULE.format(path=str(proof)))
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("wicked", None)
+    given: dict[str, Any] = {argument: "ln+wicked:Norm(a=1)"}
+    given = {"features_extractor_kwargs": given} if place == "extractor" else given
+    folder = stranger(hyperparameters={"policy_kwargs": given})
+    for command in ("evaluate", "video", "train --resume"):
+        error = error_of(capsys, *command.split(), folder)
+        assert "its normalizer 'wicked:Norm' imports a module" in error and "--trust" in error
+    assert not proof.exists() and "wicked" not in sys.modules
 
 
 @pytest.mark.parametrize(

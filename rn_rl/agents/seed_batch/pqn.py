@@ -11,7 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
 
-from rn_rl.agents.pqn import PQN
+from rn_rl.agents.pqn import PQN, check_minibatch
 from rn_rl.agents.seed_batch.base import SeedBatch
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.rollout import PolicyOutput, SeedRollout, by_seed
@@ -38,6 +38,7 @@ class SeedBatchPQN(SeedBatch[PQN]):
         model = self.model
         assert isinstance(model.observation_space, spaces.Box)
         assert isinstance(model.action_space, spaces.Discrete)
+        check_minibatch(model.batch_size, model.n_steps, envs.num_envs)
         self.actions = int(model.action_space.n)
         self.rollout = SeedRollout(
             model.n_steps, self.size, envs.num_envs, model.observation_space, model.action_space

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def video(config: VideoConfig) -> Path:
     for name, value in (("episodes", config.episodes), ("max-steps", config.max_steps)):
         if value < 1:
             raise UserError(f"--{name} {value}: expected at least 1")
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame renders without a screen
+    render_without_screen()
     model, env = run.load_agent(
         weights=weights,
         n_envs=1,
@@ -98,6 +99,17 @@ def gif_rate(fps: float) -> float:
     """
     delay = max(round(100 / min(fps, 30)), 3)
     return 100 / delay - 1e-6  # moviepy rounds the delay down
+
+
+def render_without_screen() -> None:
+    """Choose drivers of pygame and MuJoCo that render into memory, unless the user chose others.
+
+    MuJoCo reads its variable when it is imported. Without one it opens a window, which needs a screen.
+    """
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    screen = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if sys.platform == "linux" and not screen:
+        os.environ.setdefault("MUJOCO_GL", "egl")
 
 
 def rgb_frame(rendered: Any, env_id: str) -> np.ndarray:

@@ -26,6 +26,7 @@ from rn_rl.experiment.grid.state import Grid
 from rn_rl.experiment.grid.workers import workers
 from rn_rl.experiment.runs.console import say
 from rn_rl.experiment.training.interrupts import stop_on_interrupt
+from rn_rl.normalization.plugins import WithRegistered
 
 
 def run_grid(grid: Grid) -> bool:
@@ -94,7 +95,7 @@ def run_jobs(grid: Grid, todo: list[Job], jobs: int) -> None:
         n_jobs=max(jobs, 2) if grid.alone else jobs, return_as="generator_unordered"
     )
     try:
-        for outcome in parallel(joblib.delayed(run_job)(job) for job in todo):
+        for outcome in parallel(joblib.delayed(WithRegistered(run_job))(job) for job in todo):
             record_outcome(grid, outcome)
     except BrokenProcessPool:
         if grid.stop:  # Ctrl-C while a worker was starting

@@ -32,15 +32,16 @@ from torch import nn
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.io import DAMAGE
-from rn_rl.experiment.runs.trust import normalizer_specs
 from rn_rl.normalization import imported_names
+from rn_rl.policies.nets import PRESETS
+from rn_rl.policies.spec_arguments import NORMALIZER_ARGUMENTS, normalizer_specs
 
 CLASSES = ("torch.nn.modules.", "stable_baselines3.", "sb3_contrib.", "rn_rl.policies.")
 """Packages from which classes that a zip names are imported: networks, layers and policies."""
 
-TEXTS = (
-    *("['norm']", "['trunk_norm']", "['obs_norm']", "['value_norm']"),
-    *("['net']", "['features']", "['activation_fn']"),
+TEXTS = tuple(
+    f"[{name!r}]"
+    for name in (*NORMALIZER_ARGUMENTS, "value_norm", "net", "features", "activation_fn")
 )
 """Arguments of rn-rl's policies that are texts."""
 
@@ -112,6 +113,8 @@ class StoredAgent:
             value: plain data, or text as Python prints the value.
         """
         if not isinstance(value, str) or (name.endswith(TEXTS) and "<" not in value):
+            return value
+        if name.endswith("['net_arch']") and value in PRESETS:
             return value
         try:
             parsed = ast.literal_eval(re.sub(r"<class '([\w.]+)'>", r"'<class \1>'", value))

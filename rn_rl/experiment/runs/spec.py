@@ -149,6 +149,8 @@ class RunSpec:
         arguments.update(seed=self.seed, device=self.device)
         if spec.replay and not training:
             arguments["buffer_size"] = 1
+        if not training and arguments.get("n_steps") == 1:  # SB3 wants more rows than one
+            arguments["n_steps"] = self.n_envs
         arguments.update(overrides)
         with ExitStack() as stack:
             if not training:

@@ -22,7 +22,9 @@ import platformdirs
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.io import atomic_write
 from rn_rl.experiment.runs.spec import RunSpec
-from rn_rl.normalization import available_normalizers, imported_names
+from rn_rl.normalization import imported_names
+from rn_rl.normalization.plugins import known_names
+from rn_rl.policies.spec_arguments import normalizer_specs
 
 WRAPPERS: dict[str, tuple[str, ...]] = {
     "gymnasium.wrappers.AtariPreprocessing": (
@@ -144,7 +146,7 @@ def unsafe_names(spec: RunSpec) -> list[tuple[str, str]]:
     for name in {n: None for text in specs for n in imported_names(text)}:
         found.append((f"its normalizer {name!r}", "imports a module"))
     for name, origin in spec.normalizers.items():
-        if name not in available_normalizers():
+        if name not in known_names():
             found.append((f"its normalizer {name!r} of {origin}", "imports a module"))
     wrappers = given.get("env_wrapper") or []
     for entry in wrappers if isinstance(wrappers, list) else [wrappers]:
@@ -154,20 +156,6 @@ def unsafe_names(spec: RunSpec) -> list[tuple[str, str]]:
         if isinstance(value, str) and "." in value and not value.startswith(CLASSES):
             found.append((f"its {name} {value!r}", "is not one of SB3's"))
     return found
-
-
-NORMALIZER_KEYS = ("norm", "obs_norm", "trunk_norm")
-"""Arguments of policies that are normalizer specs."""
-
-
-def normalizer_specs(given: Any) -> list[str]:
-    """Return the normalizer specs anywhere in hyperparameters or in arguments of a policy."""
-    if isinstance(given, list | tuple):
-        return [spec for item in given for spec in normalizer_specs(item)]
-    if not isinstance(given, dict):
-        return []
-    own = [v for k, v in given.items() if k in NORMALIZER_KEYS and isinstance(v, str)]
-    return own + [spec for item in given.values() for spec in normalizer_specs(item)]
 
 
 def unsafe_wrapper(entry: Any) -> list[tuple[str, str]]:

@@ -22,6 +22,7 @@ from rn_rl.experiment.training.memory import largest_batch
 from rn_rl.experiment.training.resolve import resolve
 from rn_rl.experiment.training.seed_batch import BATCHES, make_model_silently, train_batch
 from rn_rl.experiment.training.single import train
+from rn_rl.normalization.plugins import WithRegistered
 
 ENGINES = ("auto", "process", "batch")
 VECTOR_ENVS = ("auto", "envpool", "gymnasium")
@@ -136,7 +137,7 @@ def in_processes(config: TrainConfig, console: Console) -> list[Run]:
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
     runs: list[Run] = []
     with StatusLines(console, lambda: f"{len(runs)} of {len(configs)} trained") as lines:
-        for run in parallel(joblib.delayed(train)(each) for each in configs):
+        for run in parallel(joblib.delayed(WithRegistered(train))(each) for each in configs):
             runs.append(run)
             lines.print(f"  {len(runs)} of {len(configs)}: {run.folder}")
     return sorted(runs, key=lambda run: run.read_spec().seed)

@@ -6,16 +6,18 @@ from typing import Any
 
 import torch
 
+from rn_rl.agents.pqn import check_minibatch
 from rn_rl.errors import UserError
 from rn_rl.experiment.envs.checks import check_timeout
 from rn_rl.experiment.envs.make import check_env_id, episode_limit
 from rn_rl.experiment.runs.console import command_line
 from rn_rl.experiment.runs.spec import RunSpec, check_observations, check_values
 from rn_rl.experiment.runs.tracking import check_tracker
-from rn_rl.experiment.settings.algorithms import ALGORITHMS, algorithm
+from rn_rl.experiment.settings.algorithms import ALGORITHMS, AlgorithmSpec, algorithm
 from rn_rl.experiment.settings.hyperparameters import (
     check_given,
     merge_nested,
+    parameters,
     parse_assignments,
     tuned,
 )
@@ -30,6 +32,7 @@ from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.normalization import canonical_spec, check_importable, check_recordings, origins
 from rn_rl.normalization.plugins import is_importable
 from rn_rl.policies.nets import net_of
+from rn_rl.policies.spec_arguments import normalizer_specs
 
 
 def usual_eval_freq(timesteps: int, episodes: int, longest: int | None) -> int:
@@ -93,15 +96,23 @@ def resolve(config: TrainConfig) -> RunSpec:
     policy_kwargs = hyperparameters.get("policy_kwargs") or {}
     if not isinstance(policy_kwargs, dict):
         raise UserError(f"--set policy_kwargs={policy_kwargs}: expected names and values")
-    policy_kwargs.pop("norm", None)
+    typed = given.get("policy_kwargs") or {}
+    if "norm" in typed:
+        raise UserError(
+            f"--set policy_kwargs.norm={typed['norm']}: expected --norm {typed['norm']}"
+        )
+    listed = policy_kwargs.pop("norm", None)
     policy_kwargs = with_net(config, policy_kwargs, given)
     if policy_kwargs:
         hyperparameters["policy_kwargs"] = policy_kwargs
     network = net_of(policy_kwargs.get("net", "mlp"))
     default_norm = algo.norm if network.body is None else network.norm
+    if source is not None and listed not in (None, algo.norm):  # the user's file says so
+        default_norm = listed
     norm = canonical_spec(default_norm if config.norm is None else config.norm)
-    check_recordings(norm)
-    check_importable(norm)
+    for each in (norm, *normalizer_specs(policy_kwargs)):
+        check_recordings(each)
+        check_importable(each)
     default_timesteps = int(hyperparameters.pop("n_timesteps", 1e5))
     default_envs = int(hyperparameters.pop("n_envs", 1))
     timesteps = default_timesteps if config.timesteps is None else config.timesteps
@@ -123,6 +134,7 @@ def resolve(config: TrainConfig) -> RunSpec:
     ):
         if value < least:
             raise UserError(f"--{name} {value}: expected at least {least}")
+    check_rollout(algo, hyperparameters, n_envs)
     check_timeout(config.step_timeout)
     check_tracker(config.track)
     if config.episodes is not None and not algo.replay:
@@ -164,6 +176,16 @@ def resolve(config: TrainConfig) -> RunSpec:
     return spec
 
 
+def check_rollout(algo: AlgorithmSpec, hyperparameters: dict[str, Any], n_envs: int) -> None:
+    """Raise :class:`UserError` if a rollout of PQN has fewer rows than a minibatch.
+
+    The agent itself refuses it when it learns, and then there is a run folder.
+    """
+    if algo.kind == "pqn":
+        given = {**parameters(algo), **hyperparameters}
+        check_minibatch(given["batch_size"], given["n_steps"], n_envs)
+
+
 def with_net(
     config: TrainConfig, policy_kwargs: dict[str, Any], given: dict[str, Any]
 ) -> dict[str, Any]:
@@ -194,8 +216,8 @@ def origins_of(norm: str, policy_kwargs: dict[str, Any]) -> dict[str, str]:
     Raises:
         UserError: a class is in a script or a function, where no other process finds it.
     """
-    specs = [norm, *(policy_kwargs[k] for k in ("obs_norm", "trunk_norm") if k in policy_kwargs)]
-    found = {k: v for spec in specs if isinstance(spec, str) for k, v in origins(spec).items()}
+    specs = [norm, *normalizer_specs(policy_kwargs)]
+    found = {name: origin for spec in specs for name, origin in origins(spec).items()}
     for name, origin in found.items():
         if not is_importable(origin):
             raise UserError(

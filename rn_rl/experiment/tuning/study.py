@@ -24,6 +24,7 @@ from rn_rl.experiment.tuning.progress import SearchProgress, displayed
 from rn_rl.experiment.tuning.space import Range, space_of
 from rn_rl.experiment.tuning.trial import as_text, run_trial, training_of
 from rn_rl.normalization import canonical_spec, split_names
+from rn_rl.normalization.plugins import WithRegistered
 
 SAMPLERS = {"tpe": "TPESampler", "random": "RandomSampler", "qmc": "QMCSampler"}
 """Samplers of Optuna by their names in ``--sampler``."""
@@ -173,7 +174,8 @@ def run_trials(config: TuneConfig, norm: str) -> None:
         )
         with workers(config) as jobs:
             parallel = joblib.Parallel(n_jobs=jobs)
-            parallel(joblib.delayed(work)(config, norm, worker) for worker in range(jobs))
+            search_there = joblib.delayed(WithRegistered(work))
+            parallel(search_there(config, norm, worker) for worker in range(jobs))
 
 
 def work(config: TuneConfig, norm: str, worker: int) -> None:

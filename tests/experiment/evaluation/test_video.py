@@ -1,6 +1,9 @@
 """Videos of environments that render something unusual: a film, or one line and status 2."""
 
+import os
 import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,12 @@ from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image
 
 from rn_rl.cli import main
-from rn_rl.experiment.evaluation.video import equal_sizes, gif_rate, rgb_frame
+from rn_rl.experiment.evaluation.video import (
+    equal_sizes,
+    gif_rate,
+    render_without_screen,
+    rgb_frame,
+)
 from tests import odd_envs
 
 SIZES = {"FrameVaries": (38, 96), "FrameOdd": (32, 50), "FrameTiny": (2, 2)}
@@ -86,3 +94,41 @@ def test_frames_get_equal_even_sizes() -> None:
     equal = equal_sizes(frames)
     assert [frame.shape for frame in equal] == [(4, 4, 3)] * 3
     assert [int((frame[:, :, 0] == 9).sum()) for frame in equal] == [8, 12, 1]
+
+
+@pytest.mark.parametrize(
+    ("given", "system", "expected"),
+    [
+        ({}, "linux", "egl"),
+        ({"DISPLAY": ":0"}, "linux", None),
+        ({"WAYLAND_DISPLAY": "wayland-0"}, "linux", None),
+        ({"MUJOCO_GL": "osmesa"}, "linux", "osmesa"),
+        ({}, "darwin", None),
+    ],
+)
+def test_mujoco_renders_into_memory_where_there_is_no_screen(given, system, expected, monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL", "SDL_VIDEODRIVER"):
+        monkeypatch.setenv(name, "")  # restored afterwards, also if it was not set
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "platform", system)
+    render_without_screen()
+    assert os.environ.get("MUJOCO_GL") == expected
+
+
+@pytest.mark.skipif(find_spec("mujoco") is None, reason="needs the extra [mujoco]")
+def test_a_film_of_mujoco_without_a_screen(tmp_path: Path) -> None:
+    """In a process of its own, in which nothing has imported mujoco."""
+    hidden = ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    train = (
+        "train --algo sac --env InvertedPendulum-v5 --timesteps 20 --eval-freq 0 --quiet --out ."
+    )
+    for words in (train, "video none/sac/InvertedPendulum-v5_1 --out film.mp4"):
+        typed = [sys.executable, "-m", "rn_rl", *words.split()]
+        done = subprocess.run(
+            typed, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert (tmp_path / "film.mp4").stat().st_size > 1000

@@ -35,6 +35,7 @@ from rn_rl.experiment.runs.match import difference
 from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.experiment.runs.trusted import gym_as_gymnasium
 from rn_rl.experiment.settings.algorithms import algorithm
+from rn_rl.policies.spec_arguments import NORMALIZER_ARGUMENTS
 
 
 class Pixels(gym.Env):
@@ -182,6 +183,18 @@ AGENTS: dict[str, tuple[Any, ...]] = {
         "CartPole-v1",
         policies.NormDQNPolicy,
         {"policy_kwargs": {"norm": "ln", "activation_fn": "tanh"}},
+    ),
+    "norm inside": (
+        "ppo_lstm",
+        "CartPole-v1",
+        policies.NormRecurrentActorCriticPolicy,
+        {"policy_kwargs": {"norm": "ln", "lstm_norm": "ln+gain(2)", "lstm_hidden_size": 8, **RELU}},
+    ),
+    "norm sizes by name": (
+        "dqn",
+        "CartPole-v1",
+        policies.NormDQNPolicy,
+        {"policy_kwargs": {"net": "simba", "net_arch": "small", **RELU}},
     ),
     "policy_kwargs": (
         "dqn",
@@ -469,6 +482,22 @@ def test_a_pickle_in_a_zip_is_not_opened(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="its policy_class is not stored by name"):
         load_foreign(path, spec, spec.make_env(evaluation=True), None, trust=False)
     assert not Path("exploded").exists()
+
+
+@pytest.mark.parametrize("argument", NORMALIZER_ARGUMENTS)
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_normalizer_in_a_zip_imports_no_module(argument, mixed, tmp_path, monkeypatch):
+    proof = tmp_path / "imported"
+    (tmp_path / "wicked.py").write_text(f"import pathlib; pathlib.Path({str(proof)!r}).touch()")
+    monkeypatch.syspath_prepend(tmp_path)
+    policy = policies.NormRecurrentActorCriticPolicy
+    kwargs = {"norm": "ln", "lstm_norm": "ln", "lstm_hidden_size": 8, **(RELU if mixed else {})}
+    path, _ = stored(tmp_path, "ppo_lstm", "CartPole-v1", policy, policy_kwargs=kwargs)
+    edit(path, lambda data: data["policy_kwargs"].update({argument: "wicked:Norm"}))
+    spec = described("ppo_lstm", "CartPole-v1")
+    with pytest.raises(UserError, match="its normalizer 'wicked:Norm' imports a module"):
+        load_foreign(path, spec, spec.make_env(evaluation=True), None, trust=False)
+    assert not proof.exists()
 
 
 @pytest.mark.parametrize("protocol", range(6))

@@ -1,13 +1,18 @@
 """Runs with a user's own normalizers and other networks: recorded, found again, refused."""
 
+import functools
 import os
+import pickle
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from joblib.externals.loky import get_reusable_executor
+from torch import nn
 
 import rn_rl
 from rn_rl.cli import main
@@ -15,7 +20,8 @@ from rn_rl.errors import UserError
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.resolve import resolve
-from rn_rl.normalization import REGISTRY
+from rn_rl.normalization import REGISTRY, canonical_spec, plugins
+from rn_rl.normalization.plugins import WithRegistered, is_importable
 
 ROOT = Path(__file__).parents[3]
 
@@ -112,6 +118,91 @@ def test_a_run_records_where_a_registered_name_is_from(module):
         resolve(TrainConfig(algo="dqn", env="CartPole-v1", norm="inside"))
 
 
+@pytest.fixture
+def registered(module, monkeypatch):
+    """``mine``, registered here, in processes that begin anew."""
+    monkeypatch.syspath_prepend(module)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    from own_norms import Mine  # type: ignore[import-not-found]
+
+    rn_rl.register("mine", Mine, scale_invariant=True)
+    get_reusable_executor().shutdown()
+    yield module
+    get_reusable_executor().shutdown()
+
+
+def test_processes_of_seeds_know_a_registered_name(registered):
+    norm = "mine+nap"  # nap warns without a scale-invariant one
+    assert main(command("--norm", norm, "--seeds", "2", "--engine", "process")) == 0
+    assert len(list((registered / "runs").glob(f"{norm}/dqn/*/policy.safetensors"))) == 2
+
+
+def test_processes_of_a_comparison_know_a_registered_name(registered):
+    words = "compare --algo dqn --env CartPole-v1 --timesteps 64 --eval-freq 64 --eval-episodes 1"
+    shape = "--final-episodes 1 --seeds 2 --norms none,mine --jobs 2 --engine process --out runs --quiet"
+    assert main([*words.split(), *shape.split(), "--set", *SETTINGS.split()]) == 0
+    assert len(list((registered / "runs").glob("*/dqn/*/final.json"))) == 4
+
+
+SENT = """
+import pickle, sys
+sys.path.insert(0, sys.argv[1])
+print(pickle.load(open(sys.argv[2], "rb"))("mine"))
+"""
+
+
+def row_of(name):
+    row = REGISTRY[name]
+    return row.name, row.scale_invariant, row.summary, row.factory.__name__
+
+
+def test_what_is_sent_to_a_process_has_all_that_was_registered(registered):
+    rn_rl.register("halved", functools.partial(REGISTRY["mine"].factory, floor=0.5))
+    rn_rl.register("lambda", lambda width: nn.Identity())
+    sent = WithRegistered(canonical_spec)
+    assert [row.name for row in sent.rows] == ["mine"]  # the others no process can import
+    (registered / "sent").write_bytes(pickle.dumps(sent))
+    typed = [sys.executable, "-c", SENT, str(registered), "sent"]
+    done = subprocess.run(typed, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["mine"]
+    expected = row_of("mine")
+    del REGISTRY["mine"]
+    sent = pickle.loads(pickle.dumps(sent))
+    with pytest.raises(UserError, match="unknown normalizer 'mine'"):
+        canonical_spec("mine")
+    sent.function = row_of
+    assert sent("mine") == expected
+    for origin in (REGISTRY["halved"].origin, REGISTRY["lambda"].origin):
+        assert not is_importable(origin)
+
+
+def test_what_a_module_says_when_it_registers_is_kept(module, monkeypatch):
+    monkeypatch.syspath_prepend(module)
+    text = (
+        MODULE + "import rn_rl\nrn_rl.register('mine', Mine, scale_invariant=True, summary='own')\n"
+    )
+    (module / "own_norms.py").write_text(text)
+    plugins.adopt({"mine": "own_norms:Mine"})
+    assert REGISTRY["mine"].scale_invariant and REGISTRY["mine"].summary == "own"
+
+
+@pytest.mark.parametrize(
+    ("algo", "options"),
+    [
+        ("ppo_lstm", "policy_kwargs.lstm_norm=mine"),
+        ("dqn", "policy_kwargs.obs_norm=mine"),
+        ("dqn", "policy_kwargs.features_extractor_kwargs={norm: mine, net_arch: [8]}"),
+    ],
+)
+def test_every_place_of_a_registered_name_is_recorded(algo, options, module, monkeypatch):
+    monkeypatch.syspath_prepend(module)
+    from own_norms import Mine  # type: ignore[import-not-found]
+
+    rn_rl.register("mine", Mine)
+    spec = resolve(TrainConfig(algo=algo, env="CartPole-v1", set=(options,)))
+    assert spec.normalizers == {"mine": "own_norms:Mine"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -128,6 +219,9 @@ def test_a_run_records_where_a_registered_name_is_from(module):
         (["--norm", "nowhere_at_all:Norm"], "cannot import 'nowhere_at_all'"),
         (["--norm", "json:JSONDecoder"], "JSONDecoder is not a torch.nn.Module"),
         (["--set", "policy_kwargs.obs_norm=rsnorm", "normalize=true"], "normalized twice"),
+        (["--set", "policy_kwargs.norm=rn"], "--set policy_kwargs.norm=rn: expected --norm rn"),
+        (["--set", "policy_kwargs.net=[simba]"], "unknown net \"['simba']\""),
+        (["--set", "policy_kwargs.net_arch=3"], "net_arch 3 of the network: expected whole"),
         (["--set", "policy_kwargs.value_norm=popar"], "unknown value_norm 'popar'"),
     ],
 )
@@ -137,6 +231,16 @@ def test_what_cannot_be_is_one_line(options, message, capsys, tmp_path):
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_settings_may_name_the_normalizer(tmp_path):
+    path = tmp_path / "own.yml"
+    path.write_text("default: {policy_kwargs: {norm: ln+rn, net_arch: [8]}}\n")
+    given = TrainConfig(algo="dqn", env="CartPole-v1", conf_file=path)
+    assert resolve(given).norm == "ln+rn"
+    assert resolve(replace(given, norm="bn")).norm == "bn"
+    path.write_text("default: {policy_kwargs: {norm: none, net_arch: [8]}}\n")  # as it is exported
+    assert resolve(given).norm == "none" and resolve(replace(given, net="simba")).norm == "ln"
 
 
 def test_another_network_brings_its_norm_and_sizes():

@@ -18,7 +18,7 @@ from torch import nn
 from benchmarks.harness import Line, Output, ResultTable, emit, interleave
 from rn_rl.errors import UserError
 from rn_rl.policies import NormDQNPolicy
-from rn_rl.probe import CodeLengthProbe
+from rn_rl.probe import CodeLengthProbe, ProbeLog
 
 BATCH = 64
 
@@ -86,6 +86,7 @@ def timed_updates(case: Case, every: int | None, updates: int) -> Callable[[], f
         updates: number of updates.
     """
     networks, update = case
+    log, done = ProbeLog(), 0
     probes = [
         CodeLengthProbe(network, every=every, modes=(mode,))
         for network, mode in networks
@@ -93,12 +94,13 @@ def timed_updates(case: Case, every: int | None, updates: int) -> Callable[[], f
     ]
 
     def measure() -> float:
+        nonlocal done
         begin = time.process_time()
         for _ in range(updates):
             update()
-            for probe in probes:
-                if probe.end_phase():
-                    probe.readings()
+            done += 1
+            if any([probe.end_phase() for probe in probes]):
+                log.append(done, *(probe.readings() for probe in probes))
         return time.process_time() - begin
 
     measure()

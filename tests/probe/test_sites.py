@@ -172,7 +172,7 @@ def test_dead_and_dormant_units_and_the_rank_are_those_of_the_activity():
 
 
 def test_channels_of_images_are_units():
-    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.ReLU())
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU())
     with torch.no_grad():
         net[0].bias[:] = torch.tensor([-9.0, 9.0])
         net[0].weight[:] = 0.1

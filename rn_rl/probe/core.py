@@ -239,6 +239,11 @@ class CodeLengthProbe:
     # observing
 
     @property
+    def sites(self) -> list[Site]:
+        """Layers that are observed."""
+        return list(self._sites)
+
+    @property
     def observing(self) -> bool:
         """True in phases that are observed: the first, and each ``every``-th after it."""
         return self.phases % self.every == 0
@@ -333,7 +338,8 @@ class CodeLengthProbe:
         if self._outputs is not None:
             found = first_tensor(output) if site.has_columns else None
             if found is not None:
-                self._outputs.setdefault(site.name, physical(found)[0].clone())
+                with outside_transforms():
+                    self._outputs.setdefault(site.name, physical(found)[0].clone())
             return
         if self._paused or ("train" if site.module.training else "eval") not in self.modes:
             return
@@ -524,20 +530,30 @@ class CodeLengthProbe:
     def _measure_churn(self) -> None:
         """Evaluate the network on the reference and compare its outputs with those of before."""
         assert self._module is not None
-        self._outputs = {}
-        try:
-            with evaluated(self._module):
-                call = self.reference
-                _ = self._module(call) if isinstance(call, Tensor) else call() if call else None
-            now = self._outputs
-        finally:
-            self._outputs = None
+        with self.taking() as now, evaluated(self._module):
+            call = self.reference
+            _ = self._module(call) if isinstance(call, Tensor) else call() if call else None
         self._churn = {
             name: churn_of(self._before[name], value)
             for name, value in now.items()
             if name in self._before
         }
         self._before = now
+
+    @contextlib.contextmanager
+    def taking(self) -> Iterator[dict[str, Tensor]]:
+        """Copy the outputs of layers inside this context, in place of observing them.
+
+        Yields:
+            The first output of each layer, by name; ``(networks, ...)`` under ``torch.func.vmap``.
+        """
+        self._outputs = {}
+        self._hooks.attach(True)
+        try:
+            yield self._outputs
+        finally:
+            self._outputs = None
+            self._switch()
 
     def code_lengths(self) -> dict[str, Any]:
         """Code length in nats of the last observed phase, by name of the column.

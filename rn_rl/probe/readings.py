@@ -48,6 +48,10 @@ class Readings:
             compute([self])
         return self._values
 
+    def add(self, measure: str, values: np.ndarray) -> None:
+        """Add a measure ``(networks, columns)``."""
+        self._values = {**self._values, measure: values}
+
     def __getstate__(self) -> dict[str, Any]:
         return {"names": self.names, "_values": self.values, "_later": None}
 

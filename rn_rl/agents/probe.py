@@ -22,7 +22,7 @@ from rn_rl.engine.ensemble import ModuleStack
 from rn_rl.normalization import phase_norms
 from rn_rl.policies.divergence import behaviour, evenly_spaced
 from rn_rl.probe import CodeLengthProbe, ProbeLog, Readings
-from rn_rl.probe.core import layer_of
+from rn_rl.probe.core import layer_of, whole
 from rn_rl.probe.records import MOST_ROWS
 from rn_rl.probe.sites import observed_by_default, physical
 
@@ -82,9 +82,9 @@ class ProbeCallback(BaseCallback):
         measures: Iterable[str] = MEASURES,
     ) -> None:
         super().__init__()
-        self.every = every
+        self.every = None if every is None else whole("every", every)
         self.arguments: dict[str, Any] = {
-            "batches": batches,
+            "batches": None if batches is None else whole("batches", batches),
             "half_life": half_life,
             "measures": tuple([measures] if isinstance(measures, str) else measures),
         }

@@ -90,19 +90,20 @@ def print_record(name: str, record: ProbeRecord) -> None:
 def probe_table(arm: ProbedArm) -> Table:
     """Make a table of an arm for a terminal of 80 columns.
 
-    It has a row for each online layer with weights; the page has intervals, and all columns.
+    It has a row for each online layer with weights, whose name is folded rather than cut; the page has
+    intervals, and all columns and measures.
     """
-    names = [n for n in ("residual", "shift", "ratio", "dead", "rank") if arm.has(n)]
+    names = [n for n in ("residual", "dead", "rank") if arm.has(n)]
     table = Table(
         title=f"{arm.name}, {len(arm.runs)} seeds: means of the last tenth",
         title_justify="left",
         box=None,
         padding=(0, 2, 0, 0),
     )
-    table.add_column("layer", no_wrap=True)
+    table.add_column("layer", overflow="fold")
     for name in (*names, "explained"):
-        table.add_column(name, justify="right")
-    table.add_column("residual", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("course", no_wrap=True)
     shown = [c for c in arm.columns if "_target." not in c and not c.endswith((".in", ".out"))]
     shown = shown or arm.columns
     for column in shown[:MOST_ROWS]:
@@ -162,14 +163,17 @@ def watch(run: Run | None, path: Path, seconds: float = 1.0) -> None:
 def watch_table(title: str, record: ProbeRecord) -> Table:
     """Make a table of the residuals so far."""
     table = Table(title=f"{title}, timestep {record.timesteps[-1]:,.0f}: residual in nats")
-    table.add_column("layer")
-    table.add_column("now", justify="right")
+    table.add_column("layer", overflow="fold")
+    table.add_column("now", justify="right", no_wrap=True)
     table.add_column("course", no_wrap=True)
     for i, column in enumerate(record.columns[:MOST_ROWS]):
         line = record.values["residual"][:, i]
         line = line[np.isfinite(line)]
         if len(line):
             table.add_row(column, f"{line[-1]:.2f}", course(line, WATCH_COUNT))
+    left = len(record.columns) - MOST_ROWS
+    if left > 0:
+        table.add_row(f"and {left} more")
     return table
 
 
@@ -210,9 +214,9 @@ def as_table(found: Gains, about: str) -> Table:
         caption="for regularity normalizers, the code length in nats; bars from "
         f"{found.values.min():.3g} to {found.values.max():.3g}",
     )
-    table.add_column("layer")
+    table.add_column("layer", overflow="fold")
     for share in SHARES:
-        table.add_column(f"{share * last:,.0f}", justify="right")
+        table.add_column(f"{share * last:,.0f}", justify="right", no_wrap=True)
     table.add_column("course", no_wrap=True)
     for layer, gains in zip(found.layers, found.values.T, strict=True):
         at = np.interp([share * last for share in SHARES], found.timesteps, gains)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -85,11 +86,15 @@ class CodeLengthProbe:
     normalizers, outputs of attention, and recurrent layers by time step (``lstm@0``, ``lstm@1``, ...):
     ``nn.LSTM``, ``GRU`` and ``RNN`` by the axis of time of their output sequence, cells by the order of
     their calls within one forward of the network (``cell@t``, and the cell state of ``nn.LSTMCell`` as
-    ``cell.c@t``). At most 64 samples of a batch are observed.
+    ``cell.c@t``). At most 64 samples of a batch are observed. Dead and dormant units are those of the
+    activation function that follows a layer or its normalizers, as a module that gets their output, and
+    for recurrent layers and gates those of their own outputs. Output layers have none.
 
     Effect on the network: none. Neither its outputs, its random numbers nor its modes change. Copies
-    and pickles of it are not observed. Under ``torch.compile`` each observed layer is a graph break.
-    Under ``torch.func.vmap`` all networks are observed at once, and measures get an axis of networks.
+    and pickles of it are not observed. Under ``torch.compile`` each observed layer is a graph break;
+    attach the probe before the compiled network is first called, since later its hooks are not seen. A
+    phase in which the weights change and nothing is observed is warned of, once. Under
+    ``torch.func.vmap`` all networks are observed at once, and measures get an axis of networks.
 
     Args:
         module: any network.
@@ -152,10 +157,8 @@ class CodeLengthProbe:
         for mode in sorted(self.modes):
             if mode not in MODES:
                 raise unknown("mode", mode, MODES)
-        for label, value in (("every", every), ("batches", batches), ("max_steps", max_steps)):
-            if value is not None and value < 1:
-                raise UserError(f"{label}={value}: expected at least 1")
-        self.every, self.batches, self.max_steps = every, batches, max_steps
+        self.every, self.max_steps = whole("every", every), whole("max_steps", max_steps)
+        self.batches = None if batches is None else whole("batches", batches)
         self.prefix, self.follow_copies = prefix, follow_copies
         self.recompute_gates = recompute_gates
         self.reference = reference
@@ -667,6 +670,17 @@ def outside_transforms() -> Iterator[None]:
 
             stack.enter_context(temporarily_clear_interpreter_stack())
         yield
+
+
+def whole(label: str, value: Any) -> int:
+    """Return a number of at least 1; raise :class:`UserError` for others and for fractions."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise UserError(f"{label}={value!r}: expected a whole number of at least 1") from None
+    if number < 1:
+        raise UserError(f"{label}={value}: expected at least 1")
+    return number
 
 
 def versions(parameters: Iterable[Tensor]) -> int:

@@ -2,6 +2,7 @@
 
 import copy
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -92,6 +93,34 @@ def test_an_agent_learns_the_same_to_the_bit_and_its_layers_are_recorded(
         assert arrays["code"][-1, i] != arrays["code"][-1, j]
     if cls is not ARS:
         assert np.isfinite(arrays["churn"][-1]).any()
+
+
+def test_an_environment_that_raises_leaves_no_hooks():
+    class Broken(gym.Wrapper):
+        def step(self, action):
+            self.calls = getattr(self, "calls", 0) + 1
+            if self.calls > 50:
+                raise RuntimeError("broken")
+            return super().step(action)
+
+    model = DQN("MlpPolicy", Broken(gym.make("CartPole-v1")), seed=0, **REPLAY)
+    probe = ProbeCallback(every=1)  # without with
+    with pytest.raises(RuntimeError, match="broken"):
+        model.learn(100, callback=probe)
+    assert len(probe.log) > 2
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.policy.modules())
+
+
+def test_the_critic_of_trpo_is_observed_with_the_default_batches():
+    model = TRPO("MlpPolicy", "CartPole-v1", seed=0, **ROLLOUT, policy_kwargs=dict(SMALL))
+    with ProbeCallback(every=1) as probe:
+        model.learn(64, callback=probe)
+    arrays = probe.log.arrays()
+    for layer in ("mlp_extractor.value_net.0", "value_net", "action_net"):
+        assert np.isfinite(arrays["residual"][:, probe.log.columns.index(layer)]).all(), layer
+    dead = arrays["dead"][-1]
+    assert np.isnan(dead[probe.log.columns.index("action_net")])
+    assert 0 <= dead[probe.log.columns.index("mlp_extractor.policy_net.0")] < 1
 
 
 def test_padding_of_recurrent_minibatches_is_not_observed():

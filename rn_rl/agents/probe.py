@@ -371,8 +371,10 @@ class SeedBatchProbe:
         found = {}
         for each in self._last:
             for measure in LOGGED:
-                table = each.values.get(measure)
-                for i, name in enumerate(each.names if table is not None else []):
+                if measure not in each.values:
+                    continue
+                table = each.values[measure]
+                for i, name in enumerate(each.names):
                     if np.isfinite(table[:, i]).any():
                         found[tag_of(measure, name)] = table[:, i].copy()
         return found

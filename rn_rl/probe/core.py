@@ -590,7 +590,7 @@ class CodeLengthProbe:
             row = np.array([found.get(layer_of(name), np.nan) for name in names], float)
             return np.broadcast_to(row, (networks, len(names)))
 
-        gains = {name: float(norm.gain.mean()) for name, norm in self._gained if networks == 1}
+        gains = {name: mean_gain(norm) for name, norm in self._gained if networks == 1}
         if gains:
             more["gain"] = np.array([[gains.get(name, np.nan) for name in names]])
         if self._weights is not None:
@@ -681,6 +681,12 @@ def whole(label: str, value: Any) -> int:
     if number < 1:
         raise UserError(f"{label}={value}: expected at least 1")
     return number
+
+
+def mean_gain(norm: PhaseNorm) -> float:
+    """Return the mean gain over the codes of a normalizer; most have one code."""
+    gain = norm.gain
+    return float(gain.item() if gain.numel() == 1 else gain.mean())
 
 
 def versions(parameters: Iterable[Tensor]) -> int:

@@ -91,9 +91,9 @@ class Hooks:
         if not isinstance(network, nn.TransformerEncoderLayer):
             before = Hook(self, lambda *_: forward(network), None)
             handles.append(network.register_forward_pre_hook(before))
-        self._places = []
+        self._places: list[tuple[Any, int, Any]] = []
         for handle in handles:
-            registered = handle.hooks_dict_ref()
+            registered: Any = handle.hooks_dict_ref()
             self._places.append((registered, handle.id, registered[handle.id]))
         self._attached = True
 

@@ -335,7 +335,7 @@ class CodeStates:
             else:
                 missing = slot.steps > 1 and math.isnan(ranks[0, step])
             if missing:
-                found = effective_rank(x)
+                found: Any = effective_rank(x)
                 ranks[:, step : step + count] = found if self._arrays is None else found.numpy()
 
     def _zeros(self, kept: dict[str, Any], name: str, slot: Slot, like: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -18,8 +18,11 @@ from torch import Tensor, nn
 from rn_rl.agents.callbacks import strided
 from rn_rl.agents.seed_batch import SeedBatch, SeedBatchRecurrentPPO
 from rn_rl.agents.seed_batch.recurrent_policy import latents, lstm_inputs
+from rn_rl.engine.ensemble import ModuleStack
+from rn_rl.normalization import phase_norms
 from rn_rl.policies.divergence import behaviour, evenly_spaced
 from rn_rl.probe import CodeLengthProbe, ProbeLog, Readings
+from rn_rl.probe.core import layer_of, whole
 from rn_rl.probe.records import MOST_ROWS
 from rn_rl.probe.sites import observed_by_default, physical
 
@@ -46,11 +49,16 @@ class ProbeCallback(BaseCallback):
     observed in the episodes that they play. Churn is that of the acting network, on at most 64
     observations from the first rollout after which the agent learns.
 
+    The hooks are on the agent while it learns from a rollout, and not while it acts. So an exception of
+    the environment leaves none behind; one of the update itself does unless the callback is used with
+    ``with``, or :meth:`close` is called. An agent that was compiled by ``torch.compile`` before is not
+    observed, which is warned of: compile it afterwards.
+
     TensorBoard shows ``probe/<measure>/<layer>``, and :attr:`log` has all measures.
 
     Args:
         every: number of phases of which one is observed; None: such that a training has at most 2,000.
-        batches: number of minibatches of a phase that are observed; None for all.
+        batches: number of forwards of a layer in a phase that are observed; None for all.
         half_life: number of phases after which an observation counts half; None never forgets.
         measures: see :data:`rn_rl.probe.MEASURES`.
 
@@ -74,9 +82,9 @@ class ProbeCallback(BaseCallback):
         measures: Iterable[str] = MEASURES,
     ) -> None:
         super().__init__()
-        self.every = every
+        self.every = None if every is None else whole("every", every)
         self.arguments: dict[str, Any] = {
-            "batches": batches,
+            "batches": None if batches is None else whole("batches", batches),
             "half_life": half_life,
             "measures": tuple([measures] if isinstance(measures, str) else measures),
         }
@@ -85,6 +93,8 @@ class ProbeCallback(BaseCallback):
         self._stored: list[dict[str, Any]] | None = None
         self._reference: Any = None
         self._masks: np.ndarray | None = None
+        self._learned = 0
+        self._unlogged: list[Readings] = []
 
     def _init_callback(self) -> None:
         if self._stored is None and self.probes:  # a second learn()
@@ -120,6 +130,19 @@ class ProbeCallback(BaseCallback):
             self._stored = None
         if isinstance(self.model, RecurrentPPO):
             self._follow_sequences()
+        self._learned = self._updates()
+        self._unlogged = []
+        if not candidates:
+            self._pause()
+
+    def _pause(self) -> None:
+        """Take the hooks off the agent while it acts: an exception of the environment leaves none."""
+        for probe in self.probes:
+            probe.pause()
+
+    def _updates(self) -> int:
+        """Number of updates, as the agent counts them."""
+        return int(self.model._n_updates)
 
     def _phases(self) -> int:
         """Number of phases of the training that begins, about."""
@@ -149,6 +172,8 @@ class ProbeCallback(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         self._end_phase()
+        if not isinstance(self.model, ARS):
+            self._pause()
 
     def _on_rollout_end(self) -> None:
         # while it is learned from, a rollout buffer has another shape
@@ -157,29 +182,47 @@ class ProbeCallback(BaseCallback):
             self._reference = strided(rollout.observations, REFERENCE_ROWS)
             if hasattr(rollout, "action_masks"):
                 self._masks = strided(rollout.action_masks, REFERENCE_ROWS)
+        for probe in self.probes:
+            probe.resume()
 
     def _on_training_end(self) -> None:
         self._end_phase()
         self.close()
 
     def _on_step(self) -> bool:
+        # SB3 writes the logger's values of off-policy algorithms when an episode ends
+        if self._unlogged and np.any(self.locals.get("dones", True)):
+            self._log_tags()
         return True
+
+    def _log_tags(self) -> None:
+        for tag, value in tags(self._unlogged):
+            self.logger.record(tag, value, exclude="stdout")
+        self._unlogged = []
 
     def _end_phase(self) -> None:
         """End the phase of all networks, unless nothing was learned since the last one ended."""
-        if not self.probes or not self.probes[0].touched:
+        if not self.probes:
             return
+        now, touched = self._updates(), self.probes[0].touched
+        if now == self._learned:
+            if not touched:
+                return
+            # an algorithm that does not count its updates is followed by its hooks
+            for probe in self.probes:
+                probe.stay_attached()
+        self._learned = now
         if self._reference is None:
             self._take_reference()
         observed = [probe.end_phase() for probe in self.probes]
         if not observed[0]:
             return
-        readings = [probe.readings() for probe in self.probes]
-        now = self.model.num_timesteps
-        if not self.log.timesteps or now > self.log.timesteps[-1]:
-            self.log.append(now, *readings)
-        for tag, value in tags(readings):
-            self.logger.record(tag, value, exclude="stdout")
+        self._unlogged = [probe.readings() for probe in self.probes]
+        steps = self.model.num_timesteps
+        if not self.log.timesteps or steps > self.log.timesteps[-1]:
+            self.log.append(steps, *self._unlogged)
+        if not isinstance(self.model, OffPolicyAlgorithm):
+            self._log_tags()
 
     def _take_reference(self) -> None:
         model: Any = self.model
@@ -236,10 +279,14 @@ def tags(readings: Sequence[Readings]) -> Iterator[tuple[str, float]]:
         for measure in LOGGED:
             for name, value in zip(each.names, each.values.get(measure, [[]])[0], strict=False):
                 if np.isfinite(value):
-                    layer, _, step = name.partition("@")
-                    layer = re.sub(r"[^-\w.]", "_", layer)
-                    at = f"/step_{int(step):02d}" if step else ""
-                    yield f"probe/{measure}/{layer}{at}", float(value)
+                    yield tag_of(measure, name), float(value)
+
+
+def tag_of(measure: str, column: str) -> str:
+    """TensorBoard tag of a measure of a column."""
+    layer, _, step = column.partition("@")
+    layer = re.sub(r"[^-\w.]", "_", layer)
+    return f"probe/{measure}/{layer}" + (f"/step_{int(step):02d}" if step else "")
 
 
 class SeedBatchProbe:
@@ -250,11 +297,14 @@ class SeedBatchProbe:
     recent observations of each seed: those of the replay memory, or of the rollout. Of recurrent
     policies they are the first steps of the last rollout, in order.
 
+    Gain, step and churn are those of a single run, with one difference: churn is measured where
+    :class:`ProbeCallback` measures it, but on all networks, since all of them are evaluated here.
+
     Args:
         batch: the seed batch.
         every: number of phases of which one is observed.
         half_life: see :class:`ProbeCallback`.
-        measures: see :data:`rn_rl.probe.MEASURES`, without ``"step"``.
+        measures: see :data:`rn_rl.probe.MEASURES`.
 
     Attributes:
         log: the record of all seeds.
@@ -287,6 +337,11 @@ class SeedBatchProbe:
         for probe in self.probes:
             probe.pause()
         self._learned = batch.num_updates
+        self._reference: Any = None
+        self._outputs: list[dict[str, Tensor]] = [{} for _ in self.probes]
+        self._weights: dict[str, Tensor] = {}
+        self._last: list[Readings] = []
+        self._keep_weights()
 
     @torch.no_grad()
     def after_phase(self) -> None:
@@ -294,11 +349,131 @@ class SeedBatchProbe:
         if self.batch.num_updates == self._learned:
             return
         self._learned = self.batch.num_updates
-        if self.probes[0].observing:
-            self._evaluate()
-        observed = [probe.end_phase() for probe in self.probes]
-        if observed[0]:
-            self.log.append(self.batch.num_timesteps, *(probe.readings() for probe in self.probes))
+        if not self.probes[0].observing:
+            for probe in self.probes:
+                probe.end_phase()
+            return
+        self._evaluate()
+        churn = self._measure_churn()
+        for probe in self.probes:
+            probe.end_phase()
+        readings = [probe.readings() for probe in self.probes]
+        for i, (prefix, each) in enumerate(zip(self.batch.probed(), readings, strict=True)):
+            self._add(each, "gain", self._gains(prefix), whole=True)
+            self._add(each, "step", self._steps(prefix))
+            self._add(each, "churn", churn[i])
+        self._keep_weights()
+        self._last = readings
+        self.log.append(self.batch.num_timesteps, *readings)
+
+    def scalars(self) -> dict[str, np.ndarray]:
+        """Return the last readings by TensorBoard tag, one value for each seed, see :func:`tags`."""
+        found = {}
+        for each in self._last:
+            for measure in LOGGED:
+                if measure not in each.values:
+                    continue
+                table = each.values[measure]
+                for i, name in enumerate(each.names):
+                    if np.isfinite(table[:, i]).any():
+                        found[tag_of(measure, name)] = table[:, i].copy()
+        return found
+
+    def _add(
+        self, readings: Readings, measure: str, found: dict[str, Tensor], *, whole: bool = False
+    ) -> None:
+        """Add a measure ``(seeds,)`` of some layers to the readings.
+
+        Args:
+            readings: readings of one probe.
+            measure: name of the measure.
+            found: values by layer.
+            whole: they are of columns, not of layers.
+        """
+        if not found or not readings.names:
+            return
+        names = readings.names if whole else [layer_of(name) for name in readings.names]
+        known = {name: value.double().cpu().numpy() for name, value in found.items()}
+        nothing = np.full(self.batch.size, np.nan)
+        readings.add(measure, np.stack([known.get(name, nothing) for name in names], 1))
+
+    def _gains(self, prefix: str) -> dict[str, Tensor]:
+        """Mean gain of each normalizer of the seeds' networks, by the column of its output."""
+        stack, _ = self.batch.probed()[prefix]
+        if not stack.norms:
+            return {}
+
+        def gains(network: nn.Module) -> Tensor:
+            return torch.stack([n.gain.double().mean() for n in phase_norms(network).values()])
+
+        each = stack.vmap_modules(gains, stack.tensors).unbind(1)
+        names = [f"{prefix}{name}.out" for name in stack.norms]
+        return dict(zip(names, each, strict=True))
+
+    def _trained(self) -> dict[str, ModuleStack]:
+        """Stacks whose weights an optimizer updates, by the prefix of their columns."""
+        stacks = [part.stack for part in self.batch.parts.values()]
+        return {
+            prefix: stack
+            for prefix, (stack, _) in self.batch.probed().items()
+            if any(stack is each for each in stacks)
+        }
+
+    def _keep_weights(self) -> None:
+        if "step" in self.arguments["measures"]:
+            self._weights = {prefix: s.weights.clone() for prefix, s in self._trained().items()}
+
+    def _steps(self, prefix: str) -> dict[str, Tensor]:
+        """``|w - w_before| / |w_before|`` of each layer and seed."""
+        before = self._weights.get(prefix)
+        if before is None:
+            return {}
+        stack = self._trained()[prefix]
+        change = stack.weights - before
+        found = {}
+        for name, module in stack.module.named_modules():
+            own = [f"{name}.{n}" if name else n for n, _ in module.named_parameters()]
+            if not own or f"{prefix}{name}" not in self._layers(prefix):
+                continue
+
+            def norm(rows: Tensor, names: list[str] = own, of: ModuleStack = stack) -> Tensor:
+                views = [of.parameter_view(rows, each).flatten(1) for each in names]
+                return torch.cat(views, 1).norm(dim=1)
+
+            found[f"{prefix}{name}"] = norm(change) / norm(before)
+        return found
+
+    def _layers(self, prefix: str) -> set[str]:
+        """Names of the layers that a probe observes."""
+        position = list(self.batch.probed()).index(prefix)
+        return {site.name for site in self.probes[position].sites}
+
+    def _measure_churn(self) -> list[dict[str, Tensor]]:
+        """Compare each layer's outputs on fixed observations with those of the last time."""
+        nothing: list[dict[str, Tensor]] = [{} for _ in self.probes]
+        if self._reference is None:
+            if isinstance(self.batch, SeedBatchRecurrentPPO):
+                self._reference = self._sequences(self.batch)
+            else:
+                self._reference = self.batch.recent_inputs(REFERENCE_ROWS)
+            if self._reference is None:
+                return nothing
+            self._reference = tuple(x.clone() for x in self._reference)
+        before, self._outputs = self._outputs, []
+        for probe, (stack, function) in zip(self.probes, self._functions(), strict=True):
+            with probe.taking() as outputs:
+                stack.vmap_modules(function, stack.tensors, *self._reference)
+            self._outputs.append(outputs)
+        return [
+            {name: churns(old[name], value) for name, value in new.items() if name in old}
+            for old, new in zip(before, self._outputs, strict=True)
+        ]
+
+    def _functions(self) -> list[tuple[ModuleStack, Callable[..., Any]]]:
+        """Stack and function of each probed network."""
+        if isinstance(self.batch, SeedBatchRecurrentPPO):
+            return [(self.batch.stack, evaluate_sequences)]
+        return list(self.batch.probed().values())
 
     def _evaluate(self) -> None:
         if isinstance(self.batch, SeedBatchRecurrentPPO):
@@ -306,23 +481,16 @@ class SeedBatchProbe:
         inputs = self.batch.recent_inputs(REFERENCE_ROWS)
         if inputs is None:
             return None
-        networks = self.batch.probed().values()
-        for probe, (stack, function) in zip(self.probes, networks, strict=True):
+        for probe, (stack, function) in zip(self.probes, self._functions(), strict=True):
             with probe.resumed():
                 stack.vmap_modules(function, stack.tensors, *inputs)
         return None
 
     def _evaluate_sequences(self, batch: SeedBatchRecurrentPPO) -> None:
         """Evaluate the first steps of the last rollout; the LSTM's outputs are inputs of the heads."""
-        probe, stack, rollout = self.probes[0], batch.stack, batch.rollout
-        critics: Any = batch.actor_critics
-        steps = min(probe.max_steps, batch.model.n_steps)
-        envs = rollout.starts.shape[2]
-        seen = rollout.observations[:steps].swapaxes(0, 2).swapaxes(0, 1)  # seeds, envs, steps
-        observations = batch.tensor(seen.reshape(batch.size, envs * steps, *seen.shape[3:]))
-        keep = batch.tensor(1 - rollout.starts[:steps].transpose(1, 2, 0))
-        state = batch.tensor(critics.states[0])
-        dtype = stack.weights.dtype
+        probe, stack = self.probes[0], batch.stack
+        inputs = self._sequences(batch)
+        envs, steps = inputs[2].shape[1:]
         policy: Any = stack.module
         outputs: dict[str, Tensor] = {}
 
@@ -338,20 +506,27 @@ class SeedBatchProbe:
             named["lstm_critic"] = heads.value_net
         handles = [m.register_forward_pre_hook(take(name)) for name, m in named.items()]
 
-        def evaluate(one: Any, x: Tensor, before: Tensor, kept: Tensor) -> Tensor:
-            pi, vf, _ = latents(one, lstm_inputs(one, x), before, kept)
-            return one.value_net(vf).sum() + one.action_net(pi).sum()
-
         try:
             with probe.resumed():
-                inputs = observations, state.to(dtype), keep.to(dtype)
-                stack.vmap_modules(evaluate, stack.tensors, *inputs)
+                stack.vmap_modules(evaluate_sequences, stack.tensors, *inputs)
                 for name, values in outputs.items():
                     by_step = values.unflatten(1, (envs, steps)).transpose(1, 2)
                     probe.observe_steps(name, by_step)
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _sequences(self, batch: SeedBatchRecurrentPPO) -> tuple[Tensor, Tensor, Tensor]:
+        """Return observations, LSTM states and what is kept of these, of a rollout's first steps."""
+        rollout, critics = batch.rollout, batch.actor_critics
+        steps = min(self.probes[0].max_steps, batch.model.n_steps)
+        envs = rollout.starts.shape[2]
+        seen = rollout.observations[:steps].swapaxes(0, 2).swapaxes(0, 1)  # seeds, envs, steps
+        observations = batch.tensor(seen.reshape(batch.size, envs * steps, *seen.shape[3:]))
+        keep = batch.tensor(1 - rollout.starts[:steps].transpose(1, 2, 0))
+        state = batch.tensor(critics.states[0])
+        dtype = batch.stack.weights.dtype
+        return observations, state.to(dtype), keep.to(dtype)
 
     def only(self, batch: SeedBatch[Any], seeds: Sequence[int]) -> SeedBatchProbe:
         """Return the probe of a batch of some of the seeds, which continues this one."""
@@ -368,6 +543,7 @@ class SeedBatchProbe:
     ) -> None:
         """Continue from the states of the log and of the probes of each seed."""
         self._learned = self.batch.num_updates
+        self._keep_weights()
         self.log.restore(*logs)
         for i, probe in enumerate(self.probes):
             probe.restore(*(each[i] for each in states))
@@ -376,3 +552,18 @@ class SeedBatchProbe:
         """Remove all hooks."""
         for probe in self.probes:
             probe.close()
+
+
+def evaluate_sequences(policy: Any, x: Tensor, before: Tensor, kept: Tensor) -> Tensor:
+    """Compute all outputs of one seed's recurrent policy on sequences."""
+    pi, vf, _ = latents(policy, lstm_inputs(policy, x), before, kept)
+    found: Tensor = policy.value_net(vf).sum() + policy.action_net(pi).sum()
+    return found
+
+
+def churns(before: Tensor, now: Tensor) -> Tensor:
+    """:func:`rn_rl.probe.network.churn_of` of each seed, ``(seeds,)``."""
+    old, new = before.double(), now.double()
+    spread = (old - old.mean(1, keepdim=True)).flatten(1).norm(dim=1)
+    change = (new - old).flatten(1).norm(dim=1)
+    return torch.where(spread > 0, change / spread, torch.nan)

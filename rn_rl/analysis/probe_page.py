@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from rn_rl.analysis import drawing
 from rn_rl.analysis.export import csv_file
-from rn_rl.analysis.probe_plots import FIGURES, page_figure, write_figures
+from rn_rl.analysis.probe_plots import FIGURES, left_out, page_figure, write_figures
 from rn_rl.analysis.probes import CORRELATED, ProbedArm
 from rn_rl.analysis.report import template
 from rn_rl.analysis.tables import Estimate
@@ -42,6 +42,9 @@ class ProbeSection:
     table: list[list[str]]
     measures: list[str]
     correlations: list[list[str]]
+    table_note: str
+    """Says that the table is cut, if it is."""
+    correlations_note: str
 
 
 def write_page(arms: Sequence[ProbedArm], out: Path, formats: Sequence[str]) -> list[Path]:
@@ -67,7 +70,7 @@ def write_page(arms: Sequence[ProbedArm], out: Path, formats: Sequence[str]) -> 
                 drawn = page_figure(name, arm)
                 if drawn is None:
                     continue
-                drawings.append((drawn, caption))
+                drawings.append((drawn, caption + left_out(arm, name)))
                 stem = f"{out.stem}-{name}-{file_name(arm.name)}".replace(" ", "-")
                 written += write_figures(name, arm, out.with_name(stem), formats)
             sections.append(section(arm, f"arm-{i + 1}", drawings))
@@ -97,10 +100,10 @@ def section(arm: ProbedArm, anchor: str, figures: list[tuple[str, str]]) -> Prob
         for column in arm.columns[:MOST_ROWS]
     ]
     measures = [name for name in CORRELATED if arm.has(name)]
+    online = [column for column in arm.layers if "_target." not in column]
     found = [
         [column, *(short(arm.correlation(name, column)) for name in measures)]
-        for column in arm.layers[:MOST_ROWS]
-        if "_target." not in column
+        for column in online[:MOST_ROWS]
     ]
     known = any(cell != "-" for row in found for cell in row[1:])
     lengths = sorted({len(run.record.timesteps) for run in arm.runs})
@@ -115,7 +118,16 @@ def section(arm: ProbedArm, anchor: str, figures: list[tuple[str, str]]) -> Prob
         table,
         ["layer", *measures],
         found if known else [],
+        cut(len(arm.columns)),
+        cut(len(online)),
     )
+
+
+def cut(rows: int) -> str:
+    """Return a sentence that says that a table is cut; "" if it is not."""
+    if rows <= MOST_ROWS:
+        return ""
+    return f"The first {MOST_ROWS} of {rows} rows are shown; the CSV file has all."
 
 
 def short(found: Estimate, *, share: bool = False) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rn_rl.analysis import drawing, paper, plots
-from rn_rl.analysis.probes import BLOCKS, ProbedArm, blocks
+from rn_rl.analysis.probes import BLOCKS, ProbedArm, blocks, is_online_layer
 from rn_rl.errors import UserError
 
 MOST_LINES = 12
 """Layers that one plot shows; more would not be told apart."""
+
+MOST_RECURRENT = 4
+"""Recurrent layers that are drawn by time step."""
 
 STEPS = (0, 1, 2, 4, 8, 16, 31)
 """Time steps of a recurrent layer that are drawn."""
@@ -83,8 +85,7 @@ def curves_of(arm: ProbedArm, measure: str, columns: Iterable[str]) -> list[Line
 
 def residuals(arm: ProbedArm, canvas: Canvas) -> Figure | None:
     """Code length and residual of each online layer, and the return, on one axis of timesteps."""
-    layers = [name for name in arm.layers if "_target." not in name and not name.endswith(".in")]
-    layers = layers[:MOST_LINES]
+    layers = online_layers(arm)[:MOST_LINES]
     if not layers:
         return None
     palette = canvas.palette(layers)
@@ -114,11 +115,9 @@ def residuals(arm: ProbedArm, canvas: Canvas) -> Figure | None:
 
 
 def layer_differences(arm: ProbedArm, canvas: Canvas) -> Figure | None:
-    """Residual of each layer minus that of the layer before it."""
-    layers = [n for n in arm.layers if "_target." not in n and not n.endswith((".in", ".out"))]
-    pairs = [(a, b) for a, b in itertools.pairwise(layers) if network(a) == network(b)]
+    """Residual of each layer minus that of the layer before it in the same sequence of layers."""
     drawn = []
-    for before, after in pairs[:MOST_LINES]:
+    for before, after in layer_pairs(arm)[:MOST_LINES]:
         steps, one = arm.curve("residual", after)
         _, other = arm.curve("residual", before)
         drawn.append((f"{after} - {before.rpartition('.')[2]}", steps, one - other))
@@ -128,18 +127,46 @@ def layer_differences(arm: ProbedArm, canvas: Canvas) -> Figure | None:
 def online_minus_target(arm: ProbedArm, canvas: Canvas) -> Figure | None:
     """Code length of each layer of the online network minus that of its target network."""
     drawn = []
+    for name, target in target_pairs(arm)[:MOST_LINES]:
+        steps, one = arm.curve("code", name)
+        _, other = arm.curve("code", target)
+        drawn.append((name, steps, one - other))
+    return plain(drawn, "online minus target, nats", canvas)
+
+
+def online_layers(arm: ProbedArm) -> list[str]:
+    """Columns of online networks without time step, without the inputs of normalizers."""
+    return [name for name in arm.layers if is_online_layer(name)]
+
+
+def layer_pairs(arm: ProbedArm) -> list[tuple[str, str]]:
+    """Return neighbours in a sequence of layers: those that are numbered within one module.
+
+    Layers with names of their own, such as ``action_net`` and ``value_net``, follow no other for certain.
+    """
+    layers = [name for name in online_layers(arm) if not name.endswith(".out")]
+    split = [(name, *name.rpartition(".")[::2]) for name in layers]
+    return [
+        (one, other)
+        for (one, part, first), (other, same, second) in itertools.pairwise(split)
+        if part == same and first.isdecimal() and second.isdecimal() and int(first) < int(second)
+    ]
+
+
+def target_pairs(arm: ProbedArm) -> list[tuple[str, str]]:
+    """Return the layers whose network has a target network, and the columns of the latter."""
+    found = []
     for name in arm.layers:
-        target = re.sub(r"^([^.]+)\.", r"\1_target.", name)
-        if target in arm.layers and "_target." not in name:
-            steps, one = arm.curve("code", name)
-            _, other = arm.curve("code", target)
-            drawn.append((name, steps, one - other))
-    return plain(drawn[:MOST_LINES], "online minus target, nats", canvas)
+        network, dot, layer = name.partition(".")
+        target = f"{network}_target.{layer}"
+        if dot and target in arm.layers:
+            found.append((name, target))
+    return found
 
 
 def differences(arm: ProbedArm, canvas: Canvas) -> Figure | None:
     """First and second differences of the code length between a fiftieth of the training."""
-    layers = [n for n in arm.layers if "_target." not in n and not n.endswith(".in")][:MOST_LINES]
+    layers = online_layers(arm)[:MOST_LINES]
     if not layers:
         return None
     palette = canvas.palette(layers)
@@ -159,28 +186,29 @@ def differences(arm: ProbedArm, canvas: Canvas) -> Figure | None:
 
 
 def time_steps(arm: ProbedArm, canvas: Canvas) -> Figure | None:
-    """Residual of each recurrent layer by time step."""
+    """Code length and residual of each recurrent layer by time step."""
     if not arm.recurrent:
         return None
     steps = [f"step {t}" for t in STEPS]
     palette = canvas.palette(steps)
-    layers = list(arm.recurrent)[:4]
+    layers = list(arm.recurrent)[:MOST_RECURRENT]
     figure = canvas.picture(len(layers), steps)
-    grid = figure.subplots(len(layers), 1, sharex=True, squeeze=False).flatten()
-    for axes, layer in zip(grid, layers, strict=True):
-        named = [(f"step {t}", f"{layer}@{t}") for t in STEPS]
-        drawn = [
-            (label, *arm.curve("residual", column))
-            for label, column in named
-            if column in arm.columns
-        ]
-        lines(axes, drawn, palette)
-        axes.set_title(layer, fontsize=matplotlib.rcParams["font.size"])
-        axes.set_ylabel("residual, nats")
-    plots.steps_axis(grid[-1])
-    legend(figure, *grid)
+    grid = figure.subplots(len(layers), 2, sharex=True, squeeze=False)
+    for row, layer in zip(grid, layers, strict=True):
+        named = [(f"step {t}", f"{layer}@{t}") for t in STEPS if f"{layer}@{t}" in arm.columns]
+        for axes, (measure, label) in zip(row, BY_STEP.items(), strict=True):
+            drawn = [(step, *arm.curve(measure, column)) for step, column in named]
+            lines(axes, drawn, palette)
+            axes.set_title(layer, fontsize=matplotlib.rcParams["font.size"])
+            axes.set_ylabel(label)
+    for axes in grid[-1]:
+        plots.steps_axis(axes)
+    legend(figure, *grid.flatten())
     return figure
 
+
+BY_STEP = {"code": "code length, nats", "residual": "residual, nats"}
+"""Measures that are drawn by time step, and the labels of their axes."""
 
 PANELS = {
     "shift": "shift of the mean, sd",
@@ -197,7 +225,7 @@ PANELS = {
 
 def measures(arm: ProbedArm, canvas: Canvas) -> Figure | None:
     """All other measures of the online layers."""
-    layers = [n for n in arm.layers if "_target." not in n and not n.endswith(".in")][:MOST_LINES]
+    layers = online_layers(arm)[:MOST_LINES]
     named = [(name, label) for name, label in PANELS.items() if arm.has(name)]
     if not named or not layers:
         return None
@@ -237,9 +265,21 @@ def legend(figure: Figure, *axes: Axes) -> None:
         drawing.legend(figure, *axes)
 
 
-def network(column: str) -> str:
-    """Name of the part of the network that a layer belongs to."""
-    return column.rpartition(".")[0]
+def left_out(arm: ProbedArm, name: str) -> str:
+    """Return a sentence that says how many lines a plot of :data:`FIGURES` leaves out; "" if none."""
+    recurrent = [column for columns in arm.recurrent.values() for column in columns]
+    counts = {
+        "layers": (len(layer_pairs(arm)), MOST_LINES, "pairs"),
+        "target": (len(target_pairs(arm)), MOST_LINES, "layers"),
+        "steps": (len(arm.recurrent), MOST_RECURRENT, "recurrent layers"),
+    }
+    count, most, what = counts.get(name, (len(online_layers(arm)), MOST_LINES, "layers"))
+    told = f" The first {most} of {count} {what} are drawn." if count > most else ""
+    if name == "steps" and len(recurrent) > len(STEPS) * len(arm.recurrent):
+        told += (
+            f" Steps {', '.join(map(str, STEPS))} are drawn; the table and the CSV file have all."
+        )
+    return told
 
 
 FIGURES: dict[str, tuple[Callable[[ProbedArm, Canvas], Figure | None], str]] = {
@@ -248,13 +288,16 @@ FIGURES: dict[str, tuple[Callable[[ProbedArm, Canvas], Figure | None], str]] = {
         "Code length of each layer with that of stationary data (dotted), its residual, and the return; "
         "mean and range over seeds. Vertical lines are stages that most seeds share.",
     ),
-    "layers": (layer_differences, "Residual of each layer minus that of the layer before it."),
+    "layers": (
+        layer_differences,
+        "Residual of each layer minus that of the layer before it, of those numbered in a sequence.",
+    ),
     "target": (online_minus_target, "Code length of the online network minus its target network."),
     "differences": (
         differences,
         "First and second differences of the code length, over a fiftieth of the training.",
     ),
-    "steps": (time_steps, "Residual of recurrent layers by time step."),
+    "steps": (time_steps, "Code length and residual of recurrent layers by time step."),
     "measures": (
         measures,
         "Shift m of the mean in standard deviations of the history and ratio v of the variances, of "

@@ -94,7 +94,8 @@ def print_record(name: str, record: ProbeRecord) -> None:
 def probe_table(arm: ProbedArm, width: int) -> Table:
     """Make a table of an arm for a terminal of so many columns.
 
-    It has a row for each online layer with weights; the page has intervals, and all columns.
+    It has a row for each online layer with weights, whose name is folded rather than cut; the page has
+    intervals, and all columns and measures.
     """
     names = [n for n in ("residual", "shift", "ratio", "dead", "rank") if arm.has(n)]
     rows = []
@@ -163,6 +164,9 @@ def watch_table(title: str, record: ProbeRecord, width: int) -> Table:
         line = line[np.isfinite(line)]
         if len(line):
             rows.append([column, f"{line[-1]:.2f}", course(line, WATCH_COUNT)])
+    left = len(record.columns) - MOST_ROWS
+    if left > 0:
+        rows.append([f"and {left} more", "", ""])
     title = f"{title}, timestep {record.timesteps[-1]:,.0f}: residual in nats"
     return name_table(["layer", "now", "course"], rows, width, title=Text(title))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import operator
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -19,23 +21,26 @@ from rn_rl.normalization.phase import decay_per_phase
 from rn_rl.probe import gates
 from rn_rl.probe.hooks import Hooks
 from rn_rl.probe.network import Weights, churn_of, evaluated
+from rn_rl.probe.phases import Layout, Phase
+from rn_rl.probe.readings import Readings
 from rn_rl.probe.sites import (
+    POSITIVE,
     Layers,
     Site,
+    find_activations,
     find_sites,
     first_tensor,
-    is_fake,
     packed_steps,
     physical,
     rows_of,
     steps_of,
 )
-from rn_rl.probe.states import CodeStates, Phase
+from rn_rl.probe.states import CodeStates
 
 MEASURES = {
     "code": "code length in nats, and the residual: what it exceeds that of stationary data by",
     "moments": "mean, sd, shift of the mean in sd of the history, ratio of the variances",
-    "dead": "share of units that are never above 0 in a phase, and of dormant units",
+    "dead": "share of units whose activation is never above 0 in a phase, and of dormant units",
     "rank": "effective rank of the activity, as a participation ratio",
     "neurons": "10%, 50% and 90% quantiles of the code lengths of a layer's neurons",
     "step": "size of the weights' change since the last phase, relative to the weights",
@@ -44,19 +49,25 @@ MEASURES = {
 
 MODES = ("train", "eval")
 
+MOST_SAMPLES = 64
+"""Samples of a batch that are observed."""
+
 
 @dataclass
-class Readings:
-    """Measures of one phase.
+class Produced:
+    """Output of a layer, and of the normalizers that follow it, until it is used.
 
     Attributes:
-        names: columns, one for each site or time step of a site, such as ``"lstm@3"``.
-        values: ``(networks, columns)`` by measure; NaN where there is nothing to measure. There is one
-            network, except under ``torch.func.vmap``.
+        names: columns of the layer and of the normalizers after it.
+        output: the output.
+        module: the last of them.
+        rows: copy of what was observed of the output.
     """
 
     names: list[str]
-    values: dict[str, np.ndarray]
+    output: Any
+    module: nn.Module
+    rows: np.ndarray | None
 
 
 class CodeLengthProbe:
@@ -75,11 +86,15 @@ class CodeLengthProbe:
     normalizers, outputs of attention, and recurrent layers by time step (``lstm@0``, ``lstm@1``, ...):
     ``nn.LSTM``, ``GRU`` and ``RNN`` by the axis of time of their output sequence, cells by the order of
     their calls within one forward of the network (``cell@t``, and the cell state of ``nn.LSTMCell`` as
-    ``cell.c@t``). At most 64 samples of a batch are observed.
+    ``cell.c@t``). At most 64 samples of a batch are observed. Dead and dormant units are those of the
+    activation function that follows a layer or its normalizers, as a module that gets their output, and
+    for recurrent layers and gates those of their own outputs. Output layers have none.
 
     Effect on the network: none. Neither its outputs, its random numbers nor its modes change. Copies
-    and pickles of it are not observed. Under ``torch.compile`` each observed layer is a graph break.
-    Under ``torch.func.vmap`` all networks are observed at once, and measures get an axis of networks.
+    and pickles of it are not observed. Under ``torch.compile`` each observed layer is a graph break;
+    attach the probe before the compiled network is first called, since later its hooks are not seen. A
+    phase in which the weights change and nothing is observed is warned of, once. Under
+    ``torch.func.vmap`` all networks are observed at once, and measures get an axis of networks.
 
     Args:
         module: any network.
@@ -88,8 +103,8 @@ class CodeLengthProbe:
             functions included; or a function ``(name, module) -> bool`` that chooses among those.
         every: number of phases of which one is observed: the first, and each ``every``-th after it. The
             others cost next to nothing.
-        batches: number of forwards of a phase that are observed, the first ones; None for all. 64 rows
-            give the mean of a neuron to an eighth of its standard deviation.
+        batches: number of forwards of a layer in a phase that are observed, the first ones; None for
+            all. 64 rows give the mean of a neuron to an eighth of its standard deviation.
         modes: modes of layers in which they are observed: ``"train"``, ``"eval"`` or both.
         measures: names of :data:`MEASURES`.
         max_steps: number of time steps that get a column; later ones share the last.
@@ -142,10 +157,8 @@ class CodeLengthProbe:
         for mode in sorted(self.modes):
             if mode not in MODES:
                 raise unknown("mode", mode, MODES)
-        for label, value in (("every", every), ("batches", batches), ("max_steps", max_steps)):
-            if value is not None and value < 1:
-                raise UserError(f"{label}={value}: expected at least 1")
-        self.every, self.batches, self.max_steps = every, batches, max_steps
+        self.every, self.max_steps = whole("every", every), whole("max_steps", max_steps)
+        self.batches = None if batches is None else whole("batches", batches)
         self.prefix, self.follow_copies = prefix, follow_copies
         self.recompute_gates = recompute_gates
         self.reference = reference
@@ -153,13 +166,16 @@ class CodeLengthProbe:
         """Number of phases that have ended, observed or not."""
         self._states = CodeStates(self.decay, self.measures)
         self._order: list[str] = []
-        self._last: Phase | None = None
+        self._last: tuple[Phase, Layout] | None = None
         self._readings: Readings | None = None
         self.touched = False
         """True if a layer was called in an observed mode since the last phase ended."""
         self._calls: dict[str, int] = {}
-        self._batch = 0
-        self._first: str | None = None
+        self._counts: dict[str, int] = {}
+        self._produced: Produced | None = None
+        self._layout: tuple[int, Layout] | None = None
+        self._parameters: list[Tensor] | None = None
+        self._versions = 0
         self._mask: Tensor | None = None
         self._outputs: dict[str, Tensor] | None = None
         self._churn: dict[str, float] = {}
@@ -175,16 +191,32 @@ class CodeLengthProbe:
         self._module: nn.Module | None = module
         sites = find_sites(module, layers)
         self._sites = [replace(site, name=f"{self.prefix}{site.name}") for site in sites]
+        self._gained: list[tuple[str, PhaseNorm]] = [
+            (site.output_name, site.module)
+            for site in self._sites
+            if isinstance(site.module, PhaseNorm)
+        ]
         if self.recompute_gates:
             gates.check([(site.name, site.module) for site in self._sites])
         if "step" in self.measures:
             self._weights = Weights([(site.name, site.module) for site in self._sites])
-        self._hooks = Hooks(self._see, self._forward, self._sites, module, self.follow_copies)
+        watched = list(self._sites)
+        if "dead" in self.measures:
+            watched += find_activations(module, sites)
+        self._hooks = Hooks(self._see, self._forward, watched, module, self.follow_copies)
+        if "train" in self.modes:
+            self._parameters = list(module.parameters())
+            self._versions = versions(self._parameters)
+
+    def _switch(self) -> None:
+        """Attach the hooks in phases that are observed, unless the probe is paused."""
+        self._hooks.attach(self.observing and not self._paused)
 
     def close(self) -> None:
         """Remove the hooks from the network; what was measured stays."""
         self._hooks.remove()
         self._module, self._weights, self.reference = None, None, None
+        self._produced = self._parameters = None
 
     def __enter__(self) -> CodeLengthProbe:
         return self
@@ -199,12 +231,20 @@ class CodeLengthProbe:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has the measures and is detached, since its network would be another one."""
+        self._states.flush()
         state = dict(self.__dict__)
-        state.update(_hooks=Hooks.none(), _module=None, _sites=[], _weights=None, reference=None)
+        state.update(_hooks=Hooks.none(), _module=None, _sites=[], _gained=[], _last=None)
+        state.update(_weights=None, reference=None)
         state.update(_outputs=None, _mask=None, _readings=self.readings() if self._last else None)
+        state.update(_produced=None, _parameters=None)
         return state
 
     # observing
+
+    @property
+    def sites(self) -> list[Site]:
+        """Layers that are observed."""
+        return list(self._sites)
 
     @property
     def observing(self) -> bool:
@@ -214,24 +254,36 @@ class CodeLengthProbe:
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Observe nothing inside this context."""
-        before, self._paused = self._paused, True
+        before = self._paused
+        self.pause()
         try:
             yield
         finally:
             self._paused = before
+            self._switch()
 
     def pause(self) -> None:
-        """Observe nothing until :meth:`resumed`."""
+        """Observe nothing until :meth:`resume`."""
         self._paused = True
+        self._switch()
+
+    def resume(self) -> None:
+        """Observe again, after :meth:`pause`."""
+        self._paused = False
+        self._switch()
 
     @contextlib.contextmanager
     def resumed(self) -> Iterator[None]:
         """Observe inside this context, after :meth:`pause`."""
-        self._paused = False
+        self.resume()
         try:
             yield
         finally:
-            self._paused = True
+            self.pause()
+
+    def stay_attached(self) -> None:
+        """Keep the hooks attached in all phases, so that :attr:`touched` is known in all of them."""
+        self._hooks.pinned = True
 
     @contextlib.contextmanager
     def sequences(self, mask: Tensor | None = None) -> Iterator[None]:
@@ -271,57 +323,110 @@ class CodeLengthProbe:
     def _restart(self) -> None:
         """Count time steps from 0 again, at the start of a forward."""
         self._calls.clear()
-        self._batch += 1
-        self._first = ""
+        self._produced = None
 
     def _is_counted(self, site: Site) -> bool:
-        """Return True for the first forwards of a phase, if not all of them are observed.
+        """Return True for the first forwards of a layer in a phase, if not all of them are observed.
 
-        Where the network is not called itself, a forward begins with the layer that was first.
+        They are counted by layer: of an actor and a critic, one may be evaluated more often.
         """
-        if self._first is None:
-            self._first, self._batch = site.name, 0
-        self._batch += self._first == site.name
-        return self.batches is None or self._batch <= self.batches
+        if self.batches is None:
+            return True
+        if not self._calls.get(site.name):  # a later time step is part of the same forward
+            self._counts[site.name] = self._counts.get(site.name, 0) + 1
+        return self._counts[site.name] <= self.batches
 
     def _see(self, site: Site, inputs: tuple[Any, ...], output: Any) -> None:
         """Observe a call of a layer."""
         if self._outputs is not None:
-            found = first_tensor(output)
+            found = first_tensor(output) if site.has_columns else None
             if found is not None:
-                self._outputs.setdefault(site.name, physical(found)[0].clone())
+                with outside_transforms():
+                    self._outputs.setdefault(site.name, physical(found)[0].clone())
             return
         if self._paused or ("train" if site.module.training else "eval") not in self.modes:
             return
         self.touched = True
-        if not self.observing or torch.jit.is_tracing() or not self._is_counted(site):
+        if not self.observing or torch.jit.is_tracing():
             return
-        with outside_transforms():
-            if site.is_sequence:
-                self._see_sequence(site, inputs, output)
-            elif site.is_cell:
-                self._see_cell(site, output)
-            else:
-                if site.is_normalizer:
-                    self._see_rows(f"{site.name}.in", site.module, inputs)
-                name = f"{site.name}.out" if site.is_normalizer else site.name
-                self._see_rows(name, site.module, output)
+        transformed = torch._C._functorch.peek_interpreter_stack() is not None
+        if transformed or torch.is_inference_mode_enabled():
+            with outside_transforms():
+                self._look(site, inputs, output)
+        else:
+            self._look(site, inputs, output)
 
-    def _see_rows(self, name: str, module: nn.Module, output: Any) -> None:
+    def _look(self, site: Site, inputs: tuple[Any, ...], output: Any) -> None:
+        """Observe a call of a layer that is observed in this phase."""
+        before, self._produced = self._produced, None
+        source = inputs[0] if inputs else None
+        if before is not None and before.output is not source:
+            before = None
+        if not site.has_columns:
+            if before is not None:
+                self._see_units(before, site.module, output)
+        elif not self._is_counted(site):
+            return
+        elif site.is_sequence:
+            self._see_sequence(site, inputs, output)
+        elif site.is_cell:
+            self._see_cell(site, output)
+        else:
+            names = [site.output_name]
+            if site.is_normalizer:
+                rows = None if before is None else before.rows
+                if rows is None or not self._states.put_again(site.input_name, rows):
+                    self._see_rows(site.input_name, site.module, source)
+                if before is not None:
+                    names = [*before.names, *names]
+            rows = self._see_rows(site.output_name, site.module, output)
+            # a layer is followed by normalizers, and they by its activation function
+            self._produced = Produced(names, output, site.module, rows)
+            if site.is_activation and "dead" in self.measures:
+                for each in (self._produced, before):
+                    if each is not None:
+                        self._see_units(each, site.module, output)
+
+    def _see_units(self, produced: Produced, function: nn.Module, output: Any) -> None:
+        """Note the dead and dormant units of layers whose activation function was called."""
+        rows = self._rows(produced.module, output)
+        if rows is None:
+            return
+        positive = isinstance(function, POSITIVE)
+        if rows.dim() == 2 and self._states.put_units(produced.names, rows, positive):
+            return
+        x = rows if rows.dim() == 4 else rows[None, None]
+        for name in produced.names:
+            self._states.observe_units(name, x, positive=positive)
+
+    def _see_rows(self, name: str, module: nn.Module, output: Any) -> np.ndarray | None:
+        """Observe an output, and return the rows that were copied for that, if any were."""
+        rows = self._rows(module, output)
+        if rows is None:
+            return None
+        if rows.dim() == 2:
+            copied = self._states.put_rows(name, rows)
+            if copied is not None:
+                return copied
+            rows = rows[None, None]
+        self._known(name)
+        self._states.observe(name, rows)
+        return None
+
+    def _rows(self, module: nn.Module, output: Any) -> Tensor | None:
+        """Return what is observed of an output: ``(rows, features)``, or as :func:`rows_of` does."""
         found = first_tensor(output)
         if found is None:
-            return
+            return None
         x, stack = physical(found)
-        if is_fake(x):
-            return
         if self._mask is not None and not stack and x.shape[0] == self._mask.numel():
             x = x[self._mask.reshape(-1).to(x.device)]
         # subsampling before any copy; images are reduced further when they are observed
         axis = 1 if stack else 0
-        if x.dim() > axis + 1:
-            step = max(1, -(-x.shape[axis] // 64))
+        if x.dim() > axis + 1 and x.shape[axis] > MOST_SAMPLES:
+            step = -(-x.shape[axis] // MOST_SAMPLES)
             x = x[:, ::step] if stack else x[::step]
-        self._states.observe(self._known(name), rows_of(x, module, stack))
+        return x if x.dim() == 2 and not stack else rows_of(x, module, stack)
 
     def _see_cell(self, site: Site, output: Any) -> None:
         t = self._calls.get(site.name, 0)
@@ -331,7 +436,8 @@ class CodeLengthProbe:
             parts = {site.name: output[0], f"{site.name}.c": output[1]}
         for name, part in parts.items():
             x, stack = physical(part)
-            self._see_steps(name, rows_of(x, site.module, stack), t)
+            x = rows_of(x, site.module, stack)
+            self._see_steps(name, x, t, units=name == site.name)
 
     def _see_sequence(self, site: Site, inputs: tuple[Any, ...], output: Any) -> None:
         module: Any = site.module
@@ -349,21 +455,30 @@ class CodeLengthProbe:
         if self.recompute_gates and self._gates_due and not stack:
             self._gates_due = False
             for part, values in gates.recomputed(module, inputs, output).items():
-                self._see_steps(f"{site.name}.{part}", values[None], first)
+                name = f"{site.name}.{part}"
+                self._see_steps(name, values[None], first, units=part != "c")
 
-    def _see_steps(self, name: str, x: Tensor, first: int) -> None:
-        """Observe ``(networks, steps, batch, features)``, without the steps that are padding."""
+    def _see_steps(self, name: str, x: Tensor, first: int, *, units: bool = True) -> None:
+        """Observe ``(networks, steps, batch, features)``, without the steps that are padding.
+
+        Outputs and gates of a recurrent layer are activations, so their units are counted; a cell state
+        is none.
+        """
         self._known(name)
         mask = self._mask
+
+        def observe(part: Tensor, t: int) -> None:
+            part = part[:, :, :: max(1, -(-part.shape[2] // MOST_SAMPLES))]
+            self._states.observe(name, part, t, self.max_steps)
+            if units and "dead" in self.measures:
+                self._states.observe_units(name, part, t, self.max_steps)
+
         if mask is None or x.shape[0] != 1 or mask.shape[0] != x.shape[2]:
-            x = x[:, :, :: max(1, -(-x.shape[2] // 64))]
-            self._states.observe(name, x, first, self.max_steps)
+            observe(x, first)
             return
         for t in range(x.shape[1]):
             if first + t < mask.shape[1]:
-                real = x[:, t : t + 1][:, :, mask[:, first + t].to(x.device)]
-                real = real[:, :, :: max(1, -(-real.shape[2] // 64))]
-                self._states.observe(name, real, first + t, self.max_steps)
+                observe(x[:, t : t + 1][:, :, mask[:, first + t].to(x.device)], first + t)
 
     def _known(self, name: str) -> str:
         if name not in self._states.slots:
@@ -389,30 +504,59 @@ class CodeLengthProbe:
                 self._weights.measure()
             if self.reference is not None and self._module is not None:
                 self._measure_churn()
-            self._last, self._readings = self._states.commit(), None
+            self._last, self._readings = (self._states.commit(), self._laid_out()), None
+            self._warn_if_blind()
         self.phases += 1
         self._gates_due, self.touched = True, False
         self._calls.clear()
-        self._batch, self._first = 0, None
+        self._counts.clear()
+        self._produced = None
+        if self.every > 1:
+            self._switch()
         return observed
+
+    def _warn_if_blind(self) -> None:
+        """Warn once of a phase in which the weights changed and no layer was called."""
+        if self._parameters is None:
+            return
+        if not self.touched and versions(self._parameters) != self._versions:
+            warnings.warn(
+                f"the probe of {type(self._module).__name__} observed nothing while the weights changed: "
+                "attach it before torch.compile, and call the layers in a mode of modes="
+                f"{tuple(sorted(self.modes))}",
+                stacklevel=3,
+            )
+        elif not self.touched:
+            return
+        self._parameters = None  # once is enough
 
     def _measure_churn(self) -> None:
         """Evaluate the network on the reference and compare its outputs with those of before."""
         assert self._module is not None
-        self._outputs = {}
-        try:
-            with evaluated(self._module):
-                call = self.reference
-                _ = self._module(call) if isinstance(call, Tensor) else call() if call else None
-            now = self._outputs
-        finally:
-            self._outputs = None
+        with self.taking() as now, evaluated(self._module):
+            call = self.reference
+            _ = self._module(call) if isinstance(call, Tensor) else call() if call else None
         self._churn = {
             name: churn_of(self._before[name], value)
             for name, value in now.items()
             if name in self._before
         }
         self._before = now
+
+    @contextlib.contextmanager
+    def taking(self) -> Iterator[dict[str, Tensor]]:
+        """Copy the outputs of layers inside this context, in place of observing them.
+
+        Yields:
+            The first output of each layer, by name; ``(networks, ...)`` under ``torch.func.vmap``.
+        """
+        self._outputs = {}
+        self._hooks.attach(True)
+        try:
+            yield self._outputs
+        finally:
+            self._outputs = None
+            self._switch()
 
     def code_lengths(self) -> dict[str, Any]:
         """Code length in nats of the last observed phase, by name of the column.
@@ -434,36 +578,34 @@ class CodeLengthProbe:
         if self._readings is None:
             if self._last is None:
                 return Readings([], {})
-            self._readings = self._read(self._last)
+            self._readings = self._read(*self._last)
         return self._readings
 
-    def _read(self, phase: Phase) -> Readings:
-        sites = self._in_order()
-        # a slot that was made since has columns that the phase lacks
-        width = phase.after.shape[1]
-        sites = [name for name in sites if self._states.slots[name].first < width]
-        names = [column for name in sites for column in self._columns(name)]
-        values = phase.measured(self._states, sites)
-        networks = next(iter(values.values())).shape[0] if values else 1
+    def _read(self, phase: Phase, layout: Layout) -> Readings:
+        names = list(layout.names)
+        networks = len(layout.index)
+        more: dict[str, np.ndarray] = {}
 
         def by_layer(found: dict[str, float]) -> np.ndarray:
-            row = [found.get(layer_of(name), np.nan) for name in names]
-            return np.broadcast_to(np.array(row, float), (networks, len(names)))
+            row = np.array([found.get(layer_of(name), np.nan) for name in names], float)
+            return np.broadcast_to(row, (networks, len(names)))
 
-        gains = {
-            f"{site.name}.out": float(site.module.gain.mean())
-            for site in self._sites
-            if isinstance(site.module, PhaseNorm) and networks == 1
-        }
+        gains = {name: mean_gain(norm) for name, norm in self._gained if networks == 1}
         if gains:
-            values["gain"] = np.broadcast_to(
-                np.array([gains.get(name, np.nan) for name in names]), (networks, len(names))
-            )
+            more["gain"] = np.array([[gains.get(name, np.nan) for name in names]])
         if self._weights is not None:
-            values["step"] = by_layer(self._weights.changes())
+            more["step"] = by_layer(self._weights.changes())
         if self.reference is not None:
-            values["churn"] = by_layer(self._churn)
-        return Readings(names, values)
+            more["churn"] = by_layer(self._churn)
+        return Readings.of_phase(phase, self._states, layout, more)
+
+    def _laid_out(self) -> Layout:
+        """Return the columns of a phase."""
+        if self._layout is None or self._layout[0] != self._states.version:
+            sites = self._in_order()
+            columns = [self._columns(name) for name in sites]
+            self._layout = self._states.version, self._states.layout(sites, columns)
+        return self._layout[1]
 
     def _in_order(self) -> list[str]:
         """Names of the sites seen so far, in the order of the network's layers."""
@@ -510,6 +652,7 @@ class CodeLengthProbe:
         first = stored[0]
         self._states.restore([np.asarray(each["state"]) for each in stored], first["slots"])
         self.phases, self._order = int(first["phases"]), list(first["order"])
+        self._switch()
 
 
 @contextlib.contextmanager
@@ -527,6 +670,28 @@ def outside_transforms() -> Iterator[None]:
 
             stack.enter_context(temporarily_clear_interpreter_stack())
         yield
+
+
+def whole(label: str, value: Any) -> int:
+    """Return a number of at least 1; raise :class:`UserError` for others and for fractions."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise UserError(f"{label}={value!r}: expected a whole number of at least 1") from None
+    if number < 1:
+        raise UserError(f"{label}={value}: expected at least 1")
+    return number
+
+
+def mean_gain(norm: PhaseNorm) -> float:
+    """Return the mean gain over the codes of a normalizer; most have one code."""
+    gain = norm.gain
+    return float(gain.item() if gain.numel() == 1 else gain.mean())
+
+
+def versions(parameters: Iterable[Tensor]) -> int:
+    """Return a number that changes when one of the parameters is written to."""
+    return sum(0 if p.is_inference() else p._version for p in parameters)
 
 
 def layer_of(column: str) -> str:

@@ -24,28 +24,35 @@ class Hook:
     """Callable that observes one layer; a copy or pickle of it is :func:`inert`.
 
     Args:
+        owner: the hooks that it is one of.
         see: function that is called with ``about`` and the arguments of the hook without the module.
         about: the first argument.
-        follow: a deep copy observes too.
     """
 
-    def __init__(self, see: Callable[..., None], about: Any, follow: bool = False) -> None:
-        self.see, self.about, self.follow = see, about, follow
+    def __init__(self, owner: Hooks, see: Callable[..., None], about: Any) -> None:
+        self.owner, self.see, self.about = owner, see, about
+
+    def __call__(self, module: nn.Module, *args: Any) -> None:
+        if torch.compiler.is_compiling():
+            self._compiled(*args)
+        else:
+            self.see(self.about, *args)
 
     # a graph break under torch.compile; unlike torch.compiler.disable it does not import the compiler
     @torch._disable_dynamo
-    def __call__(self, module: nn.Module, *args: Any) -> None:
+    def _compiled(self, *args: Any) -> None:
+        self.owner.pinned = True
         self.see(self.about, *args)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
-        return self if self.follow else inert
+        return self if self.owner.follow else inert
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[()]]:
         return no_hook, ()
 
 
 class Hooks:
-    """The hooks of a probe.
+    """The hooks of a probe, which are detached while nothing is observed: so it costs nothing then.
 
     Parts of ``nn.TransformerEncoderLayer`` are observed by one hook for all modules of the process:
     with a hook of its own, such a layer would not take its fused path in evaluation mode, and would
@@ -57,6 +64,10 @@ class Hooks:
         sites: layers to observe.
         network: the network.
         follow: deep copies of the network are observed too.
+
+    Attributes:
+        pinned: the hooks are never detached: code that ``torch.compile`` made calls those that it
+            found, and a copy has those that were attached when it was made.
     """
 
     def __init__(
@@ -67,18 +78,24 @@ class Hooks:
         network: nn.Module,
         follow: bool = False,
     ) -> None:
+        self.follow = self.pinned = follow
+        self._see = see
         self._fused = {id(site.module): site for site in sites if site.fused}
-        self._handles = [
-            site.module.register_forward_hook(Hook(see, site, follow))
+        handles = [
+            site.module.register_forward_hook(Hook(self, see, site))
             for site in sites
             if not site.fused
         ]
         if self._fused:
-            self._see = see
-            self._handles.append(nn.modules.module.register_module_forward_hook(self._see_fused))
+            handles.append(nn.modules.module.register_module_forward_hook(self._see_fused))
         if not isinstance(network, nn.TransformerEncoderLayer):
-            before = Hook(lambda *_: forward(network), None, follow)
-            self._handles.append(network.register_forward_pre_hook(before))
+            before = Hook(self, lambda *_: forward(network), None)
+            handles.append(network.register_forward_pre_hook(before))
+        self._places: list[tuple[Any, int, Any]] = []
+        for handle in handles:
+            registered: Any = handle.hooks_dict_ref()
+            self._places.append((registered, handle.id, registered[handle.id]))
+        self._attached = True
 
     @torch._disable_dynamo
     def _see_fused(self, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -90,11 +107,23 @@ class Hooks:
     def none(cls) -> Hooks:
         """No hooks, for a probe that is detached."""
         empty = cls.__new__(cls)
-        empty._handles, empty._fused = [], {}
+        empty._places, empty._fused, empty._attached = [], {}, False
+        empty.follow = empty.pinned = False
         return empty
+
+    def attach(self, on: bool) -> None:
+        """Attach the hooks again, or detach them for a while."""
+        if on == self._attached or (self.pinned and not on):
+            return
+        self._attached = on
+        for registered, key, hook in self._places:
+            if on:
+                registered[key] = hook
+            else:
+                registered.pop(key, None)
 
     def remove(self) -> None:
         """Remove all hooks."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self.pinned = False
+        self.attach(False)
+        self._places.clear()

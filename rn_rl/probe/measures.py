@@ -8,25 +8,40 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rn_rl.normalization import dispatch
-
 DORMANT = 0.025
 """Share of the layer's mean activity below which a unit counts as dormant."""
 
 RANK_ROWS = 64
 """Samples on which the effective rank is measured."""
 
-
-def dead_share(alive: np.ndarray, size: Tensor) -> np.ndarray:
-    """Share of the units that were never above 0 in the phase, ``(networks, steps)``."""
-    return 1 - alive.mean(2)
+MOST_GRAM = 64**3
+"""Products of a Gram matrix up to which NumPy computes it in one thread."""
 
 
-def dormant_share(alive: np.ndarray, size: Tensor) -> np.ndarray:
+def dead_share(alive: np.ndarray) -> np.ndarray:
+    """Share of the units that were never above 0 in the phase, over the last axis."""
+    return 1 - np.count_nonzero(alive, axis=-1) / alive.shape[-1]
+
+
+def dormant_share(size: np.ndarray) -> np.ndarray:
     """Share of the units below :data:`DORMANT` of the layer's mean activity (Sokar et al., 2023)."""
-    sizes = size.cpu().numpy()
-    share: np.ndarray = (sizes <= DORMANT * sizes.mean(2, keepdims=True)).mean(2)
-    return share
+    total = np.add.reduce(size, -1, keepdims=True)
+    low: np.ndarray = size <= DORMANT / size.shape[-1] * total
+    return np.count_nonzero(low, axis=-1) / size.shape[-1]
+
+
+def rank_of(x: np.ndarray) -> float:
+    """:func:`effective_rank` of rows ``(rows, features)``, in NumPy where both are few."""
+    rows, features = x.shape
+    if rows > RANK_ROWS or min(rows, features) ** 2 * max(rows, features) > MOST_GRAM:
+        return effective_rank(torch.from_numpy(x)[None, None]).item()
+    ones = np.ones(rows, x.dtype)
+    rest = x - (ones @ x) / rows
+    # both have the same spectrum, but for zeros
+    gram = rest @ rest.T if rows <= features else rest.T @ rest
+    every, each = gram.reshape(-1), rest.reshape(-1)
+    square, total = np.dot(every, every).item(), np.dot(each, each).item()
+    return total * total / square if square > 0 else math.nan
 
 
 def effective_rank(x: Tensor) -> Tensor:
@@ -42,18 +57,22 @@ def effective_rank(x: Tensor) -> Tensor:
         ``(networks, steps)``; NaN where all rows are equal.
     """
     x = x[:, :, :: max(1, -(-x.shape[2] // RANK_ROWS))]
-    arrays = dispatch.as_arrays(x)
-    if arrays is not None:
-        with np.errstate(all="ignore"):
-            rows = arrays[0] - arrays[0].mean(2, keepdims=True)
-            gram = rows @ rows.swapaxes(2, 3)
-            trace = np.trace(gram, axis1=2, axis2=3)
-            return torch.from_numpy(np.asarray(trace**2 / np.square(gram).sum((2, 3))))
+    # not in NumPy, which starts threads for a product of this size, and these cost more than it
     with torch.autocast(x.device.type, enabled=False):
         rest = x - x.mean(2, keepdim=True)
-        both = rest @ rest.transpose(2, 3)
-        total = both.diagonal(dim1=2, dim2=3).sum(2)
-        return total.square() / both.square().sum((2, 3))
+        wide = x.shape[2] <= x.shape[3]
+        gram = rest @ rest.transpose(2, 3) if wide else rest.transpose(2, 3) @ rest
+        return rest.square().sum((2, 3)).square() / gram.square().sum((2, 3))
+
+
+def baselines(commits: np.ndarray, decay: float) -> np.ndarray:
+    """:func:`baseline` of each number of commits."""
+    if not commits.size or (commits == commits.flat[0]).all():
+        return np.asarray(baseline(int(commits.flat[0]) if commits.size else 0, decay))
+    numbers, of = np.unique(commits, return_inverse=True)
+    each = np.array([baseline(int(n), decay) for n in numbers])
+    found: np.ndarray = each[of].reshape(commits.shape)
+    return found
 
 
 def baseline(commits: int, decay: float = 1.0) -> float:

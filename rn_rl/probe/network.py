@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,25 +20,35 @@ class Weights:
 
     def __init__(self, layers: Sequence[tuple[str, nn.Module]]) -> None:
         named = [(name, list(module.parameters())) for name, module in layers]
-        self._parameters = {name: parameters for name, parameters in named if parameters}
-        self._before = {name: self._flat(name) for name in self._parameters}
-        self._sizes: dict[str, tuple[Tensor, Tensor]] = {}
-
-    @torch.no_grad()
-    def _flat(self, name: str) -> Tensor:
-        return torch.cat([p.detach().flatten() for p in self._parameters[name]])
+        self._layers = [(name, len(parameters)) for name, parameters in named if parameters]
+        self._parameters = [p for _, parameters in named for p in parameters]
+        self._before = [p.detach().clone() for p in self._parameters]
+        self._sizes: tuple[list[Tensor], list[Tensor]] | None = None
 
     @torch.no_grad()
     def measure(self) -> None:
         """Compare the weights with those of the last call."""
-        for name, before in self._before.items():
-            now = self._flat(name)
-            self._sizes[name] = (now - before).norm(), before.norm()
-            self._before[name] = now
+        now = [p.detach() for p in self._parameters]
+        if not now:
+            return
+        # all layers in one call each
+        change: Any = torch._foreach_sub(now, self._before)
+        norms: Any = torch._foreach_norm
+        self._sizes = norms(change), norms(self._before)
+        torch._foreach_copy_(self._before, now)
 
     def changes(self) -> dict[str, float]:
         """Return ``|w - w_before| / |w_before|`` by layer; 0 / 0 is NaN."""
-        return {name: float(change / size) for name, (change, size) in self._sizes.items()}
+        if self._sizes is None:
+            return {}
+        change, size = ([norm.item() for norm in norms] for norms in self._sizes)
+        found, first = {}, 0
+        for name, count in self._layers:
+            own = slice(first, first + count)
+            first += count
+            whole = math.hypot(*size[own])
+            found[name] = math.hypot(*change[own]) / whole if whole else math.nan
+        return found
 
 
 @contextlib.contextmanager

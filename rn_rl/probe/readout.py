@@ -21,10 +21,11 @@ class DecodedBits:
     """Bits about the label that a read-out decodes from held-out samples, and their standard error."""
 
     bits: float
+    """Below 0 where the read-out is worse than the class frequencies; at most :attr:`most`."""
     error: float
     """Standard error over the held-out samples; too small where they are correlated."""
     most: float
-    """Entropy of the labels in bits, which no read-out exceeds."""
+    """Entropy in bits of the labels of the held-out samples, which :attr:`bits` never exceeds."""
 
 
 def decoded_bits(
@@ -32,11 +33,17 @@ def decoded_bits(
 ) -> DecodedBits:
     """Decode labels from activity by linear discriminant analysis, and count the bits.
 
-    Half of the samples fit class means and one shrunken covariance; on the other half,
-    ``bits = mean(log2 q(label | activity) - log2 p(label))`` with p the class frequencies. As q is any
-    distribution, the expectation is at most the mutual information: a *lower bound*, which a better
-    read-out could raise, and not an estimate of it. Binned estimates of mutual information are not
-    offered: on continuous activity they measure the bins (Saxe et al., 2018).
+    Half of the samples fit class means, class frequencies and one shrunken covariance, which give
+    ``q(label | activity)``. On the other half, ``bits = H - C`` with H the entropy of the label's
+    frequencies there and ``C = -mean(log2 q(label | activity))`` the cross-entropy. As ``C >= 0``,
+    bits are at most H in every sample. As the expectation of H is at most the entropy of the label,
+    and that of C at least the conditional entropy, the expectation of bits is at most the mutual
+    information: a *lower bound*, which a better read-out could raise, and not an estimate of it. A single
+    value can be above the mutual information by its standard error.
+
+    Frequencies are smoothed by half a sample for each class, so a class that the first half lacks has a
+    finite cost; its mean is that of all samples. Binned estimates of mutual information are not offered:
+    on continuous activity they measure the bins (Saxe et al., 2018).
 
     Args:
         activity: ``(samples, features)``, such as the output of a layer.
@@ -58,22 +65,27 @@ def decoded_bits(
         raise UserError(f"shrinkage={shrinkage}: expected a share above 0 and at most 1")
     order = np.random.default_rng(seed).permutation(len(y))
     fit, held = order[: len(y) // 2], order[len(y) // 2 :]
-    classes = np.unique(y[fit])
+    classes, y = np.unique(y, return_inverse=True)
     if len(classes) < 2:
         raise UserError(f"labels are all {classes[0]}: expected at least two to tell apart")
-    held = held[np.isin(y[held], classes)]
-    share = np.array([(y[fit] == label).mean() for label in classes])
-    means = np.stack([x[fit][y[fit] == label].mean(0) for label in classes])
-    rest = x[fit] - means[np.searchsorted(classes, y[fit])]
+    counts = np.bincount(y[fit], minlength=len(classes))
+    share = (counts + 0.5) / (len(fit) + 0.5 * len(classes))
+    means = np.stack(
+        [x[fit][y[fit] == c].mean(0) if n else x[fit].mean(0) for c, n in enumerate(counts)]
+    )
+    rest = x[fit] - means[y[fit]]
     covariance = rest.T @ rest / len(fit)
-    scale = max(np.trace(covariance) / x.shape[1], np.finfo(float).tiny)
+    # classes without any spread of their own are told apart by what differs between them
+    scale = np.trace(covariance) / x.shape[1] or np.finfo(float).eps * x[fit].var() or 1.0
     covariance = (1 - shrinkage) * covariance + shrinkage * scale * np.eye(x.shape[1])
     weights = np.linalg.solve(covariance, means.T)
     scores = x[held] @ weights - 0.5 * (means.T * weights).sum(0) + np.log(share)
     scores -= scores.max(1, keepdims=True)
     log_q = scores - np.log(np.exp(scores).sum(1, keepdims=True))
-    known = np.searchsorted(classes, y[held])
-    gained = (log_q[np.arange(len(held)), known] - np.log(share[known])) / np.log(2)
-    most = float(-(share * np.log2(share)).sum())
-    error = float(gained.std(ddof=1) / np.sqrt(len(gained))) if len(gained) > 1 else float("nan")
-    return DecodedBits(float(gained.mean()), error, most)
+    frequency = np.bincount(y[held], minlength=len(classes)) / len(held)
+    gained = (log_q[np.arange(len(held)), y[held]] - np.log(frequency[y[held]])) / np.log(2)
+    present = frequency[frequency > 0]
+    most = float(-(present * np.log2(present)).sum())
+    error = float(gained.std(ddof=1) / np.sqrt(len(gained)))
+    # rounding aside, the mean is at most the entropy
+    return DecodedBits(min(float(gained.mean()), most), error, most)

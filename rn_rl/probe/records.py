@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from rn_rl.probe.core import Readings
+from rn_rl.probe.readings import Readings, compute
 
 MOST_ROWS = 2000
 """Largest number of rows of a record."""
+
+MOST_WAITING = 64
+"""Rows that are computed together: one call for all of them costs little more than for one."""
 
 FORMAT = 1
 """Version of the arrays."""
@@ -38,6 +41,8 @@ class ProbeLog:
         self.timesteps: list[int] = []
         self.columns: list[str] = []
         self._rows: list[dict[str, np.ndarray]] = []
+        self._waiting: list[tuple[Readings, ...]] = []
+        self._named: list[tuple[list[str], list[int]]] = []
         self._stride = 1
         self._given = 0
 
@@ -55,25 +60,53 @@ class ProbeLog:
         self._given += 1
         if not readings or (self._given - 1) % self._stride:
             return
-        row: dict[str, np.ndarray] = {}
-        places = {name: i for i, name in enumerate(self.columns)}
         for each in readings:
-            for name in each.names:
-                if name not in places:
-                    places[name] = len(self.columns)
-                    self.columns.append(name)
-        for each in readings:
-            where = [places[name] for name in each.names]
-            for measure, values in each.values.items():
-                if measure not in row:
-                    row[measure] = np.full((len(values), len(self.columns)), np.nan, np.float32)
-                with np.errstate(over="ignore"):
-                    row[measure][:, where] = values
+            self._places(each.names)
         self.timesteps.append(int(timestep))
-        self._rows.append(row)
+        self._waiting.append(readings)
+        if len(self._waiting) >= MOST_WAITING:
+            self._compute()
         if len(self) > self.most_rows:
+            self._compute()
             self.timesteps, self._rows = self.timesteps[::2], self._rows[::2]
             self._stride *= 2
+
+    def _places(self, names: list[str]) -> list[int]:
+        """Return the columns of some names; new ones are added."""
+        for known, places in self._named:
+            if known == names:
+                return places
+        at = {name: i for i, name in enumerate(self.columns)}
+        for name in names:
+            if name not in at:
+                at[name] = len(self.columns)
+                self.columns.append(name)
+        places = [at[name] for name in names]
+        self._named = [*self._named[-7:], (list(names), places)]
+        return places
+
+    def _compute(self) -> None:
+        """Compute the rows whose readings wait for that, all in one call."""
+        waiting, self._waiting = self._waiting, []
+        compute(each for readings in waiting for each in readings)
+        tables: dict[str, np.ndarray] = {}
+        # of readings with the same columns, a measure is written in one go
+        groups: dict[tuple[int, ...], list[tuple[int, Readings]]] = {}
+        for i, readings in enumerate(waiting):
+            for each in readings:
+                groups.setdefault(tuple(self._places(each.names)), []).append((i, each))
+        for places, group in groups.items():
+            for measure in dict.fromkeys(name for _, each in group for name in each.values):
+                known = [(i, each.values[measure]) for i, each in group if measure in each.values]
+                values = np.array([one for _, one in known])
+                if measure not in tables:
+                    shape = len(waiting), values.shape[1], len(self.columns)
+                    tables[measure] = np.full(shape, np.nan, np.float32)
+                rows = np.array([i for i, _ in known])
+                with np.errstate(over="ignore"):
+                    tables[measure][rows[:, None], :, np.array(places)] = values.swapaxes(1, 2)
+        for i in range(len(waiting)):
+            self._rows.append({name: table[i] for name, table in tables.items()})
 
     def arrays(self, network: int = 0) -> dict[str, Any]:
         """Return the arrays of one network's ``probe.npz``.
@@ -85,6 +118,7 @@ class ProbeLog:
             ``columns`` (names), ``timesteps``, ``format``, and one array ``(rows, columns)`` in float32
             for each measure, NaN where nothing was measured.
         """
+        self._compute()
         measures = dict.fromkeys(name for row in self._rows for name in row)
         found: dict[str, Any] = {
             "format": np.array(FORMAT),
@@ -108,6 +142,7 @@ class ProbeLog:
     def restore(self, *stored: Mapping[str, Any]) -> None:
         """Continue from the :meth:`state` of every network."""
         first = stored[0]
+        self._waiting, self._named = [], []
         self.columns = [str(name) for name in first["columns"]]
         self.timesteps = [int(t) for t in first["timesteps"]]
         self._stride, self._given = int(first["stride"]), int(first["given"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,6 +23,19 @@ CHANNELS_FIRST = (
 )
 """Modules whose features are on axis 1; those of others are on the last axis, or on axis 1 of images."""
 
+_NO_ACTIVATIONS = {"MultiheadAttention", "Softmax", "Softmin", "Softmax2d", "LogSoftmax"}
+"""Modules of ``torch.nn.modules.activation`` whose outputs are no activations of units."""
+
+ACTIVATIONS = tuple(
+    getattr(nn.modules.activation, name)
+    for name in nn.modules.activation.__all__
+    if name not in _NO_ACTIVATIONS
+)
+"""Activation functions."""
+
+POSITIVE = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Softplus, nn.Hardsigmoid)
+"""Activation functions that are never below 0."""
+
 
 @dataclass(frozen=True)
 class Site:
@@ -33,26 +46,39 @@ class Site:
         module: the module.
         fused: True inside ``nn.TransformerEncoderLayer``, which computes otherwise in evaluation mode if
             a hook is attached to a part of it.
+        has_columns: False for activation functions of which only the units are counted.
+        is_sequence: True for ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN``.
+        is_cell: True for ``nn.LSTMCell``, ``nn.GRUCell`` and ``nn.RNNCell``.
+        is_normalizer: True if both the input and the output of the layer are observed.
+        is_activation: True for activation functions.
+        input_name: name of the column of a normalizer's input.
+        output_name: name of the column of the output.
     """
 
     name: str
     module: nn.Module
     fused: bool
+    has_columns: bool = True
+    is_sequence: bool = field(init=False)
+    is_cell: bool = field(init=False)
+    is_normalizer: bool = field(init=False)
+    is_activation: bool = field(init=False)
+    input_name: str = field(init=False)
+    output_name: str = field(init=False)
 
-    @property
-    def is_sequence(self) -> bool:
-        """True for ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN``."""
-        return isinstance(self.module, nn.RNNBase)
-
-    @property
-    def is_cell(self) -> bool:
-        """True for ``nn.LSTMCell``, ``nn.GRUCell`` and ``nn.RNNCell``."""
-        return isinstance(self.module, nn.RNNCellBase)
-
-    @property
-    def is_normalizer(self) -> bool:
-        """True if both the input and the output of the layer are observed."""
-        return is_normalizer(self.module)
+    def __post_init__(self) -> None:
+        # computed once, since they are read at each call of a layer
+        normalizer = is_normalizer(self.module)
+        known = {
+            "is_sequence": isinstance(self.module, nn.RNNBase),
+            "is_cell": isinstance(self.module, nn.RNNCellBase),
+            "is_normalizer": normalizer,
+            "is_activation": isinstance(self.module, ACTIVATIONS),
+            "input_name": f"{self.name}.in",
+            "output_name": f"{self.name}.out" if normalizer else self.name,
+        }
+        for name, value in known.items():
+            object.__setattr__(self, name, value)
 
 
 def is_normalizer(module: nn.Module) -> bool:
@@ -91,13 +117,28 @@ def find_sites(network: nn.Module, layers: Layers) -> list[Site]:
             f"{type(network).__name__} has no layer to observe: expected one with weights, a normalizer, "
             "a recurrent or an attention layer; name others with layers=[...], or all with layers='all'"
         )
-    fused = {
+    fused = fused_parts(network)
+    return [Site(n or type(m).__name__, m, id(m) in fused) for n, m in found]
+
+
+def find_activations(network: nn.Module, sites: Sequence[Site]) -> list[Site]:
+    """Find the activation functions that are no sites, by which dead units of the layers are counted."""
+    known = {id(site.module) for site in sites} | fused_parts(network)
+    return [
+        Site(name, module, fused=False, has_columns=False)
+        for name, module in network.named_modules()
+        if isinstance(module, ACTIVATIONS) and id(module) not in known
+    ]
+
+
+def fused_parts(network: nn.Module) -> set[int]:
+    """Return the ids of the parts of each ``nn.TransformerEncoderLayer``."""
+    return {
         id(part)
         for module in network.modules()
         if isinstance(module, nn.TransformerEncoderLayer)
         for part in module.modules()
     }
-    return [Site(n or type(m).__name__, m, id(m) in fused) for n, m in found]
 
 
 def _leaves(module: nn.Module, name: str, seen: set[int]) -> Iterator[tuple[str, nn.Module]]:
@@ -133,20 +174,21 @@ def physical(x: Tensor) -> tuple[Tensor, int]:
         The tensor without gradient, and the number of networks that ``vmap`` stacks on its axis 0; 0
         outside ``vmap``.
     """
-    stacked = 0
     wrapped: Any = torch._C._functorch
+    if not wrapped.is_functorch_wrapped_tensor(x):
+        return x.detach(), 0
+    axes: list[int] = []  # of the innermost vmap first, each among those that it can see
     while wrapped.is_functorch_wrapped_tensor(x):
         if wrapped.is_batchedtensor(x):
-            axis = wrapped.maybe_get_bdim(x)
-            # an axis of an outer vmap stays in front
-            x = wrapped.get_unwrapped(x).movedim(axis, stacked)
-            stacked += 1
-        else:
-            x = wrapped.get_unwrapped(x)
+            axes.append(wrapped.maybe_get_bdim(x))
+        x = wrapped.get_unwrapped(x)
     x = x.detach()
-    if stacked > 1:
-        x, stacked = x.flatten(0, stacked - 1), 1
-    return x, x.shape[0] if stacked else 0
+    if not axes:
+        return x, 0
+    seen = list(range(x.dim()))
+    in_front = [seen.pop(axis) for axis in reversed(axes)]
+    x = x.permute(*in_front, *seen).flatten(0, len(axes) - 1)
+    return x, x.shape[0]
 
 
 def first_tensor(output: Any) -> Tensor | None:

@@ -1,20 +1,40 @@
-"""Statistics of all sites side by side: observed one by one, committed in one call."""
+"""Statistics of all sites side by side: observed one by one, committed in one call.
+
+Rows of small layers are only copied where they are observed. Their sums are computed later, for several
+phases in a row: between the operations of a training the same code takes twice as long, since nothing of
+it is in the processor's caches.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rn_rl.normalization import dispatch, functional
-from rn_rl.probe.measures import baseline, dead_share, dormant_share, effective_rank
+from rn_rl.normalization import _numpy, dispatch, functional
+from rn_rl.normalization.functional import MEAN, VAR
+from rn_rl.probe.measures import effective_rank, rank_of
+from rn_rl.probe.phases import Extras, Layout, Phase
 
 MOST_ROWS = 1024
 """Rows of one layer's output that update the statistics; images have one for each position."""
+
+MOST_NUMPY = 8192
+"""Elements up to which NumPy observes rows; from 10,000 on it starts threads, which cost more."""
+
+MOST_QUEUED_PHASES = 16
+"""Phases whose rows are kept until their sums are computed."""
+
+MOST_QUEUED_BYTES = 4_000_000
+"""Size of the rows that are kept."""
+
+NEAR = 1e15
+"""Sum of squares below which no product of a Gram matrix can overflow."""
 
 
 @dataclass
@@ -38,18 +58,6 @@ class Slot:
         return self.stack * self.steps
 
 
-@dataclass
-class Extras:
-    """Sums of one phase that the code does not need, by site."""
-
-    alive: dict[str, Tensor] = field(default_factory=dict)
-    """True for units that were above 0, ``(networks, steps, features)``."""
-    size: dict[str, Tensor] = field(default_factory=dict)
-    """Mean absolute activity of units, summed over forwards, of the same shape."""
-    rank: dict[str, Tensor] = field(default_factory=dict)
-    """Participation ratio of the first batch of the phase, ``(networks, steps)``."""
-
-
 class CodeStates:
     """Code-length states of every site of a network, in one tensor.
 
@@ -58,17 +66,37 @@ class CodeStates:
         measures: names of :data:`rn_rl.probe.core.MEASURES` that decide what is summed.
 
     Attributes:
-        state: ``(6, columns)``, see :mod:`rn_rl.normalization.functional`.
-        pending: ``(4, columns)``, sums of the current phase.
         slots: columns of each site, by name.
     """
 
     def __init__(self, decay: float, measures: frozenset[str]) -> None:
         self.decay, self.measures = decay, measures
         self.slots: dict[str, Slot] = {}
-        self.state = functional.initial_state(0)
-        self.pending = torch.zeros(4, 0, dtype=self.state.dtype)
-        self.extras = Extras()
+        self.version = 0
+        """Number that changes with the columns."""
+        self._extras = Extras()
+        self._queue: list[tuple[str | tuple[str, ...] | None, Any, Any]] = []
+        self._bytes = self._phases = 0
+        self._set(functional.initial_state(0))
+
+    def _set(self, state: Tensor, pending: Tensor | None = None) -> None:
+        """Set the state and the sums, 0 by default, and the arrays that share their memory."""
+        self._state = state
+        self._pending = torch.zeros_like(state[:4]) if pending is None else pending
+        on_cpu = state.device.type == "cpu"
+        self._arrays = (self._pending.numpy(), state.numpy()) if on_cpu else None
+
+    @property
+    def state(self) -> Tensor:
+        """``(6, columns)``, see :mod:`rn_rl.normalization.functional`."""
+        self.flush()
+        return self._state
+
+    @property
+    def pending(self) -> Tensor:
+        """``(4, columns)``, sums of the current phase."""
+        self.flush()
+        return self._pending
 
     def slot(self, name: str, x: Tensor, steps: int) -> Slot:
         """Return the columns of a site, which its first observation makes.
@@ -80,20 +108,20 @@ class CodeStates:
         """
         found = self.slots.get(name)
         if found is None:
-            device = x.device
+            state, device = self._state, x.device
             if not self.slots and device.type != "cpu":
-                self.state, self.pending = self.state.to(device), self.pending.to(device)
-                if device.type == "mps":
-                    self.state, self.pending = self.state.float(), self.pending.float()
+                state = state.to(device)
+                state = state.float() if device.type == "mps" else state
             groups = x.shape[0] * steps
-            found = Slot(self.state.shape[1], x.shape[0], steps, x.shape[3])
+            found = Slot(state.shape[1], x.shape[0], steps, x.shape[3])
             if "neurons" in self.measures:
                 found.neurons = found.first + groups
                 groups += groups * x.shape[3]
-            new = functional.initial_state(groups).to(self.state)
-            self.state = torch.cat((self.state, new), 1)
-            self.pending = torch.cat((self.pending, torch.zeros_like(new[:4])), 1)
+            new = functional.initial_state(groups).to(state)
+            pending = torch.cat((self._pending.to(state), torch.zeros_like(new[:4])), 1)
+            self._set(torch.cat((state, new), 1), pending)
             self.slots[name] = found
+            self.version += 1
         return found
 
     @torch.no_grad()
@@ -108,9 +136,10 @@ class CodeStates:
         """
         if not x.numel():
             return
+        self.flush()
         x = functional.wide(x)
         stride = max(1, -(-x.shape[2] // MOST_ROWS))
-        x = x[:, :, ::stride].to(self.state.device)
+        x = x[:, :, ::stride].to(self._state.device)
         slot = self.slot(name, x, steps)
         if (slot.stack, slot.features) != (x.shape[0], x.shape[3]):
             return  # a layer that is called with another size elsewhere has no common statistics
@@ -121,7 +150,155 @@ class CodeStates:
                 self._add(name, slot, x[:, t : t + 1], min(first_step + t, steps - 1))
         else:
             self._add(name, slot, x, first_step)
-        slot.seen = min(max(slot.seen, first_step + x.shape[1]), steps)
+        seen = min(max(slot.seen, first_step + x.shape[1]), steps)
+        if seen != slot.seen:
+            slot.seen = seen
+            self.version += 1
+
+    def put_rows(self, name: str, x: Tensor) -> np.ndarray | None:
+        """Copy the output of a layer of one network, to :meth:`observe` it later.
+
+        Args:
+            name: name of the site.
+            x: ``(rows, features)``, without gradient.
+
+        Returns:
+            The copy; None if these are not rows that NumPy is faster for, or the first of the site.
+        """
+        slot = self.slots.get(name)
+        if slot is None or self._arrays is None or not 0 < x.numel() <= MOST_NUMPY:
+            return None
+        if (slot.stack, slot.steps, slot.features, slot.neurons) != (1, 1, x.shape[1], None):
+            return None
+        if not x.is_cpu or x.dtype not in functional.WIDE:
+            return None
+        rows = x.numpy().copy()
+        self._bytes += rows.nbytes
+        self._queue.append((name, rows, None))
+        return rows
+
+    def put_again(self, name: str, rows: np.ndarray) -> bool:
+        """Observe the rows of the last :meth:`put_rows` at another site too, later.
+
+        So the input of a normalizer costs next to nothing where it is the output of the layer before.
+
+        Returns:
+            False if the site has not been observed, or has another size.
+        """
+        slot = self.slots.get(name)
+        if slot is None or (slot.stack, slot.steps, slot.features) != (1, 1, rows.shape[1]):
+            return False
+        self._queue.append((name, rows, None))
+        return True
+
+    def put_units(self, names: list[str], x: Tensor, positive: bool) -> bool:
+        """Copy activations, for :meth:`observe_units` of some sites later.
+
+        Args:
+            names: names of the sites.
+            x: ``(rows, features)``, without gradient.
+            positive: see :meth:`observe_units`.
+
+        Returns:
+            False if these are not rows that NumPy is faster for.
+        """
+        if self._arrays is None or not 0 < x.numel() <= MOST_NUMPY or not x.is_cpu:
+            return False
+        if x.dtype not in functional.WIDE:
+            return False
+        rows = x.numpy().copy()
+        self._bytes += rows.nbytes
+        self._queue.append((tuple(names), rows, positive))
+        return True
+
+    def flush(self) -> None:
+        """Compute the sums of all rows that were put, and the commits of the phases that ended."""
+        if not self._queue:
+            return
+        queue, self._queue = self._queue, []
+        self._bytes = self._phases = 0
+        last: np.ndarray | None = None
+        of, sums = "", np.empty(0)
+        # a tensor made in inference mode could not be updated outside it
+        with torch.inference_mode(False), torch.no_grad(), np.errstate(all="ignore"):
+            for name, rows, more in queue:
+                if name is None:
+                    self._commit(rows)
+                elif isinstance(name, tuple):
+                    for each in name:
+                        self._units(each, rows[None, None], 0, bool(more))
+                elif rows is last and self._same_history(name, of):
+                    self._arrays_of(name)[0][...] += sums
+                    if of in self._extras.rank:
+                        self._extras.rank.setdefault(name, self._extras.rank[of])
+                else:
+                    last, of, sums = rows, name, self._rows(name, rows)
+
+    def _arrays_of(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Pending sums ``(4, 1)`` and state ``(6, 1)`` of a site with one code, as views."""
+        assert self._arrays is not None
+        first = self.slots[name].first
+        return self._arrays[0][:, first : first + 1], self._arrays[1][:, first : first + 1]
+
+    def _same_history(self, name: str, of: str) -> bool:
+        """Return True if two sites observe equal rows alike: mean and variance are the same."""
+        one, other = self._arrays_of(name)[1], self._arrays_of(of)[1]
+        return all(one.item(row) == other.item(row) for row in (MEAN, VAR))
+
+    def _rows(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Add rows ``(rows, features)`` to the sums of a site with one code; return what was added."""
+        pending, state = self._arrays_of(name)
+        sums: np.ndarray = _numpy.observe(rows, state)
+        pending += sums
+        if "rank" in self.measures and name not in self._extras.rank:
+            near = 0 < sums.item(functional.SUM_SQUARES) < NEAR
+            found = (
+                rank_of(rows) if near else effective_rank(torch.from_numpy(rows)[None, None]).item()
+            )
+            self._extras.rank[name] = np.array([[found]])
+        return sums
+
+    def observe_units(
+        self, name: str, x: Tensor, first_step: int = 0, steps: int = 1, positive: bool = False
+    ) -> None:
+        """Note which units of a layer are above 0, and how large they are.
+
+        Args:
+            name: name of the site, which has been observed.
+            x: activations, ``(networks, time steps, rows, features)``, without gradient.
+            first_step: see :meth:`observe`.
+            steps: see :meth:`observe`.
+            positive: the activations are at least 0, by the function that they are of.
+        """
+        if x.numel():
+            self.flush()
+            x = functional.wide(x)
+            x = x[:, :, :: max(1, -(-x.shape[2] // MOST_ROWS))]
+            arrays = dispatch.as_arrays(x) if self._arrays is not None else None
+            given: Any = x.to(self._state.device) if arrays is None else arrays[0]
+            with np.errstate(all="ignore"):
+                self._units(name, given, first_step, positive)
+
+    def _units(self, name: str, x: Any, first_step: int, positive: bool) -> None:
+        """Add activations, an array or a tensor, to what is known of a site's units."""
+        slot = self.slots.get(name)
+        if slot is None or (slot.stack, slot.features) != (x.shape[0], x.shape[3]):
+            return
+        total = (x if positive else abs(x)).sum(2)
+        alive = total > 0 if positive else (x > 0).any(2)
+        size = total / x.shape[2]
+        living, sizes = self._extras.alive, self._extras.size
+        if slot.steps == 1:
+            for t in range(x.shape[1]):
+                one, other = alive[:, t : t + 1], size[:, t : t + 1]
+                living[name] = living[name] | one if name in living else one
+                sizes[name] = sizes[name] + other if name in sizes else other
+            return
+        kept, summed = self._zeros(living, name, slot, alive), self._zeros(sizes, name, slot, size)
+        for t in range(x.shape[1]):
+            at = min(first_step + t, slot.steps - 1)
+            kept[:, at] |= alive[:, t]
+            summed[:, at] += size[:, t]
 
     def _add(self, name: str, slot: Slot, x: Tensor, step: int) -> None:
         """Add time steps from ``step`` on; several only where they are all that the site has."""
@@ -147,39 +324,33 @@ class CodeStates:
                     first = slot.neurons + (s * slot.steps + step) * features
                     mine = columns[:, s * features : (s + 1) * features]
                     self._accumulate(slice(first, first + features), mine)
-        where = slice(step, step + count)
-        if "dead" in self.measures:
-            alive = self._extra(self.extras.alive, name, slot, torch.bool)
-            size = self._extra(self.extras.size, name, slot, x.dtype)
-            arrays = dispatch.as_arrays(x, alive, size)
-            if arrays is None:
-                alive[:, where] |= x.amax(2) > 0
-                size[:, where] += x.abs().mean(2)
-            else:
-                small, living, sizes = arrays
-                living[:, where] |= small.max(2) > 0
-                sizes[:, where] += np.abs(small).mean(2)
         if "rank" in self.measures:
-            ranks = self.extras.rank.get(name)
+            ranks = self._extras.rank.get(name)
             if ranks is None:
-                ranks = torch.full((slot.stack, slot.steps), math.nan, device=x.device)
-                self.extras.rank[name] = ranks
+                ranks = np.full((slot.stack, slot.steps), math.nan)
+                if self._arrays is None:
+                    ranks = torch.from_numpy(ranks).to(x)
+                self._extras.rank[name] = ranks
                 missing = True
             else:
-                missing = slot.steps > 1 and bool(torch.isnan(ranks[0, step]))
+                missing = slot.steps > 1 and math.isnan(ranks[0, step])
             if missing:
-                ranks[:, where] = effective_rank(x).to(ranks.dtype)
+                found: Any = effective_rank(x)
+                ranks[:, step : step + count] = found if self._arrays is None else found.numpy()
 
-    def _extra(self, kept: dict[str, Tensor], name: str, slot: Slot, dtype: torch.dtype) -> Tensor:
+    def _zeros(self, kept: dict[str, Any], name: str, slot: Slot, like: Any) -> Any:
         found = kept.get(name)
         if found is None:
             shape = (slot.stack, slot.steps, slot.features)
-            found = torch.zeros(shape, dtype=dtype, device=self.state.device)
+            if isinstance(like, Tensor):
+                found = torch.zeros(shape, dtype=like.dtype, device=like.device)
+            else:
+                found = np.zeros(shape, like.dtype)
             kept[name] = found
         return found
 
     def _accumulate(self, columns: slice, x: Tensor) -> None:
-        dispatch.accumulate(self.pending[:, columns], x, self.state[:, columns])
+        dispatch.accumulate(self._pending[:, columns], x, self._state[:, columns])
 
     def state_of(self, network: int) -> tuple[np.ndarray, dict[str, list[Any]]]:
         """Return one network's part of the state between two phases, and the fields of its slots."""
@@ -217,107 +388,54 @@ class CodeStates:
                 width += len(states) * size
             self.slots[name] = new
         whole = np.concatenate([np.empty((6, 0)), *parts], 1)
-        self.state = torch.from_numpy(whole).to(self.state.device)
-        self.pending = torch.zeros(4, width, dtype=self.state.dtype, device=self.state.device)
+        self.version += 1
+        self._queue.clear()
+        self._extras = Extras()
+        self._set(torch.from_numpy(whole).to(self._state.device))
 
-    @torch.no_grad()
-    def commit(self) -> Phase:
-        """End the phase: one commit of all sites, whose sums begin anew."""
-        before, pending, extras = self.state, self.pending, self.extras
-        self.state = dispatch.commit(before, pending, self.decay, 1e-5)
-        self.pending, self.extras = torch.zeros_like(pending), Extras()
-        return Phase(before, pending, self.state, extras)
-
-
-@dataclass
-class Phase:
-    """States before and after a commit, and the sums between them."""
-
-    before: Tensor
-    pending: Tensor
-    after: Tensor
-    extras: Extras
-
-    def measured(self, states: CodeStates, names: list[str]) -> dict[str, np.ndarray]:
-        """Compute the measures of the phase.
+    def layout(self, sites: Sequence[str], columns: Sequence[Sequence[str]]) -> Layout:
+        """Return where the columns of some sites are.
 
         Args:
-            states: the states that were committed.
-            names: sites, in the order of the columns.
+            sites: their names, in the order of the columns.
+            columns: names of the columns of each.
+        """
+        slots = [self.slots[name] for name in sites]
+        networks = max((slot.stack for slot in slots), default=1)
+        parts, at, neurons, width = [np.empty((networks, 0), int)], {}, {}, 0
+        for name, slot in zip(sites, slots, strict=True):
+            own = slot.first + np.arange(slot.groups).reshape(slot.stack, -1)[:, : slot.seen]
+            parts.append(np.broadcast_to(own, (networks, slot.seen)))
+            at[name] = slice(width, width + slot.seen)
+            width += slot.seen
+            if slot.neurons is not None:
+                each = slot.neurons + np.arange(slot.groups * slot.features)
+                neurons[name] = each.reshape(slot.stack, slot.steps, slot.features)
+        names = tuple(name for each in columns for name in each)
+        return Layout(tuple(sites), names, np.concatenate(parts, 1), at, neurons)
+
+    def commit(self) -> Phase:
+        """End the phase: one commit of all sites, whose sums begin anew.
 
         Returns:
-            ``(networks, columns)`` by name of the measure; NaN where there is nothing to measure.
+            The phase, which is known after :meth:`flush`.
         """
-        before, pending, after = (t.cpu().numpy() for t in (self.before, self.pending, self.after))
-        slots = [states.slots[name] for name in names]
-        networks = max((slot.stack for slot in slots), default=1)
+        phase = Phase()
+        self._queue.append((None, phase, None))
+        self._phases += 1
+        if self._phases >= MOST_QUEUED_PHASES or self._bytes > MOST_QUEUED_BYTES:
+            self.flush()
+        return phase
 
-        def spread(rows: list[np.ndarray]) -> np.ndarray:
-            whole = [np.broadcast_to(row, (networks, row.shape[1])) for row in rows]
-            return np.concatenate(whole, 1) if whole else np.empty((networks, 0))
-
-        def codes(values: np.ndarray) -> np.ndarray:
-            return spread(
-                [
-                    values[slot.first : slot.first + slot.groups].reshape(slot.stack, -1)[
-                        :, : slot.seen
-                    ]
-                    for slot in slots
-                ]
-            )
-
-        with np.errstate(all="ignore"):
-            elements = pending[functional.ELEMENTS]
-            observed = elements > 0
-            shift = pending[functional.SUM] / elements
-            square = pending[functional.SUM_SQUARES] / elements
-            variance = np.maximum(square - shift**2, 0)
-            code = np.where(observed, after[functional.GAIN], np.nan)
-            commits, of = np.unique(after[functional.PHASES], return_inverse=True)
-            base = np.array([baseline(int(n), states.decay) for n in commits])[of]
-            known = observed & (before[functional.PHASES] > 0)
-            old = before[functional.VAR]
-            found = {"code": code, "residual": code - base}
-            if "moments" in states.measures:
-                found["mean"] = before[functional.MEAN] + shift
-                found["sd"] = np.sqrt(variance)
-                found["shift"] = np.where(known, shift / np.sqrt(old), np.nan)
-                found["ratio"] = np.where(known, variance / old, np.nan)
-            result = {name: codes(values) for name, values in found.items()}
-            if "neurons" in states.measures:
-                result.update(self._neurons(slots, code, spread))
-            if "dead" in states.measures:
-                result["dead"] = spread(
-                    [self._units(n, s, dead_share) for n, s in zip(names, slots, strict=True)]
-                )
-                result["dormant"] = spread(
-                    [self._units(n, s, dormant_share) for n, s in zip(names, slots, strict=True)]
-                )
-            if "rank" in states.measures:
-                result["rank"] = spread(
-                    [
-                        self.extras.rank[n].cpu().numpy()[:, : s.seen]
-                        if n in self.extras.rank
-                        else np.full((s.stack, s.seen), np.nan)
-                        for n, s in zip(names, slots, strict=True)
-                    ]
-                )
-        return result
-
-    def _neurons(self, slots: list[Slot], code: np.ndarray, spread: Any) -> dict[str, np.ndarray]:
-        """Quantiles over the neurons of a layer of their own code lengths."""
-        rows: list[np.ndarray] = []
-        for slot in slots:
-            assert slot.neurons is not None
-            last = slot.neurons + slot.groups * slot.features
-            each = code[slot.neurons : last].reshape(slot.stack, slot.steps, slot.features)
-            rows.append(np.quantile(each[:, : slot.seen], (0.1, 0.5, 0.9), axis=2))
-        named = zip(("neuron_low", "neuron_median", "neuron_high"), range(3), strict=True)
-        return {name: spread([row[i] for row in rows]) for name, i in named}
-
-    def _units(self, name: str, slot: Slot, share: Any) -> np.ndarray:
-        if name not in self.extras.alive:
-            return np.full((slot.stack, slot.seen), np.nan)
-        alive, size = self.extras.alive[name], self.extras.size[name]
-        found: np.ndarray = share(alive[:, : slot.seen].cpu().numpy(), size[:, : slot.seen])
-        return found
+    def _commit(self, phase: Phase) -> None:
+        phase.extras, self._extras = self._extras, Extras()
+        if self._arrays is None:
+            phase.before, phase.pending = self._state, self._pending
+            self._set(functional.commit(self._state, self._pending, self.decay, 1e-5))
+            phase.after = self._state
+            return
+        pending, before = phase.pending, phase.before = self._arrays
+        # columns with nothing pending divide by 0 here and keep their state
+        after = phase.after = functional.commit(before, pending, self.decay, 1e-5)
+        self._arrays = np.zeros_like(pending), after
+        self._pending, self._state = map(torch.from_numpy, self._arrays)

@@ -2,11 +2,13 @@
 
 import copy
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rn_rl.agents import (
     ProbeCallback,
@@ -19,8 +21,12 @@ from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.records import read_probe
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.launch import train_seeds
+from rn_rl.experiment.training.seed_batch import BATCHES
 from rn_rl.experiment.training.single import train
+from rn_rl.normalization import phase_norms
 from rn_rl.policies import NormDQNPolicy
+from rn_rl.probe.core import layer_of
+from rn_rl.probe.network import churn_of
 from tests.factories import envs_of
 
 REPLAY = {"learning_starts": 20, "batch_size": 16, "buffer_size": 100}
@@ -87,6 +93,34 @@ def test_an_agent_learns_the_same_to_the_bit_and_its_layers_are_recorded(
         assert arrays["code"][-1, i] != arrays["code"][-1, j]
     if cls is not ARS:
         assert np.isfinite(arrays["churn"][-1]).any()
+
+
+def test_an_environment_that_raises_leaves_no_hooks():
+    class Broken(gym.Wrapper):
+        def step(self, action):
+            self.calls = getattr(self, "calls", 0) + 1
+            if self.calls > 50:
+                raise RuntimeError("broken")
+            return super().step(action)
+
+    model = DQN("MlpPolicy", Broken(gym.make("CartPole-v1")), seed=0, **REPLAY)
+    probe = ProbeCallback(every=1)  # without with
+    with pytest.raises(RuntimeError, match="broken"):
+        model.learn(100, callback=probe)
+    assert len(probe.log) > 2
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.policy.modules())
+
+
+def test_the_critic_of_trpo_is_observed_with_the_default_batches():
+    model = TRPO("MlpPolicy", "CartPole-v1", seed=0, **ROLLOUT, policy_kwargs=dict(SMALL))
+    with ProbeCallback(every=1) as probe:
+        model.learn(64, callback=probe)
+    arrays = probe.log.arrays()
+    for layer in ("mlp_extractor.value_net.0", "value_net", "action_net"):
+        assert np.isfinite(arrays["residual"][:, probe.log.columns.index(layer)]).all(), layer
+    dead = arrays["dead"][-1]
+    assert np.isnan(dead[probe.log.columns.index("action_net")])
+    assert 0 <= dead[probe.log.columns.index("mlp_extractor.policy_net.0")] < 1
 
 
 def test_padding_of_recurrent_minibatches_is_not_observed():
@@ -204,3 +238,88 @@ def test_the_seeds_of_a_batch_each_have_a_probe_in_their_run(tmp_path):
     assert records[0].columns == records[1].columns
     assert not np.array_equal(records[0].values["code"], records[1].values["code"])
     assert np.isfinite(records[0].values["residual"][-1]).all()
+
+
+def test_gain_step_and_churn_of_seeds_are_those_of_their_networks():
+    batch = seed_batch("dqn")
+    probe = SeedBatchProbe(batch)
+    weights, outputs, rows = [], [], []
+
+    def after_phase():
+        before = len(probe.log)
+        probe.after_phase()
+        if len(probe.log) == before:
+            return
+        net = batch.write_back(1).policy.q_net
+        layer = net.q_net[-1]
+        weights.append(torch.cat([layer.weight.flatten(), layer.bias]).detach().clone())
+        outputs.append(net(probe._reference[0][1].float()).detach().clone())
+        [norm] = phase_norms(net).values()
+        rows.append(float(norm.gain.mean()))
+
+    batch.learn(64, on_rollout_start=after_phase)
+    probe.close()
+    arrays = probe.log.arrays(1)
+    columns = probe.log.columns
+    assert len(rows) > 3
+    gains = arrays["gain"][:, columns.index("q_net.q_net.1.out")]
+    np.testing.assert_allclose(gains, rows, rtol=1e-5)
+    last = f"q_net.q_net.{len(batch.write_back(1).policy.q_net.q_net) - 1}"
+    now, old = weights[-1], weights[-2]
+    step, churn = (arrays[name][-1, columns.index(last)] for name in ("step", "churn"))
+    assert step == pytest.approx(float((now - old).norm() / old.norm()), rel=1e-4) and step > 0
+    assert churn == pytest.approx(churn_of(outputs[-2], outputs[-1]), rel=1e-3) and churn > 0
+    assert not np.isfinite(arrays["step"][:, columns.index("q_net_target.q_net.0")]).any()
+
+
+PENDULUM = {"sac", "td3", "ddpg", "tqc", "crossq"}
+QUICK = ("learning_starts=20", "batch_size=16", "buffer_size=200", "train_freq=8")
+SETTINGS = {
+    **{algo: (*QUICK, "gradient_steps=1") for algo in ("dqn", "rndqn", "qrdqn", *PENDULUM)},
+    **{
+        algo: ("n_steps=16", "batch_size=16", "n_epochs=1") for algo in ("ppo", "rnppo", "ppo_lstm")
+    },
+    "a2c": ("n_steps=16",),
+    "pqn": ("n_steps=16", "batch_size=16", "n_epochs=1"),
+}
+
+
+@pytest.mark.parametrize(
+    "algo",
+    [
+        algo if algo in ("dqn", "a2c", "td3") else pytest.param(algo, marks=pytest.mark.slow)
+        for algo in BATCHES
+    ],
+)
+def test_every_seed_batch_records_a_probe(tmp_path, algo):
+    env = "Pendulum-v1" if algo in PENDULUM else "CartPole-v1"
+    config = TrainConfig(
+        algo=algo,
+        env=env,
+        norm="ln" if algo == "crossq" else "rn",
+        # otherwise the replay memory weights transitions by age, which no batch does
+        config="paper" if algo == "rndqn" else None,
+        set=(*SETTINGS[algo], "policy_kwargs.net_arch=[8]"),
+        n_envs=1,
+        timesteps=80,
+        seeds=2,
+        engine="batch",
+        eval_freq=60,
+        eval_episodes=1,
+        quiet=True,
+        probe=True,
+        out=tmp_path,
+    )
+    runs = train_seeds(config)
+    records = [read_probe(Run(run.folder).probe_file) for run in runs]
+    modules = dict(runs[0].load_agent()[0].policy.named_modules())
+    for record in records:
+        for measure in ("residual", "step", "churn"):
+            assert np.isfinite(record.values[measure][-1]).any(), measure
+        layers = {layer_of(name) for name in record.columns}
+        assert layers <= set(modules)
+    assert not np.array_equal(records[0].values["code"], records[1].values["code"])
+    if algo != "crossq":
+        assert np.isfinite(records[0].values["gain"][-1]).any()
+    tags = EventAccumulator(str(runs[1].folder)).Reload().Tags()["scalars"]
+    assert {tag.split("/")[1] for tag in tags if tag.startswith("probe/")} >= {"residual", "churn"}

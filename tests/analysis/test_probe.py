@@ -1,19 +1,33 @@
 """The page, files and sentences of ``rn-rl probe``, from records with a known change."""
 
+import io
 import json
 import re
 
 import numpy as np
 import pytest
 from matplotlib.text import Text
+from rich.console import Console
 
 from rn_rl.analysis import drawing, paper
-from rn_rl.analysis.probe_plots import FIGURES, PAPER, write_figures
-from rn_rl.analysis.probes import ProbedArm, read_arms
-from rn_rl.commands.probe import run_probe, watch
+from rn_rl.analysis.probe_page import write_page
+from rn_rl.analysis.probe_plots import (
+    FIGURES,
+    PAGE,
+    PAPER,
+    layer_pairs,
+    left_out,
+    online_minus_target,
+    target_pairs,
+    time_steps,
+    write_figures,
+)
+from rn_rl.analysis.probes import ProbedArm, ProbedRun, read_arms
+from rn_rl.commands.probe import probe_table, run_probe, watch, watch_table
 from rn_rl.errors import UserError
 from rn_rl.experiment.evaluation.config import ProbeConfig
 from rn_rl.experiment.runs.io import write_npz
+from rn_rl.probe import ProbeRecord
 from rn_rl.probe.measures import baseline
 from tests.factories import made_up_run
 
@@ -176,3 +190,58 @@ def test_a_run_without_a_probe_says_how_to_record_one(tmp_path):
         run_probe(ProbeConfig((tmp_path / "nothing",), out=tmp_path / "p.html"))
     with pytest.raises(UserError, match=r"nothing\.npz: no such file"):
         run_probe(ProbeConfig((tmp_path / "nothing.npz",), out=tmp_path / "p.html"))
+
+
+def arm_of(*columns):
+    table = np.linspace(0, 1, 5)[:, None] * np.ones(len(columns))
+    values = {"code": table, "residual": table}
+    record = ProbeRecord(list(columns), np.arange(1.0, 6), values)
+    nothing = np.empty(0)
+    return ProbedArm("none ppo X", [ProbedRun("run", "a", 0, 5.0, record, nothing, nothing)])
+
+
+ON_POLICY = (
+    "mlp_extractor.policy_net.0",
+    "mlp_extractor.policy_net.1.in",
+    "mlp_extractor.policy_net.1.out",
+    "mlp_extractor.policy_net.2",
+    "mlp_extractor.value_net.0",
+    "mlp_extractor.value_net.2",
+    "action_net",
+    "value_net",
+)
+
+
+def test_only_layers_that_follow_each_other_and_targets_that_exist_are_compared():
+    arm = arm_of(*ON_POLICY)
+    pairs = [(f"mlp_extractor.{n}_net.0", f"mlp_extractor.{n}_net.2") for n in ("policy", "value")]
+    assert layer_pairs(arm) == pairs
+    assert target_pairs(arm) == [] and online_minus_target(arm, PAGE) is None
+    heads = arm_of("actor.latent_pi.0", "actor.mu", "actor.log_std", "q.0", "q_target.0", "q.2")
+    assert layer_pairs(heads) == [("q.0", "q.2")] and target_pairs(heads) == [("q.0", "q_target.0")]
+
+
+def test_names_of_layers_are_folded_and_no_number_is_cut_at_80_columns():
+    console = Console(width=80, file=io.StringIO())
+    console.print(probe_table(arm_of(*ON_POLICY), 80))
+    shown = console.file.getvalue()
+    assert "…" not in shown and max(map(len, shown.splitlines())) <= 80
+    table = watch_table("run", arm_of(*ON_POLICY).runs[0].record, 80)
+    narrow = Console(width=60, file=io.StringIO())
+    narrow.print(table)
+    assert "…" not in narrow.file.getvalue()
+
+
+def test_what_a_page_leaves_out_is_said(tmp_path):
+    steps = [f"lstm@{t}" for t in range(32)]
+    arm = arm_of(*(f"net.{i}" for i in range(14)), *steps)
+    assert left_out(arm, "residual") == " The first 12 of 14 layers are drawn."
+    assert left_out(arm, "layers") == " The first 12 of 13 pairs are drawn."
+    assert left_out(arm, "steps").startswith(" Steps 0, 1, 2, 4, 8, 16, 31 are drawn;")
+    assert left_out(arm_of("net.0", "lstm@0"), "steps") == ""
+    page = tmp_path / "p.html"
+    write_page([arm], page, ())
+    text = page.read_text()
+    assert "The first 12 of 14 layers are drawn." in text
+    assert "The first 40 of 46 rows are shown; the CSV file has all." in text
+    assert len(time_steps(arm, PAGE).axes) == 2  # code length and residual

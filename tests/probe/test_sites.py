@@ -133,6 +133,8 @@ def test_layers_are_chosen_by_name_by_all_or_by_a_function():
         ({"measures": ("code", "entropy")}, "unknown measure 'entropy'.*known: code, moments"),
         ({"modes": ("training",)}, "unknown mode 'training'"),
         ({"every": 0}, "every=0: expected at least 1"),
+        ({"every": 2.5}, r"every=2\.5: expected a whole number of at least 1"),
+        ({"batches": "8"}, "batches='8': expected a whole number of at least 1"),
         ({"max_steps": 0}, "max_steps=0: expected at least 1"),
     ],
 )
@@ -163,7 +165,8 @@ def test_dead_and_dormant_units_and_the_rank_are_those_of_the_activity():
         net(x)
         probe.commit()
     found = probe.readings().values
-    assert found["dead"].tolist() == [[0.25, 0.25]] and found["dormant"][0, 1] == 0.5
+    assert found["dead"].tolist() == [[0.25, 0.25]]
+    assert found["dormant"].tolist() == [[0.5, 0.5]]
     rows = x[:, :2] - x[:, :2].mean(0)
     spectrum = torch.linalg.svdvals(rows) ** 2
     assert found["rank"][0, 0] == pytest.approx(
@@ -172,7 +175,7 @@ def test_dead_and_dormant_units_and_the_rank_are_those_of_the_activity():
 
 
 def test_channels_of_images_are_units():
-    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.ReLU())
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU())
     with torch.no_grad():
         net[0].bias[:] = torch.tensor([-9.0, 9.0])
         net[0].weight[:] = 0.1
@@ -184,3 +187,60 @@ def test_channels_of_images_are_units():
     assert found.values["dead"][0, 0] == 0.5
     low, high = (found.values[f"neuron_{q}"][0] for q in ("low", "high"))
     assert (low <= high).all() and np.isfinite(low).all()
+
+
+def test_dead_units_are_those_of_the_activation_and_output_layers_have_none():
+    net = nn.Sequential(
+        nn.Linear(2, 4), *make_normalizers("ln", 4), nn.ReLU(inplace=True), nn.Linear(4, 3)
+    )
+    with torch.no_grad():
+        net[1].bias[:2], net[1].weight[:2] = -1, 0.0  # two units are below 0 after the normalizer
+    with CodeLengthProbe(net) as probe:
+        for _ in range(3):  # from the second phase on rows are summed later
+            active = net[:3](torch.randn(64, 2))
+            net(torch.randn(64, 2))
+            probe.commit()
+    found = dict(zip(probe.readings().names, probe.readings().values["dead"][0], strict=True))
+    assert (active[:, :2] == 0).all()
+    assert found["0"] == found["1.out"] == 0.5
+    assert np.isnan([found["1.in"], found["3"]]).all()
+
+
+def test_forwards_are_counted_by_layer():
+    """TRPO evaluates the actor ten times before the critic is fitted."""
+    net = nn.ModuleDict({"actor": nn.Linear(2, 2), "critic": nn.Linear(2, 1)})
+    with CodeLengthProbe(net, batches=3) as probe:
+        for _ in range(10):
+            net["actor"](torch.randn(5, 2))
+        net["critic"](torch.randn(5, 2))
+        probe.end_phase()
+        assert probe._states.state[2].tolist() == [3 * 5 * 2, 5]
+
+
+def test_what_is_summed_later_equals_what_is_summed_at_once():
+    net = nn.Sequential(nn.Linear(3, 8), *make_normalizers("ln", 8), nn.Tanh(), nn.Linear(8, 2))
+    other = copy.deepcopy(net)
+    with CodeLengthProbe(net) as later, CodeLengthProbe(other) as at_once:
+        kept = []
+        for t in range(40):
+            x = torch.randn(20, 3) * (1 + t % 3)
+            net(x), other(x)
+            later.end_phase(), at_once.end_phase()
+            kept.append((later.readings(), at_once.readings()))
+            assert at_once.readings().values["code"].shape == (1, 4)
+        for mine, theirs in kept:
+            for name, values in theirs.values.items():
+                np.testing.assert_allclose(mine.values[name], values, rtol=1e-12, err_msg=name)
+    assert len({round(float(mine.values["code"][0, 0]), 6) for mine, _ in kept}) > 30
+
+
+def test_nothing_is_attached_in_phases_that_are_not_observed():
+    net = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+    with CodeLengthProbe(net, every=3) as probe:
+        attached = []
+        for _ in range(7):
+            attached.append(bool(net[0]._forward_hooks) and bool(net[1]._forward_hooks))
+            net(torch.randn(4, 2))
+            probe.end_phase()
+        assert attached == [True, False, False] * 2 + [True]
+        assert probe._states.state[2].tolist() == [3 * 4 * 3]

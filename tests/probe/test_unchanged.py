@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -118,16 +119,55 @@ def test_half_and_double_precision(dtype):
 
 # PyTorch's own at any graph break
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
-def test_under_compile_values_are_those_without_it():
+@pytest.mark.parametrize("every", [1, 2])
+def test_under_compile_values_are_those_without_it(every):
     net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     plain = copy.deepcopy(net)
-    with CodeLengthProbe(net) as probe, CodeLengthProbe(plain) as other:
+    with CodeLengthProbe(net, every=every) as probe, CodeLengthProbe(plain, every=every) as other:
         compiled = torch.compile(net, backend="eager")
-        for t in range(4):
+        for t in range(6):
             x = torch.randn(16, 4) * (1 + t)
             assert torch.equal(compiled(x), plain(x))
             assert probe.commit() == pytest.approx(other.commit(), rel=1e-6)
+        assert max(probe.code_lengths().values()) > 1.01
     torch._dynamo.reset()
+
+
+def test_a_probe_that_was_attached_after_compiling_says_so_in_one_line():
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    compiled = torch.compile(net, backend="eager")
+    x = torch.randn(16, 4)
+    compiled(x).sum().backward()
+    optimizer = torch.optim.SGD(net.parameters())
+    with CodeLengthProbe(net) as probe:
+        with pytest.warns(UserWarning, match="observed nothing while the weights.*compile") as told:
+            compiled(x).sum().backward()
+            optimizer.step()
+            probe.commit()
+        assert len(told) == 1 and "\n" not in str(told[0].message)
+        compiled(x).sum().backward()
+        optimizer.step()
+        probe.commit()  # a second warning would be an error
+    torch._dynamo.reset()
+
+
+def test_networks_under_nested_vmap_are_observed_as_one_row_of_networks():
+    net = nn.Linear(3, 2)
+    x = torch.randn(2, 4, 16, 3)
+
+    def call(rows, scale):
+        return net(rows * scale)
+
+    scales = torch.arange(1.0, 9.0).reshape(2, 4)
+    plain = torch.stack([net(x[i, j] * scales[i, j]) for i in range(2) for j in range(4)])
+    with CodeLengthProbe(net) as probe:
+        # the axes of the inner and of the outer vmap are not the first ones
+        found = vmap(vmap(call, in_dims=(1, 0)), in_dims=(0, 0))(x.transpose(1, 2), scales)
+        probe.commit()
+        readings = probe.readings()
+    torch.testing.assert_close(found.flatten(0, 1), plain)
+    mean = readings.values["mean"][:, 0]
+    np.testing.assert_allclose(mean, plain.detach().mean((1, 2)), rtol=1e-5)
 
 
 def test_networks_under_vmap_are_observed_at_once_each_by_itself():

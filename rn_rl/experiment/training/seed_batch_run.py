@@ -275,6 +275,8 @@ class SeedBatchRun:
                     row[f"normalizer/code_length/{name}"] = gains  # the gain of RN is a code length
             if len(records.commit_kls):
                 row["normalizer/commit_kl"] = records.commit_kls.array[-1].copy()
+        if self.probe is not None:
+            row.update(self.probe.scalars())
         return row
 
     def save(self) -> None:

@@ -24,7 +24,7 @@ from stable_baselines3.td3 import policies as td3
 from torch import Tensor, nn
 
 from rn_rl.errors import UserError
-from rn_rl.normalization import canonical_spec, unobserved
+from rn_rl.normalization import unobserved
 from rn_rl.policies.nets import hidden_layers, net_of
 from rn_rl.policies.norm_policy import (
     NormNetworkMixin,
@@ -121,9 +121,6 @@ class NormContinuousMixin(NormPolicyMixin):
 
     SB3 copies running state to the targets inside an update, before the commit that follows it. These
     policies copy it at the commit too, so online and target networks always have the same state.
-
-    Raises:
-        UserError: a normalizer is asked for, and ``net_arch`` gives the critic no hidden layer.
     """
 
     actor_class: type[NormNetworkMixin]
@@ -140,11 +137,6 @@ class NormContinuousMixin(NormPolicyMixin):
     def make_critic(self, features_extractor: Any = None) -> Any:
         kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
         own = {name: kwargs.pop(name) for name in ("net", "value_norm") if name in kwargs}
-        if not kwargs["net_arch"] and canonical_spec(self.norm) != "none":
-            raise UserError(
-                f"norm {self.norm!r} with net_arch [] of the critic: there is no hidden layer to "
-                "normalize, and Q is linear in the action; expected layers, as in {'critic': [256, 256]}"
-            )
         critic = self.critic_class(**kwargs).to(self.device)
         actor_sites = net_of(self.net).sites(len(self.actor_kwargs["net_arch"]))
         critic.normalize(self.norm, kwargs["net_arch"], first=actor_sites, **own)

@@ -153,28 +153,6 @@ def test_every_hidden_layer_is_normalized_and_no_output(algo: str) -> None:
     assert type(model.critic.qf0[-2]) is nn.ReLU
 
 
-@pytest.mark.parametrize("arch", [[], {"actor": [8], "critic": []}, {"pi": [8], "qf": []}])
-@pytest.mark.parametrize("algo", ALGORITHMS)
-def test_a_critic_without_hidden_layers_is_refused_with_a_normalizer(algo: str, arch: Any) -> None:
-    cls, policy = ALGORITHMS[algo]
-    kwargs = {"norm": "ln", "net_arch": arch}
-    message = r"norm 'ln' with net_arch \[\] of the critic: .* Q is linear in the action; expected"
-    with pytest.raises(UserError, match=message) as error:
-        cls(policy, "Pendulum-v1", policy_kwargs=kwargs, buffer_size=50)
-    assert "\n" not in str(error.value)
-    stock = cls(policy, "Pendulum-v1", policy_kwargs={**kwargs, "norm": "none"}, buffer_size=50)
-    assert sum(isinstance(layer, nn.Linear) for layer in stock.critic.qf0) == 1
-
-
-@pytest.mark.parametrize("algo", ALGORITHMS)
-def test_an_actor_may_be_without_hidden_layers(algo: str) -> None:
-    cls, policy = ALGORITHMS[algo]
-    kwargs = {"norm": "ln+rn", "net_arch": {"actor": [], "critic": [8]}}
-    model = cls(policy, "Pendulum-v1", policy_kwargs=kwargs, buffer_size=50, learning_starts=8)
-    model.learn(12)
-    assert not phase_norms(model.actor) and phase_norms(model.critic)
-
-
 ACTIONS = spaces.Box(-1, 1, (2,), np.float32)
 IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
 VECTOR = spaces.Box(-1, 1, (3,), np.float32)

@@ -40,10 +40,7 @@ def with_default(policy: type[Any]) -> type[Any]:
 
         @functools.wraps(policy.__init__)
         def init(self: Any, *args: Any, **kwargs: Any) -> None:
-            # a critic without hidden layers has nothing to normalize, and is refused with a normalizer
-            empty = kwargs.get("net_arch") == [] and getattr(policy, "critic_class", None)
-            given = {"norm": "none" if empty else NORM}
-            policy.__init__(self, *args, **{**given, **kwargs})
+            policy.__init__(self, *args, **{"norm": NORM, **kwargs})
 
         made = type(name, (policy,), {"__init__": init, "__module__": __name__})
         setattr(sys.modules[__name__], name, made)

@@ -24,12 +24,15 @@ def picture(report: str) -> str:
     height = max(map(float, re.findall(r'viewBox="0 0 \S+ (\S+)"', curves + last)))
     size = f'width="403" height="{height:g}"'
     right = curves.replace("<svg ", f'<svg x="403" {size} ', 1)
-    return (
+    light = dict(re.findall(r"--(\w+): ([^;]+);", colours[1]))
+    drawn = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 806 {height:g}">\n'
-        f"<style>:root {{{colours[1]}}} text {{ {FONT} }}</style>\n"
+        f"<style>text {{ {FONT} }}</style>\n"
         f'<rect width="806" height="{height:g}" fill="#fff"/>\n'
         f"{last.replace('<svg ', f'<svg {size} ', 1)}\n{right}\n</svg>\n"
     )
+    # literal colours: programs other than browsers do not know CSS variables
+    return re.sub(r"var\(--(\w+)\)", lambda found: light[found[1]], drawn)
 
 
 if __name__ == "__main__":

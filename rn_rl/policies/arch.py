@@ -107,4 +107,4 @@ def widths(net: str, sizes: Any, role: str) -> list[int]:
 
 def is_size(value: Any) -> bool:
     """Return True for a whole number above 0, also one of NumPy."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and value > 0
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0

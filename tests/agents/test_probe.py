@@ -298,7 +298,7 @@ def test_every_seed_batch_records_a_probe(tmp_path, algo):
         env=env,
         norm="ln" if algo == "crossq" else "rn",
         # otherwise the replay memory weights transitions by age, which no batch does
-        config="paper" if algo == "rndqn" else None,
+        config="paper" if algo == "rndqn" else "zoo",
         set=(*SETTINGS[algo], "policy_kwargs.net_arch=[8]"),
         n_envs=1,
         timesteps=80,

@@ -307,7 +307,10 @@ def test_features_dim_without_images_is_one_line():
 
 
 def test_an_actor_without_hidden_layers_is_built():
-    spec = {"norm": "ln", "net_arch": []}  # as in SB3's own tests: what was asked for, linear values too
+    spec = {
+        "norm": "ln",
+        "net_arch": [],
+    }  # as in SB3's own tests: what was asked for, linear values too
     model = SAC(NormSACPolicy, "Pendulum-v1", policy_kwargs=spec, learning_starts=8).learn(16)
     assert len(model.actor.latent_pi) == 0
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from rn_rl.experiment.grid.jobs import Job, Outcome, run_job
+from rn_rl.normalization.plugins import WithRegistered
 
 TRIES = 3
 """Times that a job is started, if its process or its node is lost each time."""
@@ -36,7 +37,8 @@ def run_on_ray(
     if device.startswith("cuda"):
         placed["num_gpus"] = 1 / (at_once or 1)
         at_once = None
-    task = ray.remote(run_job).options(**placed)
+    task = ray.remote(_call).options(**placed)
+    work = WithRegistered(run_job)
     waiting = [_absolute(job) for job in todo]
     running: dict[Any, Job] = {}
     started: Counter[str] = Counter()
@@ -44,7 +46,7 @@ def run_on_ray(
         while waiting and (at_once is None or len(running) < at_once):
             job = waiting.pop(0)
             started[job.keys[0]] += 1
-            running[task.remote(job)] = job
+            running[task.remote(work, job)] = job
         [reference], _ = ray.wait(list(running), num_returns=1)
         job = running.pop(reference)
         try:
@@ -56,6 +58,12 @@ def run_on_ray(
                 waiting.append(job)
             else:
                 yield job, None
+
+
+def _call(work: WithRegistered, job: Job) -> Outcome:
+    """Run a job in a process of the cluster; Ray makes tasks of functions alone."""
+    outcome: Outcome = work(job)
+    return outcome
 
 
 def _absolute(job: Job) -> Job:

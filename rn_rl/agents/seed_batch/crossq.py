@@ -45,6 +45,11 @@ class SeedBatchCrossQ(SeedBatchSAC):
             self._compute_critic_gradients, compile, num_static=own
         )
 
+    @classmethod
+    def cannot(cls, model: Any) -> str | None:
+        # not that of SAC: here the order of forwards is SB3's
+        return super(SeedBatchSAC, cls).cannot(model)
+
     @staticmethod
     def target_networks() -> dict[str, Any]:
         return {}

@@ -28,6 +28,7 @@ from rn_rl.agents.seed_batch.minibatch import Transitions, unflatten
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
 from rn_rl.engine.trace import TracedFunction
+from rn_rl.normalization import PublishedRegularityNorm, phase_norms
 
 ENTROPY = "ent_coef."
 """Prefix of the entropy coefficient's optimizer in checkpoints."""
@@ -74,6 +75,17 @@ class SeedBatchSAC(ContinuousSeedBatch[SAC]):
         self._actor_gradients = TracedFunction(
             self._compute_actor_gradients, compile, num_static=actor + critic
         )
+
+    @classmethod
+    def cannot(cls, model: Any) -> str | None:
+        reason = super().cannot(model)
+        norms = () if reason else phase_norms(model.actor).values()
+        if any(isinstance(norm, PublishedRegularityNorm) for norm in norms):
+            # SB3 passes observations through the actor first, a batch the next observations
+            return (
+                f"{model.policy.norm} changes its state inside an update, in the order of forwards"
+            )
+        return reason
 
     # acting
 

@@ -27,8 +27,8 @@ def picture(report: str) -> str:
     light = dict(re.findall(r"--(\w+): ([^;]+);", colours[1]))
     drawn = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 806 {height:g}">\n'
+        f'<rect width="806" height="{height:g}" fill="#ffffff"/>\n'
         f"<style>text {{ {FONT} }}</style>\n"
-        f'<rect width="806" height="{height:g}" fill="#fff"/>\n'
         f"{last.replace('<svg ', f'<svg {size} ', 1)}\n{right}\n</svg>\n"
     )
     # literal colours: programs other than browsers do not know CSS variables

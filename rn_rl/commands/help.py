@@ -1,4 +1,4 @@
-"""What ``--help`` shows of a command: examples, and its options in sections."""
+"""Help text of a command: its examples, and its options in sections."""
 
 from __future__ import annotations
 

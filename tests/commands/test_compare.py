@@ -244,7 +244,7 @@ def test_ray_on_two_nodes(tmp_path):
 
 @pytest.mark.slow
 def test_a_ray_cluster_loses_a_node_and_gets_another(tmp_path):
-    """Of three nodes one is killed in a training, and another joins: nothing is lost or trained twice."""
+    """One of three nodes is killed during a training and another joins: each run is trained once."""
     cluster = Cluster()
     try:
         nodes = [cluster.add_node(num_cpus=1) for _ in range(3)]

@@ -11,7 +11,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 from torch.distributions import Distribution, Normal
-from torch.optim import Adam
+from torch.optim import Optimizer
 
 from rn_rl.agents.seed_batch import optimizer as optimizers
 from rn_rl.agents.seed_batch.base import set_rate
@@ -55,13 +55,16 @@ class SeedBatchSAC(ContinuousSeedBatch[SAC]):
         count = components(model.action_space)
         self.update_noise = Streams(self.seeds, "updates", (2, model.batch_size, count))
         """Noise of the actions at observations and at next observations."""
-        self.entropy_optimizer: Adam | None = None
+        self.entropy_optimizer: Optimizer | None = None
         if model.ent_coef_optimizer is None:
             self.log_ent_coef = torch.stack([m.ent_coef_tensor.log().view(1) for m in models])
         else:
             learned: list[Any] = [m.log_ent_coef for m in models]
             self.log_ent_coef = torch.stack([each.detach() for each in learned])
-            self.entropy_optimizer = Adam([self.log_ent_coef], **_options(model.ent_coef_optimizer))
+            self.entropy_optimizer = optimizers.stacked_optimizer(
+                self.log_ent_coef, model.ent_coef_optimizer
+            )
+        self._gradient_step = 0
         actor, critic = len(self.actor.tensors), len(self.critic.tensors)
         self._samples = TracedFunction(
             self._compute_samples, num_static=actor, cache_invariants=True
@@ -289,8 +292,3 @@ class SeedBatchSAC(ContinuousSeedBatch[SAC]):
                 model.log_ent_coef.copy_(self.log_ent_coef[seed])
             optimizers.load_into(self.entropy_optimizer, seed, model.ent_coef_optimizer)
         return model
-
-
-def _options(optimizer: Adam) -> dict[str, Any]:
-    """Return the options with which an optimizer of the same kind is made."""
-    return {**optimizer.defaults, "lr": optimizer.param_groups[0]["lr"]}

@@ -1,4 +1,4 @@
-"""What the values of a study are the returns of, so that no other search continues it."""
+"""Identity of a search: its seeds, settings and ranges, stored so that no other search continues it."""
 
 from __future__ import annotations
 

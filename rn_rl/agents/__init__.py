@@ -9,9 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rn_rl.agents.batch_probe import SeedBatchProbe
     from rn_rl.agents.callbacks import NormalizerLogger
     from rn_rl.agents.pqn import PQN
-    from rn_rl.agents.probe import ProbeCallback, SeedBatchProbe
+    from rn_rl.agents.probe import ProbeCallback
     from rn_rl.agents.replay import AgeWeightedDictReplayBuffer, AgeWeightedReplayBuffer
     from rn_rl.agents.rndqn import RNDQN
     from rn_rl.agents.rnppo import RNPPO
@@ -40,7 +41,7 @@ _EXPORTS = {
     "AgeWeightedReplayBuffer": "rn_rl.agents.replay",
     "NormalizerLogger": "rn_rl.agents.callbacks",
     "ProbeCallback": "rn_rl.agents.probe",
-    "SeedBatchProbe": "rn_rl.agents.probe",
+    "SeedBatchProbe": "rn_rl.agents.batch_probe",
     "ValueTargets": "rn_rl.agents.value_targets",
     "EnvpoolSeedEnvs": "rn_rl.agents.seed_batch",
     "SeedBatch": "rn_rl.agents.seed_batch",

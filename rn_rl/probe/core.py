@@ -6,34 +6,31 @@ import contextlib
 import operator
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
 from rn_rl.errors import UserError, unknown
 from rn_rl.normalization import PhaseNorm
 from rn_rl.normalization.phase import decay_per_phase
 from rn_rl.probe import gates
 from rn_rl.probe.hooks import Hooks
-from rn_rl.probe.network import Weights, churn_of, evaluated
+from rn_rl.probe.network import Weights, churn_of, evaluated, mean_gain, versions
+from rn_rl.probe.observer import Observer, outside_transforms
 from rn_rl.probe.phases import Layout, Phase
 from rn_rl.probe.readings import Readings
 from rn_rl.probe.sites import (
-    POSITIVE,
     Layers,
     Site,
     find_activations,
     find_sites,
     first_tensor,
-    packed_steps,
+    layer_of,
     physical,
-    rows_of,
-    steps_of,
 )
 from rn_rl.probe.states import CodeStates
 
@@ -48,26 +45,6 @@ MEASURES = {
 """Names of the measures of a probe; the gain of a normalizer is always recorded too."""
 
 MODES = ("train", "eval")
-
-MOST_SAMPLES = 64
-"""Samples of a batch that are observed."""
-
-
-@dataclass
-class Produced:
-    """Output of a layer, and of the normalizers that follow it, until it is used.
-
-    Attributes:
-        names: columns of the layer and of the normalizers after it.
-        output: the output.
-        module: the last of them.
-        rows: copy of what was observed of the output.
-    """
-
-    names: list[str]
-    output: Any
-    module: nn.Module
-    rows: np.ndarray | None
 
 
 class CodeLengthProbe:
@@ -158,30 +135,28 @@ class CodeLengthProbe:
             if mode not in MODES:
                 raise unknown("mode", mode, MODES)
         self.every, self.max_steps = whole("every", every), whole("max_steps", max_steps)
-        self.batches = None if batches is None else whole("batches", batches)
         self.prefix, self.follow_copies = prefix, follow_copies
-        self.recompute_gates = recompute_gates
         self.reference = reference
         self.phases = 0
         """Number of phases that have ended, observed or not."""
         self._states = CodeStates(self.decay, self.measures)
-        self._order: list[str] = []
+        self._observer = Observer(
+            self._states,
+            None if batches is None else whole("batches", batches),
+            self.max_steps,
+            recompute_gates,
+        )
         self._last: tuple[Phase, Layout] | None = None
         self._readings: Readings | None = None
         self.touched = False
         """True if a layer was called in an observed mode since the last phase ended."""
-        self._calls: dict[str, int] = {}
-        self._counts: dict[str, int] = {}
-        self._produced: Produced | None = None
         self._layout: tuple[int, Layout] | None = None
         self._parameters: list[Tensor] | None = None
         self._versions = 0
-        self._mask: Tensor | None = None
         self._outputs: dict[str, Tensor] | None = None
         self._churn: dict[str, float] = {}
         self._before: dict[str, Tensor] = {}
         self._weights: Weights | None = None
-        self._gates_due = True
         self._paused = False
         self._attach(module, layers)
 
@@ -196,7 +171,7 @@ class CodeLengthProbe:
             for site in self._sites
             if isinstance(site.module, PhaseNorm)
         ]
-        if self.recompute_gates:
+        if self._observer.recompute_gates:
             gates.check([(site.name, site.module) for site in self._sites])
         if "step" in self.measures:
             self._weights = Weights([(site.name, site.module) for site in self._sites])
@@ -216,7 +191,7 @@ class CodeLengthProbe:
         """Remove the hooks from the network; what was measured stays."""
         self._hooks.remove()
         self._module, self._weights, self.reference = None, None, None
-        self._produced = self._parameters = None
+        self._parameters = None
 
     def __enter__(self) -> CodeLengthProbe:
         return self
@@ -235,8 +210,8 @@ class CodeLengthProbe:
         state = dict(self.__dict__)
         state.update(_hooks=Hooks.none(), _module=None, _sites=[], _gained=[], _last=None)
         state.update(_weights=None, reference=None)
-        state.update(_outputs=None, _mask=None, _readings=self.readings() if self._last else None)
-        state.update(_produced=None, _parameters=None)
+        state.update(_outputs=None, _readings=self.readings() if self._last else None)
+        state.update(_parameters=None)
         return state
 
     # observing
@@ -299,12 +274,12 @@ class CodeLengthProbe:
         try:
             yield
         finally:
-            self._mask = None
+            self._observer.mask = None
 
     def begin_sequences(self, mask: Tensor | None = None) -> None:
         """Do as :meth:`sequences`, for all that follows until the next call."""
-        self._restart()
-        self._mask = None if mask is None else mask.detach().to(torch.bool)
+        self._observer.restart()
+        self._observer.mask = None if mask is None else mask.detach().to(torch.bool)
 
     def observe_steps(self, name: str, values: Tensor) -> None:
         """Observe values that no hook sees, by time step.
@@ -313,28 +288,12 @@ class CodeLengthProbe:
             name: name of the column, without the step.
             values: ``(networks, steps, batch, features)``.
         """
-        self._see_steps(name, values.detach(), 0)
+        self._observer.see_steps(name, values.detach(), 0)
 
     def _forward(self, network: nn.Module) -> None:
         """Note that a forward of the whole network begins."""
         if ("train" if network.training else "eval") in self.modes:
-            self._restart()
-
-    def _restart(self) -> None:
-        """Count time steps from 0 again, at the start of a forward."""
-        self._calls.clear()
-        self._produced = None
-
-    def _is_counted(self, site: Site) -> bool:
-        """Return True for the first forwards of a layer in a phase, if not all of them are observed.
-
-        They are counted by layer: of an actor and a critic, one may be evaluated more often.
-        """
-        if self.batches is None:
-            return True
-        if not self._calls.get(site.name):  # a later time step is part of the same forward
-            self._counts[site.name] = self._counts.get(site.name, 0) + 1
-        return self._counts[site.name] <= self.batches
+            self._observer.restart()
 
     def _see(self, site: Site, inputs: tuple[Any, ...], output: Any) -> None:
         """Observe a call of a layer."""
@@ -349,141 +308,7 @@ class CodeLengthProbe:
         self.touched = True
         if not self.observing or torch.jit.is_tracing():
             return
-        transformed = torch._C._functorch.peek_interpreter_stack() is not None
-        if transformed or torch.is_inference_mode_enabled():
-            with outside_transforms():
-                self._look(site, inputs, output)
-        else:
-            self._look(site, inputs, output)
-
-    def _look(self, site: Site, inputs: tuple[Any, ...], output: Any) -> None:
-        """Observe a call of a layer that is observed in this phase."""
-        before, self._produced = self._produced, None
-        source = inputs[0] if inputs else None
-        if before is not None and before.output is not source:
-            before = None
-        if not site.has_columns:
-            if before is not None:
-                self._see_units(before, site.module, output)
-        elif not self._is_counted(site):
-            return
-        elif site.is_sequence:
-            self._see_sequence(site, inputs, output)
-        elif site.is_cell:
-            self._see_cell(site, output)
-        else:
-            names = [site.output_name]
-            if site.is_normalizer:
-                rows = None if before is None else before.rows
-                if rows is None or not self._states.put_again(site.input_name, rows):
-                    self._see_rows(site.input_name, site.module, source)
-                if before is not None:
-                    names = [*before.names, *names]
-            rows = self._see_rows(site.output_name, site.module, output)
-            # a layer is followed by normalizers, and they by its activation function
-            self._produced = Produced(names, output, site.module, rows)
-            if site.is_activation and "dead" in self.measures:
-                for each in (self._produced, before):
-                    if each is not None:
-                        self._see_units(each, site.module, output)
-
-    def _see_units(self, produced: Produced, function: nn.Module, output: Any) -> None:
-        """Note the dead and dormant units of layers whose activation function was called."""
-        rows = self._rows(produced.module, output)
-        if rows is None:
-            return
-        positive = isinstance(function, POSITIVE)
-        if rows.dim() == 2 and self._states.put_units(produced.names, rows, positive):
-            return
-        x = rows if rows.dim() == 4 else rows[None, None]
-        for name in produced.names:
-            self._states.observe_units(name, x, positive=positive)
-
-    def _see_rows(self, name: str, module: nn.Module, output: Any) -> np.ndarray | None:
-        """Observe an output, and return the rows that were copied for that, if any were."""
-        rows = self._rows(module, output)
-        if rows is None:
-            return None
-        if rows.dim() == 2:
-            copied = self._states.put_rows(name, rows)
-            if copied is not None:
-                return copied
-            rows = rows[None, None]
-        self._known(name)
-        self._states.observe(name, rows)
-        return None
-
-    def _rows(self, module: nn.Module, output: Any) -> Tensor | None:
-        """Return what is observed of an output: ``(rows, features)``, or as :func:`rows_of` does."""
-        found = first_tensor(output)
-        if found is None:
-            return None
-        x, stack = physical(found)
-        if self._mask is not None and not stack and x.shape[0] == self._mask.numel():
-            x = x[self._mask.reshape(-1).to(x.device)]
-        # subsampling before any copy; images are reduced further when they are observed
-        axis = 1 if stack else 0
-        if x.dim() > axis + 1 and x.shape[axis] > MOST_SAMPLES:
-            step = -(-x.shape[axis] // MOST_SAMPLES)
-            x = x[:, ::step] if stack else x[::step]
-        return x if x.dim() == 2 and not stack else rows_of(x, module, stack)
-
-    def _see_cell(self, site: Site, output: Any) -> None:
-        t = self._calls.get(site.name, 0)
-        self._calls[site.name] = t + 1
-        parts = {site.name: output}
-        if isinstance(output, tuple):
-            parts = {site.name: output[0], f"{site.name}.c": output[1]}
-        for name, part in parts.items():
-            x, stack = physical(part)
-            x = rows_of(x, site.module, stack)
-            self._see_steps(name, x, t, units=name == site.name)
-
-    def _see_sequence(self, site: Site, inputs: tuple[Any, ...], output: Any) -> None:
-        module: Any = site.module
-        first = self._calls.get(site.name, 0)
-        if isinstance(output[0], PackedSequence):
-            steps = packed_steps(output[0])
-            self._calls[site.name] = first + len(steps)
-            for t, rows in enumerate(steps):
-                self._see_steps(site.name, rows[None, None], first + t)
-            return
-        x, stack = physical(output[0])
-        x = steps_of(x, module, stack)
-        self._calls[site.name] = first + x.shape[1]
-        self._see_steps(site.name, x, first)
-        if self.recompute_gates and self._gates_due and not stack:
-            self._gates_due = False
-            for part, values in gates.recomputed(module, inputs, output).items():
-                name = f"{site.name}.{part}"
-                self._see_steps(name, values[None], first, units=part != "c")
-
-    def _see_steps(self, name: str, x: Tensor, first: int, *, units: bool = True) -> None:
-        """Observe ``(networks, steps, batch, features)``, without the steps that are padding.
-
-        Outputs and gates of a recurrent layer are activations, so their units are counted; a cell state
-        is none.
-        """
-        self._known(name)
-        mask = self._mask
-
-        def observe(part: Tensor, t: int) -> None:
-            part = part[:, :, :: max(1, -(-part.shape[2] // MOST_SAMPLES))]
-            self._states.observe(name, part, t, self.max_steps)
-            if units and "dead" in self.measures:
-                self._states.observe_units(name, part, t, self.max_steps)
-
-        if mask is None or x.shape[0] != 1 or mask.shape[0] != x.shape[2]:
-            observe(x, first)
-            return
-        for t in range(x.shape[1]):
-            if first + t < mask.shape[1]:
-                observe(x[:, t : t + 1][:, :, mask[:, first + t].to(x.device)], first + t)
-
-    def _known(self, name: str) -> str:
-        if name not in self._states.slots:
-            self._order.append(name)
-        return name
+        self._observer.see(site, inputs, output)
 
     # phases
 
@@ -507,10 +332,8 @@ class CodeLengthProbe:
             self._last, self._readings = (self._states.commit(), self._laid_out()), None
             self._warn_if_blind()
         self.phases += 1
-        self._gates_due, self.touched = True, False
-        self._calls.clear()
-        self._counts.clear()
-        self._produced = None
+        self.touched = False
+        self._observer.end_phase()
         if self.every > 1:
             self._switch()
         return observed
@@ -615,7 +438,7 @@ class CodeLengthProbe:
         def place(name: str) -> int:
             return places.get(name, places.get(name.rpartition(".")[0], last))
 
-        return sorted(self._order, key=place)
+        return sorted(self._observer.order, key=place)
 
     def _columns(self, name: str) -> list[str]:
         slot = self._states.slots[name]
@@ -645,31 +468,15 @@ class CodeLengthProbe:
             The array ``state``, and plain values.
         """
         state, slots = self._states.state_of(network)
-        return {"state": state, "phases": self.phases, "order": list(self._order), "slots": slots}
+        order = list(self._observer.order)
+        return {"state": state, "phases": self.phases, "order": order, "slots": slots}
 
     def restore(self, *stored: dict[str, Any]) -> None:
         """Continue from the :meth:`state` of each network."""
         first = stored[0]
         self._states.restore([np.asarray(each["state"]) for each in stored], first["slots"])
-        self.phases, self._order = int(first["phases"]), list(first["order"])
+        self.phases, self._observer.order = int(first["phases"]), list(first["order"])
         self._switch()
-
-
-@contextlib.contextmanager
-def outside_transforms() -> Iterator[None]:
-    """Leave inference mode and the transforms of ``torch.func`` inside this context.
-
-    A tensor made in inference mode could not be updated outside it, and transforms refuse updates of
-    tensors that they were not given.
-    """
-    with contextlib.ExitStack() as stack:
-        if torch.is_inference_mode_enabled():
-            stack.enter_context(torch.inference_mode(False))
-        if torch._C._functorch.peek_interpreter_stack() is not None:
-            from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
-
-            stack.enter_context(temporarily_clear_interpreter_stack())
-        yield
 
 
 def whole(label: str, value: Any) -> int:
@@ -681,21 +488,3 @@ def whole(label: str, value: Any) -> int:
     if number < 1:
         raise UserError(f"{label}={value}: expected at least 1")
     return number
-
-
-def mean_gain(norm: PhaseNorm) -> float:
-    """Return the mean gain over the codes of a normalizer; most have one code."""
-    gain = norm.gain
-    return float(gain.item() if gain.numel() == 1 else gain.mean())
-
-
-def versions(parameters: Iterable[Tensor]) -> int:
-    """Return a number that changes when one of the parameters is written to."""
-    return sum(0 if p.is_inference() else p._version for p in parameters)
-
-
-def layer_of(column: str) -> str:
-    """Return the name of the layer of a column: without time step, ``.in``, ``.out`` or a gate."""
-    name = column.partition("@")[0]
-    head, _, tail = name.rpartition(".")
-    return head if tail in ("in", "out", *gates.PARTS) and head else name

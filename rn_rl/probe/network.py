@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from rn_rl.normalization import PhaseNorm
 
 
 class Weights:
@@ -77,3 +79,14 @@ def churn_of(before: Tensor, now: Tensor) -> float:
     spread = (before.double() - before.double().mean(0)).norm()
     change = (now.double() - before.double()).norm()
     return float(change / spread) if spread > 0 else float("nan")
+
+
+def versions(parameters: Iterable[Tensor]) -> int:
+    """Return a number that changes when one of the parameters is written to."""
+    return sum(0 if p.is_inference() else p._version for p in parameters)
+
+
+def mean_gain(norm: PhaseNorm) -> float:
+    """Return the mean gain over the codes of a normalizer; most have one code."""
+    gain = norm.gain
+    return float(gain.item() if gain.numel() == 1 else gain.mean())

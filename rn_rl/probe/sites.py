@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from rn_rl.errors import UserError, unknown
 from rn_rl.normalization import PhaseNorm
+from rn_rl.probe.gates import PARTS
 
 Layers = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
 
@@ -236,3 +237,10 @@ def steps_of(x: Tensor, module: nn.RNNBase, stack: int) -> Tensor:
 def packed_steps(packed: PackedSequence) -> list[Tensor]:
     """Rows of each time step of a packed sequence, ``(sequences that last so long, features)``."""
     return list(packed.data.detach().split(packed.batch_sizes.tolist()))
+
+
+def layer_of(column: str) -> str:
+    """Return the name of the layer of a column: without time step, ``.in``, ``.out`` or a gate."""
+    name = column.partition("@")[0]
+    head, _, tail = name.rpartition(".")
+    return head if tail in ("in", "out", *PARTS) and head else name

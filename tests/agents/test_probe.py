@@ -25,8 +25,8 @@ from rn_rl.experiment.training.seed_batch import BATCHES
 from rn_rl.experiment.training.single import train
 from rn_rl.normalization import phase_norms
 from rn_rl.policies import NormDQNPolicy
-from rn_rl.probe.core import layer_of
 from rn_rl.probe.network import churn_of
+from rn_rl.probe.sites import layer_of
 from tests.factories import envs_of
 
 REPLAY = {"learning_starts": 20, "batch_size": 16, "buffer_size": 100}

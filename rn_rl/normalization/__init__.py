@@ -14,7 +14,14 @@ from rn_rl.normalization.published import PublishedRegularityNorm, observed_acti
 from rn_rl.normalization.registry import REGISTRY, available_normalizers, make_normalizers
 from rn_rl.normalization.regularity import RegularityNorm
 from rn_rl.normalization.running import RunningNorm
-from rn_rl.normalization.saliency import SaliencyNorm, class_shares, saliency_prior
+from rn_rl.normalization.saliency import (
+    NamedPrior,
+    SaliencyNorm,
+    class_shares,
+    named_priors,
+    saliency_prior,
+    tail_shares,
+)
 from rn_rl.normalization.specs import (
     canonical_spec,
     check_importable,
@@ -22,6 +29,7 @@ from rn_rl.normalization.specs import (
     imported_names,
     origins,
     parse_spec,
+    prior_terms,
     split_names,
     split_outside,
 )
@@ -30,6 +38,7 @@ from rn_rl.normalization.steps import CommitEvery, commit_every
 __all__ = [
     "REGISTRY",
     "CommitEvery",
+    "NamedPrior",
     "PhaseNorm",
     "PopArt",
     "PublishedRegularityNorm",
@@ -46,11 +55,13 @@ __all__ = [
     "constraints",
     "imported_names",
     "make_normalizers",
+    "named_priors",
     "observation_weights",
     "observed_acting",
     "origins",
     "parse_spec",
     "phase_norms",
+    "prior_terms",
     "project",
     "project_after_steps",
     "register",
@@ -58,5 +69,6 @@ __all__ = [
     "split_names",
     "split_outside",
     "state_before_commit",
+    "tail_shares",
     "unobserved",
 ]

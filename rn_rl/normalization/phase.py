@@ -200,16 +200,16 @@ def phase_norms(module: nn.Module) -> dict[str, PhaseNorm]:
 
 
 @contextlib.contextmanager
-def set_within(modules: Iterable[nn.Module], attribute: str, value: Any) -> Iterator[None]:
-    """Set an attribute of several modules inside this context; restore their own values after it."""
-    before = [(module, getattr(module, attribute)) for module in modules]
-    for module, _ in before:
-        setattr(module, attribute, value)
+def set_within(objects: Iterable[Any], attribute: str, value: Any) -> Iterator[None]:
+    """Set an attribute of several objects inside this context; restore their own values after it."""
+    before = [(each, getattr(each, attribute)) for each in objects]
+    for each, _ in before:
+        setattr(each, attribute, value)
     try:
         yield
     finally:
-        for module, own in before:
-            setattr(module, attribute, own)
+        for each, own in before:
+            setattr(each, attribute, own)
 
 
 @contextlib.contextmanager

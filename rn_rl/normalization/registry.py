@@ -22,7 +22,7 @@ from rn_rl.normalization.published import PublishedRegularityNorm
 from rn_rl.normalization.regularity import RegularityNorm
 from rn_rl.normalization.rows import REGISTRY, NormalizerSpec
 from rn_rl.normalization.running import RunningNorm
-from rn_rl.normalization.saliency import SaliencyNorm
+from rn_rl.normalization.saliency import NAMED_PRIORS, SaliencyNorm
 from rn_rl.normalization.specs import Term, parse_spec
 from rn_rl.normalization.spectral import spectral
 from rn_rl.normalization.tanh import DynamicTanh
@@ -34,6 +34,7 @@ _rln = partial(RegularityNorm, axis="neuron")
 _rsn = partial(RegularityNorm, axis="sample")
 _rln_paper = partial(PublishedRegularityNorm, axis="neuron")
 _HALF_LIFE = ("half_life",)
+_PRIOR = {"prior": NAMED_PRIORS, "shuffled": (False, True)}
 
 _TABLE = (
     NormalizerSpec("none", None, "-", "identity: no normalizer", stateful=False),
@@ -64,7 +65,8 @@ _TABLE = (
         scalar=True, recording="run",
     ),
     NormalizerSpec(
-        "sn", SaliencyNorm, LIN, "saliency: rn with a data prior", _HALF_LIFE, scalar=True
+        "sn", SaliencyNorm, LIN, "saliency: rn with a data prior", (*_HALF_LIFE, *_PRIOR),
+        scalar=True, choices=_PRIOR,
     ),
     NormalizerSpec(
         "bn", BatchNorm, "Ioffe & Szegedy 2015", "batch normalization between phases", _HALF_LIFE

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -32,6 +33,8 @@ class NormalizerSpec:
         projects: whether ``reparametrize`` fixes the norm of the weights, and with it that of the
             learned gains of the other terms; see :mod:`rn_rl.normalization.projection`.
         origin: ``"module:Class"`` of a normalizer that a user added.
+        choices: values of the arguments that are words, as in ``sn(prior=td)``, or true and false; all
+            others are numbers.
     """
 
     name: str
@@ -47,6 +50,7 @@ class NormalizerSpec:
     reparametrize: Callable[..., nn.Module] | None = None
     projects: bool = False
     origin: str | None = None
+    choices: Mapping[str, tuple[Any, ...]] = field(default_factory=dict, hash=False)
 
     @property
     def is_identity(self) -> bool:

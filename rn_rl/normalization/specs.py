@@ -24,7 +24,7 @@ class Term:
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """Canonical spelling: without defaults, 2000.0 as 2000, a path without quotes."""
+        """Canonical spelling: without defaults, 2000.0 as 2000, paths and words without quotes."""
         if self.row.recording is not None:
             return f"{self.row.name}({self.arguments[self.row.recording]})"
         if self.row.arguments is None:  # its module is not imported for a spelling
@@ -32,7 +32,10 @@ class Term:
             return f"{self.row.name}({inside})" if inside else self.row.name
         defaults = inspect.signature(self.row.build).parameters
         given = {k: v for k, v in self.arguments.items() if v != defaults[k].default}
-        inside = ",".join(f"{k}={_spelled(v)}" for k, v in given.items())
+        words = self.row.choices
+        inside = ",".join(
+            f"{k}={str(v).lower() if k in words else _spelled(v)}" for k, v in given.items()
+        )
         return f"{self.row.name}({inside})" if inside else self.row.name
 
 
@@ -137,8 +140,8 @@ def _parse_arguments(row: NormalizerSpec, text: str) -> dict[str, Any]:
         call = ast.parse(f"f({text})", mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
             raise SyntaxError
-        positional = [ast.literal_eval(value) for value in call.args]
-        named = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+        positional = [_literal(value) for value in call.args]
+        named = {str(k.arg): _literal(k.value) for k in call.keywords}
         if len(named) < len(call.keywords):
             raise TypeError("an argument is given twice")
         if known is None and positional:
@@ -148,16 +151,58 @@ def _parse_arguments(row: NormalizerSpec, text: str) -> dict[str, Any]:
             for a in (named if known is None else known)
         ]
         arguments = inspect.Signature(parameters).bind_partial(*positional, **named).arguments
+        if any(isinstance(v, Word) and k not in row.choices for k, v in arguments.items()):
+            raise ValueError("a word in place of a number")
     except (SyntaxError, ValueError, TypeError):
         raise UserError(f"normalizer {row.name}({text}): {row.name} {takes}") from None
     if row.origin is not None:  # a user's own takes any literal
         return dict(arguments)
     for key, value in arguments.items():
+        if key in row.choices:
+            arguments[key] = _chosen(row, key, value)
+            continue
         optional = "None" in str(inspect.signature(row.build).parameters[key].annotation)
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number and not (value is None and optional):
             raise UserError(f"normalizer {row.name}: {key}={value!r}: expected a number")
     return dict(arguments)
+
+
+class Word(str):
+    """An argument of a spec that is written without quotes, such as ``td``."""
+
+
+def _literal(node: ast.expr) -> Any:
+    """Read an argument: a word, or a literal of Python."""
+    return Word(node.id) if isinstance(node, ast.Name) else ast.literal_eval(node)
+
+
+def _chosen(row: NormalizerSpec, key: str, value: Any) -> Any:
+    """Return the value among the row's choices that an argument means; its default if it is None."""
+    choices = row.choices[key]
+    default = inspect.signature(row.build).parameters[key].default
+    if value is None and default is None:
+        return None
+    words = {str(choice).lower(): choice for choice in choices}
+    if isinstance(value, bool | str) and str(value).lower() in words:
+        return words[str(value).lower()]
+    if isinstance(default, bool):
+        shown = repr(value) if isinstance(value, str) else value
+        raise UserError(f"normalizer {row.name}: {key}={shown}: expected true or false")
+    raise unknown(f"{key} of {row.name}", str(value), words)
+
+
+def prior_terms(spec: str) -> list[str]:
+    """Return the terms of a spec whose prior is that of an agent's transitions, as ``sn(prior=td)``.
+
+    Raises:
+        UserError: see :func:`parse_spec`.
+    """
+    return [
+        str(term)
+        for term in parse_spec(spec)
+        if "prior" in term.row.choices and term.arguments.get("prior") is not None
+    ]
 
 
 def canonical_spec(spec: str) -> str:

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import nn
 
 from rn_rl.errors import UserError, unknown
-from rn_rl.normalization import canonical_spec, commit_every
+from rn_rl.normalization import canonical_spec, commit_every, prior_terms
 
 if TYPE_CHECKING:
     from rn_rl.tasks.results import Results
@@ -157,8 +157,8 @@ class Task(ABC):
         """Return the name of an arm in canonical spelling.
 
         Raises:
-            UserError: it is neither a normalizer spec nor one of :attr:`extra_arms`, or its ``@K`` is no
-                number of steps.
+            UserError: it is neither a normalizer spec nor one of :attr:`extra_arms`, its ``@K`` is no
+                number of steps, or it has a prior of an agent's transitions.
         """
         text, mark, steps = name.rpartition(EVERY)
         text = text if mark else name
@@ -168,6 +168,10 @@ class Task(ABC):
                 f"{EVERY}, such as rn{EVERY}10"
             )
         spelled = text if text in self.extra_arms else canonical_spec(text)
+        if text not in self.extra_arms and prior_terms(text):
+            raise UserError(
+                f"arm {name!r}: prior= is of an agent's transitions, and a task has none; expected sn"
+            )
         return f"{spelled}{EVERY}{int(steps)}" if mark else spelled
 
 

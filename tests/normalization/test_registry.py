@@ -84,6 +84,9 @@ def test_terms_apply_in_the_order_of_the_spec():
         ("rn(half_life=None)", [{"half_life": None}]),
         (" LN + Rln ( half_life = 2.5 ) ", [{}, {"half_life": 2.5}]),
         ("rn(2)+rn(+3)+ln", [{"half_life": 2}, {"half_life": 3}, {}]),
+        ("sn(50, td)", [{"half_life": 50, "prior": "td"}]),
+        ("sn(prior='Reward', shuffled=True)", [{"prior": "reward", "shuffled": True}]),
+        ("sn(shuffled=false, prior=None)", [{"prior": None, "shuffled": False}]),
     ],
 )
 def test_arguments_are_read(spec, arguments):
@@ -103,6 +106,7 @@ def test_arguments_are_read(spec, arguments):
         ("None+rn+none", "rn"),
         ("rn()", "rn"),
         ("RN-Paper", "rn-paper"),
+        ("SN(50, prior=TD, shuffled=True)", "sn(half_life=50,prior=td,shuffled=true)"),
     ],
 )
 def test_canonical_spec_is_one_spelling_and_reads_back(spec, canonical):
@@ -118,6 +122,8 @@ def test_canonical_spec_is_one_spelling_and_reads_back(spec, canonical):
         ("rn(half_life=2000.0)", "rn(half_life=2000)"),
         ("ramp(5, 5000)", "ramp"),
         ("gain(3)", "gain(3.0)"),
+        ("sn(shuffled=True, prior='td')", "sn(prior=td,shuffled=true)"),
+        ("sn(prior=None, shuffled=false)", "sn"),
     ],
 )
 def test_specs_of_one_meaning_have_one_spelling(spec, same):
@@ -173,6 +179,15 @@ def test_what_is_no_text_is_shown(spec):
         ("rn(half_life='long')", "rn: half_life='long': expected a number"),
         ("rn(half_life=True)", "rn: half_life=True: expected a number"),
         ("rn(half_life=[2])", r"rn: half_life=\[2\]: expected a number"),
+        ("rn(half_life=long)", r"rn\(half_life=long\): rn takes \(half_life\)"),
+        ("sn(half_life=td)", r"sn takes \(half_life, prior, shuffled\)"),
+        (
+            "sn(prior=tdd)",
+            r"unknown prior of sn 'tdd'. Did you mean 'td'\? \(known: td, reward, action",
+        ),
+        ("sn(prior=3)", r"unknown prior of sn '3'"),
+        ("sn(prior=td, shuffled=1)", "sn: shuffled=1: expected true or false"),
+        ("sn(prior=td, shuffled=no)", "sn: shuffled='no': expected true or false"),
     ],
 )
 def test_bad_arguments_are_named_with_what_is_taken(spec, message):

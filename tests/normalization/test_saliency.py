@@ -7,7 +7,15 @@ import torch
 from torch import nn
 
 from rn_rl.errors import UserError
-from rn_rl.normalization import SaliencyNorm, class_shares, make_normalizers, saliency_prior
+from rn_rl.normalization import (
+    NamedPrior,
+    SaliencyNorm,
+    class_shares,
+    make_normalizers,
+    named_priors,
+    saliency_prior,
+    tail_shares,
+)
 
 FEATURES = 4
 
@@ -72,3 +80,43 @@ def test_what_is_given_goes_before_the_argument_and_is_taken_back():
 def test_class_shares():
     shares = class_shares(torch.tensor([2, 5, 2, 2]))
     assert shares.tolist() == [0.75, 0.25, 0.75, 0.75]
+    several = class_shares(torch.tensor([[True, True], [True, False]]))
+    assert several.tolist() == [[1.0, 1.0], [0.5, 0.5]]
+
+
+def test_tail_shares():
+    assert tail_shares(torch.tensor([[0.0, -3.0], [2.0, 2.0]])).tolist() == [[1.0, 0.5], [1.0, 1.0]]
+    x = torch.randn(7, 40, dtype=torch.float64)
+    expected = (x.abs()[:, :, None] <= x.abs()[:, None]).double().mean(2)
+    torch.testing.assert_close(tail_shares(x).double(), expected, rtol=1e-6, atol=0)
+
+
+def test_rounding_does_not_decide_on_a_tail_share():
+    assert tail_shares(torch.tensor([1.0, -1.000001, 1.0001, 1.0])).tolist() == [
+        1.0,
+        1.0,
+        0.25,
+        1.0,
+    ]
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+def test_what_is_not_finite_counts_as_the_largest(odd):
+    assert tail_shares(torch.tensor([1.0, odd, 0.0, 2.0])).tolist() == [0.75, 0.25, 1.0, 0.5]
+
+
+def test_named_priors_are_found_by_name_and_control():
+    spec = "sn(prior=td)+sn+sn(prior=td,shuffled=true)"
+    one, _, other = make_normalizers(spec, FEATURES)
+    found = named_priors(nn.Sequential(one, nn.ReLU(), other))
+    assert found == {NamedPrior("td"): [one], NamedPrior("td", True): [other]}
+    assert "prior=td, shuffled=True" in str(other) and "prior" not in str(SaliencyNorm(FEATURES))
+
+
+def test_an_unknown_prior_is_answered_with_the_known_ones():
+    with pytest.raises(
+        UserError, match=r"unknown prior 'rewards'. Did you mean 'reward'\? \(known: td"
+    ):
+        SaliencyNorm(FEATURES, prior="rewards")
+    with pytest.raises(UserError, match="shuffled=True: expected a named prior beside it"):
+        SaliencyNorm(FEATURES, prior=lambda x: torch.ones(len(x)), shuffled=True)

@@ -180,6 +180,7 @@ def test_two_commands_do_not_write_one_file(done, tmp_path, capsys):
         (["imbalanced", "--jobs", "0"], "--jobs 0: expected at least 1"),
         (["imbalanced", "--commit-every", "0"], "--commit-every '0': expected"),
         (["imbalanced", "--commit-every", "often"], "--commit-every 'often': expected"),
+        (["imbalanced", "--norms", "ln+sn(prior=td)"], "a task has none; expected sn"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -21,10 +21,10 @@ KNOWN = ("torch.nn.", "stable_baselines3.", "sb3_contrib.", "rn_rl.")
 NOT_ACTING = (
     *("training", "log_std_init", "ortho_init"),
     *("half_life", "decay", "rate", "momentum"),
-    "norm",
+    *("norm", "named_prior", "depends_on_batch"),
 )
 """Settings of modules that do not change how a network acts: those of its initialization, those of later
-updates of its state, and the spec whose normalizers are compared as layers."""
+updates, and the spec whose normalizers are compared as layers."""
 
 
 def check_spaces(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from rn_rl.agents._arguments import with_logger, with_norm
+from rn_rl.agents.priors import replay_priors
 from rn_rl.agents.replay import (
     AgeWeightedDictReplayBuffer,
     AgeWeightedReplayBuffer,
@@ -48,7 +49,8 @@ class RNDQN(DQN):
     Args:
         policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a ``NormDQNPolicy``.
         env: as in DQN.
-        norm: normalizer spec such as ``"rn"`` or ``"ln+rn"``.
+        norm: normalizer spec such as ``"rn"`` or ``"ln+rn"``; also ``"sn(prior=td)"`` and the other
+            priors of :mod:`rn_rl.agents.priors`, in updates only.
         age_half_life: half-life in timesteps of a replayed sample's weight in the statistics; None
             weights all samples equally, as stock DQN with ``policy_kwargs("rn")`` does.
         loss: ``"huber"`` (SB3's) or ``"mse"``, the mean over a minibatch of the squared error between
@@ -134,10 +136,10 @@ class RNDQN(DQN):
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         memory = self.replay_buffer
-        if isinstance(memory, AgeWeights):
-            with observation_weights(self.q_net, memory.weights):
-                self._gradient_steps(gradient_steps, batch_size)
-        else:
+        with ExitStack() as stack:
+            if isinstance(memory, AgeWeights):
+                stack.enter_context(observation_weights(self.q_net, memory.weights))
+            stack.enter_context(replay_priors(self))
             self._gradient_steps(gradient_steps, batch_size)
 
     def _gradient_steps(self, gradient_steps: int, batch_size: int) -> None:

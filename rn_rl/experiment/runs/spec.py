@@ -17,6 +17,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 import rn_rl
+from rn_rl.agents.priors import priors_in
 from rn_rl.errors import UserError, first_line
 from rn_rl.experiment.envs.make import make_env
 from rn_rl.experiment.settings.algorithms import algorithm, check_action_space
@@ -136,8 +137,8 @@ class RunSpec:
             overrides: arguments of the algorithm in place of the run's hyperparameters.
 
         Raises:
-            UserError: the algorithm cannot act in the environment, refuses a hyperparameter, or the
-                device cannot be used.
+            UserError: the algorithm cannot act in the environment, refuses a hyperparameter or
+                normalizer, or the device cannot be used.
         """
         spec = algorithm(self.algo)
         check_action_space(spec, self.env, env.action_space)
@@ -146,6 +147,12 @@ class RunSpec:
             arguments["norm"] = self.norm
         else:
             arguments["policy_kwargs"]["norm"] = self.norm
+        terms = priors_in({"norm": self.norm, **arguments["policy_kwargs"]})
+        if terms:
+            spec = spec.computing_priors(terms[0])
+            arguments["norm"] = self.norm
+            if spec.kind == "dqn":  # else it would weight its statistics by age
+                arguments["age_half_life"] = None
         arguments.update(seed=self.seed, device=self.device)
         if spec.replay and not training:
             arguments["buffer_size"] = 1

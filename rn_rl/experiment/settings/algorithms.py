@@ -48,6 +48,25 @@ class AlgorithmSpec:
         """Name of the algorithm in the table: this one, or the one that it is a subclass of."""
         return self.base or self.name
 
+    def computing_priors(self, term: str) -> AlgorithmSpec:
+        """Return the row whose class computes the priors of transitions that a normalizer names.
+
+        Args:
+            term: the normalizer, such as ``sn(prior=td)``.
+
+        Raises:
+            UserError: there is none.
+        """
+        if self.kind in WITH_PRIORS.values():
+            return self
+        if self.kind not in WITH_PRIORS or self.base:
+            raise UserError(
+                f"{term} with {self.name}: its transitions have no prior; expected "
+                f"{', '.join((*WITH_PRIORS, *WITH_PRIORS.values()))} (or a class of your own that is a "
+                "subclass of the last two), or sn without prior="
+            )
+        return replace(self, path=ALGORITHMS[WITH_PRIORS[self.name]].path)
+
     @property
     def cls(self) -> type[BaseAlgorithm]:
         """The SB3 class, imported when it is first needed: listing algorithms loads no SB3."""
@@ -94,6 +113,9 @@ _TABLE = (
         norm="ln",
     ),
 )  # fmt: skip
+
+WITH_PRIORS = {"dqn": "rndqn", "ppo": "rnppo"}
+"""Algorithms whose updates can have saliency priors, and those whose classes compute them."""
 
 ALGORITHMS: dict[str, AlgorithmSpec] = {row.name: row for row in _TABLE}
 _BY_ANY_NAME = {**{alias: row for row in _TABLE for alias in row.aliases}, **ALGORITHMS}

@@ -10,6 +10,7 @@ from stable_baselines3 import DQN
 
 from rn_rl import cli
 from rn_rl.cli import main
+from rn_rl.errors import UserError
 from rn_rl.experiment.grid.file import with_file
 from rn_rl.experiment.grid.grid import new_grid
 from rn_rl.experiment.runs.folder import Run
@@ -152,3 +153,13 @@ def test_a_mistake_is_one_line(algo, said, capsys):
     assert main(["train", "--algo", algo, *TRAIN.split()]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+def test_priors_of_transitions_need_a_subclass_of_ours():
+    own = algorithm("own_algos:Own")
+    assert own.computing_priors("sn(prior=td)") is own
+    with pytest.raises(
+        UserError, match=r"sn\(prior=td\) with own_algos:Patient: .* subclass of the"
+    ):
+        algorithm("own_algos:Patient").computing_priors("sn(prior=td)")
+    assert algorithm("ppo").computing_priors("sn(prior=td)").path == "rn_rl.agents.RNPPO"

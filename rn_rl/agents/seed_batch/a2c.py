@@ -21,6 +21,7 @@ class SeedBatchA2C(SeedBatchPPO):
     """
 
     algorithm: ClassVar[type[BaseAlgorithm]] = A2C
+    gives_priors = False
     loss_names = ("train/policy_loss", "train/value_loss", "train/entropy_loss")
 
     @property

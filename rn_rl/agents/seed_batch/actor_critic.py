@@ -13,6 +13,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Normal
 
+from rn_rl.agents.priors import NetworkPriors
 from rn_rl.agents.seed_batch.distributions import (
     components,
     distribution_parameters,
@@ -65,6 +66,11 @@ class ActorCritics:
         self.size = len(seeds)
         self.sampling = Streams(seeds, "actions", (num_envs, components(model.action_space)))
         self.shuffling = self.shuffling_streams(seeds)
+        self.priors = NetworkPriors(stack.module)
+        shuffled = self.priors.num_shuffled
+        rows = model.n_steps * num_envs
+        self.prior_shuffling = Streams(seeds, "priors", (shuffled, rows)) if shuffled else None
+        """Random numbers that permute shuffled priors; None if there are none."""
         # A2C takes a rollout as a whole
         self.batch_size: int = getattr(model, "batch_size", model.n_steps * num_envs)
         shape = model.observation_space.shape
@@ -79,6 +85,7 @@ class ActorCritics:
         self._modes = self.traced(self._compute_modes)
         self._values = self.traced(self._compute_values)
         self._parameters = self.traced(self._compute_parameters)
+        self._evaluation = self.traced(self._compute_evaluation)
 
     @staticmethod
     def cannot(model: Any) -> str | None:
@@ -213,21 +220,74 @@ class ActorCritics:
         Args:
             own: weights and buffers of the policies.
             actions: actions of the minibatch, ``(seeds, rows, ...)``.
-            inputs: tensors of :meth:`minibatches`, then those of :meth:`DedupPlan.prepare_minibatch`.
+            inputs: :meth:`saliency` of its rows and tensors of :meth:`minibatches`, then those of
+                :meth:`DedupPlan.prepare_minibatch`.
         """
+        return self._evaluate(own, actions, inputs, training=True)
 
-        def evaluate(policy: ActorCriticPolicy, a: Tensor, x: Tensor, *others: Tensor) -> Any:
+    def _evaluate(
+        self, own: Sequence[Tensor], actions: Tensor, inputs: Sequence[Tensor], training: bool
+    ) -> PolicyEvaluation:
+        given = len(self.priors.norms)
+
+        def evaluate(policy: ActorCriticPolicy, a: Tensor, *tensors: Tensor) -> Any:
+            shares, (x, *others) = tensors[:given], tensors[given:]
             patches, repeated = self.dedup.patch_context(policy, x, others)
             weighted = (
                 weight_observations(policy, *repeated[1:]) if repeated else contextlib.nullcontext()
             )
-            with patches, weighted:
+            with patches, weighted, self.priors.given(shares):
                 values, distribution = values_and_distribution(policy, x, *repeated[:1])
             return values[:, 0], *log_probs_and_entropies(distribution, a)
 
         return PolicyEvaluation(
-            *self.stack.vmap_modules(evaluate, own, actions, *inputs, training=True)
+            *self.stack.vmap_modules(evaluate, own, actions, *inputs, training=training)
         )
+
+    # saliency priors
+
+    def saliency(
+        self, actions: np.ndarray, rewards: np.ndarray, advantages: np.ndarray
+    ) -> list[Tensor]:
+        """Compute the named priors of a rollout, ``(seeds, rows)`` each; see :mod:`rn_rl.agents.priors`.
+
+        Args:
+            actions: ``(seeds, rows)``, discrete, or with components.
+            rewards: ``(seeds, rows)``.
+            advantages: ``(seeds, rows)``.
+        """
+        orders = []
+        if self.prior_shuffling is not None:
+            drawn = self.prior_shuffling.draw().argsort(-1)
+            orders = [torch.from_numpy(drawn[:, i].copy()) for i in range(drawn.shape[1])]
+        labels, r, errors = (torch.from_numpy(array) for array in (actions, rewards, advantages))
+        return [s.to(self.model.device) for s in self.priors.shares(labels, r, errors, orders)]
+
+    def evaluate_again(
+        self, observations: np.ndarray, actions: np.ndarray, shares: Sequence[Tensor]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return values and log probabilities of a rollout under its priors, ``(seeds, rows)`` each.
+
+        Args:
+            observations: ``(seeds, rows, ...)``.
+            actions: ``(seeds, rows, ...)``.
+            shares: result of :meth:`saliency`.
+        """
+        found = []
+        for begin in range(0, actions.shape[1], self.batch_size):
+            rows = slice(begin, begin + self.batch_size)
+            arrays = self.tensor(actions[:, rows]), self.tensor(observations[:, rows])
+            own = self.stack.tensors
+            some = [s[:, rows].contiguous() for s in shares]
+            outputs = self._evaluation(*own, arrays[0], *some, arrays[1])
+            found.append([part.cpu().numpy() for part in outputs])
+        values, log_probs = (np.concatenate(parts, 1) for parts in zip(*found, strict=True))
+        return values, log_probs
+
+    def _compute_evaluation(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        own = len(self.stack.tensors)
+        found = self._evaluate(tensors[:own], tensors[own], tensors[own + 1 :], training=False)
+        return found.values.detach(), found.log_probs.detach()
 
     # traced functions of the stack's tensors, then observations, then uniform random numbers
 
@@ -279,7 +339,7 @@ class ActorCritics:
 
     def streams(self) -> list[Streams]:
         """Return the random number streams of acting and learning."""
-        return [self.sampling, self.shuffling]
+        return [self.sampling, self.shuffling, *filter(None, [self.prior_shuffling])]
 
     def state(self, seed: int) -> dict[str, np.ndarray]:
         """Return arrays that a checkpoint of one seed stores beside the networks."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.optim import Optimizer
 
+from rn_rl.agents.priors import NetworkPriors
 from rn_rl.agents.seed_batch import optimizer as optimizers
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
@@ -59,6 +60,8 @@ class SeedBatch(ABC, Generic[Model]):
 
     algorithm: ClassVar[type[BaseAlgorithm]]
     """Class of the agents."""
+    gives_priors: ClassVar[bool] = False
+    """True if updates have the priors of :mod:`rn_rl.agents.priors`."""
 
     def __init__(self, models: Sequence[Model], envs: SeedEnvs, compile: bool = False) -> None:
         self.models = list(models)
@@ -131,10 +134,13 @@ class SeedBatch(ABC, Generic[Model]):
         """Return the reason why agents like this one cannot be trained together, or None."""
         if not isinstance(model, cls.algorithm):
             return f"{type(model).__name__} is not {cls.algorithm.__name__}"
-        for _, optimizer in cls.trained_networks(model).values():
+        for network, optimizer in cls.trained_networks(model).values():
             reason = optimizers.cannot(model.policy, optimizer)
             if reason:
                 return reason
+            names = NetworkPriors(network).names
+            if names and not cls.gives_priors:
+                return f"a normalizer has prior={min(names)}, which {cls.__name__} does not compute"
         if not isinstance(model.observation_space, spaces.Box):
             return f"observations are {model.observation_space}, not a Box"
         if model.use_sde:

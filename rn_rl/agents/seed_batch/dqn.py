@@ -14,6 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
 
+from rn_rl.agents.priors import NetworkPriors
 from rn_rl.agents.rndqn import LOSSES
 from rn_rl.agents.seed_batch.minibatch import Transitions, unflatten
 from rn_rl.agents.seed_batch.off_policy import OffPolicySeedBatch
@@ -22,6 +23,7 @@ from rn_rl.agents.seed_batch.vector_envs import SeedEnvs, Step
 from rn_rl.engine.ensemble import ModuleStack
 from rn_rl.engine.trace import TracedFunction
 from rn_rl.normalization import observed_acting
+from rn_rl.normalization.phase import set_within
 from rn_rl.policies.q_policies import warn_unbounded_gain
 
 
@@ -41,6 +43,7 @@ class SeedBatchDQN(OffPolicySeedBatch[DQN]):
     algorithm: ClassVar[type[BaseAlgorithm]] = DQN
     network_name: ClassVar[str] = "q_net"
     """Attribute of an agent and of its policy that holds the online network."""
+    gives_priors: ClassVar[bool] = True
     model: DQN
 
     def __init__(self, models: Sequence[DQN], envs: SeedEnvs, compile: bool = False) -> None:
@@ -53,6 +56,14 @@ class SeedBatchDQN(OffPolicySeedBatch[DQN]):
         self.exploration_decay: float | None = getattr(model, "exploration_decay", None)
         self.target_observes: bool = getattr(model, "target_observes", False)
         self.loss = LOSSES[getattr(model, "loss", "huber")]
+        self.priors = NetworkPriors(self.stack.module)
+        shuffled = self.priors.num_shuffled
+        self.prior_shuffling = (
+            Streams(self.seeds, "priors", (shuffled, model.batch_size)) if shuffled else None
+        )
+        """Random numbers that permute shuffled priors; None if there are none."""
+        self.permutations: Sequence[Tensor] = ()
+        """Permutations of the minibatch that is traced, ``(seeds, batch)`` for each shuffled prior."""
         warn_unbounded_gain(self.network(model), getattr(model.policy, "norm", "none"))
         own = len(self.stack.tensors)
         self._q_values = TracedFunction(
@@ -118,22 +129,51 @@ class SeedBatchDQN(OffPolicySeedBatch[DQN]):
             next_q = self.target.vmap_modules(self.q_of, target, minibatch.next_observations)
             future = next_q.amax(2, keepdim=True)
             targets = minibatch.rewards + (1 - minibatch.dones) * self.model.gamma * future
-        q = self.stack.vmap_modules(self.q_of, online, minibatch.observations, training=True)
+        shares = self.saliency(online, minibatch, targets) if self.priors else []
+        q = self.stack.vmap_modules(
+            self._salient_q_of, online, minibatch.observations, *shares, training=True
+        )
         error = self.loss(q.gather(2, minibatch.actions), targets, reduction="none")
         return error.mean((1, 2))
+
+    def _salient_q_of(self, network: nn.Module, observations: Tensor, *shares: Tensor) -> Tensor:
+        with self.priors.given(shares):
+            return self.q_of(network, observations)
+
+    @torch.no_grad()
+    def saliency(
+        self, online: Sequence[Tensor], minibatch: Transitions, targets: Tensor
+    ) -> list[Tensor]:
+        """Compute the named priors of a minibatch, ``(seeds, batch)`` each; traced.
+
+        Args:
+            online: weights and buffers of the online networks.
+            minibatch: transitions of every seed.
+            targets: ``(seeds, batch, 1)``, of which the TD errors are differences.
+        """
+        errors = None
+        if "td" in self.priors.names:
+            q = self.stack.vmap_modules(self.q_of, online, minibatch.observations)
+            errors = (targets - q.gather(2, minibatch.actions))[:, :, 0]
+        transitions = minibatch.actions[:, :, 0], minibatch.rewards[:, :, 0]
+        return self.priors.shares(*transitions, errors, self.permutations)
 
     def _compute_gradients(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         """Compute clipped gradients ``(seeds, P)`` and losses ``(seeds,)``."""
         own = len(self.stack.tensors)
         leaves, online = self.leaves(tensors[:own])
-        minibatch, _ = unflatten(tensors[2 * own :], Transitions)
-        losses = self.compute_losses(online, tensors[own : 2 * own], minibatch)
+        minibatch, orders = unflatten(tensors[2 * own :], Transitions)
+        with set_within([self], "permutations", [x for each in orders for x in each.unbind(1)]):
+            losses = self.compute_losses(online, tensors[own : 2 * own], minibatch)
         return self.clipped_gradients(losses, leaves), losses.detach()
 
     def update(self, minibatch: Transitions) -> None:
         """Take one gradient step of every seed."""
+        orders = []
+        if self.prior_shuffling is not None:
+            orders.append(self.tensor(self.prior_shuffling.draw().argsort(-1)))
         self.stack.weights.grad, loss = self._gradients(
-            *self.stack.tensors, *self.target.tensors, *minibatch
+            *self.stack.tensors, *self.target.tensors, *minibatch, *orders
         )
         self.losses["train/loss"] = loss
         self.step_optimizer()
@@ -203,7 +243,7 @@ class SeedBatchDQN(OffPolicySeedBatch[DQN]):
             self.exploration_rates = np.maximum(self.model.exploration_final_eps, decayed)
 
     def streams(self) -> list[Streams]:
-        return [self.exploration, self.replay]
+        return [self.exploration, self.replay, *filter(None, [self.prior_shuffling])]
 
     def state(self, seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         arrays, plain = super().state(seed)

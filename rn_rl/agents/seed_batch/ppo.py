@@ -7,11 +7,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from rn_rl.agents.priors import NetworkPriors
 from rn_rl.agents.seed_batch import optimizer as optimizers
 from rn_rl.agents.seed_batch.actor_critic import ActorCritics, PolicyEvaluation
 from rn_rl.agents.seed_batch.base import SeedBatch
@@ -48,6 +50,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
     """
 
     algorithm: ClassVar[type[BaseAlgorithm]] = PPO
+    gives_priors: ClassVar[bool] = True
     policy_class: ClassVar[type[ActorCritics]] = ActorCritics
     """Class that evaluates the policies."""
     loss_names: ClassVar[tuple[str, ...]] = LOSSES
@@ -78,6 +81,9 @@ class SeedBatchPPO(SeedBatch[PPO]):
             return reason
         if getattr(model, "target_kl", None) is not None:
             return "target_kl is set, which would end the epochs of each seed at another time"
+        box = isinstance(model.action_space, spaces.Box)
+        if box and "action" in NetworkPriors(model.policy).names:
+            return f"prior=action with actions {model.action_space}, of which no two are equal"
         return cls.policy_class.cannot(model)
 
     def act(self, observations: np.ndarray, t: int) -> PolicyOutput:
@@ -128,8 +134,15 @@ class SeedBatchPPO(SeedBatch[PPO]):
         self.set_learning_rate()
         rows = [rollout.observations, rollout.actions, rollout.values, rollout.log_probs]
         by_row = [by_seed(array) for array in (*rows, advantages, returns)]
+        shares: list[Tensor] = []
+        if self.actor_critics.priors:
+            rewards = by_seed(rollout.rewards)
+            shares = self.actor_critics.saliency(by_row[1], rewards, by_row[4])
+            again = self.actor_critics.evaluate_again(by_row[0], by_row[1], shares)
+            by_row[2:4] = [array.astype(rollout.values.dtype) for array in again]
         row_ids, patches = dedup.analyze_rollout(by_row[0])
         flat = [self.tensor(array).flatten(0, 1) for array in by_row[patches is not None :]]
+        flat += [s.flatten(0, 1) for s in shares]
         first = np.arange(self.size)[:, None] * by_row[0].shape[1]
 
         def moments() -> Iterable[Tensor]:
@@ -142,12 +155,13 @@ class SeedBatchPPO(SeedBatch[PPO]):
                     parts = [
                         x.index_select(0, where).view(*chosen.shape, *x.shape[1:]) for x in flat
                     ]
+                    given = [parts.pop() for _ in shares][::-1]
                     self.update(
                         parts.pop(0) if patches is None else patches.contents,
                         RolloutSamples(*parts),
                         None if row_ids is None else np.take_along_axis(row_ids, chosen, 1),
                         patches,
-                        sequences,
+                        [*given, *sequences],
                     )
         self.num_updates += self.n_epochs
 
@@ -169,7 +183,7 @@ class SeedBatchPPO(SeedBatch[PPO]):
                 the networks once, with the same gradients.
             patches: unique patches of the rollout's images, of which each passes through the
                 convolutions once, with the same gradients.
-            sequences: tensors of :meth:`ActorCritics.minibatches`.
+            sequences: saliency priors of the rows, and tensors of :meth:`ActorCritics.minibatches`.
         """
         self.stack.weights.grad, losses = self._gradients(
             *self.stack.tensors,

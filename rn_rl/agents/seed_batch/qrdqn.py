@@ -25,6 +25,7 @@ class SeedBatchQRDQN(SeedBatchDQN):
 
     algorithm: ClassVar[type[BaseAlgorithm]] = QRDQN
     network_name = "quantile_net"
+    gives_priors = False
 
     @staticmethod
     def q_of(network: nn.Module, observations: Tensor) -> Tensor:

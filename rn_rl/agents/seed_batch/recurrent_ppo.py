@@ -25,6 +25,7 @@ class SeedBatchRecurrentPPO(SeedBatchPPO):
     """
 
     algorithm: ClassVar[type[BaseAlgorithm]] = RecurrentPPO
+    gives_priors = False
     policy_class: ClassVar[type[ActorCritics]] = RecurrentActorCritics
     model: Any
     actor_critics: RecurrentActorCritics

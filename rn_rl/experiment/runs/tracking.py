@@ -84,7 +84,10 @@ class Wandb:
             self._run.log(dict(row), step=timesteps)
 
     def close(self, *, failed: bool) -> None:
-        """Wait until all is sent, or written where the mode is offline."""
+        """Wait until all is sent.
+
+        In offline mode the process of W&B closes its file after this; Python waits for it as it ends.
+        """
         self._run.finish(exit_code=int(failed))
 
 

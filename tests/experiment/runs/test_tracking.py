@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import struct
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,9 +67,19 @@ def logged(data: bytes) -> Iterator[bytes]:
 
 
 def wandb_records(out: Path, identity: str) -> list[Record]:
-    """All records in the files of a run of W&B."""
+    """All records in the files of a run of W&B, each of which ends with an exit."""
     files = sorted(out.glob(f"wandb/offline-run-*-{identity}/*.wandb"))
-    return [Record.FromString(each) for file in files for each in logged(file.read_bytes())]
+    return [record for file in files for record in closed(file)]
+
+
+def closed(file: Path) -> list[Record]:
+    """The records of a file, once the process of W&B has closed it: some time after ``finish()``."""
+    for _ in range(600):
+        records = [Record.FromString(each) for each in logged(file.read_bytes())]
+        if records and records[-1].WhichOneof("record_type") == "exit":
+            return records
+        time.sleep(0.1)
+    raise AssertionError(f"{file}: no exit after a minute; {len(records)} records")
 
 
 def wandb_rows(out: Path, identity: str) -> dict[str, list[tuple[int, float]]]:

@@ -252,7 +252,7 @@ class ActorCritics:
         """Compute the named priors of a rollout, ``(seeds, rows)`` each; see :mod:`rn_rl.agents.priors`.
 
         Args:
-            actions: ``(seeds, rows)``, discrete, or with components.
+            actions: ``(seeds, rows)``; continuous ones have components, and no ``prior=action``.
             rewards: ``(seeds, rows)``.
             advantages: ``(seeds, rows)``.
         """

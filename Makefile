@@ -15,7 +15,7 @@ test-all: lint
 
 # Stable-Baselines3's own tests, with Norm policies in place of its policies; needs the package index
 test-sb3: .venv/ready
-	$(PY) tests/sb3/run.py -- -n auto
+	$(PY) tests/sb3/run.py --record docs/results/sb3-tests.md -- -n auto
 
 # 100,000 inputs for each parser, one or two hours; needs the package index, for atheris (Linux)
 fuzz: .venv/ready

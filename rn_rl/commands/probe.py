@@ -72,7 +72,10 @@ def run_probe(config: ProbeConfig) -> None:
     note = (
         "residual: code length in nats beyond that of stationary data, and its course; explained: "
     )
-    say(console, f"{note}share of it that follows from shift and ratio")
+    say(
+        console,
+        f"{note}share of its variance that follows from shift and ratio; below 0: worse than a constant",
+    )
     table, *files = [path.name for path in written]
     more = f", and {len(files)} files of figures such as {files[0]}" if files else ""
     say(console, f"page: {config.out}; {table}{more} beside it")

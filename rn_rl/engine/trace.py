@@ -174,8 +174,8 @@ class PartialEvaluation:
         for node in nodes:
             if node not in invariant and node.op != "placeholder":
                 copies[node] = rest.node_copy(node, copies.__getitem__)
-        self.invariant_part = GraphModule({}, first)
-        self.rest = in_place(GraphModule({}, rest))
+        self.invariant_part = GraphModule(graph_module, first)
+        self.rest = in_place(GraphModule(graph_module, rest))
         self._versions: list[Any] = []
         self._cached: tuple[Any, ...] = ()
 

@@ -80,6 +80,17 @@ def test_tracing_changes_nothing_and_a_replay_changes_its_inputs():
     assert torch.equal(traced(state, x), 8 * x) and state == 8
 
 
+@pytest.mark.parametrize("cache_invariants", [False, True])
+def test_constants_that_a_function_makes_keep_their_values(cache_invariants):
+    def function(mask, x):
+        return torch.where(mask, x, torch.tensor(-1e8)).exp_() + torch.tensor([1.0, 2.0])
+
+    traced = TracedFunction(function, num_static=1, cache_invariants=cache_invariants)
+    mask = torch.tensor([True, False])
+    for x in (torch.tensor([0.0, 3.0]), torch.tensor([1.0, -2.0])):
+        torch.testing.assert_close(traced(mask, x.clone()), function(mask, x.clone()))
+
+
 def test_without_a_compiler_the_traced_graph_runs_uncompiled(monkeypatch):
     def fails(graph, **kwargs):
         def compiled(*tensors):

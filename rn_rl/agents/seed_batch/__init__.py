@@ -5,6 +5,7 @@ from rn_rl.agents.seed_batch.a2c import SeedBatchA2C
 from rn_rl.agents.seed_batch.base import SeedBatch
 from rn_rl.agents.seed_batch.crossq import SeedBatchCrossQ
 from rn_rl.agents.seed_batch.dqn import SeedBatchDQN
+from rn_rl.agents.seed_batch.maskable_ppo import SeedBatchMaskablePPO
 from rn_rl.agents.seed_batch.ppo import SeedBatchPPO
 from rn_rl.agents.seed_batch.pqn import SeedBatchPQN
 from rn_rl.agents.seed_batch.qrdqn import SeedBatchQRDQN
@@ -20,6 +21,7 @@ __all__ = [
     "SeedBatchA2C",
     "SeedBatchCrossQ",
     "SeedBatchDQN",
+    "SeedBatchMaskablePPO",
     "SeedBatchPPO",
     "SeedBatchPQN",
     "SeedBatchQRDQN",

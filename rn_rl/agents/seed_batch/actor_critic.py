@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch.distributions import Categorical, Distribution, Normal
 
 from rn_rl.agents.priors import NetworkPriors
 from rn_rl.agents.seed_batch.distributions import (
+    allow,
     components,
     distribution_parameters,
     log_probs_and_entropies,
@@ -30,6 +31,7 @@ from rn_rl.agents.seed_batch.introspection import (
 )
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.rollout import PolicyOutput, SeedRollout
+from rn_rl.agents.seed_batch.vector_envs import Masks
 from rn_rl.engine.dedup.cache import InferenceCache
 from rn_rl.engine.dedup.plan import DedupPlan
 from rn_rl.engine.dedup.rows import weight_observations
@@ -52,7 +54,8 @@ class ActorCritics:
     """The feed-forward actor-critic policies of all seeds, evaluated together.
 
     :class:`~rn_rl.agents.seed_batch.recurrent_actor_critic.RecurrentActorCritics` is the same for
-    policies with an LSTM; :class:`~rn_rl.agents.SeedBatchPPO` trains either.
+    policies with an LSTM, and :class:`~rn_rl.agents.seed_batch.maskable_ppo.MaskedActorCritics` for those
+    with action masks; :class:`~rn_rl.agents.SeedBatchPPO` trains them.
 
     Args:
         stack: policies of all seeds.
@@ -60,6 +63,9 @@ class ActorCritics:
         seeds: seed of each policy.
         num_envs: number of environments of each seed.
     """
+
+    num_masks: ClassVar[int] = 0
+    """Number of tensors of action masks, 0 or 1, that the traced functions take."""
 
     def __init__(self, stack: ModuleStack, model: Any, seeds: Sequence[int], num_envs: int) -> None:
         self.stack, self.model, self.num_envs = stack, model, num_envs
@@ -169,7 +175,9 @@ class ActorCritics:
             actions, _, _ = self._act(*self.stack.tensors, x, self.tensor(noise))
         return self.within_bounds(actions.cpu().numpy())
 
-    def player(self, noise: Streams | None) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    def player(
+        self, noise: Streams | None, masks: Masks | None = None
+    ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         """See :meth:`SeedBatch.player`."""
 
         def play(observations: np.ndarray, starts: np.ndarray) -> np.ndarray:
@@ -188,9 +196,11 @@ class ActorCritics:
             return rescaled
         return np.clip(actions, space.low, space.high)
 
-    def distributions(self, tensors: Sequence[Tensor], observations: Tensor) -> Distribution:
+    def distributions(
+        self, tensors: Sequence[Tensor], observations: Tensor, *masks: Tensor
+    ) -> Distribution:
         """See :meth:`SeedBatch.policies`."""
-        first, *std = self._parameters(*tensors, observations)
+        first, *std = self._parameters(*tensors, observations, *masks)
         if isinstance(self.model.action_space, spaces.Discrete):
             return Categorical(logits=first, validate_args=False)
         return Normal(first, std[0], validate_args=False)
@@ -220,8 +230,8 @@ class ActorCritics:
         Args:
             own: weights and buffers of the policies.
             actions: actions of the minibatch, ``(seeds, rows, ...)``.
-            inputs: :meth:`saliency` of its rows and tensors of :meth:`minibatches`, then those of
-                :meth:`DedupPlan.prepare_minibatch`.
+            inputs: :meth:`saliency` of its rows and tensors of :meth:`minibatches` (action masks, if
+                there are any), then those of :meth:`DedupPlan.prepare_minibatch`.
         """
         return self._evaluate(own, actions, inputs, training=True)
 
@@ -229,16 +239,17 @@ class ActorCritics:
         self, own: Sequence[Tensor], actions: Tensor, inputs: Sequence[Tensor], training: bool
     ) -> PolicyEvaluation:
         given = len(self.priors.norms)
+        first = given + self.num_masks
 
         def evaluate(policy: ActorCriticPolicy, a: Tensor, *tensors: Tensor) -> Any:
-            shares, (x, *others) = tensors[:given], tensors[given:]
+            shares, masks, (x, *others) = tensors[:given], tensors[given:first], tensors[first:]
             patches, repeated = self.dedup.patch_context(policy, x, others)
             weighted = (
                 weight_observations(policy, *repeated[1:]) if repeated else contextlib.nullcontext()
             )
             with patches, weighted, self.priors.given(shares):
                 values, distribution = values_and_distribution(policy, x, *repeated[:1])
-            return values[:, 0], *log_probs_and_entropies(distribution, a)
+            return values[:, 0], *log_probs_and_entropies(allow(distribution, masks), a)
 
         return PolicyEvaluation(
             *self.stack.vmap_modules(evaluate, own, actions, *inputs, training=training)
@@ -289,17 +300,17 @@ class ActorCritics:
         found = self._evaluate(tensors[:own], tensors[own], tensors[own + 1 :], training=False)
         return found.values.detach(), found.log_probs.detach()
 
-    # traced functions of the stack's tensors, then observations, then uniform random numbers
+    # traced functions of the stack's tensors, then observations, uniform random numbers, masks
 
     def _compute_act(self, *tensors: Tensor) -> Any:
-        *own, observations, uniform = tensors
+        own = len(self.stack.tensors)
 
-        def act(policy: ActorCriticPolicy, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        def act(policy: ActorCriticPolicy, x: Tensor, u: Tensor, *masks: Tensor) -> Any:
             values, distribution = values_and_distribution(policy, x)
-            actions = sample(distribution, u)
+            actions = sample(allow(distribution, masks), u)
             return actions, values[:, 0], distribution.log_prob(actions)
 
-        return self.stack.vmap_modules(act, own, observations, uniform)
+        return self.stack.vmap_modules(act, tensors[:own], *tensors[own:])
 
     def _compute_heads(self, *tensors: Tensor) -> Any:
         *own, observations = tensors
@@ -311,12 +322,13 @@ class ActorCritics:
         return self.stack.vmap_modules(heads, own, observations)
 
     def _compute_modes(self, *tensors: Tensor) -> Any:
-        *own, observations = tensors
+        own = len(self.stack.tensors)
 
-        def mode(policy: ActorCriticPolicy, x: Tensor) -> Tensor:
-            return policy.get_distribution(x).mode()
+        def mode(policy: ActorCriticPolicy, x: Tensor, *masks: Tensor) -> Tensor:
+            result: Tensor = allow(policy.get_distribution(x), masks).mode()
+            return result
 
-        return self.stack.vmap_modules(mode, own, observations)
+        return self.stack.vmap_modules(mode, tensors[:own], *tensors[own:])
 
     def _compute_values(self, *tensors: Tensor) -> Tensor:
         *own, observations = tensors
@@ -328,12 +340,12 @@ class ActorCritics:
         return result
 
     def _compute_parameters(self, *tensors: Tensor) -> Any:
-        *own, observations = tensors
+        own = len(self.stack.tensors)
 
-        def parameters(policy: ActorCriticPolicy, x: Tensor) -> tuple[Tensor, ...]:
-            return distribution_parameters(policy.get_distribution(x))
+        def parameters(policy: ActorCriticPolicy, x: Tensor, *masks: Tensor) -> tuple[Tensor, ...]:
+            return distribution_parameters(allow(policy.get_distribution(x), masks))
 
-        return self.stack.vmap_modules(parameters, own, observations)
+        return self.stack.vmap_modules(parameters, tensors[:own], *tensors[own:])
 
     # checkpoints
 

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from rn_rl.agents.priors import NetworkPriors
 from rn_rl.agents.seed_batch import optimizer as optimizers
 from rn_rl.agents.seed_batch.rng import Streams
-from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
+from rn_rl.agents.seed_batch.vector_envs import Masks, SeedEnvs
 from rn_rl.engine.ensemble import ModuleStack, clip_gradients
 from rn_rl.engine.host import flush_denormals, raise_mmap_threshold
 from rn_rl.engine.trace import TracedFunction
@@ -270,13 +270,17 @@ class SeedBatch(ABC, Generic[Model]):
             noise: uniform random numbers to sample with, ``(seeds, n, components)``.
         """
 
-    def player(self, noise: Streams | None) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    def player(
+        self, noise: Streams | None, masks: Masks | None = None
+    ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         """Return a function that plays episodes: ``actions = play(observations, starts)``.
 
         ``starts`` is ``(seeds, n)``, true where an episode begins.
 
         Args:
             noise: random numbers to sample actions with; None: take the mode of the policy.
+            masks: called before each step for the actions that are allowed; only policies with action
+                masks use it.
         """
 
         def play(observations: np.ndarray, starts: np.ndarray) -> np.ndarray:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
+from sb3_contrib.common.maskable.distributions import MaskableCategoricalDistribution
 from stable_baselines3.common.distributions import CategoricalDistribution, Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 from torch.distributions import Categorical
 
 from rn_rl.engine.ops.gather import gather_rows
+
+CATEGORICAL = CategoricalDistribution, MaskableCategoricalDistribution
+"""SB3's and sb3-contrib's distributions of one discrete action."""
 
 
 def components(space: spaces.Space) -> int:
@@ -24,16 +29,17 @@ def sample(distribution: Distribution, uniform: Tensor) -> Tensor:
     """Sample actions by inverting the cumulative distribution function.
 
     Args:
-        distribution: of ``n`` actions, categorical or Gaussian.
+        distribution: of ``n`` actions, categorical (masked or not) or Gaussian.
         uniform: uniform random numbers in [0, 1), ``(n, components)``.
 
     Returns:
         Actions, ``(n,)`` if discrete and ``(n, components)`` otherwise.
     """
-    if isinstance(distribution, CategoricalDistribution):
-        below = distribution.distribution.probs.double().cumsum(1)[:, :-1] < uniform.double()
+    inner: Any = distribution.distribution
+    if isinstance(inner, Categorical):
+        below = inner.probs.double().cumsum(1)[:, :-1] < uniform.double()
         return below.sum(1)
-    gaussian: Any = distribution.distribution
+    gaussian = inner
     tiny = torch.finfo(torch.float32).eps
     normal = torch.special.ndtri(uniform.clamp(tiny, 1 - tiny))
     return gaussian.mean + gaussian.stddev * normal.to(gaussian.mean.dtype)
@@ -53,6 +59,13 @@ def log_probs_and_entropies(distribution: Distribution, actions: Tensor) -> tupl
     return log_probs, -log_probs if entropies is None else entropies
 
 
+def allow(distribution: Any, masks: Sequence[Tensor]) -> Any:
+    """Apply the action masks, one tensor ``(n, actions)`` or none, to a distribution; return it."""
+    for mask in masks:
+        distribution.apply_masking(mask)
+    return distribution
+
+
 def values_and_distribution(
     policy: ActorCriticPolicy, x: Tensor, where: Tensor | None = None
 ) -> tuple[Tensor, Distribution]:
@@ -70,7 +83,7 @@ def values_and_distribution(
         latent_pi = policy.mlp_extractor.forward_actor(features[0])
         latent_vf = policy.mlp_extractor.forward_critic(features[1])
     values = policy.value_net(latent_vf)
-    discrete = isinstance(policy.action_dist, CategoricalDistribution)
+    discrete = isinstance(policy.action_dist, CATEGORICAL)
     if where is not None and not discrete:
         latent_pi = gather_rows(latent_pi, where)
     distribution = policy._get_action_dist_from_latent(latent_pi)

@@ -21,7 +21,7 @@ from rn_rl.agents.seed_batch.distributions import values_and_distribution
 from rn_rl.agents.seed_batch.minibatch import ClipRanges, RolloutSamples, unflatten
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.rollout import PolicyOutput, SeedRollout, by_seed
-from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
+from rn_rl.agents.seed_batch.vector_envs import Masks, SeedEnvs
 from rn_rl.engine.dedup.patches import Patches
 from rn_rl.engine.ensemble import ModuleStack
 from rn_rl.engine.trace import TracedFunction
@@ -265,8 +265,10 @@ class SeedBatchPPO(SeedBatch[PPO]):
         assert noise is not None
         return self.actor_critics.predict(observations, noise)
 
-    def player(self, noise: Streams | None) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-        return self.actor_critics.player(noise)
+    def player(
+        self, noise: Streams | None, masks: Masks | None = None
+    ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        return self.actor_critics.player(noise, masks)
 
     def streams(self) -> list[Streams]:
         return self.actor_critics.streams()

@@ -24,6 +24,7 @@ from rn_rl.agents.seed_batch.minibatch import Sequences, unflatten
 from rn_rl.agents.seed_batch.recurrent_policy import latents, lstm_inputs, sequence_positions
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.rollout import PolicyOutput, SeedRollout
+from rn_rl.agents.seed_batch.vector_envs import Masks
 from rn_rl.engine.ensemble import ModuleStack
 from rn_rl.engine.ops.gather import gather_rows
 from rn_rl.normalization import observation_weights
@@ -130,7 +131,9 @@ class RecurrentActorCritics(ActorCritics):
         actions, _ = self._step(observations, state, np.ones(observations.shape[:2]), noise)
         return actions
 
-    def player(self, noise: Streams | None) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    def player(
+        self, noise: Streams | None, masks: Masks | None = None
+    ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         state: np.ndarray | None = None
 
         def play(observations: np.ndarray, starts: np.ndarray) -> np.ndarray:

@@ -11,7 +11,11 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
 from stable_baselines3.common.vec_env import VecEnv
+
+Masks = Callable[[], np.ndarray | None]
+"""Function that returns True for allowed actions, ``(seeds, envs, actions)``; None if all are."""
 
 
 @dataclass
@@ -64,6 +68,10 @@ class SeedEnvs(ABC):
     def step(self, actions: np.ndarray) -> Step:
         """Take actions ``(seeds, envs, ...)``, and begin a new episode where one ends."""
 
+    def action_masks(self) -> np.ndarray | None:
+        """Return True for actions that are allowed next, ``(seeds, envs, actions)``; None: all are."""
+        return None
+
     @abstractmethod
     def keep(self, seeds: Sequence[int]) -> None:
         """Go on with the environments of some seeds, given in ascending order, in their present state.
@@ -110,6 +118,11 @@ class VecSeedEnvs(SeedEnvs):
                         self.finished.append(Episode(seed, int(i), episode["r"], episode["l"]))
             parts.append((observations, last, reward, done, timeout))
         return Step(*(np.stack(part) for part in zip(*parts, strict=True)))
+
+    def action_masks(self) -> np.ndarray | None:
+        if not is_masking_supported(self.envs[0]):
+            return None
+        return np.stack([get_action_masks(env) for env in self.envs]).astype(bool)
 
     def keep(self, seeds: Sequence[int]) -> None:
         close_all(env for seed, env in enumerate(self.envs) if seed not in seeds)

@@ -31,6 +31,13 @@ def mask_arguments(model: BaseAlgorithm, env: VecEnv) -> dict[str, np.ndarray]:
     return {"action_masks": get_action_masks(env)} if uses_masks(model, env) else {}
 
 
+def unmasked(model: BaseAlgorithm, env: VecEnv, name: str) -> list[str]:
+    """Return a sentence if the agent is MaskablePPO and the environment of that name gives no masks."""
+    if not isinstance(model, MaskablePPO) or uses_masks(model, env):
+        return []
+    return [f"{name} has no action_masks(): trained without masks, as PPO would"]
+
+
 def play_agent(
     model: BaseAlgorithm, env: VecEnv, episodes: int, *, deterministic: bool
 ) -> tuple[list[float], list[int]]:
@@ -68,7 +75,7 @@ def play_seed_batch(
     shape = (envs.num_seeds, envs.num_envs)
     returns, lengths = np.full(shape, np.nan), np.zeros(shape, int)
     observations, begins = envs.reset(), np.ones(shape, bool)
-    act = batch.player(noise)
+    act = batch.player(noise, envs.action_masks)
     while np.isnan(returns).any():
         step = envs.step(act(observations, begins))
         observations, begins = step.observations, step.dones

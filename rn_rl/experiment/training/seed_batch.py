@@ -16,6 +16,7 @@ from rn_rl.agents.seed_batch import (
     SeedBatchA2C,
     SeedBatchCrossQ,
     SeedBatchDQN,
+    SeedBatchMaskablePPO,
     SeedBatchPPO,
     SeedBatchPQN,
     SeedBatchQRDQN,
@@ -26,6 +27,7 @@ from rn_rl.agents.seed_batch import (
 )
 from rn_rl.agents.seed_batch.distributions import components
 from rn_rl.agents.seed_batch.rng import Streams
+from rn_rl.experiment.evaluation.episodes import unmasked
 from rn_rl.experiment.runs import checkpoint, monitors
 from rn_rl.experiment.runs.console import StatusLines, Watch
 from rn_rl.experiment.runs.folder import Run
@@ -47,6 +49,7 @@ BATCHES: dict[str, type[SeedBatch[Any]]] = {
     "ppo": SeedBatchPPO,
     "rnppo": SeedBatchPPO,
     "ppo_lstm": SeedBatchRecurrentPPO,
+    "ppo_mask": SeedBatchMaskablePPO,
     "pqn": SeedBatchPQN,
     "sac": SeedBatchSAC,
     "td3": SeedBatchTD3,
@@ -118,6 +121,8 @@ def train_batch(
             envs.begin_monitors()
         models = [make_model_silently(spec, trial) for spec in specs]
         batch = BATCHES[specs[0].algo](models, envs.training, compile=compile)
+        for sentence in unmasked(models[0], trial, specs[0].env):
+            lines.print(sentence)
         for model in models:
             empty_memory(model)
         noise_shape = (specs[0].eval_episodes, components(trial.action_space))

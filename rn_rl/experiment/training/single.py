@@ -18,7 +18,7 @@ from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from rn_rl.agents import NormalizerLogger, ValueTargets
 from rn_rl.agents.callbacks import online_norms
 from rn_rl.errors import TrainingStopped, UserError
-from rn_rl.experiment.evaluation.episodes import uses_masks
+from rn_rl.experiment.evaluation.episodes import unmasked, uses_masks
 from rn_rl.experiment.runs import checkpoint, monitors
 from rn_rl.experiment.runs.console import StatusLines, Watch, say, shell
 from rn_rl.experiment.runs.divergence import find_divergence, write_divergence
@@ -230,8 +230,8 @@ def describe(spec: RunSpec, run: Run, model: BaseAlgorithm, console: Console) ->
     """Print the run folder and, beside each half-life in phases, the number of phases to come."""
     say(console, f"run folder: {run.folder}")
     assert model.env is not None
-    if isinstance(model, MaskablePPO) and not uses_masks(model, model.env):
-        say(console, f"{spec.env} has no action_masks(): trained without masks, as PPO would")
+    for sentence in unmasked(model, model.env, spec.env):
+        say(console, sentence)
     norms = online_norms(model.policy)
     if not has_phases(model):
         if norms:

@@ -295,9 +295,19 @@ def test_masks_are_used_wherever_the_agent_acts(tmp_path, capsys):
     assert len(commits) and (commits == 0).all()  # with one valid action, no commit can matter
 
 
-def test_without_masks_maskable_ppo_says_so(tmp_path, capsys):
+def test_masks_are_used_wherever_a_seed_batch_acts(tmp_path, capsys):
+    words = [*command("ppo_mask", tmp_path, PPO_LIKE, "OneValid-v0"), "--seeds", "2"]
+    assert main([*words, "--engine", "batch"]) == 0
+    assert "without masks" not in capsys.readouterr().out
+    for folder in {path.parent for path in tmp_path.rglob("run.yaml")}:
+        commits = np.load(Run(folder).code_length_file)["commit_kl"]
+        assert len(commits) and (commits == 0).all()
+
+
+@pytest.mark.parametrize("seeds", [["--seeds", "1"], ["--seeds", "2", "--engine", "batch"]])
+def test_without_masks_maskable_ppo_says_so(seeds, tmp_path, capsys):
     arguments = [a for a in command("ppo_mask", tmp_path, PPO_LIKE) if a != "--quiet"]
-    assert main(arguments) == 0
+    assert main([*arguments, *seeds]) == 0
     assert "has no action_masks(): trained without masks" in capsys.readouterr().out
 
 

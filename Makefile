@@ -22,7 +22,7 @@ fuzz: .venv/ready
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt atheris
 	$(PY) -m tests.trust.fuzz --record results/fuzz.csv
 
-# A million commits through each normalizer with state: an hour
+# A million commits through each normalizer with state: half an hour of processor time
 soak: .venv/ready
 	SOAK_COMMITS=1000000 $(PY) -m pytest -n auto --dist worksteal -m slow tests/trust/test_soak.py
 

@@ -16,6 +16,7 @@ from stable_baselines3.common.logger import Logger
 from torch import nn
 
 from benchmarks.harness import Line, Output, ResultTable, emit, interleave
+from rn_rl.agents.probe import TARGET_MEASURES
 from rn_rl.errors import UserError
 from rn_rl.policies import NormDQNPolicy
 from rn_rl.probe import CodeLengthProbe, ProbeLog
@@ -25,7 +26,9 @@ BATCH = 64
 
 @dataclass
 class ProbeCostConfig(Output):
-    """Time updates with a probe of the online and the target network: CPU time, one thread.
+    """Time updates with probes of the online and the target network: CPU time, one thread.
+
+    They have the measures of :class:`rn_rl.agents.ProbeCallback`, but for ``step`` and ``churn``.
 
     A phase is one update, the least that a phase can be, so a probe costs at most this.
     """
@@ -86,8 +89,10 @@ def timed_updates(case: Case, every: int | None, updates: int) -> Callable[[], f
         updates: number of updates.
     """
     networks, update = case
+    chosen = ("code", "moments", "dead", "rank")
+    measures = {"train": chosen, "eval": [name for name in chosen if name in TARGET_MEASURES]}
     probes = [
-        CodeLengthProbe(network, every=every, modes=(mode,))
+        CodeLengthProbe(network, every=every, modes=(mode,), measures=measures[mode])
         for network, mode in networks
         if every is not None
     ]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rn_rl.agents.probe import LOGGED, MEASURES, REFERENCE_ROWS, tag_of
+from rn_rl.agents.probe import LOGGED, MEASURES, REFERENCE_ROWS, TARGET_MEASURES, tag_of
 from rn_rl.agents.seed_batch import SeedBatch, SeedBatchRecurrentPPO
 from rn_rl.agents.seed_batch.recurrent_policy import latents, lstm_inputs
 from rn_rl.engine.ensemble import ModuleStack
@@ -57,10 +57,16 @@ class SeedBatchProbe:
             "every": every,
             "half_life": half_life,
             "modes": ("eval",),
-            "measures": tuple(n for n in self.arguments["measures"] if n != "step"),
         }
+        online = tuple(n for n in self.arguments["measures"] if n != "step")
+        target = tuple(n for n in online if n in TARGET_MEASURES)
         self.probes = [
-            CodeLengthProbe(stack.module, prefix=prefix, **given)
+            CodeLengthProbe(
+                stack.module,
+                prefix=prefix,
+                measures=target if prefix.endswith("_target.") else online,
+                **given,
+            )
             for prefix, (stack, _) in batch.probed().items()
         ]
         for probe in self.probes:

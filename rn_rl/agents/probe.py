@@ -26,6 +26,9 @@ BATCHES = 8
 MEASURES = ("code", "moments", "dead", "rank", "step")
 """Measures of agents, by default."""
 
+TARGET_MEASURES = ("code", "moments", "neurons")
+"""Measures of target networks, whose units and weights are those of the online ones, some time ago."""
+
 REFERENCE_ROWS = 64
 """Observations on which churn is measured."""
 
@@ -39,9 +42,9 @@ class ProbeCallback(BaseCallback):
     Observed are actor, critics, features and target networks, see :class:`rn_rl.CodeLengthProbe`; a
     phase is what the agent learns between two rollouts. Nothing that the agent computes changes.
     ``RecurrentPPO`` is observed by time step, from the begin of each sequence, without padding. Target
-    networks are observed where they compute targets. ``ARS`` has no gradient phases: its candidates are
-    observed in the episodes that they play. Churn is that of the acting network, on at most 64
-    observations from the first rollout after which the agent learns.
+    networks are observed where they compute targets, by code lengths and moments alone. ``ARS`` has no
+    gradient phases: its candidates are observed in the episodes that they play. Churn is that of the
+    acting network, on at most 64 observations from the first rollout after which the agent learns.
 
     The hooks are on the agent while it learns from a rollout, and not while it acts. So an exception of
     the environment leaves none behind; one of the update itself does unless the callback is used with
@@ -112,7 +115,7 @@ class ProbeCallback(BaseCallback):
             **given,
         )
         self.probes = [online]
-        given["measures"] = tuple(name for name in given["measures"] if name != "step")
+        given["measures"] = tuple(name for name in given["measures"] if name in TARGET_MEASURES)
         for name in sorted(targets):
             network = getattr(policy, name)
             if any(True for _ in network.parameters()):

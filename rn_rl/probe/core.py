@@ -331,10 +331,10 @@ class CodeLengthProbe:
                 self._measure_churn()
             self._last, self._readings = (self._states.commit(), self._laid_out()), None
             self._warn_if_blind()
+            self._observer.end_phase()
         self.phases += 1
         self.touched = False
-        self._observer.end_phase()
-        if self.every > 1:
+        if observed or self.observing:
             self._switch()
         return observed
 

@@ -54,7 +54,7 @@ def test_every_arm_of_the_paper_and_every_control(tmp_path):
     assert line.endswith("| 207.0 ± 10.0 |")
     assert page.count("\n- ") == len(study.questions)
     assert "after correction for 31 comparisons" in page
-    assert "Cost: 42 trainings took" in page and "The published code would need" in page
+    assert "Cost: 44 trainings took" in page and "The published code would need" in page
     assert "<svg" in (tmp_path / f"{what}.svg").read_text() and f"]({what}.svg)" in page
     for row in rows:  # the figures are those of SB3's own monitor files
         if row["arm"] == "ln+rn":

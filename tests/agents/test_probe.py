@@ -277,7 +277,8 @@ QUICK = ("learning_starts=20", "batch_size=16", "buffer_size=200", "train_freq=8
 SETTINGS = {
     **{algo: (*QUICK, "gradient_steps=1") for algo in ("dqn", "rndqn", "qrdqn", *PENDULUM)},
     **{
-        algo: ("n_steps=16", "batch_size=16", "n_epochs=1") for algo in ("ppo", "rnppo", "ppo_lstm")
+        algo: ("n_steps=16", "batch_size=16", "n_epochs=1")
+        for algo in ("ppo", "rnppo", "ppo_lstm", "ppo_mask")
     },
     "a2c": ("n_steps=16",),
     "pqn": ("n_steps=16", "batch_size=16", "n_epochs=1"),

@@ -1,4 +1,4 @@
-"""What a probe observes of each call of a layer, and in which columns."""
+"""Observe calls of layers: choose rows and time steps, and add them to the statistics of a probe."""
 
 from __future__ import annotations
 

@@ -37,8 +37,11 @@ def sample(distribution: Distribution, uniform: Tensor) -> Tensor:
     """
     inner: Any = distribution.distribution
     if isinstance(inner, Categorical):
-        below = inner.probs.double().cumsum(1)[:, :-1] < uniform.double()
-        return below.sum(1)
+        cumulative, point = inner.probs.double().cumsum(1), uniform.double()
+        if getattr(inner, "masks", None) is None:
+            return (cumulative[:, :-1] < point).sum(1)
+        # float32 probabilities may sum to less than 1: a point above would choose a forbidden last action
+        return (cumulative[:, :-1] <= point * cumulative[:, -1:]).sum(1)
     gaussian = inner
     tiny = torch.finfo(torch.float32).eps
     normal = torch.special.ndtri(uniform.clamp(tiny, 1 - tiny))

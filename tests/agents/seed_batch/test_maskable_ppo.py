@@ -8,10 +8,12 @@ import pytest
 import torch
 from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.buffers import MaskableRolloutBufferSamples
+from sb3_contrib.common.maskable.distributions import MaskableCategoricalDistribution
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from rn_rl.agents import SeedBatchMaskablePPO, VecSeedEnvs
+from rn_rl.agents.seed_batch.distributions import allow, sample
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.cli import main
 from rn_rl.experiment.evaluation.episodes import play_seed_batch
@@ -143,6 +145,17 @@ def test_the_ratio_is_1_at_the_first_minibatch():
     batch.learn(64)
     torch.testing.assert_close(found[0], torch.zeros(3, dtype=found[0].dtype), rtol=0, atol=5e-13)
     assert min(map(float, found[1])) > 1e-6
+
+
+@pytest.mark.parametrize("point", [0.0, np.nextafter(1, 0)])
+def test_a_forbidden_action_is_not_chosen_at_the_ends_of_the_unit_interval(point):
+    """Where probabilities in float32 sum to less than 1, and where the first of them is 0."""
+    logits = torch.randn(1000, 4, generator=torch.Generator().manual_seed(0))
+    distribution = MaskableCategoricalDistribution(4).proba_distribution(logits)
+    masks = torch.tensor([False, True, True, False]).expand(1000, 4)
+    allow(distribution, [masks])
+    chosen = sample(distribution, torch.full((1000, 1), point, dtype=torch.float64))
+    assert masks.gather(1, chosen[:, None]).all()
 
 
 @pytest.mark.parametrize("deterministic", [True, False])

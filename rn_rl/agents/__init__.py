@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         SeedBatchSAC,
         SeedBatchTD3,
         SeedBatchTQC,
+        SeedBatchTRPO,
         VecSeedEnvs,
     )
     from rn_rl.agents.value_targets import ValueTargets
@@ -57,6 +58,7 @@ _EXPORTS = {
     "SeedBatchSAC": "rn_rl.agents.seed_batch",
     "SeedBatchTD3": "rn_rl.agents.seed_batch",
     "SeedBatchTQC": "rn_rl.agents.seed_batch",
+    "SeedBatchTRPO": "rn_rl.agents.seed_batch",
     "VecSeedEnvs": "rn_rl.agents.seed_batch",
 }
 
@@ -82,6 +84,7 @@ __all__ = [
     "SeedBatchSAC",
     "SeedBatchTD3",
     "SeedBatchTQC",
+    "SeedBatchTRPO",
     "ValueTargets",
     "VecSeedEnvs",
 ]

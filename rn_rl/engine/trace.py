@@ -85,9 +85,7 @@ class TracedFunction:
         return trace(*tensors)
 
     def _trace(self, *tensors: Tensor) -> Callable[..., Any]:
-        with torch.enable_grad(), no_distribution_validation(), warnings.catch_warnings():
-            # weight_norm has no batching rule, so vmap falls back to a loop over the seeds
-            warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+        with torch.enable_grad(), no_distribution_validation(), no_batching_warnings():
             # with fake tensors, tracing computes nothing and changes no state
             trace = make_fx(self.function, tracing_mode="fake", _allow_non_fake_inputs=True)
             graph = simplify(trace(*tensors))
@@ -99,6 +97,14 @@ class TracedFunction:
         if self.num_static:
             return PartialEvaluation(graph, self.num_static, self.cache_invariants)
         return in_place(graph)
+
+
+@contextlib.contextmanager
+def no_batching_warnings() -> Iterator[None]:
+    """Ignore that vmap computes weight_norm, which has no batching rule, in a loop over the seeds."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+        yield
 
 
 @contextlib.contextmanager

@@ -281,6 +281,7 @@ SETTINGS = {
         for algo in ("ppo", "rnppo", "ppo_lstm", "ppo_mask")
     },
     "a2c": ("n_steps=16",),
+    "trpo": ("n_steps=16", "batch_size=16"),
     "pqn": ("n_steps=16", "batch_size=16", "n_epochs=1"),
 }
 

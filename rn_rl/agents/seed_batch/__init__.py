@@ -13,6 +13,7 @@ from rn_rl.agents.seed_batch.recurrent_ppo import SeedBatchRecurrentPPO
 from rn_rl.agents.seed_batch.sac import SeedBatchSAC
 from rn_rl.agents.seed_batch.td3 import SeedBatchTD3
 from rn_rl.agents.seed_batch.tqc import SeedBatchTQC
+from rn_rl.agents.seed_batch.trpo import SeedBatchTRPO
 from rn_rl.agents.seed_batch.vector_envs import EnvpoolSeedEnvs, SeedEnvs, VecSeedEnvs
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "SeedBatchSAC",
     "SeedBatchTD3",
     "SeedBatchTQC",
+    "SeedBatchTRPO",
     "SeedEnvs",
     "VecSeedEnvs",
 ]

@@ -10,8 +10,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
 from rn_rl.agents.seed_batch.actor_critic import PolicyEvaluation
-from rn_rl.agents.seed_batch.minibatch import ClipRanges, RolloutSamples
-from rn_rl.agents.seed_batch.ppo import SeedBatchPPO, masked_mean, standardized
+from rn_rl.agents.seed_batch.minibatch import (
+    ClipRanges,
+    RolloutSamples,
+    masked_mean,
+    standardized,
+)
+from rn_rl.agents.seed_batch.ppo import SeedBatchPPO
 
 
 class SeedBatchA2C(SeedBatchPPO):

@@ -200,7 +200,10 @@ class ActorCritics:
         self, tensors: Sequence[Tensor], observations: Tensor, *masks: Tensor
     ) -> Distribution:
         """See :meth:`SeedBatch.policies`."""
-        first, *std = self._parameters(*tensors, observations, *masks)
+        return self.distribution_of(*self._parameters(*tensors, observations, *masks))
+
+    def distribution_of(self, first: Tensor, *std: Tensor) -> Distribution:
+        """Return the distributions with given logits, or means and standard deviations."""
         if isinstance(self.model.action_space, spaces.Discrete):
             return Categorical(logits=first, validate_args=False)
         return Normal(first, std[0], validate_args=False)

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from rn_rl.agents.seed_batch.distributions import components
 from rn_rl.agents.seed_batch.off_policy import OffPolicySeedBatch
-from rn_rl.agents.seed_batch.rng import Streams
+from rn_rl.agents.seed_batch.rng import Streams, gaussian
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
 from rn_rl.engine.ensemble import ModuleStack
 from rn_rl.engine.trace import TracedFunction
@@ -204,15 +204,6 @@ class ContinuousSeedBatch(OffPolicySeedBatch[Model]):
         for prefix, target in self.targets.items():
             target.load_into(seed, networks[prefix](model))
         return model
-
-
-def gaussian(uniform: np.ndarray) -> np.ndarray:
-    """Return standard normal numbers from uniform ones in [0, 1), by the inverse distribution."""
-    tiny = float(np.finfo(np.float32).eps)
-    normal: np.ndarray = torch.special.ndtri(
-        torch.from_numpy(uniform).clamp(tiny, 1 - tiny)
-    ).numpy()
-    return normal
 
 
 def values_of(critic: Any, observations: Tensor, actions: Tensor) -> Tensor:

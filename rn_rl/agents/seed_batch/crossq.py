@@ -11,8 +11,9 @@ from sb3_contrib.common.torch_layers import BatchRenorm1d
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
-from rn_rl.agents.seed_batch.continuous import CRITIC, gaussian, values_of
+from rn_rl.agents.seed_batch.continuous import CRITIC, values_of
 from rn_rl.agents.seed_batch.minibatch import Transitions, unflatten
+from rn_rl.agents.seed_batch.rng import gaussian
 from rn_rl.agents.seed_batch.sac import SeedBatchSAC
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
 from rn_rl.engine.trace import TracedFunction

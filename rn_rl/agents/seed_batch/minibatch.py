@@ -71,3 +71,16 @@ def unflatten(tensors: Sequence[Tensor], *kinds: type[tuple[Any, ...]]) -> list[
         parts.append(kind(*tensors[:count]))
         tensors = tensors[count:]
     return [*parts, tuple(tensors)]
+
+
+def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the means ``(seeds,)`` of the rows of ``(seeds, rows)`` that are not padding."""
+    return x.mean(1) if mask is None else (x * mask).sum(1) / mask.sum(1)
+
+
+def standardized(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Shift and scale the rows of ``(seeds, rows)`` to mean 0 and standard deviation 1 in each seed."""
+    count: Any = x.shape[1] if mask is None else mask.sum(1)
+    centred = x - masked_mean(x, mask)[:, None]
+    variance = masked_mean(centred.square(), mask) * (count / (count - 1))
+    return centred / (variance.sqrt()[:, None] + 1e-8)

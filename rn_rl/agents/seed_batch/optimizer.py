@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,9 @@ def stacked_optimizer(weights: Tensor, template: Optimizer) -> Optimizer:
         weights: weights of all seeds, ``(seeds, P)``.
         template: optimizer of one agent. Adam is made fused: one kernel for all weights.
     """
-    options = {**template.defaults, "lr": template.param_groups[0]["lr"]}
+    defaults = {**template.defaults, "lr": template.param_groups[0]["lr"]}
+    taken = inspect.signature(type(template)).parameters  # AdamW has defaults that it does not take
+    options = {name: value for name, value in defaults.items() if name in taken}
     if isinstance(template, torch.optim.Adam) and not options.get("capturable"):
         options.update(fused=True, foreach=False)
     return type(template)([weights], **options)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 
 class Streams:
@@ -64,3 +65,12 @@ class Streams:
             generator.bit_generator.state = stored["state"]
         self._fill()
         self.used = int(states[0]["used"])
+
+
+def gaussian(uniform: np.ndarray) -> np.ndarray:
+    """Return standard normal numbers from uniform ones in [0, 1), by the inverse distribution."""
+    tiny = float(np.finfo(np.float32).eps)
+    normal: np.ndarray = torch.special.ndtri(
+        torch.from_numpy(uniform).clamp(tiny, 1 - tiny)
+    ).numpy()
+    return normal

@@ -16,12 +16,11 @@ from rn_rl.agents.seed_batch.continuous import (
     ACTOR,
     CRITIC,
     ContinuousSeedBatch,
-    gaussian,
     values_of,
 )
 from rn_rl.agents.seed_batch.distributions import components
 from rn_rl.agents.seed_batch.minibatch import Transitions, unflatten
-from rn_rl.agents.seed_batch.rng import Streams
+from rn_rl.agents.seed_batch.rng import Streams, gaussian
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
 from rn_rl.engine.trace import TracedFunction
 from rn_rl.errors import UserError

@@ -24,6 +24,7 @@ from rn_rl.agents.seed_batch import (
     SeedBatchSAC,
     SeedBatchTD3,
     SeedBatchTQC,
+    SeedBatchTRPO,
 )
 from rn_rl.agents.seed_batch.distributions import components
 from rn_rl.agents.seed_batch.rng import Streams
@@ -50,6 +51,7 @@ BATCHES: dict[str, type[SeedBatch[Any]]] = {
     "rnppo": SeedBatchPPO,
     "ppo_lstm": SeedBatchRecurrentPPO,
     "ppo_mask": SeedBatchMaskablePPO,
+    "trpo": SeedBatchTRPO,
     "pqn": SeedBatchPQN,
     "sac": SeedBatchSAC,
     "td3": SeedBatchTD3,

@@ -1,4 +1,4 @@
-"""Seed batches of A2C and QR-DQN: updates equal SB3's, and trainings continue from their state."""
+"""Seed batches of A2C, QR-DQN and TRPO: updates equal SB3's, and trainings continue from their state."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ import torch
 from sb3_contrib import QRDQN
 from stable_baselines3 import A2C
 from stable_baselines3.common.buffers import RolloutBufferSamples
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
 from rn_rl.agents.seed_batch.a2c import SeedBatchA2C
+from rn_rl.agents.seed_batch.optimizer import ELEMENTWISE
 from rn_rl.agents.seed_batch.qrdqn import SeedBatchQRDQN
+from rn_rl.agents.seed_batch.trpo import SeedBatchTRPO
 from rn_rl.normalization import REGISTRY
 from rn_rl.policies import NormActorCriticPolicy, NormQRDQNPolicy
+from tests.agents.seed_batch.test_trpo import trpo
 from tests.factories import (
     envs_of,
     networks_agree,
@@ -116,7 +120,7 @@ def test_updates_of_a2c_are_those_of_sb3(spec: str, normalize: bool):
     assert batch.losses.keys() == {f"train/{n}_loss" for n in ("policy", "value", "entropy")}
 
 
-CASES = [(qrdqn, SeedBatchQRDQN), (a2c, SeedBatchA2C)]
+CASES = [(qrdqn, SeedBatchQRDQN), (a2c, SeedBatchA2C), (trpo, SeedBatchTRPO)]
 
 
 @pytest.mark.parametrize(("build", "cls"), CASES)
@@ -160,3 +164,15 @@ def test_the_rollouts_of_a2c_are_learned_from_once():
     batch = SeedBatchA2C(models, envs_of(models))
     batch.learn(160)
     assert batch.num_updates == 160 / 16
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_batches_take_each_optimizer_that_is_elementwise(name: str):
+    optimizer = getattr(torch.optim, name, RMSpropTFLike)
+    policy_kwargs = {"norm": "ln", "net_arch": [8], "optimizer_class": optimizer}
+    models = [a2c("ln", seed, policy_kwargs=policy_kwargs, use_rms_prop=False) for seed in SEEDS]
+    batch = SeedBatchA2C(models, envs_of(models))
+    batch.learn(32)
+    single = batch.write_back(0).policy.optimizer
+    assert type(batch.optimizer) is type(single) is optimizer
+    assert single.state_dict()["state"] or name == "SGD"

@@ -18,6 +18,7 @@ from rn_rl.agents.seed_batch.base import SeedBatch
 from rn_rl.agents.seed_batch.minibatch import Transitions
 from rn_rl.agents.seed_batch.replay import SeedReplay
 from rn_rl.agents.seed_batch.rng import Streams
+from rn_rl.agents.seed_batch.vec_normalize import SeedVecNormalize
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs, Step
 from rn_rl.policies.divergence import evenly_spaced
 
@@ -43,6 +44,11 @@ class OffPolicySeedBatch(SeedBatch[Model]):
             self.size, model.buffer_size, model.observation_space, model.action_space, self.device
         )
         self.replay = Streams(self.seeds, "replay", (model.batch_size,))
+        wrappers = envs.normalizers()
+        self.normalize = SeedVecNormalize(wrappers) if wrappers else None
+        """``VecNormalize`` of every seed; None without."""
+        self.last_originals: np.ndarray | None = None
+        """The last observations before ``VecNormalize`` scaled them."""
 
     @classmethod
     def cannot(cls, model: Any) -> str | None:
@@ -54,8 +60,6 @@ class OffPolicySeedBatch(SeedBatch[Model]):
             return f"n_envs is {model.n_envs}; a batch of {name} seeds has one environment for each"
         if model.n_steps != 1:
             return f"n_steps is {model.n_steps}"
-        if model.get_vec_normalize_env() is not None:
-            return "normalize is set, and a replay memory would need the statistics of each seed"
         if _frequency(model).unit is not TrainFrequencyUnit.STEP:
             return "train_freq counts episodes, which end at another time in each seed"
         if type(model.replay_buffer) is not ReplayBuffer or model.optimize_memory_usage:
@@ -81,7 +85,8 @@ class OffPolicySeedBatch(SeedBatch[Model]):
         if not len(self.memory):
             return None
         positions = torch.from_numpy(evenly_spaced(len(self.memory), rows)).to(self.device)
-        return self.memory.tensors["observations"].index_select(1, positions)
+        found = self.memory.tensors["observations"].index_select(1, positions)
+        return found if self.normalize is None else self.normalize.scaled(found)
 
     @property
     def rollout_length(self) -> int:
@@ -90,9 +95,16 @@ class OffPolicySeedBatch(SeedBatch[Model]):
     def step(self, t: int) -> None:
         observations: Any = self.last_observations
         actions = self.act(observations)
+        if self.normalize is not None:
+            if self.last_originals is None:
+                self.last_originals = self.normalize.observations()
+            observations = self.last_originals
         step = self.envs.step(self.env_actions(actions))
-        self.memory.add(observations, actions, step)
         self.last_observations = step.observations
+        if self.normalize is not None:
+            step = self.normalize.original(step)
+            self.last_originals = step.observations
+        self.memory.add(observations, actions, step)
         self.count_step()
         self.after_step(step)
 
@@ -104,7 +116,10 @@ class OffPolicySeedBatch(SeedBatch[Model]):
         steps = self.model.gradient_steps
         steps = self.rollout_length if steps < 0 else steps
         for _ in range(steps):
-            self.update(self.memory.sample(self.replay.draw()))
+            minibatch = self.memory.sample(self.replay.draw())
+            if self.normalize is not None:
+                minibatch = self.normalize.scaled_minibatch(minibatch)
+            self.update(minibatch)
         self.count_updates(steps)
 
     def count_updates(self, steps: int) -> None:
@@ -115,16 +130,25 @@ class OffPolicySeedBatch(SeedBatch[Model]):
         arrays, plain = super().state(seed)
         for name, tensor in self.memory.tensors.items():
             arrays[f"memory/{name}"] = tensor[seed, : len(self.memory)].cpu().numpy()
+        if self.last_originals is not None:
+            arrays["original_observations"] = self.last_originals[seed]
         return arrays, {**plain, "memory": [self.memory.position, self.memory.full]}
 
     @torch.no_grad()
     def restore(self, stored: Sequence[tuple[Mapping[str, np.ndarray], dict[str, Any]]]) -> None:
         super().restore(stored)
         self.memory.position, self.memory.full = stored[0][1]["memory"]
+        if "original_observations" in stored[0][0]:
+            originals = [arrays["original_observations"] for arrays, _ in stored]
+            self.last_originals = np.stack(originals)
         for seed, (arrays, _) in enumerate(stored):
             for name, memory in self.memory.tensors.items():
                 kept = torch.from_numpy(arrays[f"memory/{name}"])
                 memory[seed, : len(kept)] = kept.view(-1, *memory.shape[2:])
+
+    def begin_episodes(self) -> None:
+        super().begin_episodes()
+        self.last_originals = None
 
     def write_back(self, seed: int) -> Model:
         model = super().write_back(seed)

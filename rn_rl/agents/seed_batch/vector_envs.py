@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 Masks = Callable[[], np.ndarray | None]
 """Function that returns True for allowed actions, ``(seeds, envs, actions)``; None if all are."""
@@ -72,6 +72,10 @@ class SeedEnvs(ABC):
         """Return True for actions that are allowed next, ``(seeds, envs, actions)``; None: all are."""
         return None
 
+    def normalizers(self) -> list[VecNormalize]:
+        """Return the ``VecNormalize`` of each seed; none where observations are as they are."""
+        return []
+
     @abstractmethod
     def keep(self, seeds: Sequence[int]) -> None:
         """Go on with the environments of some seeds, given in ascending order, in their present state.
@@ -123,6 +127,9 @@ class VecSeedEnvs(SeedEnvs):
         if not is_masking_supported(self.envs[0]):
             return None
         return np.stack([get_action_masks(env) for env in self.envs]).astype(bool)
+
+    def normalizers(self) -> list[VecNormalize]:
+        return [found for env in self.envs if (found := unwrap_vec_normalize(env)) is not None]
 
     def keep(self, seeds: Sequence[int]) -> None:
         close_all(env for seed, env in enumerate(self.envs) if seed not in seeds)

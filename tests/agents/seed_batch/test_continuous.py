@@ -14,9 +14,9 @@ from stable_baselines3 import DDPG, SAC, TD3
 from stable_baselines3.common.buffers import ReplayBufferSamples
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 
-from rn_rl.agents.seed_batch.continuous import gaussian
 from rn_rl.agents.seed_batch.crossq import SeedBatchCrossQ
 from rn_rl.agents.seed_batch.minibatch import Transitions
+from rn_rl.agents.seed_batch.rng import gaussian
 from rn_rl.agents.seed_batch.sac import SeedBatchSAC
 from rn_rl.agents.seed_batch.td3 import SeedBatchTD3
 from rn_rl.agents.seed_batch.tqc import SeedBatchTQC

@@ -139,6 +139,7 @@ def test_stock_sb3_continues_from_the_zip_of_one_seed(tmp_path):
     "options",
     [
         pytest.param({}, marks=pytest.mark.slow),
+        {"set": (*DQN_SETTINGS, "normalize=true")},
         {"algo": "ppo", "n_envs": 2, "set": (*PPO_SETTINGS, "normalize=true"), "timesteps": 640},
         pytest.param(
             {"algo": "ppo_lstm", "n_envs": 2, "set": LSTM_SETTINGS, "timesteps": 640},

@@ -1,0 +1,87 @@
+"""VecNormalize in off-policy seed batches: memory and minibatches are those of SB3, bit for bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import DQN, SAC
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+
+from rn_rl.agents import SeedBatchDQN, SeedBatchSAC, VecSeedEnvs
+from rn_rl.policies import NormDQNPolicy, NormSACPolicy
+
+SEEDS = (3, 5)
+STEPS = 230
+
+
+def normalized(env: str, seed: int, **kwargs: Any) -> VecNormalize:
+    return VecNormalize(make_vec_env(env, seed=seed), **kwargs)
+
+
+def build(kind: str, **kwargs: Any) -> tuple[list[Any], Any]:
+    """Return agents of two seeds, and a batch of the same agents."""
+    cls, policy, env, batch = {
+        "dqn": (DQN, NormDQNPolicy, "CartPole-v1", SeedBatchDQN),
+        "sac": (SAC, NormSACPolicy, "Pendulum-v1", SeedBatchSAC),
+    }[kind]
+    options = {
+        "learning_starts": 10_000,
+        "buffer_size": 1000,
+        "batch_size": 8,
+        "train_freq": 1,
+        "policy_kwargs": {"norm": "ln", "net_arch": [8, 8]},
+    }
+    single, mine = (
+        [cls(policy, normalized(env, s, **kwargs), seed=s, device="cpu", **options) for s in SEEDS]
+        for _ in range(2)
+    )
+    return single, batch(mine, VecSeedEnvs([normalized(env, s, **kwargs) for s in SEEDS]))
+
+
+@pytest.mark.parametrize("kind", ["dqn", "sac"])
+@pytest.mark.parametrize(
+    "kwargs",
+    [{}, {"norm_reward": False}, {"norm_obs": False}, {"clip_obs": 0.5, "clip_reward": 0.1}],
+)
+def test_what_is_learned_from_is_that_of_sb3(kind: str, kwargs: dict[str, Any]):
+    single, batch = build(kind, **kwargs)
+    rng = np.random.default_rng(0)
+    if kind == "dqn":
+        actions = rng.integers(0, 2, (STEPS, len(SEEDS), 1))
+    else:
+        actions = rng.uniform(-1, 1, (STEPS, len(SEEDS), 1, 1)).astype(np.float32)
+    for i, model in enumerate(single):
+        turn = iter(actions[:, i])
+
+        def chosen(*args: Any, turn: Any = turn, model: Any = model) -> Any:
+            action = next(turn)
+            return action if kind == "dqn" else model.policy.unscale_action(action), action
+
+        model._sample_action = chosen
+        model.learn(STEPS)
+    turn = iter(actions)
+    batch.act = lambda observations: next(turn)
+    batch.learn(STEPS)
+    drawn = rng.uniform(size=(len(SEEDS), 8))
+    minibatch = batch.normalize.scaled_minibatch(batch.memory.sample(drawn))
+    for i, model in enumerate(single):
+        theirs, memory = model.replay_buffer, batch.memory
+        assert memory.position == theirs.pos == STEPS
+        if kind == "dqn":
+            assert theirs.dones[:STEPS].sum() > 3
+        for name in ("observations", "next_observations", "rewards", "dones"):
+            stored = getattr(theirs, name)[:STEPS].reshape(STEPS, -1)
+            timeouts = theirs.timeouts[:STEPS] if name == "dones" else 0
+            assert np.array_equal(memory.tensors[name][i, :STEPS].numpy(), stored - timeouts), name
+        positions = (drawn[i] * STEPS).astype(int)
+        one = theirs._get_samples(positions, env=model.get_vec_normalize_env())
+        for name in ("observations", "next_observations", "rewards", "dones"):
+            mine = getattr(minibatch, name)[i]
+            assert mine.dtype == torch.float32
+            assert torch.equal(mine, getattr(one, name)), name
+        assert np.array_equal(batch.last_observations[i], model._last_obs)
+

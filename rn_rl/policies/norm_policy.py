@@ -57,8 +57,9 @@ class NormPolicyMixin(BasePolicy):
         value_norm: ``"popart"``: output layers of values are scaled by the statistics of their targets,
             which the callback :class:`rn_rl.agents.ValueTargets` gives them. For DQN, QR-DQN, on-policy
             algorithms and SAC.
-        weight_decay: decay of the matrices alone, by AdamW unless ``optimizer_class`` says otherwise;
-            default: that of the network, 1e-2 for ``"simba"`` and 1e-4 for ``"bronet"``; 0: none.
+        weight_decay: decay of the matrices alone, by AdamW, which takes the place of Adam; another
+            ``optimizer_class``, such as the RMSprop of A2C, adds the decay to the gradients. Default:
+            that of the network, 1e-2 for ``"simba"`` and 1e-4 for ``"bronet"``; 0: none.
         features: the trunk before the hidden layers: ``"auto"`` (by the observation space),
             ``"mlp"``, ``"minigrid"``, ``"nature"`` or ``"dict"``.
         trunk_norm: normalizer spec for the convolutions of the trunk.
@@ -124,7 +125,8 @@ class NormPolicyMixin(BasePolicy):
         if features == "minigrid":
             kwargs.setdefault("normalize_images", False)
         decay = network.weight_decay if weight_decay is None else weight_decay
-        if decay and "optimizer_class" not in kwargs:
+        # QR-DQN gives Adam by itself, in which a decay would be added to the gradients
+        if decay and kwargs.get("optimizer_class", torch.optim.Adam) is torch.optim.Adam:
             kwargs["optimizer_class"] = ADAMW
         # before nn.Module exists, and before _build needs them
         own = {"norm": norm, "net": net, "obs_norm": obs_norm, "value_norm": value_norm}

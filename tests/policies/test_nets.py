@@ -220,16 +220,17 @@ def test_networks_have_the_widths_of_their_papers_and_their_optimizer():
     assert type(small.actor.optimizer) is torch.optim.Adam
 
 
-def test_decay_is_that_of_adamw_on_matrices_alone():
+@pytest.mark.parametrize(("algo", "network"), [("dqn", "q_net"), ("qrdqn", "quantile_net")])
+def test_decay_is_that_of_adamw_on_matrices_alone(algo: str, network: str):
     torch.manual_seed(0)
-    model = build("dqn", "mlp", norm="ln", weight_decay=0.5, net_arch=[8])
-    policy = model.policy
-    before = {name: p.detach().clone() for name, p in policy.q_net.named_parameters()}
-    for parameter in policy.q_net.parameters():
+    policy = build(algo, "mlp", norm="ln", weight_decay=0.5, net_arch=[8]).policy
+    learned = getattr(policy, network)
+    before = {name: p.detach().clone() for name, p in learned.named_parameters()}
+    for parameter in learned.parameters():
         parameter.grad = torch.zeros_like(parameter)
     policy.optimizer.step()
     rate = policy.optimizer.param_groups[0]["lr"]
-    for name, parameter in policy.q_net.named_parameters():
+    for name, parameter in learned.named_parameters():
         shrunk = 1 - rate * 0.5 if parameter.dim() == 2 else 1
         torch.testing.assert_close(parameter, before[name] * shrunk, msg=name)
 

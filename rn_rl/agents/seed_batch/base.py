@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from rn_rl.agents.priors import NetworkPriors
 from rn_rl.agents.seed_batch import optimizer as optimizers
+from rn_rl.agents.seed_batch.optimizer import Part
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.vector_envs import Masks, SeedEnvs
 from rn_rl.engine.ensemble import ModuleStack, clip_gradients
@@ -30,13 +31,6 @@ Model = TypeVar("Model", bound=BaseAlgorithm)
 
 COUNTERS = ("num_timesteps", "num_updates", "progress_remaining")
 """Attributes that a checkpoint stores; they are the same for all seeds."""
-
-
-class Part(NamedTuple):
-    """Networks of all seeds that one optimizer updates."""
-
-    stack: ModuleStack
-    optimizer: Optimizer
 
 
 class SeedBatch(ABC, Generic[Model]):
@@ -89,7 +83,8 @@ class SeedBatch(ABC, Generic[Model]):
         """Timesteps of each seed at the end of :meth:`learn`."""
         self.parts = self._stack_parts()
         """Networks that are trained, by the prefix of their names: "" if there is one."""
-        self.stack, self.optimizer = next(iter(self.parts.values()))
+        first = next(iter(self.parts.values()))
+        self.stack, self.optimizer = first.stack, first.optimizer
         """The networks that act, and their optimizer."""
         self.last_observations: np.ndarray | None = None
         """Observations to act on next, ``(seeds, envs, ...)``; None before :meth:`learn` resets."""
@@ -115,9 +110,11 @@ class SeedBatch(ABC, Generic[Model]):
         """Stack the :meth:`trained_networks` of all agents."""
         by_model = [self.trained_networks(model) for model in self.models]
         parts = {}
-        for prefix, (_, optimizer) in by_model[0].items():
+        for prefix, (network, optimizer) in by_model[0].items():
             stack = ModuleStack([networks[prefix][0] for networks in by_model])
-            parts[prefix] = Part(stack, optimizers.stacked_optimizer(stack.weights, optimizer))
+            stacked = optimizers.stacked_optimizer(stack.weights, optimizer)
+            decay = optimizers.decays(network, optimizer)
+            parts[prefix] = Part(stack, stacked, decay)
         return parts
 
     @property
@@ -158,10 +155,10 @@ class SeedBatch(ABC, Generic[Model]):
         Args:
             prefix: key of one of :attr:`parts`; None: the first.
         """
-        stack, optimizer = (self.stack, self.optimizer) if prefix is None else self.parts[prefix]
-        optimizer.step()
-        stack.project()
-        torch.autograd.graph.increment_version(stack.weights)
+        part = self.parts[next(iter(self.parts)) if prefix is None else prefix]
+        part.step()
+        part.stack.project()
+        torch.autograd.graph.increment_version(part.stack.weights)
 
     def set_learning_rate(self) -> None:
         """Set the learning rate by the schedule, as SB3 does before each :meth:`train`."""
@@ -295,7 +292,7 @@ class SeedBatch(ABC, Generic[Model]):
             return torch.stack([n.gain.double().mean() for n in phase_norms(network).values()])
 
         found = []
-        for stack, _ in self.parts.values():
+        for stack, *_ in self.parts.values():
             if stack.norms:
                 found.append(stack.vmap_modules(gains, tensors[: len(stack.tensors)]))
             tensors = tensors[len(stack.tensors) :]
@@ -313,7 +310,7 @@ class SeedBatch(ABC, Generic[Model]):
 
     def named_parameters(self, seed: int) -> Iterator[tuple[str, Tensor]]:
         """Iterate over the names and the parameters of one seed's trained networks."""
-        for prefix, (stack, _) in self.parts.items():
+        for prefix, (stack, *_) in self.parts.items():
             tensors = list(stack.unstack(seed).items())
             yield from ((prefix + name, t) for name, t in tensors[: stack.num_parameters])
 
@@ -368,7 +365,7 @@ class SeedBatch(ABC, Generic[Model]):
         """
         arrays: dict[str, np.ndarray] = {}
         numbers: dict[str, Any] = {}
-        for prefix, (stack, optimizer) in self.parts.items():
+        for prefix, (stack, optimizer, _) in self.parts.items():
             for name, tensor in stack.unstack(seed).items():
                 arrays[f"{prefix}network/{name}"] = tensor.cpu().numpy()
             moments, steps = optimizers.seed_state(optimizer, seed)
@@ -387,7 +384,7 @@ class SeedBatch(ABC, Generic[Model]):
     def restore(self, stored: Sequence[tuple[Mapping[str, np.ndarray], dict[str, Any]]]) -> None:
         """Load the :meth:`state` of every seed; :meth:`learn` continues from it."""
         plain = stored[0][1]
-        for prefix, (stack, optimizer) in self.parts.items():
+        for prefix, (stack, optimizer, _) in self.parts.items():
             for seed, (arrays, _) in enumerate(stored):
                 for name, tensor in stack.unstack(seed).items():
                     tensor.copy_(torch.from_numpy(arrays[f"{prefix}network/{name}"]))
@@ -434,7 +431,7 @@ class SeedBatch(ABC, Generic[Model]):
 
         For a seed that diverged: numbers that are not finite can make an environment fail.
         """
-        for stack, optimizer in self.parts.values():
+        for stack, optimizer, _ in self.parts.values():
             stack.weights[seed] = 0
             for average in optimizers.state_tensors(optimizer).values():
                 if average.shape == stack.weights.shape:
@@ -445,7 +442,8 @@ class SeedBatch(ABC, Generic[Model]):
         model = self.models[seed]
         for prefix, (network, optimizer) in self.trained_networks(model).items():
             self.parts[prefix].stack.load_into(seed, network)
-            optimizers.load_into(self.parts[prefix].optimizer, seed, optimizer)
+            parameters = list(network.parameters())
+            optimizers.load_into(self.parts[prefix].optimizer, seed, optimizer, parameters)
         model.num_timesteps = self.num_timesteps
         model._n_updates = self.num_updates
         model._total_timesteps = self.total_timesteps

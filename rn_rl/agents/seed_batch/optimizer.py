@@ -4,17 +4,38 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from rn_rl.engine.ensemble import ModuleStack
 from rn_rl.normalization.popart import popart_layers
 
 ELEMENTWISE = ("Adam", "AdamW", "RMSprop", "RMSpropTFLike", "SGD", "NAdam", "RAdam", "Adamax")
 """Optimizers that update each weight independently, so that stacked weights can be one parameter."""
+
+
+class Part(NamedTuple):
+    """Networks of all seeds that one optimizer updates."""
+
+    stack: ModuleStack
+    optimizer: Optimizer
+    decay: Tensor | None = None
+    """Weight decay of each column, where parameters differ in it, see :func:`decays`."""
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update the weights by their gradients."""
+        weights = self.stack.weights
+        if self.decay is not None and isinstance(self.optimizer, torch.optim.AdamW):
+            rate = self.optimizer.param_groups[0]["lr"]
+            weights.mul_((1 - rate * self.decay).to(weights))
+        elif self.decay is not None:
+            weights.grad = weights.grad + self.decay.to(weights) * weights
+        self.optimizer.step()
 
 
 def cannot(policy: nn.Module, optimizer: Optimizer) -> str | None:
@@ -22,8 +43,6 @@ def cannot(policy: nn.Module, optimizer: Optimizer) -> str | None:
     name = type(optimizer).__name__
     if name not in ELEMENTWISE:
         return f"the optimizer {name} is not one of {', '.join(ELEMENTWISE)}"
-    if len(optimizer.param_groups) != 1:
-        return "weight_decay is that of matrices alone, and a batch has one group of parameters"
     if popart_layers(policy):
         return "value_norm is popart, which rescales the output layer of each seed at its commits"
     return None
@@ -34,14 +53,33 @@ def stacked_optimizer(weights: Tensor, template: Optimizer) -> Optimizer:
 
     Args:
         weights: weights of all seeds, ``(seeds, P)``.
-        template: optimizer of one agent. Adam is made fused: one kernel for all weights.
+        template: optimizer of one agent. Adam is made fused: one kernel for all weights. A decay of some
+            parameters alone is left out, see :func:`decays`.
     """
     defaults = {**template.defaults, "lr": template.param_groups[0]["lr"]}
+    if len(template.param_groups) > 1:
+        defaults["weight_decay"] = 0.0
     taken = inspect.signature(type(template)).parameters  # AdamW has defaults that it does not take
     options = {name: value for name, value in defaults.items() if name in taken}
     if isinstance(template, torch.optim.Adam) and not options.get("capturable"):
         options.update(fused=True, foreach=False)
     return type(template)([weights], **options)
+
+
+def decays(network: nn.Module, optimizer: Optimizer) -> Tensor | None:
+    """Return the weight decay of each column of stacked weights, ``(P,)``, where parameters differ in it.
+
+    Args:
+        network: network of one agent.
+        optimizer: its optimizer. Before a step, AdamW multiplies the weights by ``1 - lr * decay``, and
+            others add ``decay * weights`` to the gradients.
+    """
+    if len(optimizer.param_groups) == 1:
+        return None
+    of = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    return torch.cat(
+        [torch.full_like(p, of[id(p)], dtype=torch.float64).flatten() for p in network.parameters()]
+    ).detach()
 
 
 def state_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
@@ -90,18 +128,28 @@ def restore(
         optimizer.load_state_dict({"state": {0: state}, "param_groups": groups})
 
 
-def load_into(optimizer: Optimizer, seed: int, single: Any) -> None:
-    """Copy one seed's state and the learning rate into the optimizer of a single agent."""
+def load_into(optimizer: Optimizer, seed: int, single: Any, parameters: Sequence[Tensor]) -> None:
+    """Copy one seed's state and the learning rate into the optimizer of a single agent.
+
+    Args:
+        optimizer: optimizer of the stacked weights.
+        seed: number of the seed.
+        single: optimizer of the agent.
+        parameters: parameters of the agent in the order in which they are stacked.
+    """
     stored = state_tensors(optimizer)
     if not stored:
         return
-    parameters = single.param_groups[0]["params"]
-    sizes = [p.numel() for p in parameters]
-    state: dict[int, dict[str, Any]] = {i: {} for i in range(len(parameters))}
+    held = [p for group in single.param_groups for p in group["params"]]
+    numbers = {id(p): number for number, p in enumerate(held)}
+    state: dict[int, dict[str, Any]] = {number: {} for number in range(len(held))}
     for name, value in stored.items():
+        sizes = [p.numel() for p in parameters]
         parts = value[seed].split(sizes) if value.dim() else [value] * len(parameters)
-        for entry, part, parameter in zip(state.values(), parts, parameters, strict=True):
-            entry[name] = part.view_as(parameter if part.dim() else part).clone()
+        for part, parameter in zip(parts, parameters, strict=True):
+            shaped = part.view_as(parameter if part.dim() else part)
+            state[numbers[id(parameter)]][name] = shaped.clone()
     groups = single.state_dict()["param_groups"]
-    groups[0]["lr"] = optimizer.param_groups[0]["lr"]
+    for group in groups:
+        group["lr"] = optimizer.param_groups[0]["lr"]
     single.load_state_dict({"state": state, "param_groups": groups})

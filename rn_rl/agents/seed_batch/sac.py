@@ -289,5 +289,7 @@ class SeedBatchSAC(ContinuousSeedBatch[SAC]):
         if self.entropy_optimizer is not None:
             with torch.no_grad():
                 model.log_ent_coef.copy_(self.log_ent_coef[seed])
-            optimizers.load_into(self.entropy_optimizer, seed, model.ent_coef_optimizer)
+            optimizers.load_into(
+                self.entropy_optimizer, seed, model.ent_coef_optimizer, [model.log_ent_coef]
+            )
         return model

@@ -99,7 +99,7 @@ class SeedBatchTRPO(SeedBatchOnPolicy):
     def step_optimizer(self, prefix: str | None = None) -> None:
         columns = self.region.columns
         kept = self.stack.weights.detach()[:, columns]
-        self.optimizer.step()
+        self.parts[""].step()
         with torch.no_grad():  # a decay of weights would change them without a gradient
             self.stack.weights[:, columns] = kept
         self.stack.project()

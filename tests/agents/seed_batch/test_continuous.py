@@ -155,6 +155,18 @@ def updates_agree(cls: Any, batch_cls: Any, spec: str, monkeypatch: Any, **kwarg
     return batch
 
 
+@pytest.mark.parametrize(("cls", "batch"), [(SAC, SeedBatchSAC), (TD3, SeedBatchTD3)])
+@pytest.mark.parametrize("net", ["simba", "simbav2", "bronet"])
+def test_updates_of_networks_are_those_of_sb3(
+    net: str, cls: Any, batch: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """Decay of matrices, projections and the statistics of observations included."""
+    decay = {} if net == "simbav2" else {"weight_decay": 0.5}
+    norm = "rn" if net == "simbav2" else "ln+rn"
+    kwargs = {"norm": norm, "net": net, "net_arch": [8], "obs_norm": "rsnorm", **decay}
+    updates_agree(cls, batch, norm, monkeypatch, policy_kwargs=kwargs)
+
+
 @pytest.mark.parametrize("spec", slow_unless(KINDS.__contains__, OBEYING), indirect=True)
 def test_updates_of_sac_are_those_of_sb3(spec: str, monkeypatch: pytest.MonkeyPatch):
     batch = updates_agree(SAC, SeedBatchSAC, spec, monkeypatch, target_update_interval=2)

@@ -62,9 +62,8 @@ def a2c(norm: str, seed: int, **kwargs: Any) -> A2C:
     return A2C(NormActorCriticPolicy, "CartPole-v1", seed=seed, device="cpu", **options)
 
 
-@pytest.mark.parametrize("spec", slow_unless(KINDS.__contains__, SPECS), indirect=True)
-def test_updates_of_qrdqn_are_those_of_sb3_contrib(spec: str):
-    theirs, mine = ([qrdqn(spec, seed) for seed in SEEDS] for _ in range(2))
+def updates_of_qrdqn_agree(spec: str, **kwargs: Any) -> None:
+    theirs, mine = ([qrdqn(spec, seed, **kwargs) for seed in SEEDS] for _ in range(2))
     for model in (*theirs, *mine):
         to_double(model.quantile_net)
         to_double(model.quantile_net_target)
@@ -92,10 +91,7 @@ def test_updates_of_qrdqn_are_those_of_sb3_contrib(spec: str):
         networks_agree(batch, theirs, lambda m: m.quantile_net_target, 1e-10)
 
 
-@pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("spec", slow_unless(KINDS.__contains__, SPECS), indirect=True)
-def test_updates_of_a2c_are_those_of_sb3(spec: str, normalize: bool):
-    kwargs = {"normalize_advantage": normalize}
+def updates_of_a2c_agree(spec: str, **kwargs: Any) -> None:
     theirs, mine = ([a2c(spec, seed, **kwargs) for seed in SEEDS] for _ in range(2))
     for model in (*theirs, *mine):
         to_double(model.policy)
@@ -118,6 +114,27 @@ def test_updates_of_a2c_are_those_of_sb3(spec: str, normalize: bool):
         batch.stack.set_training_mode(False)
         networks_agree(batch, theirs, lambda m: m.policy, 1e-10)
     assert batch.losses.keys() == {f"train/{n}_loss" for n in ("policy", "value", "entropy")}
+
+
+@pytest.mark.parametrize("spec", slow_unless(KINDS.__contains__, SPECS), indirect=True)
+def test_updates_of_qrdqn_are_those_of_sb3_contrib(spec: str):
+    updates_of_qrdqn_agree(spec)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("spec", slow_unless(KINDS.__contains__, SPECS), indirect=True)
+def test_updates_of_a2c_are_those_of_sb3(spec: str, normalize: bool):
+    updates_of_a2c_agree(spec, normalize_advantage=normalize)
+
+
+@pytest.mark.parametrize("agree", [updates_of_qrdqn_agree, updates_of_a2c_agree])
+@pytest.mark.parametrize("net", ["simba", "simbav2", "bronet"])
+def test_updates_of_networks_are_those_of_sb3(net: str, agree: Any):
+    """Decay of matrices, projections and the statistics of observations included."""
+    decay = {} if net == "simbav2" else {"weight_decay": 0.5}
+    norm = "rn" if net == "simbav2" else "ln+rn"
+    kwargs = {"norm": norm, "net": net, "net_arch": [8], "obs_norm": "rsnorm", **decay}
+    agree(norm, policy_kwargs=kwargs)
 
 
 CASES = [(qrdqn, SeedBatchQRDQN), (a2c, SeedBatchA2C), (trpo, SeedBatchTRPO)]

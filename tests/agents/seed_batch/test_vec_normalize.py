@@ -84,4 +84,3 @@ def test_what_is_learned_from_is_that_of_sb3(kind: str, kwargs: dict[str, Any]):
             assert mine.dtype == torch.float32
             assert torch.equal(mine, getattr(one, name)), name
         assert np.array_equal(batch.last_observations[i], model._last_obs)
-

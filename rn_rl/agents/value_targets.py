@@ -16,6 +16,9 @@ from rn_rl.errors import UserError
 from rn_rl.normalization.popart import PopArt, popart_layers
 from rn_rl.policies.divergence import evenly_spaced
 
+TARGET_ROWS = 256
+"""Number of transitions, evenly spaced in the replay memory, whose targets are computed."""
+
 
 class ValueTargets(BaseCallback):
     """Observe the targets of a phase for ``value_norm="popart"``; without such a layer, do nothing.
@@ -36,7 +39,7 @@ class ValueTargets(BaseCallback):
         max_rows: number of transitions, evenly spaced in the replay memory, whose targets are computed.
     """
 
-    def __init__(self, max_rows: int = 256) -> None:
+    def __init__(self, max_rows: int = TARGET_ROWS) -> None:
         super().__init__()
         self.max_rows = max_rows
         self._layers: list[PopArt] = []

@@ -16,6 +16,7 @@ from rn_rl.engine.cuda_graph import CudaGraphed
 from rn_rl.engine.ops.conv import StackedConvolutions
 from rn_rl.engine.ops.group_norm import StackedGroupNorms
 from rn_rl.normalization import PhaseNorm, constraints, phase_norms, project
+from rn_rl.normalization.popart import PopArt
 
 
 class ModuleStack:
@@ -91,7 +92,29 @@ class ModuleStack:
             for name, i, part in zip(group, indices, merged.split(self.size, 1), strict=True):
                 self.tensors[i] = self.norms[name]._buffers[buffer] = part
         leader._state_before_commit = leader.running_state
+        if isinstance(leader, PopArt):
+            parts = (self.names.index(f"{group[0]}.linear.{part}") for part in ("weight", "bias"))
+            leader.rescale_instead(*(self.tensors[i] for i in parts))
         return leader, group
+
+    @property
+    def value_layers(self) -> list[PopArt]:
+        """Output layers that know the statistics of their targets, each with the states of all seeds."""
+        return [leader for leader, _ in self.commit_groups if isinstance(leader, PopArt)]
+
+    def observe_targets(self, targets: Tensor) -> None:
+        """Give the :attr:`value_layers` what they learn to predict.
+
+        Args:
+            targets: ``(rows, S)``.
+        """
+        for layer in self.value_layers:
+            layer.observe_targets(targets)
+
+    def adopt_values(self, online: ModuleStack) -> None:
+        """Give the :attr:`value_layers` the states of other networks' without a change of outputs."""
+        for layer, other in zip(self.value_layers, online.value_layers, strict=True):
+            layer.adopt(other.running_state)
 
     def parameter_view(self, rows: Tensor, name: str) -> Tensor:
         """View of one parameter's columns in a tensor with the layout of ``weights``.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -60,6 +62,7 @@ class PopArt(PhaseNorm):
         self.half_life = half_life
         self.decay = decay_per_phase(half_life)
         self._has_learned = self._has_targets = False
+        self._rescaled: tuple[Tensor, Tensor] | None = None
 
     @property
     def gain(self) -> Tensor:
@@ -74,11 +77,22 @@ class PopArt(PhaseNorm):
         """Add the values that the layer learns to predict to the pending sums.
 
         Args:
-            targets: any shape; not normalized.
+            targets: any shape; not normalized. If this layer holds the states of several networks, their
+                axis is the last.
         """
-        values = targets.detach().reshape(-1, 1).to(self.running_state.device)
-        dispatch.accumulate_moments(self.pending_sums, values, self.running_state[MEAN])
+        state, pending = self.running_state.flatten(1), self.pending_sums.flatten(1)
+        values = targets.detach().reshape(-1, state.shape[1]).to(state)
+        dispatch.accumulate_moments(pending, values, state[MEAN])
         self._has_targets = True
+
+    def rescale_instead(self, weight: Tensor, bias: Tensor) -> None:
+        """Let commits rescale the weights of several networks, of which this layer holds the states.
+
+        Args:
+            weight: ``(networks, outputs, inputs)``.
+            bias: ``(networks, outputs)``.
+        """
+        self._rescaled = weight, bias
 
     def next_state(self) -> Tensor:
         return functional.commit_moments(self.running_state, self.pending_sums, self.decay)
@@ -108,21 +122,40 @@ class PopArt(PhaseNorm):
         """Rescale the layer so that its outputs are those of before; equal states change no bit."""
         old, new = sigma(before), sigma(self.running_state)
         scale, shift = old / new, (before[MEAN] - self.running_state[MEAN]) / new
-        weight, bias = self.linear.weight, self.linear.bias
-        weight.copy_(weight.to(scale.dtype) * scale)
+        weight, bias = self._rescaled or (self.linear.weight, self.linear.bias)
+        weight.copy_(weight.to(scale.dtype) * scale[..., None])
         bias.copy_(bias.to(scale.dtype) * scale + shift)
 
     def apply_state(self, x: Tensor) -> Tensor:
         normalized = self.linear(x)
         scale = sigma(self.running_state)
         y = normalized * scale.to(normalized.dtype) + self.running_state[MEAN].to(normalized.dtype)
-        if self.training and self.observing and not self.frozen and y.requires_grad:
-            factor = scale.square().reciprocal().to(y.dtype)
-            y.register_hook(lambda gradient: gradient * factor)
+        if self.training and self.observing and not self.frozen:
+            scaled: Tensor = _ScaledGradient.apply(y, scale.square().reciprocal().to(y.dtype))
+            return scaled
         return y
 
     def extra_repr(self) -> str:
         return f"half_life={self.half_life}"
+
+
+class _ScaledGradient(torch.autograd.Function):
+    """The input as it is; its gradient is multiplied by a factor."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, factor: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (factor,) = ctx.saved_tensors
+        return gradient * factor, None
 
 
 def sigma(state: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from rn_rl.engine.host import flush_denormals, raise_mmap_threshold
 from rn_rl.engine.trace import TracedFunction
 from rn_rl.errors import UserError
 from rn_rl.normalization import PhaseNorm, phase_norms
+from rn_rl.normalization.popart import popart_layers
 from rn_rl.policies.divergence import kl
 
 Model = TypeVar("Model", bound=BaseAlgorithm)
@@ -56,6 +57,8 @@ class SeedBatch(ABC, Generic[Model]):
     """Class of the agents."""
     gives_priors: ClassVar[bool] = False
     """True if updates have the priors of :mod:`rn_rl.agents.priors`."""
+    gives_targets: ClassVar[bool] = False
+    """True if output layers of ``value_norm="popart"`` get the targets of their values."""
 
     def __init__(self, models: Sequence[Model], envs: SeedEnvs, compile: bool = False) -> None:
         self.models = list(models)
@@ -132,12 +135,14 @@ class SeedBatch(ABC, Generic[Model]):
         if not isinstance(model, cls.algorithm):
             return f"{type(model).__name__} is not {cls.algorithm.__name__}"
         for network, optimizer in cls.trained_networks(model).values():
-            reason = optimizers.cannot(model.policy, optimizer)
+            reason = optimizers.cannot(optimizer)
             if reason:
                 return reason
             names = NetworkPriors(network).names
             if names and not cls.gives_priors:
                 return f"a normalizer has prior={min(names)}, which {cls.__name__} does not compute"
+        if popart_layers(model.policy) and not cls.gives_targets:
+            return f"value_norm is popart, whose targets {cls.__name__} does not compute"
         if not isinstance(model.observation_space, spaces.Box):
             return f"observations are {model.observation_space}, not a Box"
         if model.use_sde:

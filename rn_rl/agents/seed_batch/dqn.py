@@ -20,10 +20,12 @@ from rn_rl.agents.seed_batch.minibatch import Transitions, unflatten
 from rn_rl.agents.seed_batch.off_policy import OffPolicySeedBatch
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs, Step
+from rn_rl.agents.value_targets import TARGET_ROWS
 from rn_rl.engine.ensemble import ModuleStack
 from rn_rl.engine.trace import TracedFunction
 from rn_rl.normalization import observed_acting
 from rn_rl.normalization.phase import set_within
+from rn_rl.policies.divergence import evenly_spaced
 from rn_rl.policies.q_policies import warn_unbounded_gain
 
 
@@ -44,6 +46,7 @@ class SeedBatchDQN(OffPolicySeedBatch[DQN]):
     network_name: ClassVar[str] = "q_net"
     """Attribute of an agent and of its policy that holds the online network."""
     gives_priors: ClassVar[bool] = True
+    gives_targets: ClassVar[bool] = True
     model: DQN
 
     def __init__(self, models: Sequence[DQN], envs: SeedEnvs, compile: bool = False) -> None:
@@ -191,6 +194,24 @@ class SeedBatchDQN(OffPolicySeedBatch[DQN]):
             self.target.running_state(), self.stack.running_state(), strict=True
         ):
             target.copy_(online)
+
+    @torch.no_grad()
+    def observe_targets(self) -> None:
+        """Give ``r + gamma * max_a Q_target(s', a)`` of replayed rows to layers that scale values."""
+        if not self.stack.value_layers:
+            return
+        rows = evenly_spaced(len(self.memory), TARGET_ROWS)
+        replayed = self.scaled(self.memory.at(rows))
+        future = self.q_values(replayed.next_observations, self.target.tensors).amax(2)
+        going_on = 1 - replayed.dones[..., 0]
+        targets = replayed.rewards[..., 0] + self.model.gamma * going_on * future
+        self.stack.observe_targets(targets.T)
+
+    def set_training_mode(self, mode: bool) -> None:
+        commits = self.stack.training and not mode
+        super().set_training_mode(mode)
+        if commits:
+            self.target.adopt_values(self.stack)
 
     def policies(self, tensors: Sequence[Tensor], observations: Tensor) -> Distribution:
         """Return ``softmax(Q)``, on which :class:`~rn_rl.agents.NormalizerLogger` measures KL too."""

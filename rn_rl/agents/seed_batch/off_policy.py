@@ -111,16 +111,21 @@ class OffPolicySeedBatch(SeedBatch[Model]):
     def train(self) -> None:
         if self.num_timesteps <= self.model.learning_starts:
             return
+        self.observe_targets()
         self.set_training_mode(True)
         self.set_learning_rate()
         steps = self.model.gradient_steps
         steps = self.rollout_length if steps < 0 else steps
         for _ in range(steps):
-            minibatch = self.memory.sample(self.replay.draw())
-            if self.normalize is not None:
-                minibatch = self.normalize.scaled_minibatch(minibatch)
-            self.update(minibatch)
+            self.update(self.scaled(self.memory.sample(self.replay.draw())))
         self.count_updates(steps)
+
+    def scaled(self, minibatch: Transitions) -> Transitions:
+        """Return a minibatch as networks see it: scaled by ``VecNormalize`` where there is one."""
+        return minibatch if self.normalize is None else self.normalize.scaled_minibatch(minibatch)
+
+    def observe_targets(self) -> None:
+        """Give the targets of values to output layers that scale values, if there are any."""
 
     def count_updates(self, steps: int) -> None:
         """Count gradient steps as SB3's algorithm does."""

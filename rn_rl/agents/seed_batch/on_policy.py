@@ -33,6 +33,7 @@ class SeedBatchOnPolicy(SeedBatch[Any]):
         compile: compile the update with ``torch.compile``, which takes some ten seconds once.
     """
 
+    gives_targets = True
     policy_class: ClassVar[type[ActorCritics]] = ActorCritics
     """Class that evaluates the policies."""
 
@@ -93,6 +94,12 @@ class SeedBatchOnPolicy(SeedBatch[Any]):
         last_values = self.actor_critics.values(self.last_observations, self.starts)
         model = self.model
         return self.rollout.advantages(last_values, self.starts, model.gamma, model.gae_lambda)
+
+    def observe_returns(self, returns: np.ndarray) -> None:
+        """Give the returns ``(steps, seeds, envs)`` to output layers that scale values."""
+        if self.stack.value_layers:
+            rows = np.moveaxis(returns, 1, 2).reshape(-1, self.size)
+            self.stack.observe_targets(self.tensor(rows))
 
     def policies(self, tensors: Sequence[Tensor], observations: Tensor) -> Distribution:
         return self.actor_critics.distributions(tensors, observations)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rn_rl.engine.ensemble import ModuleStack
-from rn_rl.normalization.popart import popart_layers
 
 ELEMENTWISE = ("Adam", "AdamW", "RMSprop", "RMSpropTFLike", "SGD", "NAdam", "RAdam", "Adamax")
 """Optimizers that update each weight independently, so that stacked weights can be one parameter."""
@@ -33,18 +32,16 @@ class Part(NamedTuple):
         if self.decay is not None and isinstance(self.optimizer, torch.optim.AdamW):
             rate = self.optimizer.param_groups[0]["lr"]
             weights.mul_((1 - rate * self.decay).to(weights))
-        elif self.decay is not None:
+        elif self.decay is not None and weights.grad is not None:
             weights.grad = weights.grad + self.decay.to(weights) * weights
         self.optimizer.step()
 
 
-def cannot(policy: nn.Module, optimizer: Optimizer) -> str | None:
-    """Return the reason why the updates of a policy cannot be stacked, or None."""
+def cannot(optimizer: Optimizer) -> str | None:
+    """Return the reason why the updates of an optimizer cannot be stacked, or None."""
     name = type(optimizer).__name__
     if name not in ELEMENTWISE:
         return f"the optimizer {name} is not one of {', '.join(ELEMENTWISE)}"
-    if popart_layers(policy):
-        return "value_norm is popart, which rescales the output layer of each seed at its commits"
     return None
 
 

@@ -80,6 +80,7 @@ class SeedBatchPPO(SeedBatchOnPolicy):
     def train(self) -> None:
         rollout, dedup = self.rollout, self.actor_critics.dedup
         advantages, returns = self.advantages()
+        self.observe_returns(returns)
         self.set_training_mode(True)
         self.set_learning_rate()
         rows = [rollout.observations, rollout.actions, rollout.values, rollout.log_probs]

@@ -103,6 +103,11 @@ class SeedReplay:
         rows = self.rows.flatten(0, 1).index_select(0, flat).view(*uniform.shape, -1)
         return Transitions(**self.split(rows))
 
+    def at(self, positions: np.ndarray) -> Transitions:
+        """Return the transitions at the same positions ``(n,)`` of every seed."""
+        where = torch.from_numpy(positions).to(self.rows.device)
+        return Transitions(**self.split(self.rows.index_select(1, where)))
+
     def split(self, rows: Tensor) -> dict[str, Tensor]:
         """Return views of the parts of rows of bytes ``(n, m, bytes)``: ``(n, m, ...)`` each."""
         begin, views = 0, {}

@@ -51,6 +51,7 @@ class SeedBatchTRPO(SeedBatchOnPolicy):
 
     def train(self) -> None:
         advantages, returns = self.advantages()
+        self.observe_returns(returns)
         self.set_training_mode(True)
         self.set_learning_rate()
         rollout, policies = self.rollout, self.actor_critics

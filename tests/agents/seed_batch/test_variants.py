@@ -18,6 +18,7 @@ from rn_rl.agents.seed_batch.optimizer import ELEMENTWISE
 from rn_rl.agents.seed_batch.qrdqn import SeedBatchQRDQN
 from rn_rl.agents.seed_batch.trpo import SeedBatchTRPO
 from rn_rl.normalization import REGISTRY
+from rn_rl.normalization.popart import popart_layers
 from rn_rl.policies import NormActorCriticPolicy, NormQRDQNPolicy
 from tests.agents.seed_batch.test_trpo import trpo
 from tests.factories import (
@@ -62,6 +63,16 @@ def a2c(norm: str, seed: int, **kwargs: Any) -> A2C:
     return A2C(NormActorCriticPolicy, "CartPole-v1", seed=seed, device="cpu", **options)
 
 
+def give_targets(batch: Any, models: list[Any], targets: torch.Tensor) -> None:
+    """Give targets ``(seeds, rows)`` to output layers that scale values, if there are any."""
+    batch.stack.observe_targets(7 * targets.T)
+    for model, own in zip(models, targets, strict=True):
+        model.policy.set_training_mode(False)
+        for layer in popart_layers(model.policy):
+            if not layer.frozen:
+                layer.observe_targets(7 * own)
+
+
 def updates_of_qrdqn_agree(spec: str, **kwargs: Any) -> None:
     theirs, mine = ([qrdqn(spec, seed, **kwargs) for seed in SEEDS] for _ in range(2))
     for model in (*theirs, *mine):
@@ -73,20 +84,23 @@ def updates_of_qrdqn_agree(spec: str, **kwargs: Any) -> None:
     rng = np.random.default_rng(0)
     for _ in range(3):
         drawn = transitions(rng, (len(SEEDS), 16), 4)
+        give_targets(batch, theirs, drawn.rewards[..., 0])
         for i, model in enumerate(theirs):
             one = replay_samples(drawn, i)
             model.replay_buffer.sample = lambda *args, one=one, **kwargs: one
             model.policy.set_training_mode(False)
             model.train(2, 16)
             model.policy.set_training_mode(False)
-            model._n_calls = 7
-            model._on_step()  # the eighth: a target update
-        batch.stack.set_training_mode(True)
+        batch.set_training_mode(True)
         batch.set_learning_rate()
         batch.update(drawn)
         batch.update(drawn)
-        batch.stack.set_training_mode(False)
+        batch.set_training_mode(False)
+        networks_agree(batch, theirs, lambda m: m.quantile_net_target, 1e-10)
         batch.update_targets()
+        for model in theirs:
+            model._n_calls = 7
+            model._on_step()  # the eighth: a target update
         networks_agree(batch, theirs, lambda m: m.quantile_net, 1e-10)
         networks_agree(batch, theirs, lambda m: m.quantile_net_target, 1e-10)
 
@@ -102,6 +116,7 @@ def updates_of_a2c_agree(spec: str, **kwargs: Any) -> None:
         rows = (len(SEEDS), 16)
         seen = torch.from_numpy(rng.normal(size=(*rows, 4)).astype(np.float32))
         samples = rollout_samples(rng, rows)
+        give_targets(batch, theirs, samples.returns)
         for i, model in enumerate(theirs):
             one = RolloutBufferSamples(seen[i], *(part[i] for part in samples))
             model.rollout_buffer.get = lambda batch_size, one=one: [one]
@@ -135,6 +150,11 @@ def test_updates_of_networks_are_those_of_sb3(net: str, agree: Any):
     norm = "rn" if net == "simbav2" else "ln+rn"
     kwargs = {"norm": norm, "net": net, "net_arch": [8], "obs_norm": "rsnorm", **decay}
     agree(norm, policy_kwargs=kwargs)
+
+
+@pytest.mark.parametrize("agree", [updates_of_qrdqn_agree, updates_of_a2c_agree])
+def test_updates_of_scaled_values_are_those_of_sb3(agree: Any):
+    agree("ln+rn", policy_kwargs={"norm": "ln+rn", "net_arch": [8], "value_norm": "popart"})
 
 
 CASES = [(qrdqn, SeedBatchQRDQN), (a2c, SeedBatchA2C), (trpo, SeedBatchTRPO)]

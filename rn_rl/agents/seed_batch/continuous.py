@@ -147,6 +147,7 @@ class ContinuousSeedBatch(OffPolicySeedBatch[Model]):
     @torch.no_grad()
     def _copy_state(self, prefix: str) -> None:
         online = self.parts[prefix].stack
+        self.targets[prefix].adopt_values(online)
         states = zip(self.targets[prefix].running_state(), online.running_state(), strict=True)
         for target, state in states:
             target.copy_(state)

@@ -26,8 +26,10 @@ from rn_rl.agents.seed_batch.distributions import components
 from rn_rl.agents.seed_batch.minibatch import Transitions, unflatten
 from rn_rl.agents.seed_batch.rng import Streams, gaussian
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
+from rn_rl.agents.value_targets import TARGET_ROWS
 from rn_rl.engine.trace import TracedFunction
 from rn_rl.normalization import PublishedRegularityNorm, phase_norms
+from rn_rl.policies.divergence import evenly_spaced
 
 ENTROPY = "ent_coef."
 """Prefix of the entropy coefficient's optimizer in checkpoints."""
@@ -46,6 +48,7 @@ class SeedBatchSAC(ContinuousSeedBatch[SAC]):
     """
 
     algorithm: ClassVar[type[BaseAlgorithm]] = SAC
+    gives_targets: ClassVar[bool] = True
     model: SAC
 
     def __init__(self, models: Sequence[SAC], envs: SeedEnvs, compile: bool = False) -> None:
@@ -54,6 +57,10 @@ class SeedBatchSAC(ContinuousSeedBatch[SAC]):
         count = components(model.action_space)
         self.update_noise = Streams(self.seeds, "updates", (2, model.batch_size, count))
         """Noise of the actions at observations and at next observations."""
+        learns_scale = bool(self.critic.value_layers)
+        noise = Streams(self.seeds, "targets", (TARGET_ROWS, count)) if learns_scale else None
+        self.target_noise = noise
+        """Noise of next actions for layers that scale values; None if there are none."""
         self.entropy_optimizer: Optimizer | None = None
         if model.ent_coef_optimizer is None:
             self.log_ent_coef = torch.stack([m.ent_coef_tensor.log().view(1) for m in models])
@@ -154,6 +161,23 @@ class SeedBatchSAC(ContinuousSeedBatch[SAC]):
         self._gradient_step = 0
         super().train()
 
+    @torch.no_grad()
+    def observe_targets(self) -> None:
+        """Give the targets of replayed rows to critics that scale values."""
+        if self.target_noise is None:
+            return
+        rows = evenly_spaced(len(self.memory), TARGET_ROWS)
+        replayed = self.scaled(self.memory.at(rows))
+        noise = self.tensor(gaussian(self.target_noise.draw()))[:, : len(rows)]
+        actions, log_prob = self.actor.vmap_modules(
+            self.sample_of, self.actor.tensors, replayed.next_observations, noise
+        )
+        target = self.targets[CRITIC].tensors
+        future = self.next_values(target, replayed.next_observations, actions)
+        future = future - self.log_ent_coef.exp()[:, None] * log_prob
+        targets = replayed.rewards + (1 - replayed.dones) * self.model.gamma * future
+        self.critic.observe_targets(targets[..., 0].T)
+
     def update(self, minibatch: Transitions) -> None:
         """Take one gradient step of the critics, the actor and the entropy coefficient of every seed."""
         noise = self.tensor(gaussian(self.update_noise.draw()))
@@ -253,7 +277,7 @@ class SeedBatchSAC(ContinuousSeedBatch[SAC]):
     # checkpoints
 
     def streams(self) -> list[Streams]:
-        return [*super().streams(), self.update_noise]
+        return [*super().streams(), self.update_noise, *filter(None, [self.target_noise])]
 
     def state(self, seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         arrays, plain = super().state(seed)

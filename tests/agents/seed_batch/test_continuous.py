@@ -22,6 +22,7 @@ from rn_rl.agents.seed_batch.td3 import SeedBatchTD3
 from rn_rl.agents.seed_batch.tqc import SeedBatchTQC
 from rn_rl.errors import UserError
 from rn_rl.normalization import REGISTRY
+from rn_rl.normalization.popart import popart_layers
 from rn_rl.policies import NormCrossQPolicy, NormSACPolicy, NormTD3Policy, NormTQCPolicy
 from tests.factories import envs_of, slow_unless, to_double
 
@@ -140,8 +141,11 @@ def updates_agree(cls: Any, batch_cls: Any, spec: str, monkeypatch: Any, **kwarg
                 )
                 model.replay_buffer.sample = lambda *args, samples=samples, **kwargs: next(samples)
                 model.policy.set_training_mode(False)
+                for layer in popart_layers(model.critic):
+                    layer.observe_targets(sum(m.rewards[i] for m in minibatches))
                 model.train(updates, BATCH)
                 model.policy.set_training_mode(False)
+        batch.critic.observe_targets(sum(m.rewards for m in minibatches)[..., 0].T)
         batch.set_training_mode(True)
         batch.set_learning_rate()
         batch._gradient_step = 0
@@ -153,6 +157,11 @@ def updates_agree(cls: Any, batch_cls: Any, spec: str, monkeypatch: Any, **kwarg
         batch.set_training_mode(False)
         agree(batch, theirs)
     return batch
+
+
+def test_updates_of_scaled_values_are_those_of_sb3(monkeypatch: pytest.MonkeyPatch):
+    kwargs = {"norm": "ln+rn", "net_arch": [8], "value_norm": "popart"}
+    updates_agree(SAC, SeedBatchSAC, "ln+rn", monkeypatch, policy_kwargs=kwargs)
 
 
 @pytest.mark.parametrize(("cls", "batch"), [(SAC, SeedBatchSAC), (TD3, SeedBatchTD3)])

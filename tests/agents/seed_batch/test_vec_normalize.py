@@ -12,6 +12,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from rn_rl.agents import SeedBatchDQN, SeedBatchSAC, ValueTargets, VecSeedEnvs
+from rn_rl.agents.seed_batch.rng import gaussian
+from rn_rl.agents.value_targets import TARGET_ROWS
 from rn_rl.normalization.popart import popart_layers
 from rn_rl.policies import NormDQNPolicy, NormSACPolicy
 
@@ -29,13 +31,12 @@ def build(kind: str, **kwargs: Any) -> tuple[list[Any], Any]:
         "dqn": (DQN, NormDQNPolicy, "CartPole-v1", SeedBatchDQN),
         "sac": (SAC, NormSACPolicy, "Pendulum-v1", SeedBatchSAC),
     }[kind]
-    values = "popart" if kind == "dqn" else "none"
     options = {
         "learning_starts": 10_000,
         "buffer_size": 1000,
         "batch_size": 8,
         "train_freq": 1,
-        "policy_kwargs": {"norm": "ln", "net_arch": [8, 8], "value_norm": values},
+        "policy_kwargs": {"norm": "ln", "net_arch": [8, 8], "value_norm": "popart"},
     }
     single, mine = (
         [cls(policy, normalized(env, s, **kwargs), seed=s, device="cpu", **options) for s in SEEDS]
@@ -49,7 +50,9 @@ def build(kind: str, **kwargs: Any) -> tuple[list[Any], Any]:
     "kwargs",
     [{}, {"norm_reward": False}, {"norm_obs": False}, {"clip_obs": 0.5, "clip_reward": 0.1}],
 )
-def test_what_is_learned_from_is_that_of_sb3(kind: str, kwargs: dict[str, Any]):
+def test_what_is_learned_from_is_that_of_sb3(
+    kind: str, kwargs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
     single, batch = build(kind, **kwargs)
     rng = np.random.default_rng(0)
     if kind == "dqn":
@@ -86,20 +89,30 @@ def test_what_is_learned_from_is_that_of_sb3(kind: str, kwargs: dict[str, Any]):
             assert mine.dtype == torch.float32
             assert torch.equal(mine, getattr(one, name)), name
         assert np.array_equal(batch.last_observations[i], model._last_obs)
-    if kind == "dqn":
-        targets_are_those_of_single_agents(batch, single)
+    targets_are_those_of_single_agents(batch, single, monkeypatch)
 
 
-def targets_are_those_of_single_agents(batch: Any, single: list[Any]) -> None:
+def targets_are_those_of_single_agents(batch: Any, single: list[Any], monkeypatch: Any) -> None:
     """The targets of values, which PopArt's statistics are of, come from the same replayed rows."""
+    if isinstance(batch, SeedBatchSAC):  # actions are sampled
+        drawn = torch.zeros(0)
+        numbers = np.random.default_rng(1).uniform(size=(len(SEEDS), TARGET_ROWS, 1))
+        batch.target_noise.draw = lambda: numbers
+        monkeypatch.setattr(
+            torch.distributions.Normal,
+            "rsample",
+            lambda self, shape=(): self.loc + self.scale * drawn[:STEPS],
+        )
     batch.observe_targets()
-    [layer] = batch.stack.value_layers
+    layer = next(layer for part in batch.parts.values() for layer in part.stack.value_layers)
     assert layer.pending_sums[0, :, 0].tolist() == [STEPS, STEPS]
     for i, model in enumerate(single):
         callback = ValueTargets()
         callback.init_callback(model)
         model.learning_starts = 0
+        if isinstance(batch, SeedBatchSAC):
+            drawn = torch.from_numpy(gaussian(numbers[i])).float()
         callback.on_rollout_end()
-        [own] = [layer for layer in popart_layers(model.policy) if not layer.frozen]
+        own = next(layer for layer in popart_layers(model.policy) if not layer.frozen)
         mine = layer.pending_sums[:, i]
         torch.testing.assert_close(mine, own.pending_sums, rtol=1e-5, atol=1e-6)

@@ -48,5 +48,11 @@ docs: .venv/ready
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
 	touch .venv/ready
 
+# JAX in an environment of its own, for `python -m benchmarks peers`
+.venv-jax/ready: benchmarks/jax-requirements.txt
+	$(PYTHON) -m venv .venv-jax
+	.venv-jax/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/jax-requirements.txt
+	touch .venv-jax/ready
+
 clean:
-	rm -rf .venv build dist site *.egg-info
+	rm -rf .venv .venv-jax build dist site *.egg-info

@@ -10,6 +10,7 @@ from benchmarks.layer_cost import LayerCostConfig, run_layer_cost
 from benchmarks.learning import LearningConfig, run_learning
 from benchmarks.networks import NetworksConfig, run_networks
 from benchmarks.nonstationary import NonstationaryConfig, run_nonstationary
+from benchmarks.peers import PeersConfig, run_peers
 from benchmarks.probe_cost import ProbeCostConfig, run_probe_cost
 from benchmarks.report_speed import ReportSpeedConfig, run_report_speed
 from benchmarks.seed_batch_speed import SeedSpeedConfig, run_seed_speed
@@ -24,6 +25,7 @@ BENCHMARKS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "nonstationary": (NonstationaryConfig, run_nonstationary),
     "equivalence": (EquivalenceConfig, run_equivalence),
     "seeds": (SeedSpeedConfig, run_seed_speed),
+    "peers": (PeersConfig, run_peers),
     "checkpoints": (CheckpointCostConfig, run_checkpoint_cost),
     "probe": (ProbeCostConfig, run_probe_cost),
     "report": (ReportSpeedConfig, run_report_speed),

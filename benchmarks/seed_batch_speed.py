@@ -44,6 +44,8 @@ SEED_CASES = {
 ZOO_CASES = {
     "cartpole-qrdqn": ("qrdqn", "CartPole-v1", 10),
     "cartpole-a2c": ("a2c", "CartPole-v1", 10),
+    "cartpole-ppo": ("ppo", "CartPole-v1", 10),
+    "cartpole-trpo": ("trpo", "CartPole-v1", 10),
     "pendulum-sac": ("sac", "Pendulum-v1", 10),
     "pendulum-td3": ("td3", "Pendulum-v1", 10),
     "pendulum-tqc": ("tqc", "Pendulum-v1", 10),
@@ -63,7 +65,8 @@ class SeedSpeedConfig(SpeedOutput):
 
     cases: tuple[str, ...] = tuple(SEED_CASES)
     """cartpole, lunarlander (DQN), redbluedoors (PPO), redbluedoors-lstm (RecurrentPPO); with --config
-    zoo also cartpole-qrdqn, cartpole-a2c, pendulum-sac, pendulum-td3, pendulum-tqc, pendulum-crossq."""
+    zoo also cartpole-qrdqn, cartpole-a2c, cartpole-ppo, cartpole-trpo, pendulum-sac, pendulum-td3,
+    pendulum-tqc, pendulum-crossq."""
     norms: tuple[str, ...] = ("none", "rn")
     """Normalizers of the batch; SB3 runs without one."""
     config: str = "paper"

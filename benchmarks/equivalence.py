@@ -10,7 +10,7 @@ from rich.console import Console
 from scipy import stats
 
 from benchmarks.harness import Line, Output, ResultTable, append_line, emit, read_lines
-from benchmarks.learning import Case
+from benchmarks.learning import SAC_SMALL, Case
 from rn_rl.errors import UserError, unknown
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.records import read_episodes
@@ -29,10 +29,13 @@ EQUIVALENCE_CASES = {
     "dqn": Case("dqn", "CartPole-v1", "paper", 30_000),
     "ppo": Case("ppo", "CartPole-v1", "zoo", 30_000),
     "images": Case("ppo", "MiniGrid-RedBlueDoors-6x6-v0", "paper", 300_000),
+    "sac": Case("sac", "Pendulum-v1", "zoo", 6_000, SAC_SMALL),
+    "td3": Case("td3", "Pendulum-v1", "zoo", 6_000, SAC_SMALL),
+    "qrdqn": Case("qrdqn", "CartPole-v1", "zoo", 30_000),
 }
 
-BEST = {"dqn": 500, "ppo": 500, "images": 1}
-"""Largest possible return of each case."""
+SPAN = {"dqn": 500, "ppo": 500, "images": 1, "sac": 1080, "td3": 1080, "qrdqn": 500}
+"""Span of returns of each case, up to the largest: from 0, on Pendulum from a random policy's -1,230."""
 
 
 @dataclass
@@ -45,15 +48,16 @@ class EquivalenceConfig(Output):
     """
 
     cases: tuple[str, ...] = ("dqn", "ppo")
-    """dqn and ppo on CartPole (configurations of the paper and the zoo), images: PPO on RedBlueDoors."""
+    """dqn and ppo on CartPole (configurations of the paper and the zoo), images: PPO on RedBlueDoors; sac
+    and td3 on Pendulum (64-64), qrdqn on CartPole (of the zoo)."""
     seeds: int = 30
     """Number of seeds of each: SEED, SEED + 1, ..."""
     seed: int = 0
     """First seed. Another first seed is another experiment, with its own rows."""
     timesteps: int | None = None
-    """Timesteps of each seed; default: 30,000, of images 300,000."""
+    """Timesteps of each seed; default: 30,000, of images 300,000, of sac and td3 6,000."""
     margin: float = 0.08
-    """Largest difference of mean returns that counts as equivalent, as a share of the largest return."""
+    """Largest difference of mean returns that counts as equivalent, as a share of the span of returns."""
     out: Path = Path("runs/equivalence")
     """Folder of the runs."""
     results: Path = Path("results/equivalence.jsonl")
@@ -121,6 +125,7 @@ def run_equivalence(config: EquivalenceConfig) -> None:
                     algo=case.algo,
                     env=case.env,
                     config=case.config,
+                    set=case.set,
                     seeds=config.seeds,
                     seed=config.seed,
                     timesteps=timesteps,
@@ -135,7 +140,7 @@ def run_equivalence(config: EquivalenceConfig) -> None:
             line = {"case": name, "seed": config.seed, "engine": engine, "timesteps": timesteps}
             append_line(config.results, {**line, "late_returns": returns})
     found = read_late_returns(config.results)
-    title = f"return against SB3 run by run; equivalent within {config.margin:.0%} of the largest"
+    title = f"return against SB3 run by run; equivalent within {config.margin:.0%} of its span"
     rows = equivalence_rows(found, config.margin)
     table = ResultTable(title, EQUIVALENCE_COLUMNS, rows)
     emit(config, equivalence_lines(found), table, block="equivalence")
@@ -144,12 +149,12 @@ def run_equivalence(config: EquivalenceConfig) -> None:
 def equivalence_rows(
     found: dict[tuple[str, int, str], np.ndarray], margin: float
 ) -> list[list[str]]:
-    """Return one row for each case and engine; the margin is a share of the largest return."""
+    """Return one row for each case and engine; the margin is a share of :data:`SPAN`."""
     first = next(iter(ENGINES))
     rows = []
     for (name, seed, engine), mine in found.items():
-        best = BEST[name]
-        digits = 1 if best > 10 else 3
+        span = SPAN[name]
+        digits = 1 if span > 10 else 3
         seeds = f"{seed} to {seed + len(mine) - 1}"
         returns = f"{mine.mean():.{digits}f} ± {stats.sem(mine):.{digits}f}"
         row = [name, engine, seeds, returns]
@@ -157,7 +162,7 @@ def equivalence_rows(
         if engine == first or theirs is None:
             rows.append([*row, "", ""])
             continue
-        told = equivalence(mine, theirs, margin * best)
+        told = equivalence(mine, theirs, margin * span)
         shown = [f"{told[key]:+.{digits}f}" for key in ("difference", "low", "high")]
         verdict = "yes" if told["p"] < 0.05 else "not shown"
         rows.append(

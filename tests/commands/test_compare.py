@@ -1,5 +1,6 @@
 """``rn-rl compare``: no training is repeated or lost, and a seed that fails does not affect others."""
 
+import contextlib
 import json
 import os
 import signal
@@ -270,6 +271,38 @@ def test_a_ray_cluster_loses_a_node_and_gets_another(tmp_path):
     for folder in trained:
         assert Run(folder).read_spec().timesteps == 40_000
         assert (folder / "final.json").is_file()
+
+
+@pytest.mark.slow
+def test_a_batch_that_is_lost_three_times_is_trained_seed_by_seed(tmp_path):
+    """Its process is killed in each of the three tries; then each seed has a job of its own."""
+    cluster = Cluster()
+    try:
+        cluster.add_node(num_cpus=1)
+        place = ["--engine", "ray", "--address", cluster.address, "--seeds", "2", "--norms", "rn"]
+        process = start(tmp_path, *place, "--timesteps", "20000", "--eval-freq", "10000")
+        taken = leases.leases_folder(tmp_path)
+        killed: set[int] = set()
+
+        def holders() -> set[int]:
+            found = set()
+            for path in taken.glob("*"):
+                with contextlib.suppress(OSError, ValueError):  # it is being written
+                    found.add(json.loads(path.read_text())["pid"])
+            return found - killed
+
+        for _ in range(3):
+            wait_for(lambda: len(holders()) == 1 and len(list(taken.glob("*"))) == 2)
+            [worker] = holders()
+            os.kill(worker, signal.SIGKILL)
+            killed.add(worker)
+        wait_for(lambda: holders() and len(list(taken.glob("*"))) == 1)
+        _, error = process.communicate(timeout=300)
+        assert process.returncode == 0, error
+    finally:
+        cluster.shutdown()
+    seeds = [Run(path.parent).read_spec().seed for path in policies(tmp_path)]
+    assert sorted(seeds) == [0, 1]
 
 
 def test_an_evaluation_of_a_shorter_training_does_not_count(tmp_path):

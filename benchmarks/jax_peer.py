@@ -194,7 +194,12 @@ def ppo(given: dict[str, Any]) -> tuple[Any, Callable[[Any, int], Any]]:
         log_probs = jax.nn.log_softmax(value(nets["actor"], x))
         action = jax.random.categorical(choice, log_probs)
         now, age, following, ended, done = step(x, carry["age"], action, again)
-        cut = value(nets["critic"], following)[..., 0] * (done & ~ended)
+        timeouts = done & ~ended
+        cut = lax.cond(  # values of what time limits cut off, where there are any
+            timeouts.any(),
+            lambda: value(nets["critic"], following)[..., 0] * timeouts,
+            lambda: jnp.zeros(done.shape),
+        )
         seen = {
             "x": x,
             "a": action,

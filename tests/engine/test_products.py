@@ -74,6 +74,18 @@ def test_numbers_that_are_not_finite_stay(choose: Any):
 
 
 @needs_compiler
+def test_the_update_of_a_seed_does_not_depend_on_the_others(choose: Any):
+    choose("native")
+    torch.manual_seed(0)
+    stack, update = stacked_update(nn.ReLU)
+    x, y = torch.randn(4, 50, 40), torch.randn(4, 50, 30)
+    gradients, losses = update(*stack.tensors, x, y)
+    fewer = [t[:2].contiguous() for t in (*stack.tensors, x, y)]
+    some, others = update(*fewer)
+    assert torch.equal(some, gradients[:2]) and torch.equal(others, losses[:2])
+
+
+@needs_compiler
 def test_the_product_of_a_seed_does_not_depend_on_the_others(choose: Any):
     choose("native")
     torch.manual_seed(0)
@@ -135,7 +147,7 @@ def test_updates_with_the_kernel_are_those_without(choose: Any, activation: type
 
 def test_small_products_other_types_and_more_threads_stay_with_torch(choose: Any):
     choose("native")
-    for options in ({"dtype": torch.float64}, {"rows": 2}, {"threads": 2}):
+    for options in ({"dtype": torch.float64}, {"rows": 1}, {"threads": 2}):
         torch.set_num_threads(options.get("threads", 1))
         stack, update = stacked_update(nn.ReLU)
         rows = options.get("rows", 50)
@@ -144,6 +156,28 @@ def test_small_products_other_types_and_more_threads_stay_with_torch(choose: Any
         update(*(t.to(dtype) for t in (*stack.tensors, *inputs)))
         [trace] = update._traces.values()
         assert not [node for node in trace.rest.graph.nodes if node.target is product]
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", ["folded", "twice", "float64", "regrouped"])
+def test_other_concatenations_of_products_stay_as_they_are(choose: Any, kind: str):
+    choose("native")
+    torch.manual_seed(0)
+    x, w, z = torch.randn(4, 50, 40), torch.randn(4, 40, 64), torch.randn(200, 3)
+    z = {"float64": torch.randn(4, 3).double(), "regrouped": torch.randn(2, 3)}.get(kind, z)
+
+    def function(x: torch.Tensor, w: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        product = torch.bmm(x, w)
+        if kind == "folded":
+            return torch.cat([product.view(200, 64), z], 1)
+        if kind == "twice":
+            flat = product.flatten(1)
+            return torch.cat([flat, flat], 1)
+        return torch.cat([product.view(len(z), -1), z], 1)
+
+    found, expected = TracedFunction(function)(x, w, z), function(x, w, z)
+    assert found.dtype == expected.dtype
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_without_a_compiler_torch_multiplies(choose: Any, monkeypatch: pytest.MonkeyPatch):

@@ -96,9 +96,7 @@ class OffPolicySeedBatch(SeedBatch[Model]):
         observations: Any = self.last_observations
         actions = self.act(observations)
         if self.normalize is not None:
-            if self.last_originals is None:
-                self.last_originals = self.normalize.observations()
-            observations = self.last_originals
+            observations = self._originals(self.normalize)
         step = self.envs.step(self.env_actions(actions))
         self.last_observations = step.observations
         if self.normalize is not None:
@@ -107,6 +105,12 @@ class OffPolicySeedBatch(SeedBatch[Model]):
         self.memory.add(observations, actions, step)
         self.count_step()
         self.after_step(step)
+
+    def _originals(self, normalize: SeedVecNormalize) -> np.ndarray:
+        """Return the last observations before they were scaled; after a reset the wrappers have them."""
+        if self.last_originals is None:
+            self.last_originals = normalize.observations()
+        return self.last_originals
 
     def train(self) -> None:
         if self.num_timesteps <= self.model.learning_starts:
@@ -135,8 +139,8 @@ class OffPolicySeedBatch(SeedBatch[Model]):
         arrays, plain = super().state(seed)
         for name, tensor in self.memory.tensors.items():
             arrays[f"memory/{name}"] = tensor[seed, : len(self.memory)].cpu().numpy()
-        if self.last_originals is not None:
-            arrays["original_observations"] = self.last_originals[seed]
+        if self.normalize is not None and self.last_observations is not None:
+            arrays["original_observations"] = self._originals(self.normalize)[seed]
         return arrays, {**plain, "memory": [self.memory.position, self.memory.full]}
 
     @torch.no_grad()

@@ -29,9 +29,9 @@ class Part(NamedTuple):
     def step(self) -> None:
         """Update the weights by their gradients."""
         weights = self.stack.weights
-        if self.decay is not None and isinstance(self.optimizer, torch.optim.AdamW):
-            rate = self.optimizer.param_groups[0]["lr"]
-            weights.mul_((1 - rate * self.decay).to(weights))
+        group = self.optimizer.param_groups[0]
+        if self.decay is not None and group.get("decoupled_weight_decay"):  # AdamW
+            weights.mul_((1 - group["lr"] * self.decay).to(weights))
         elif self.decay is not None and weights.grad is not None:
             weights.grad = weights.grad + self.decay.to(weights) * weights
         self.optimizer.step()
@@ -54,8 +54,9 @@ def stacked_optimizer(weights: Tensor, template: Optimizer) -> Optimizer:
             parameters alone is left out, see :func:`decays`.
     """
     defaults = {**template.defaults, "lr": template.param_groups[0]["lr"]}
-    if len(template.param_groups) > 1:
-        defaults["weight_decay"] = 0.0
+    if "weight_decay" in defaults:
+        several = len(template.param_groups) > 1
+        defaults["weight_decay"] = 0.0 if several else template.param_groups[0]["weight_decay"]
     taken = inspect.signature(type(template)).parameters  # AdamW has defaults that it does not take
     options = {name: value for name, value in defaults.items() if name in taken}
     if isinstance(template, torch.optim.Adam) and not options.get("capturable"):

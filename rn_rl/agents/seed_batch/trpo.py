@@ -19,7 +19,11 @@ from rn_rl.agents.seed_batch.on_policy import SeedBatchOnPolicy
 from rn_rl.agents.seed_batch.rng import Streams, gaussian
 from rn_rl.agents.seed_batch.rollout import by_seed
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
-from rn_rl.engine.trace import TracedFunction, no_batching_warnings
+from rn_rl.engine.trace import (
+    TracedFunction,
+    no_batching_warnings,
+    no_distribution_validation,
+)
 
 RESIDUAL = 1e-10
 """Squared norm of the residual at which sb3-contrib's conjugate gradients end."""
@@ -203,7 +207,8 @@ class TrustRegion:
         """Shorten the step of each seed until it is a step up within the trust region, or give it up."""
         model, weights, columns = self.batch.model, self.stack.weights, self.columns
         before = weights[:, columns]
-        accepted = torch.zeros_like(objectives, dtype=torch.bool)
+        hopeless = ~length[:, 0].isfinite()
+        accepted = torch.zeros_like(hopeless)
         found = Surrogate(objectives.clone(), torch.zeros_like(objectives))
         share = 1.0
         for _ in range(model.line_search_max_iter):
@@ -213,7 +218,7 @@ class TrustRegion:
             passes = (new.divergences < model.target_kl) & (new.objectives > objectives) & ~accepted
             found = Surrogate(*(torch.where(passes, x, y) for x, y in zip(new, found, strict=True)))
             accepted |= passes
-            if accepted.all():
+            if (accepted | hopeless).all():
                 break
             share *= model.line_search_shrinking_factor
         weights[:, columns] = torch.where(accepted[:, None], weights[:, columns], before)
@@ -229,7 +234,7 @@ class TrustRegion:
         def parameters(policy: ActorCriticPolicy, x: Tensor) -> tuple[Tensor, ...]:
             return distribution_parameters(policy.get_distribution(x))
 
-        with no_batching_warnings():
+        with no_batching_warnings(), no_distribution_validation():
             found = self.stack.vmap_modules(parameters, tensors, observations, training=True)
         return self.batch.actor_critics.distribution_of(*found)
 
@@ -278,7 +283,7 @@ def conjugate_gradients(
     x = begin
     residual = b - product(x)
     squared = residual.square().sum(1)
-    going = ~(squared < RESIDUAL)
+    going = squared >= RESIDUAL  # false for a seed that diverged
     p = residual
     for _ in range(steps):
         if not going.any():
@@ -288,7 +293,7 @@ def conjugate_gradients(
         x = torch.where(going[:, None], x + alpha * p, x)
         residual = residual - alpha * image
         new = residual.square().sum(1)
-        going = going & ~(new < RESIDUAL)
+        going = going & (new >= RESIDUAL)
         p = residual + (new / squared)[:, None] * p
         squared = new
     return x

@@ -36,8 +36,11 @@ SOURCE = Path(__file__).with_name("products.cpp")
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC")
 
-LEAST = 300_000
-"""Fewest multiplications of a product for which the kernel pays; below, calls take the time."""
+LEAST = 5_000
+"""Fewest multiplications, of one seed, for which the kernel pays; below, calls take the time.
+
+It counts those of a seed so that a seed's results do not depend on the number of seeds.
+"""
 
 
 def replace_products(graph_module: GraphModule) -> GraphModule:
@@ -84,7 +87,7 @@ def is_large(node: Node) -> bool:
     if out is None or not sums or node.kwargs:
         return False
     plain: bool = out.dtype == torch.float32 and out.device.type == "cpu"
-    return plain and out.numel() * sums[0] >= LEAST
+    return plain and out[0].numel() * sums[0] >= LEAST
 
 
 def fuse_relu(graph: Graph, node: Node) -> None:
@@ -110,7 +113,7 @@ def fuse_relu_gradient(graph: Graph, node: Node, order: Mapping[Node, int]) -> N
     if user is None or others or user.target not in targets:
         return
     gradient, y, threshold = user.args
-    if gradient is not node or threshold != 0 or order[y] > order[node]:  # type: ignore[index]
+    if gradient is not node or threshold != 0 or order[y] >= order[node]:  # type: ignore[index]
         return
     node.kwargs = {**node.kwargs, "mask": y}
     user.replace_all_uses_with(node)
@@ -121,7 +124,10 @@ def write_into(graph: Graph, node: Node) -> None:
     """Let products that ``cat(parts, 1)`` concatenates be written into its result."""
     parts: Any = node.args[0]
     values = [part.meta.get("val") for part in parts]
-    if node.args[1:] != (1,) or any(v is None or v.dim() != 2 for v in values):
+    whole = node.meta.get("val")
+    if whole is None or whole.dtype != torch.float32 or node.args[1:] != (1,):
+        return
+    if any(v is None or v.dim() != 2 for v in values):
         return
     first, placed, rest, firsts = 0, [], [], []
     for part, value in zip(parts, values, strict=True):
@@ -130,7 +136,8 @@ def write_into(graph: Graph, node: Node) -> None:
             isinstance(source, Node)
             and source.target is product
             and len(source.users) == len(part.users) == 1
-            and "mask" not in source.kwargs
+            and sum(each is part for each in parts) == 1
+            and value.shape == source.meta["val"].flatten(1).shape
         ):
             placed.append((source, part, first))
         else:

@@ -9,6 +9,7 @@ import numpy as np
 import psutil
 import torch
 from rich.console import Console
+from sb3_contrib import TRPO
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -29,7 +30,8 @@ def bytes_of_seed(spec: RunSpec, env: VecEnv) -> int:
 
     - the replay buffer, or a rollout and its shuffled copy,
     - six copies of the weights: weights, gradients, two moments, targets, temporaries,
-    - three times the activations of a minibatch: forward, backward, observed by the normalizers.
+    - three times the activations of a minibatch: forward, backward, observed by the normalizers; of TRPO
+      six times those of what its policy learns from at once, whose gradient is differentiated again.
 
     Args:
         spec: description of the run.
@@ -45,10 +47,16 @@ def bytes_of_seed(spec: RunSpec, env: VecEnv) -> int:
         else model.n_steps * env.num_envs * 2 * (row + 24)
     )
     activations = count_activations(model.policy, env.observation_space.shape)  # type: ignore[arg-type]
+    copies = 6
+    passes = 3
     rows = (
         getattr(model, "batch_size", None) or model.n_steps * env.num_envs
     )  # A2C: a whole rollout
-    return stored + 6 * FLOAT * weights + 3 * FLOAT * rows * activations
+    if isinstance(model, TRPO):
+        rows = model.n_steps * env.num_envs // model.sub_sampling_factor
+        passes = 6
+        copies = 14  # random numbers in float64 too
+    return stored + copies * FLOAT * weights + passes * FLOAT * rows * activations
 
 
 def count_activations(policy: Any, shape: tuple[int, ...]) -> int:

@@ -202,3 +202,26 @@ def test_conjugate_gradients_solve_the_system_of_each_seed():
     found = conjugate_gradients(product, b, torch.zeros_like(b), steps=20)
     torch.testing.assert_close(found, torch.linalg.solve(matrices, b), rtol=1e-4, atol=1e-5)
     assert (found[1] == 0).all()
+
+
+def test_a_seed_that_diverges_leaves_the_others_alone():
+    weights = {}
+    for poisoned in (False, True):
+        models = [trpo("ln+rn", seed, n_steps=64, more={"value_norm": "popart"}) for seed in SEEDS]
+        batch = SeedBatchTRPO(models, envs_of(models))
+        step = batch.envs.step
+
+        def poison(actions: Any, step: Any = step, batch: Any = batch) -> Any:
+            result = step(actions)
+            if batch.num_timesteps == 100:
+                result.rewards = result.rewards.copy()
+                result.rewards[1] = np.nan
+            return result
+
+        if poisoned:
+            batch.envs.step = poison  # type: ignore[method-assign]
+        batch.learn(256)
+        weights[poisoned] = batch.stack.weights
+    assert weights[True][1].isnan().any() and weights[False].isfinite().all()
+    for seed in (0, 2):
+        assert torch.equal(weights[True][seed], weights[False][seed])

@@ -213,3 +213,16 @@ def test_batches_take_each_optimizer_that_is_elementwise(name: str):
     single = batch.write_back(0).policy.optimizer
     assert type(batch.optimizer) is type(single) is optimizer
     assert single.state_dict()["state"] or name == "SGD"
+
+
+def test_decay_of_matrices_alone_is_that_of_each_optimizer():
+    """AdamW multiplies the weights, NAdam too where it is told to, and RMSprop adds to the gradients."""
+    for optimizer, options in (
+        (torch.optim.AdamW, {}),
+        (torch.optim.NAdam, {"decoupled_weight_decay": True}),
+        (torch.optim.NAdam, {}),
+        (torch.optim.RMSprop, {}),
+    ):
+        kwargs = {"norm": "ln", "net_arch": [8], "weight_decay": 0.5}
+        kwargs |= {"optimizer_class": optimizer, "optimizer_kwargs": options}
+        updates_of_a2c_agree("ln", policy_kwargs=kwargs, use_rms_prop=False)

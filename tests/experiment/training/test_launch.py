@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from rn_rl.errors import TrainingStopped, UserError
 from rn_rl.experiment.evaluation.config import EvaluateConfig
 from rn_rl.experiment.evaluation.evaluate import evaluate
 from rn_rl.experiment.runs import checkpoint
+from rn_rl.experiment.runs.console import Watch
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.envpool import no_envpool
-from rn_rl.experiment.training.launch import train_seeds
+from rn_rl.experiment.training.launch import train_seeds, train_together
 from rn_rl.experiment.training.memory import bytes_of_seed
 from rn_rl.experiment.training.resolve import resolve
 from tests.factories import slow_unless
@@ -37,7 +39,7 @@ PPO_SETTINGS = ("n_steps=32", "batch_size=64", "n_epochs=2")
 LSTM_SETTINGS = (*PPO_SETTINGS, "normalize=false", "policy_kwargs.lstm_hidden_size=8")
 
 
-def several(out: Path, console: Console | None = None, **options: Any) -> list[Run]:
+def of_three(out: Path, **options: Any) -> TrainConfig:
     settings: dict[str, Any] = {
         "algo": "dqn",
         "env": "CartPole-v1",
@@ -51,7 +53,11 @@ def several(out: Path, console: Console | None = None, **options: Any) -> list[R
         "eval_episodes": 2,
         "engine": "batch",
     }
-    return train_seeds(TrainConfig(**{**settings, **options}), console or Console(quiet=True))
+    return TrainConfig(**{**settings, **options})
+
+
+def several(out: Path, console: Console | None = None, **options: Any) -> list[Run]:
+    return train_seeds(of_three(out, **options), console or Console(quiet=True))
 
 
 def episodes(run: Run) -> np.ndarray:
@@ -165,6 +171,24 @@ def test_ctrl_c_then_resume_is_the_uninterrupted_batch_bit_for_bit(interrupting,
             one, other = np.load(a.folder / file), np.load(b.folder / file)
             assert all(np.array_equal(one[key], other[key]) for key in one.files), file
         assert np.array_equal(episodes(a), episodes(b))
+
+
+def test_a_batch_that_is_stopped_at_its_first_step_goes_on(tmp_path):
+    """With VecNormalize, whose original observations a replay memory stores."""
+    options = {"set": (*DQN_SETTINGS, "normalize=true"), "timesteps": 200, "eval_freq": 0}
+    whole = several(tmp_path / "whole", **options)
+    config = of_three(tmp_path / "parts", **options)
+    spec = resolve(config)
+    watch = Watch()
+    watch.stop = True
+    specs = [replace(spec, seed=run.read_spec().seed) for run in whole]
+    with pytest.raises(TrainingStopped, match="stopped at timestep 0"):
+        train_together(config, specs, spec.make_env(), Console(quiet=True), watch=watch)
+    folder = next((tmp_path / "parts").glob("*/*/*"))
+    parts = train_seeds(TrainConfig(resume=folder, quiet=True), Console(quiet=True))
+    for a, b in zip(whole, parts, strict=True):
+        first, second = load_file(a.policy_file), load_file(b.policy_file)
+        assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.slow

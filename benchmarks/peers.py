@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.harness import Line, Output, ResultTable, emit, interleave
+from benchmarks.harness import Line, Output, ResultTable, emit, interleave, read_lines
 from benchmarks.seed_batch_speed import SeedSpeedConfig, Timed, build, go_on, on_cores
 from rn_rl.errors import UserError, unknown
 
@@ -48,6 +48,8 @@ class PeersConfig(Output):
     """Approximate duration of one measurement."""
     jax: Path = Path(".venv-jax/bin/python")
     """Python with JAX; 'make .venv-jax/ready' makes it."""
+    table: Path | None = None
+    """Measure nothing, and show the lines that --json printed into this file."""
 
 
 def settings(model: Any, seeds: int) -> dict[str, Any]:
@@ -129,6 +131,9 @@ def run_peers(config: PeersConfig) -> None:
     Raises:
         UserError: an option is out of range, or there is no JAX.
     """
+    if config.table is not None:
+        show(config, read_lines(config.table))
+        return
     for case in config.cases:
         if case not in PEER_CASES:
             raise unknown("case", case, PEER_CASES)
@@ -144,6 +149,11 @@ def run_peers(config: PeersConfig) -> None:
         for seeds in config.seeds
         for line in measure(case, seeds, config)
     ]
+    show(config, lines)
+
+
+def show(config: PeersConfig, lines: list[Line]) -> None:
+    """Print what was measured, and write it into the document of ``--readme``."""
     rows = [
         [
             line["case"],
@@ -155,7 +165,7 @@ def run_peers(config: PeersConfig) -> None:
         for line in lines
     ]
     columns = ["case", "seeds", "seed batch, steps/s", "JAX, steps/s", "ratio"]
-    title = f"seed batch against JAX on one core, medians of {config.rounds} rounds"
+    title = "seed batch against JAX on one core: medians of interleaved rounds"
     emit(config, lines, ResultTable(title, columns, rows), block="peers")
 
 

@@ -27,6 +27,7 @@ from rn_rl.agents.seed_batch.continuous import ContinuousSeedBatch
 from rn_rl.agents.seed_batch.off_policy import OffPolicySeedBatch
 from rn_rl.errors import UserError, unknown
 from rn_rl.experiment.runs.spec import RunSpec
+from rn_rl.experiment.settings.algorithms import algorithm
 from rn_rl.experiment.settings.hyperparameters import import_name
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.envpool import env_seeds, fast_envs, no_envpool
@@ -90,7 +91,9 @@ class SeedSpeedConfig(SpeedOutput):
     table: Path | None = None
     """Measure nothing, and show the lines that --json printed into this file."""
     readme: Path | None = None
-    """Also write the table into this document, between its seeds marks (of a GPU: seeds-gpu)."""
+    """Also write the table into this document, between the marks of --block."""
+    block: str | None = None
+    """Name of the marks in the document; default: seeds, of a GPU seeds-gpu."""
 
 
 class Timed:
@@ -131,6 +134,10 @@ def prepare(case: str, norm: str, config: SeedSpeedConfig) -> tuple[RunSpec, Vec
             config=config.config,
             device=config.device,
             threads=config.threads,
+            # what is measured is training, of which the Zoo's TD3 has none in 10,000 timesteps
+            set=("learning_starts=200",)
+            if config.config == "zoo" and algorithm(algo).replay
+            else (),
         )
     )
     trial = spec.make_env()
@@ -293,7 +300,7 @@ def run_seed_speed(config: SeedSpeedConfig) -> None:
             f"--jobs {config.jobs}: expected at least 1, and 1 with --profile or --readme"
         )
     if config.table is not None:
-        emit_speeds(config, read_speeds(config.table))
+        emit_speeds(config, read_speeds(config.table), block=config.block)
         return
     if config.against is not None:
         if config.profile:
@@ -327,7 +334,7 @@ def run_seed_speed(config: SeedSpeedConfig) -> None:
             sizes = {name: each.seeds for name, each in timed.items()}
             told = {"device": device_name(config), "options": options(config)}
             lines.extend({**line, **told} for line in seed_speed_lines(case, sizes, speeds))
-    emit_speeds(config, lines, shares)
+    emit_speeds(config, lines, shares, config.block)
 
 
 @contextlib.contextmanager

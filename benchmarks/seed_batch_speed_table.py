@@ -49,7 +49,10 @@ def seed_speed_rows(lines: list[Line]) -> list[list[str]]:
 
 
 def emit_speeds(
-    output: Output, lines: list[Line], shares: Mapping[str, Mapping[str, float]] | None = None
+    output: Output,
+    lines: list[Line],
+    shares: Mapping[str, Mapping[str, float]] | None = None,
+    block: str | None = None,
 ) -> None:
     """Print the speeds, and write them to a document with ``seeds`` (GPU: ``seeds-gpu``) marks.
 
@@ -57,12 +60,13 @@ def emit_speeds(
         output: options of the benchmark.
         lines: all measured on one device.
         shares: shares of the time by case and part of the training.
+        block: other marks.
     """
     [device] = {line["device"] for line in lines}
     where = "one core for each process" if device == "cpu" else f"one process on one {device}"
     title = f"many seeds, {where}: median of interleaved rounds"
     table = ResultTable(title, SEED_SPEED_COLUMNS, seed_speed_rows(lines))
-    emit(output, lines, table, block="seeds" if device == "cpu" else "seeds-gpu")
+    emit(output, lines, table, block=block or ("seeds" if device == "cpu" else "seeds-gpu"))
     for case, parts in (shares or {}).items():
         ordered = sorted(parts.items(), key=lambda part: -part[1])
         told = ", ".join(f"{name} {share:.0%}" for name, share in ordered)

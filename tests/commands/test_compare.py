@@ -348,7 +348,7 @@ def test_a_normalizer_by_two_names_is_trained_once(tmp_path):
         (["--seeds", "99999999"], "--seeds 99999999: expected at least 1 and at most 10,000"),
         (["--engine", "fast"], "--engine fast: expected one of auto, process, batch, ray"),
         (
-            ["--engine", "batch", "--algo", "trpo", "--config", "zoo", "--set", "gamma=0.9"],
+            ["--engine", "batch", "--algo", "ars", "--config", "zoo", "--set", "n_delta=4"],
             "use --engine auto or process",
         ),
         (["--address", "here:1"], "--address here:1: is for --engine ray"),

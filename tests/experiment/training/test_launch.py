@@ -223,13 +223,14 @@ def test_seeds_that_cannot_be_trained_together_get_a_process_each_and_the_reason
     tmp_path, capsys
 ):
     console = Console()
-    options = {"algo": "trpo", "set": (), "n_envs": 2, "timesteps": 100, "eval_freq": 0, "seeds": 2}
+    settings = ("n_delta=2", "n_top=1")
+    options = {"algo": "ars", "set": settings, "timesteps": 100, "eval_freq": 0, "seeds": 2}
     runs = several(tmp_path, console, engine="auto", **options)
     assert [run.read_spec().seed for run in runs] == [4, 5]
-    assert "trpo is not one of dqn, rndqn, qrdqn, a2c, ppo" in " ".join(
+    assert "ars is not one of dqn, rndqn, qrdqn, a2c, ppo" in " ".join(
         capsys.readouterr().out.split()
     )
-    with pytest.raises(UserError, match="--engine batch: trpo is not one of"):
+    with pytest.raises(UserError, match="--engine batch: ars is not one of"):
         several(tmp_path, **options)
 
 

@@ -35,7 +35,7 @@ EQUIVALENCE_CASES = {
 }
 
 SPAN = {"dqn": 500, "ppo": 500, "images": 1, "sac": 1080, "td3": 1080, "qrdqn": 500}
-"""Span of returns of each case, up to the largest: from 0, on Pendulum from a random policy's -1,230."""
+"""Span of returns of each case, up to the largest: from 0, on Pendulum from that of a random policy."""
 
 
 @dataclass

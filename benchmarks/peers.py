@@ -108,20 +108,21 @@ def jax_training(python: Path, given: dict[str, Any], unit: int) -> Iterator[Cal
         text=True,
         env={**os.environ, "XLA_FLAGS": ONE_THREAD, "PYTHONPATH": ""},
     )
-    assert process.stdin is not None and process.stdout is not None
+    orders, answers = process.stdin, process.stdout
+    assert orders is not None and answers is not None
 
     def run(steps: int) -> None:
-        process.stdin.write(f"{steps // unit}\n")  # type: ignore[union-attr]
-        process.stdin.flush()  # type: ignore[union-attr]
-        if not process.stdout.readline():  # type: ignore[union-attr]
+        orders.write(f"{steps // unit}\n")
+        orders.flush()
+        if not answers.readline():
             raise UserError(f"--jax {python}: training in JAX ended, see above")
 
     try:
         yield run
     finally:
         with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
-        process.stdout.close()
+            orders.close()
+        answers.close()
         process.wait()
 
 

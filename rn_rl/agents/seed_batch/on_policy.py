@@ -14,10 +14,9 @@ from rn_rl.agents.seed_batch.actor_critic import ActorCritics
 from rn_rl.agents.seed_batch.base import SeedBatch
 from rn_rl.agents.seed_batch.distributions import values_and_distribution
 from rn_rl.agents.seed_batch.rng import Streams
-from rn_rl.agents.seed_batch.rollout import PolicyOutput, SeedRollout, by_seed
+from rn_rl.agents.seed_batch.rollout import PolicyOutput, SeedRollout
 from rn_rl.agents.seed_batch.vector_envs import Masks, SeedEnvs
 from rn_rl.engine.ensemble import ModuleStack
-from rn_rl.policies.divergence import evenly_spaced
 
 
 class SeedBatchOnPolicy(SeedBatch[Any]):
@@ -107,8 +106,7 @@ class SeedBatchOnPolicy(SeedBatch[Any]):
     def recent_observations(self, rows: int) -> Tensor | None:
         if not self.num_updates:
             return None
-        observations = by_seed(self.rollout.observations)
-        return self.tensor(observations[:, evenly_spaced(observations.shape[1], rows)])
+        return self.tensor(self.rollout.recent(rows))
 
     def probed(self) -> dict[str, tuple[ModuleStack, Callable[..., Any]]]:
         return {"": (self.stack, lambda policy, x: values_and_distribution(policy, x)[0])}

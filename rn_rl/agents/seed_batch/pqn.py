@@ -18,7 +18,6 @@ from rn_rl.agents.seed_batch.rollout import PolicyOutput, SeedRollout, by_seed
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
 from rn_rl.engine.ensemble import ModuleStack
 from rn_rl.engine.trace import TracedFunction
-from rn_rl.policies.divergence import evenly_spaced
 
 
 class SeedBatchPQN(SeedBatch[PQN]):
@@ -169,8 +168,7 @@ class SeedBatchPQN(SeedBatch[PQN]):
     def recent_observations(self, rows: int) -> Tensor | None:
         if not self.num_updates:
             return None
-        observations = by_seed(self.rollout.observations)
-        return self.tensor(observations[:, evenly_spaced(observations.shape[1], rows)])
+        return self.tensor(self.rollout.recent(rows))
 
     def probed(self) -> dict[str, tuple[ModuleStack, Callable[..., Any]]]:
         return {"q_net.": (self.stack, self._q_of)}

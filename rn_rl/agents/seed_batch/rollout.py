@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from rn_rl.agents.seed_batch.distributions import components
+from rn_rl.policies.divergence import evenly_spaced
 
 
 class PolicyOutput(NamedTuple):
@@ -65,6 +66,11 @@ class SeedRollout:
         self.log_probs[t] = output.log_probs
         self.rewards[t] = rewards
         self.starts[t] = starts
+
+    def recent(self, rows: int) -> np.ndarray:
+        """Return at most ``rows`` observations of each seed, evenly spaced, ``(seeds, rows, ...)``."""
+        observations = by_seed(self.observations)
+        return observations[:, evenly_spaced(observations.shape[1], rows)]
 
     def advantages(
         self, last_values: np.ndarray, last_starts: np.ndarray, gamma: float, gae_lambda: float

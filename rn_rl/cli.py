@@ -21,6 +21,7 @@ from rn_rl.commands.completion import PRINT, asks_for_completion, give_completio
 from rn_rl.commands.config import NormsConfig, StatusConfig, ZooConfig
 from rn_rl.commands.help import EXAMPLES, about, printed_in_sections
 from rn_rl.commands.mistakes import NUMBERS, mistake
+from rn_rl.commands.repeated import gathered
 from rn_rl.errors import TrainingDiverged, TrainingStopped, UserError, unknown
 from rn_rl.experiment.evaluation.config import (
     EvaluateConfig,
@@ -179,6 +180,7 @@ def run_command(
         if asks_for_completion(typed):
             give_completion(typed, partial(tyro_script, command, prog))
             return 0
+        typed = gathered(typed, chosen)
         if chosen is CompareConfig and any(x.partition("=")[0] == "--grid" for x in typed):
             from rn_rl.experiment.grid.file import with_file
 

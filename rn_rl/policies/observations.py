@@ -45,6 +45,18 @@ class NormalizedObservations(BaseFeaturesExtractor):
         self.norms = nn.ModuleList(Hidden(*make_normalizers(norm, size)) for size in sizes)
         self.extractor = extractor
 
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute that only the extractor has, for code that knows the extractor."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            extractor = self.__dict__.get("_modules", {}).get(
+                "extractor"
+            )  # not yet, while unpickled
+            if extractor is None:
+                raise
+            return getattr(extractor, name)
+
     def forward(self, observations: Any) -> Tensor:
         found = observations
         for key, norm in zip(self.keys, self.norms, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import warnings
 from typing import Any
 
@@ -14,6 +15,7 @@ from gymnasium import spaces
 from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
 from sb3_contrib.common.envs import InvalidActionEnvDiscrete
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -336,6 +338,26 @@ def test_observations_are_normalized_but_images_and_discrete_parts(noise: Any):
             space, spaces.Discrete(2), lambda _: 1e-3, obs_norm="rsnorm"
         )
         assert not phase_norms(policy)
+
+
+class WithBatchNorm(FlattenExtractor):
+    """A user's extractor, with a part that their code asks for by name."""
+
+    def __init__(self, observation_space: spaces.Space) -> None:
+        super().__init__(observation_space)
+        self.batch_norm = nn.BatchNorm1d(self.features_dim)
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        return self.batch_norm(super().forward(observations))
+
+
+def test_the_extractor_of_a_user_is_found_behind_the_normalizer_of_observations():
+    model = build("dqn", "simba", net_arch="small", features_extractor_class=WithBatchNorm)
+    extractor = copy.deepcopy(pickle.loads(pickle.dumps(model.q_net.features_extractor)))
+    assert extractor.batch_norm is extractor.extractor.batch_norm
+    assert isinstance(extractor.batch_norm, nn.BatchNorm1d)
+    with pytest.raises(AttributeError, match="batch_norms"):
+        _ = extractor.batch_norms
 
 
 def test_replayed_observations_are_normalized_by_the_present_state(tmp_path: Any):

@@ -1,6 +1,7 @@
 """pytest plugin: put Norm policies under the aliases of SB3's algorithms (``MlpPolicy``, ...).
 
-The environment variable ``RN_RL_NORM`` names the normalizer; without it, the aliases stay stock.
+The environment variable ``RN_RL_NORM`` names the normalizer, or the network as ``net=simba``; without
+it, the aliases stay stock.
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ import stable_baselines3
 
 from rn_rl import policies
 
-NORM = os.environ.get("RN_RL_NORM", "")
+GIVEN = os.environ.get("RN_RL_NORM", "")
+DEFAULT = (
+    {"net": GIVEN.removeprefix("net="), "net_arch": "small"}
+    if GIVEN.startswith("net=")
+    else {"norm": GIVEN}
+)
 
 POLICIES = {
     stable_baselines3.A2C: policies.NormActorCriticPolicy,
@@ -34,13 +40,13 @@ POLICIES = {
 
 
 def with_default(policy: type[Any]) -> type[Any]:
-    """Return a subclass whose normalizer is ``NORM``, as an attribute of this module for pickle."""
+    """Return a subclass whose default is ``DEFAULT``, as an attribute of this module for pickle."""
     name = f"Default{policy.__name__}"
     if not hasattr(sys.modules[__name__], name):
 
         @functools.wraps(policy.__init__)
         def init(self: Any, *args: Any, **kwargs: Any) -> None:
-            policy.__init__(self, *args, **{"norm": NORM, **kwargs})
+            policy.__init__(self, *args, **{**DEFAULT, **kwargs})
 
         made = type(name, (policy,), {"__init__": init, "__module__": __name__})
         setattr(sys.modules[__name__], name, made)
@@ -48,7 +54,7 @@ def with_default(policy: type[Any]) -> type[Any]:
     return found
 
 
-if NORM:
+if GIVEN:
     for algorithm, norm_policy in POLICIES.items():
         ours = with_default(norm_policy)
         # DDPG inherits TD3's aliases

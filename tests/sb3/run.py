@@ -21,7 +21,10 @@ from known import reason_of
 HERE = Path(__file__).parent
 FOLDER = HERE.parents[1] / ".sb3-tests"
 PACKAGES = ("stable_baselines3", "sb3_contrib")
-NORMS = ("ln+rn", "rsn", "bn", "uan", "spectral", "rn(half_life=20)")
+NORMS = (
+    "ln+rn", "rsn", "bn", "uan", "spectral", "rn(half_life=20)",
+    "net=simba", "net=simbav2", "net=bronet",
+)  # fmt: skip
 
 FILES = (
     "cnn", "custom_policy", "deterministic", "dict_env", "distributions", "identity", "invalid_actions",

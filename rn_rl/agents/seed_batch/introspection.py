@@ -95,7 +95,8 @@ def first_dense_weights(policy: Any) -> list[str]:
         policy: actor-critic policy; its extractor's head reads the convolutions, or else the first layers
             of actor and critic do.
     """
-    head: Any = getattr(policy.features_extractor, "head", ())
+    extractor = policy.features_extractor
+    head: Any = extractor.head if isinstance(extractor, NormExtractor) else ()
     nets = {"features_extractor.head": head}
     if not len(head):
         heads = policy.mlp_extractor

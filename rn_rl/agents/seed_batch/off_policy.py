@@ -62,8 +62,12 @@ class OffPolicySeedBatch(SeedBatch[Model]):
             return f"n_steps is {model.n_steps}"
         if _frequency(model).unit is not TrainFrequencyUnit.STEP:
             return "train_freq counts episodes, which end at another time in each seed"
-        if type(model.replay_buffer) is not ReplayBuffer or model.optimize_memory_usage:
-            return "it has a replay buffer of another kind"
+        if (half_life := getattr(model, "age_half_life", None)) is not None:
+            return f"age_half_life is {half_life:g} (None trains together)"
+        if type(model.replay_buffer) is not ReplayBuffer:
+            return f"its replay buffer is a {type(model.replay_buffer).__name__}"
+        if model.optimize_memory_usage:
+            return "optimize_memory_usage is True"
         return None
 
     @abstractmethod

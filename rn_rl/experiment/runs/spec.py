@@ -21,7 +21,11 @@ from rn_rl.agents.priors import priors_in
 from rn_rl.errors import UserError, first_line
 from rn_rl.experiment.envs.make import make_env
 from rn_rl.experiment.settings.algorithms import algorithm, check_action_space
-from rn_rl.experiment.settings.hyperparameters import to_algorithm_arguments
+from rn_rl.experiment.settings.hyperparameters import (
+    ENVIRONMENT_KEYS,
+    NOISE_KEYS,
+    to_algorithm_arguments,
+)
 from rn_rl.policies.nets import net_of
 
 
@@ -97,7 +101,11 @@ class RunSpec:
         found = {name: getattr(self, name) for name in names}
         if self.episodes is not None:
             found["episodes"] = self.episodes
-        given = {k: v for k, v in self.hyperparameters.items() if v is not None and v != {}}
+        given = {
+            k: v
+            for k, v in self.hyperparameters.items()
+            if v != {} and not (v is None and k in (*ENVIRONMENT_KEYS, *NOISE_KEYS))
+        }  # of an algorithm, None is a value: max_grad_norm=None does not clip
         return {**found, "hyperparameters": given}
 
     def shown_settings(self) -> dict[str, Any]:

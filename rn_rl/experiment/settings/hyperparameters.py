@@ -89,7 +89,7 @@ def parse_assignments(assignments: Iterable[str], flag: str) -> dict[str, Any]:
 
 
 def parse_value(text: str, context: str) -> Any:
-    """Parse a YAML value; unlike in YAML 1.1, ``3e-4`` is a number.
+    """Parse a YAML value; unlike in YAML 1.1, ``3e-4`` is a number, and Python's ``None`` is null.
 
     Args:
         text: the value.
@@ -102,6 +102,8 @@ def parse_value(text: str, context: str) -> Any:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):  # also 5,000 digits, or 1,000 brackets
         raise UserError(f"{context}: cannot read the value {text!r}") from None
+    if value == "None":
+        return None
     if isinstance(value, str):
         try:
             return float(value)
@@ -164,19 +166,25 @@ def parameters(algo: AlgorithmSpec) -> dict[str, Any]:
     They are the arguments of its class, and those of its base classes as far as ``**kwargs`` are passed
     on, without those that a run sets by itself (``env``, ``seed``, ``device``, ...).
     """
-    taken: dict[str, Any] = {}
-    for cls in algo.cls.__mro__:
-        if "__init__" not in cls.__dict__:
-            continue
-        signature = inspect.signature(cls.__dict__["__init__"]).parameters.values()
-        taken = {**{p.name: default_of(p) for p in signature}, **taken}
-        if all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in signature):
-            break
+    taken = {name: default_of(p) for name, p in signature(algo).items()}
     if "action_noise" in taken:
         taken.update(zip(NOISE_KEYS, ("normal", 0.1), strict=True))
     ours = ("self", "env", "kwargs", "_init_setup_model", "norm", "seed", "device", "action_noise")
     for name in (*ours, "tensorboard_log", "verbose"):
         taken.pop(name, None)
+    return taken
+
+
+def signature(algo: AlgorithmSpec) -> dict[str, inspect.Parameter]:
+    """Return the arguments of an algorithm's class, and of those base classes that take the rest."""
+    taken: dict[str, inspect.Parameter] = {}
+    for cls in algo.cls.__mro__:
+        if "__init__" not in cls.__dict__:
+            continue
+        own = inspect.signature(cls.__dict__["__init__"]).parameters
+        taken = {**own, **taken}
+        if all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in own.values()):
+            break
     return taken
 
 
@@ -204,7 +212,7 @@ def check_given(algo: AlgorithmSpec, given: dict[str, Any]) -> None:
         UserError: the algorithm has no such hyperparameter, or a number is expected, or it is out of
             range.
     """
-    known = parameters(algo)
+    known, arguments = parameters(algo), signature(algo)
     for name, value in given.items():
         if name in UNSUPPORTED:
             instead = UNSUPPORTED[name].replace("VALUE", str(value))
@@ -214,13 +222,14 @@ def check_given(algo: AlgorithmSpec, given: dict[str, Any]) -> None:
                 f"hyperparameter of {algo.name}", name, sorted({*known, *ENVIRONMENT_KEYS})
             )
         default = known.get(name)
-        numeric = isinstance(default, int | float) and not isinstance(default, bool)
+        of_run = name in ("n_envs", "n_timesteps")
+        numeric = of_run or (isinstance(default, int | float) and not isinstance(default, bool))
         schedule = name in SCHEDULES and isinstance(value, str) and value.startswith("lin_")
         pair = isinstance(value, list) and name == "train_freq"
-        if numeric and not (schedule or pair) and not _is_number(value):
+        off = value is None and name in arguments and "None" in str(arguments[name].annotation)
+        if numeric and not (schedule or pair or off) and not _is_number(value):
             raise UserError(f"{name}={value!r}: expected a number")
-        counts = name in ("n_envs", "n_timesteps") or isinstance(default, int)
-        if (numeric or name in ("n_envs", "n_timesteps")) and counts and _is_number(value):
+        if numeric and (of_run or isinstance(default, int)) and _is_number(value):
             if not math.isfinite(value) or value != int(value) or abs(value) > MOST_COUNT:
                 raise UserError(f"{name}={value!r}: expected a whole number up to {MOST_COUNT:,}")
             given[name] = int(value)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3 import DQN, PPO
-from stable_baselines3.common.buffers import RolloutBufferSamples
+from stable_baselines3.common.buffers import ReplayBuffer, RolloutBufferSamples
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.distributions import (
     CategoricalDistribution,
@@ -246,11 +246,23 @@ def test_schedules_and_targets_are_those_of_sb3():
     assert len({row[1] for row in own}) > 10 and own[-1][3] > 50
 
 
+class OwnBuffer(ReplayBuffer):
+    """A user's buffer."""
+
+
 @pytest.mark.parametrize(
     ("kwargs", "said"),
     [
         ({"n_steps": 3}, "n_steps is 3"),
         ({"train_freq": (1, "episode")}, "train_freq counts episodes"),
+        ({"replay_buffer_class": OwnBuffer}, "its replay buffer is a OwnBuffer"),
+        (
+            {
+                "optimize_memory_usage": True,
+                "replay_buffer_kwargs": {"handle_timeout_termination": False},
+            },
+            "optimize_memory_usage is True",
+        ),
         ({"policy_kwargs": {"norm": "rn", "optimizer_class": torch.optim.LBFGS}}, "LBFGS"),
     ],
 )

@@ -84,3 +84,13 @@ def test_runs_of_a_norm_with_a_windows_path_lie_at_the_usual_depth(tmp_path) -> 
 def test_the_recorded_command_names_the_program(monkeypatch, program, expected) -> None:
     monkeypatch.setattr("sys.argv", [program, "train", "--out", "a b"])
     assert command_line() == f"{expected} train --out 'a b'"
+
+
+def test_none_of_an_algorithm_is_a_setting_and_none_of_the_environment_is_not() -> None:
+    usual = spec(algo="rndqn").settings()
+    off = spec(algo="rndqn", hyperparameters={"max_grad_norm": None}).settings()
+    assert off != usual and off["hyperparameters"] == {"max_grad_norm": None}
+    assert (
+        spec(hyperparameters={"normalize": None, "noise_type": None}).settings()
+        == spec().settings()
+    )

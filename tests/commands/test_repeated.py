@@ -1,0 +1,49 @@
+"""An option with several values that is typed several times has all of them."""
+
+import pytest
+
+from rn_rl.cli import COMMANDS, main
+from rn_rl.commands.repeated import gathered, separators
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("train --set a=1 --set b=2", "train --set a=1 b=2"),
+        ("train --set=a=1 --norm ln --set b=-2 c=3", "train --norm ln --set a=1 b=-2 c=3"),
+        (
+            "train --set a=1 --env_kwargs x=1 --env-kwargs y=2",
+            "train --set a=1 --env-kwargs x=1 y=2",
+        ),
+        ("train --set a=1 b=2 --seed 3", "train --set a=1 b=2 --seed 3"),
+        ("train --seed 3 --seed 4", "train --seed 3 --seed 4"),
+        ("compare --norms none,ln --norms rn --seeds 2", "compare --seeds 2 --norms none,ln,rn"),
+        ("compare --env A-v1 --env=B-v1 --algo ppo", "compare --env A-v1,B-v1 --algo ppo"),
+        ("report runs --figures pdf --figures svg", "report runs --figures pdf,svg"),
+        ("task draw --norms rn --norms=ln", "task draw --norms rn,ln"),
+    ],
+)
+def test_values_are_gathered(typed, expected):
+    words = typed.split()
+    found = gathered(words, COMMANDS[words[0]][0])
+    split = lambda words: sorted(" ".join(words).replace(" --", "\n--").split("\n"))  # noqa: E731
+    assert split(found) == split(expected.split())
+
+
+def test_every_list_is_known():
+    """Help says which options are lists; each of them is gathered."""
+    found = {name: set.union(*separators(config)) for name, (config, _) in COMMANDS.items()}
+    assert found["train"] == {"--set", "--env-kwargs"} and found["report"] == {
+        "--agent",
+        "--figures",
+    }
+    assert found["compare"] == {"--set", "--env-kwargs", "--agent", "--algo", "--env", "--norms"}
+
+
+def test_both_values_are_trained(tmp_path):
+    words = (
+        "train --algo dqn --env CartPole-v1 --quiet --timesteps 16 --set gamma=0.5 --set tau=0.25"
+    )
+    assert main([*words.split(), "--out", str(tmp_path)]) == 0
+    [settings] = tmp_path.rglob("run.yaml")
+    assert "gamma: 0.5" in settings.read_text() and "tau: 0.25" in settings.read_text()

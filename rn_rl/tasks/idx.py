@@ -75,4 +75,6 @@ def read_stream(stream: IO[bytes] | gzip.GzipFile) -> np.ndarray:
     if len(content) != count:
         more = "more" if len(content) > count else f"{len(content):,}"
         raise ValueError(f"its header says {count:,} elements, the file has {more}")
-    return np.frombuffer(content, np.uint8).reshape(shape)
+    return (
+        np.frombuffer(content, np.uint8).reshape(shape).copy()
+    )  # torch warns of an array it cannot write

@@ -7,6 +7,7 @@ from matplotlib.ticker import MaxNLocator
 
 from rn_rl import statistics
 from rn_rl.analysis.drawing import Palette, by_itself, legend, picture, styled, svg
+from rn_rl.tasks.curves import make_logarithmic
 from rn_rl.tasks.results import Results
 from rn_rl.tasks.wording import joined, versus
 
@@ -40,8 +41,8 @@ def by_epoch(results: Results) -> str:
         panels[1][column].set_xlabel("epoch")
         panels[1][column].xaxis.set_major_locator(MaxNLocator(integer=True))
     panels[0][0].set_ylabel("test error, %")
-    panels[0][0].set_yscale("log")
-    panels[1][0].set_ylabel("gain on the state, mean over steps")
+    make_logarithmic(panels[0][0])
+    panels[1][0].set_ylabel("gain, mean over steps")
     legend(figure, *panels[0])
     return by_itself(svg(figure, "test error and gain by epoch"))
 

@@ -50,34 +50,22 @@ def unpack() -> list[Path]:
     return found
 
 
-def run(norm: str, folders: list[Path], options: list[str]) -> dict[str, str]:
+def run(
+    norm: str, folders: list[Path], options: list[str], *, again: bool = True
+) -> dict[str, str]:
     """Run all tests with one normalizer; return the reason of each failure, "" for a pass.
 
     Args:
-        norm: spec; "" for stock policies.
+        norm: spec, or a network as ``net=simba``; "" for stock policies.
         folders: folders of tests.
         options: further options of pytest.
+        again: also what was run before; else its outcomes are read.
     """
     outcomes: dict[str, str] = {}
     for folder in folders:
         report = FOLDER / f"{folder.parent.name}-{norm or 'stock'}.xml"
-        report.unlink(missing_ok=True)
-        path = os.pathsep.join([str(HERE), str(HERE.parents[1])])
-        environment = {**os.environ, "RN_RL_NORM": norm, "PYTHONPATH": path}
-        files = [str(file) for name in FILES if (file := folder / f"test_{name}.py").is_file()]
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "norm_aliases",
-            "-m",
-            "not expensive",
-        ]
-        command += ["-p", "no:cacheprovider", "--tb=line", f"--junitxml={report}", *options, *files]
-        with (report.with_suffix(".log")).open("w") as log:
-            subprocess.run(command, cwd=folder.parent, env=environment, stdout=log, stderr=log)
+        if again or not report.is_file():
+            run_tests(norm, folder, report, options)
         for case in ElementTree.parse(report).iter("testcase"):
             bad = next((part for part in case if part.tag in ("failure", "error")), None)
             if case.find("skipped") is None:
@@ -86,6 +74,27 @@ def run(norm: str, folders: list[Path], options: list[str]) -> dict[str, str]:
                     "" if bad is None else " ".join((bad.get("message") or "?").split())
                 )
     return outcomes
+
+
+def run_tests(norm: str, folder: Path, report: Path, options: list[str]) -> None:
+    """Run a folder of tests and write the report, and beside it the output."""
+    report.unlink(missing_ok=True)
+    path = os.pathsep.join([str(HERE), str(HERE.parents[1])])
+    environment = {**os.environ, "RN_RL_NORM": norm, "PYTHONPATH": path}
+    files = [str(file) for name in FILES if (file := folder / f"test_{name}.py").is_file()]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "norm_aliases",
+        "-m",
+        "not expensive",
+    ]
+    command += ["-p", "no:cacheprovider", "--tb=line", f"--junitxml={report}", *options, *files]
+    with (report.with_suffix(".log")).open("w") as log:
+        subprocess.run(command, cwd=folder.parent, env=environment, stdout=log, stderr=log)
 
 
 def page(passed: int, versions: str, found: dict[str, dict[str, str]]) -> str:
@@ -124,11 +133,12 @@ def main() -> int:
     """Print the tests that fail with a normalizer only; return 1 if one has no known reason."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--norms", nargs="*", default=NORMS, help="normalizer specs")
+    parser.add_argument("--missing", action="store_true", help="run only what was not run before")
     parser.add_argument("--record", type=Path, help="page of the docs to write")
     parser.add_argument("options", nargs="*", help="options of pytest, after --")
     given = parser.parse_args()
     folders = unpack()
-    stock = run("", folders, given.options)
+    stock = run("", folders, given.options, again=not given.missing)
     passed = {name for name, reason in stock.items() if not reason}
     print(f"stock: {len(passed)} of {len(stock)} pass", flush=True)
     for name in sorted(set(stock) - passed):
@@ -136,7 +146,7 @@ def main() -> int:
     found: dict[str, dict[str, str]] = {}
     unknown = 0
     for norm in given.norms:
-        outcomes = run(norm, folders, given.options)
+        outcomes = run(norm, folders, given.options, again=not given.missing)
         bad = {n: outcomes.get(n, "did not run") for n in passed if outcomes.get(n, "did not run")}
         found[norm] = bad
         print(f"{norm}: {len(passed) - len(bad)} of {len(passed)} pass", flush=True)

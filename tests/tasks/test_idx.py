@@ -27,7 +27,9 @@ IMAGES = np.arange(3 * 4 * 5).reshape(3, 4, 5)
 def test_a_file_is_read_as_it_was_written(wrap, tmp_path):
     path = tmp_path / "images"  # the content says that it is compressed, not the name
     path.write_bytes(wrap(idx(IMAGES)))
-    assert np.array_equal(read_idx(path), IMAGES) and read_idx(path).dtype == np.uint8
+    found = read_idx(path)
+    assert np.array_equal(found, IMAGES) and found.dtype == np.uint8
+    assert found.flags.writeable, "torch warns of tensors that share memory which cannot be written"
 
 
 DAMAGED = {

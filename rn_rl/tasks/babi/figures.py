@@ -30,19 +30,36 @@ def curves(results: Results) -> str:
             axis.plot(x, found.mean(0), label=arm, **palette[arm])
             low, high = statistics.bands(found)
             axis.fill_between(x, low, high, color=palette[arm]["color"], alpha=0.15, linewidth=0)
-        for name in BASELINES:
-            values = results.values(name, setting, "accuracy")
-            if len(values) and np.isfinite(values.mean()):
-                axis.axhline(values.mean(), color=GRID, linestyle="dashed", linewidth=1.2)
-                axis.annotate(
-                    name,
-                    (1, values.mean()),
-                    xycoords=("axes fraction", "data"),
-                    ha="right",
-                    va="bottom",
-                    fontsize=8,
-                    color=INK,
-                )
+        for names, height in lines(results, setting):
+            for name in names:
+                mean = results.values(name, setting, "accuracy").mean()
+                axis.axhline(mean, color=GRID, linestyle="dashed", linewidth=1.2)
+            axis.annotate(
+                ", ".join(names),
+                (1, height),
+                xycoords=("axes fraction", "data"),
+                ha="right",
+                va="bottom",
+                fontsize=8,
+                color=INK,
+            )
     axes[0].set_ylabel("accuracy per label, %")
     legend(figure, *axes)
     return by_itself(svg(figure, "bAbI: accuracy by epoch"))
+
+
+NEAR = 4.0
+"""Lines that are nearer than this many points share a label."""
+
+
+def lines(results: Results, setting: str) -> list[tuple[list[str], float]]:
+    """Return the baselines that share a label, from below, and the height of the highest one, in %."""
+    means = {name: results.values(name, setting, "accuracy") for name in BASELINES}
+    known = {n: v.mean() for n, v in means.items() if len(v) and np.isfinite(v.mean())}
+    found: list[tuple[list[str], float]] = []
+    for name in sorted(known, key=lambda name: known[name]):
+        if found and known[name] - found[-1][1] < NEAR:
+            found[-1] = ([*found[-1][0], name], known[name])
+        else:
+            found.append(([name], known[name]))
+    return found

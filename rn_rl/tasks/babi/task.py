@@ -153,7 +153,7 @@ class Babi(Task):
             if networks and not math.isnan(means.get("degree", math.nan)):
                 best = max(networks, key=lambda arm: means[arm])
                 parts.append(
-                    f"task {setting}: counting facts answers {means['degree']:.1f}%, the best network "
+                    f"Task {setting}: counting facts answers {means['degree']:.1f}%, the best network "
                     f"({best}) {means[best]:.1f}%"
                 )
             told = [
@@ -161,7 +161,7 @@ class Babi(Task):
                 for arm, other in (("rn", "ln"), ("rn", "logt"), ("rn+ln", "ln"))
             ]
             if any(told):
-                parts.append(f"on {setting}, {', '.join(text for text in told if text)}")
+                parts.append(f"On {setting}, {', '.join(text for text in told if text)}")
         return f"{'. '.join(parts)}."
 
 

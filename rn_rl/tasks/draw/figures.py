@@ -17,7 +17,8 @@ READ_COLOR, WRITE_COLOR = "#d62728", "#2ca02c"
 
 def curves(results: Results) -> str:
     """Draw the test bound by epoch for each arm."""
-    return curves_by_epoch(results, "bound", "test bound, nats", "DRAW: test bound by epoch")
+    title = "DRAW: test bound by epoch"
+    return curves_by_epoch(results, "bound", "test bound, nats", title, logarithmic=True)
 
 
 @styled

@@ -203,5 +203,12 @@ def finding(results: Results) -> str:
     for arm, other in (("rn", "none"), ("rn", "ln"), ("rn", "logt")):
         if results.runs(arm, setting):
             told.append(versus(results, arm, other, setting, results.task.metrics[0]))
-    text = joined(told) or f"{setting} was run"
+    if not any(told):
+        present = [arm for arm in results.arms if results.runs(arm, setting)]
+        other = next((name for name in ("none", "ln", "logt") if name in present), present[0])
+        some = results.estimate(other, setting, "error_128")
+        told.append(f"at {setting} {other} errs on {some}% of the test images")
+        metric = results.task.metrics[0]
+        told += [versus(results, arm, other, setting, metric) for arm in present if arm != other]
+    text = joined(told)
     return f"{text[0].upper()}{text[1:]}."

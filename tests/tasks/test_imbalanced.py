@@ -20,7 +20,10 @@ from rn_rl.tasks.imbalanced import (
     thin,
     train,
 )
+from rn_rl.tasks.imbalanced_page import finding
 from rn_rl.tasks.published_gain import CutGain, applied_gains, replayed
+from rn_rl.tasks.results import Results
+from rn_rl.tasks.run import Job, side_by_side
 
 SPECS = [arm for arm in Imbalanced.arms if "cut" not in arm and "yoked" not in arm]
 
@@ -180,3 +183,14 @@ def test_the_probe_attaches():
     with CodeLengthProbe(net) as probe:
         net(torch.randn(8, 784))
         assert {"0", "4", "8"} <= probe.commit().keys()
+
+
+@pytest.mark.parametrize("arms", [("none", "hs", "ln"), ("hs", "wn")])
+def test_arms_without_rn_have_a_finding_too(arms):
+    jobs = [Job("imbalanced", arm, "n=9", 0, None, True, 1, "toy") for arm in arms]
+    runs = list(side_by_side(iter(jobs), 1))
+    text = finding(Results(Imbalanced(), runs, arms, ("n=9",), toy=True))
+    assert text.startswith(f"At n=9 {arms[0]} errs on ") and text.endswith(".")
+    assert all(
+        f"{arm} minus {arms[0]}" in text or f"{arm} equals {arms[0]}" in text for arm in arms[1:]
+    )

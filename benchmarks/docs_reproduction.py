@@ -13,20 +13,23 @@ from rn_rl.reproduction.protocol import PROTOCOLS, Protocol, paper_and_controls
 from rn_rl.reproduction.report import measure_decimals, measured, published
 from rn_rl.reproduction.results import Result, compare_arms, in_arms, read_runs
 
-DOCUMENT_TASKS: dict[str, tuple[str, Protocol]] = {
+DOCUMENT_TASKS: dict[str, tuple[str, str, Protocol]] = {
+    **{what: (what, what, protocol) for what, protocol in PROTOCOLS.items()},
     **{
-        f"{what}-huber": (what, protocol.with_huber())
-        for what, protocol in PROTOCOLS.items()
-        if protocol.huber
-    },
-    **{what: (what, protocol) for what, protocol in PROTOCOLS.items() if not protocol.huber},
-    **{
-        f"{what}-recurrent": (what, protocol.with_memory())
+        f"{what}-recurrent": (f"{what}, LSTM", what, protocol.with_memory())
         for what, protocol in PROTOCOLS.items()
         if protocol.recurrent
     },
+    **{
+        f"{what}-huber": (f"{what}, SB3's DQN", what, protocol.with_huber())
+        for what, protocol in PROTOCOLS.items()
+        if protocol.huber
+    },
 }
-"""File names of the results in the document, each with its task."""
+"""File names of the results in the document, each with its title, and its task.
+
+The first of a task is the paper's protocol, beside which its own figures stand.
+"""
 
 
 def readme_block(folder: Path) -> str:
@@ -41,20 +44,20 @@ def readme_block(folder: Path) -> str:
     cells: dict[str, dict[str, str]] = {}
     answers: dict[str, dict[str, str]] = {}
     columns, told, counts = [], [], {}
-    for stem, (what, protocol) in DOCUMENT_TASKS.items():
+    for stem, (task, what, protocol) in DOCUMENT_TASKS.items():
         path = folder / f"{stem}.csv"
         if not path.is_file():
             continue
         study = paper_and_controls(protocol)
         results = in_arms(study, read_runs(path))
-        task = f"{what}, LSTM" if stem.endswith("-recurrent") else what
-        has_paper = bool(shipped("paper_results.yml")[what])
+        has_paper = stem == what and bool(shipped("paper_results.yml")[what])
         columns += [task, f"{task}, paper"] if has_paper else [task]
         digits = measure_decimals(results, "last")
         for result in results:
             shown, interval = measured(result, "last", digits)
             cells.setdefault(result.arm.name, {})[task] = f"{shown.split()[0]} {interval}"
-            cells[result.arm.name][f"{task}, paper"] = published(what, result.arm.name)
+            if has_paper:
+                cells[result.arm.name][f"{task}, paper"] = published(what, result.arm.name)
         told.append(f"{what}{protocol.about}: {length_and_seeds(results)}")
         comparisons = compare_arms(protocol, study, results)
         counts[task] = len(comparisons)

@@ -497,33 +497,31 @@ def test_a_readme_is_written_from_the_tables(tmp_path):
             for i, arm in enumerate(arms)
             for seed in range(2)
         ]
-        write_runs(tmp_path / "runs" / f"{what}-huber.csv", runs)
+        write_runs(tmp_path / "runs" / f"{what}.csv", runs)
+        if what == "cartpole":
+            write_runs(tmp_path / "runs" / f"{what}-huber.csv", runs)
     docs = ["docs", "reproduction", "--results", str(tmp_path / "runs"), "--readme"]
     assert benchmark([*docs, str(tmp_path / "nowhere.md")]) == 2
     assert benchmark([*docs, str(readme)]) == 0
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert "| arm | cartpole | cartpole, paper | lunarlander | lunarlander, paper |" in text
-    assert "| is it better? | cartpole | lunarlander |" in text
+    columns = "cartpole | cartpole, paper | lunarlander | lunarlander, paper | cartpole, SB3's DQN"
+    assert f"| arm | {columns} |" in text
+    assert "| is it better? | cartpole | lunarlander | cartpole, SB3's DQN |" in text
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
     cells = {row[0]: [cell.strip(" |") for cell in row[1:]] for row in rows}
-    assert cells["| logt"][2:] == ["", ""]  # it was run on one of the two
+    assert cells["| logt"][2:4] == ["", ""] and cells["| logt"][4]  # it was not run on LunarLander
     assert cells["| rn than logt"][0] and not cells["| rn than logt"][1]
     assert all("p = " in cell for cell in cells["| rn than none"])
-    assert (
-        "cartpole, SB3's Huber loss, clipped gradients and linear epsilon: 700, 2 seeds; lunarlander"
-        in text
-    )
-    assert "(cartpole 3, lunarlander 1)" in text
-    whole = (tmp_path / "runs" / "cartpole-huber.csv").read_text()
+    assert "cartpole, SB3's Huber loss, clipped gradients and linear epsilon: 700, 2 seeds." in text
+    assert "(cartpole 3, lunarlander 1, cartpole, SB3's DQN 3)" in text
+    whole = (tmp_path / "runs" / "cartpole.csv").read_text()
     for damaged in ("a,b\n1,2\n", whole.rstrip()[:-9] + "\n", whole.replace("700", "some"), ""):
-        (tmp_path / "cartpole-huber.csv").write_text(damaged)
+        (tmp_path / "cartpole.csv").write_text(damaged)
         with pytest.raises(UserError, match="not a table of 'rn-rl reproduce'"):
             readme_block(tmp_path)
-    (tmp_path / "cartpole-huber.csv").unlink()
-    with pytest.raises(
-        UserError, match=r"no cartpole-huber\.csv or lunarlander-huber\.csv or redbl"
-    ):
+    (tmp_path / "cartpole.csv").unlink()
+    with pytest.raises(UserError, match=r"no cartpole\.csv or lunarlander\.csv or redbl"):
         readme_block(tmp_path)
 
 

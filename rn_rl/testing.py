@@ -58,7 +58,10 @@ def check_normalizer(
     def build() -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return factory(FEATURES, **arguments)
+            made = factory(FEATURES, **arguments)
+            kind = type(made).__name__
+            require(isinstance(made, nn.Module), f"it returns {kind}, not a torch.nn.Module")
+            return made
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -110,11 +113,9 @@ def check_shapes(build: Build, images: bool) -> None:
     shapes = [(BATCH, FEATURES), (1, FEATURES), *([(4, FEATURES, 3, 2)] if images else [])]
     for shape in shapes:
         module, x = build(), torch.randn(shape)
-        require(
-            isinstance(module, nn.Module), f"it is {type(module).__name__}, not a torch.nn.Module"
-        )
         for training in (True, False):
             y = module.train(training)(x)
+            require(isinstance(y, Tensor), f"its output is {type(y).__name__}, not a tensor")
             require(
                 y.shape == x.shape and y.dtype == x.dtype,
                 f"input {tuple(x.shape)} {x.dtype} gives {tuple(y.shape)} {y.dtype}: expected the same",

@@ -77,8 +77,12 @@ class NormalizerLogger(BaseCallback):
         self._observations: Any = None
         self._masks: np.ndarray | None = None
         self._layers: dict[str, PhaseNorm] = {}
+        self._agent: Any = None
 
     def _init_callback(self) -> None:
+        if self._agent is not None and self._agent is not self.model:  # of another environment
+            self._observations, self._masks = None, None
+        self._agent = self.model
         warn_of_two_normalizers(self.model)
         self._layers = online_norms(self.model.policy)
         self._off_policy = isinstance(self.model, OffPolicyAlgorithm)

@@ -102,7 +102,7 @@ class PQN(OnPolicyAlgorithm):
             )
         if not given.get("weight_decay", net_of(given.get("net", "mlp")).weight_decay):
             given = {"optimizer_class": torch.optim.RAdam, **given}
-        self.norm = norm
+        self.norm = given.get("norm", norm)
         self.batch_size, self.n_epochs = batch_size, n_epochs
         self.q_lambda, self.reward_scale = q_lambda, reward_scale
         self.exploration_fraction = exploration_fraction
@@ -131,6 +131,7 @@ class PQN(OnPolicyAlgorithm):
     def _setup_model(self) -> None:
         super()._setup_model()
         self.policy.reward_scale = self.reward_scale
+        self.policy.exploration_rate = self.exploration_rate
         self.exploration_schedule = LinearSchedule(
             self.exploration_initial_eps, self.exploration_final_eps, self.exploration_fraction
         )

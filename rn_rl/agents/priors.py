@@ -215,7 +215,8 @@ def evaluate_again(model: Any, priors: NetworkPriors, shares: Sequence[Tensor]) 
         if isinstance(kept, dict)
         else buffer.swap_and_flatten(kept)
     )
-    actions = buffer.to_torch(buffer.swap_and_flatten(buffer.actions))
+    # as SB3's buffer gives them: MultiBinary actions are stored as int8
+    actions = buffer.to_torch(buffer.swap_and_flatten(buffer.actions).astype(np.float32))
     if isinstance(model.action_space, spaces.Discrete):
         actions = actions.long().flatten()
     found = []

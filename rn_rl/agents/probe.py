@@ -91,11 +91,20 @@ class ProbeCallback(BaseCallback):
         self._reference: Any = None
         self._masks: np.ndarray | None = None
         self._learned = 0
+        self._before = 0
+        self._agent: Any = None
         self._unlogged: list[Readings] = []
 
     def _init_callback(self) -> None:
-        if self._stored is None and self.probes:  # a second learn()
+        other = self._agent is not None and self._agent is not self.model
+        if self._stored is None and self.probes and not other:  # a second learn()
             self._stored = self.states()
+        if other:
+            self._reference, self._masks = None, None
+        self._agent = self.model
+        last = self.log.timesteps[-1] if self.log.timesteps else 0
+        # SB3 counts from 0 again, unless reset_num_timesteps=False
+        self._before = last if self.model.num_timesteps < last else 0
         self.close()
         every = self.every or max(1, -(-self._phases() // MOST_ROWS))
         given = {**self.arguments, "every": every}
@@ -215,7 +224,7 @@ class ProbeCallback(BaseCallback):
         if not observed[0]:
             return
         self._unlogged = [probe.readings() for probe in self.probes]
-        steps = self.model.num_timesteps
+        steps = self._before + self.model.num_timesteps
         if not self.log.timesteps or steps > self.log.timesteps[-1]:
             self.log.append(steps, *self._unlogged)
         if not isinstance(self.model, OffPolicyAlgorithm):

@@ -115,11 +115,13 @@ class RNDQN(DQN):
                     f"replay_buffer_class {self.replay_buffer_class.__name__}: age_half_life needs an "
                     "AgeWeightedReplayBuffer; pass age_half_life=None to use this one"
                 )
-            self.replay_buffer_kwargs["half_life_steps"] = self.age_half_life
+            given = self.replay_buffer_kwargs or {}  # of the user, who may use it again
+            self.age_half_life = given.get("half_life_steps", self.age_half_life)
+            self.replay_buffer_kwargs = {**given, "half_life_steps": self.age_half_life}
         super()._setup_model()
         if self.target_observes:
             self._let_target_observe()
-        if self.exploration_decay is not None:
+        if self.exploration_decay is not None and not self.num_timesteps:  # else it was loaded
             self.exploration_rate = self.exploration_initial_eps
 
     def _let_target_observe(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from sb3_contrib import QRDQN
 from stable_baselines3 import DQN, SAC
@@ -28,7 +29,8 @@ class ValueTargets(BaseCallback):
 
     =====================  ==============================================================
     on-policy algorithms   the returns of the rollout
-    DQN                    ``r + gamma * max_a Q_target(s', a)`` of replayed transitions
+    DQN                    ``r + gamma * max_a Q_target(s', a)`` of replayed transitions; with
+                           ``n_steps``, n rewards and ``gamma^n``
     QR-DQN                 the same with the mean over quantiles
     SAC                    ``r + gamma * (min_i Q_target_i(s', a') - alpha * log pi(a' | s'))``
     =====================  ==============================================================
@@ -77,6 +79,8 @@ class ValueTargets(BaseCallback):
         model: Any = self.model
         memory = model.replay_buffer
         rows = evenly_spaced(memory.size(), self.max_rows)
+        if model.n_steps > 1:
+            return self._of_several_steps(rows)
         following = getattr(memory, "next_observations", None)
         if following is None or getattr(memory, "optimize_memory_usage", False):
             following, at = memory.observations, (rows + 1) % memory.buffer_size
@@ -94,6 +98,18 @@ class ValueTargets(BaseCallback):
         ended = memory.dones[rows, 0] * (1 - memory.timeouts[rows, 0])
         values = self._values(obs_as_tensor(chosen, model.device)).cpu()
         return torch.as_tensor(rewards) + model.gamma * (1 - torch.as_tensor(ended)) * values
+
+    def _of_several_steps(self, rows: np.ndarray) -> Tensor:
+        """Return the n-step targets that the memory makes of transitions that begin at some rows."""
+        model: Any = self.model
+        before = np.random.get_state()  # the memory draws an environment for each row
+        found = model.replay_buffer._get_samples(rows, env=model.get_vec_normalize_env())
+        np.random.set_state(before)
+        values = self._values(found.next_observations).cpu()
+        rewards, ended, discounts = (
+            each.cpu().reshape(-1) for each in (found.rewards, found.dones, found.discounts)
+        )
+        return rewards + discounts * (1 - ended) * values
 
     def _values(self, obs: Any) -> Tensor:
         """Return the values that the algorithm's targets have for next observations, ``(rows,)``."""

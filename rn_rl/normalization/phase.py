@@ -64,6 +64,7 @@ class PhaseNorm(nn.Module, ABC):
         self.observation_weight: Weights | None = None
         self._state_before_commit = state.clone()
         self._initial_state = state.clone()
+        self.register_load_state_dict_post_hook(end_loaded_phase)
 
     @abstractmethod
     def observe(self, x: Tensor, weight: Tensor | None) -> None:
@@ -102,7 +103,14 @@ class PhaseNorm(nn.Module, ABC):
                 "the normalizer with num_features equal to the size of axis 1"
             )
         if self.training and self.observing and not self.frozen:
-            self.observe(x, self.weights())
+            weights = self.weights()
+            activations = self.num_features is not None  # else x is the weight of a layer
+            if activations and weights is not None and weights.shape != x.shape[:1]:
+                raise UserError(
+                    f"observation weights of shape {tuple(weights.shape)}: expected ({x.size(0)},), one "
+                    "for each sample of the batch"
+                )
+            self.observe(x, weights)
         return self.apply_state(x)
 
     def weights(self) -> Tensor | None:
@@ -170,6 +178,13 @@ class PhaseNorm(nn.Module, ABC):
         return self
 
 
+def end_loaded_phase(norm: nn.Module, _: Any) -> None:
+    """Commit pending sums that were loaded in evaluation mode, which has none: nothing else would."""
+    assert isinstance(norm, PhaseNorm)
+    if not norm.training and norm.pending_sums.any():
+        norm.commit()
+
+
 LEAST_HALF_LIFE = 0.01
 """Smallest half-life in phases: below it, the factor of a phase is too close to 0 for its logarithm."""
 
@@ -224,9 +239,24 @@ def observation_weights(module: nn.Module, weights: Weights) -> Iterator[None]:
         module: any module that contains normalizers.
         weights: ``(batch,)``, at least 0; or a function that returns them and is called in every
             forward, for a loop that draws a new batch for each gradient step.
+
+    Raises:
+        UserError: a weight is negative or not finite, or there is not one for each sample.
     """
-    with set_within(phase_norms(module).values(), "observation_weight", weights):
+    if not callable(weights):
+        weights = torch.as_tensor(weights)
+        if not (torch.isfinite(weights).all() and (weights >= 0).all()):
+            raise UserError(
+                f"observation weights from {weights.min():g} to {weights.max():g}: expected finite "
+                "numbers of at least 0"
+            )
+    with weighted(module, weights):
         yield
+
+
+def weighted(module: nn.Module, weights: Weights) -> contextlib.AbstractContextManager[None]:
+    """Return :func:`observation_weights` without its checks, which ``torch.func.vmap`` cannot follow."""
+    return set_within(phase_norms(module).values(), "observation_weight", weights)
 
 
 @contextlib.contextmanager

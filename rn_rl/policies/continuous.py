@@ -17,7 +17,7 @@ from typing import Any
 from gymnasium import spaces
 from sb3_contrib.crossq import policies as crossq
 from sb3_contrib.tqc import policies as tqc
-from stable_baselines3.common.policies import BaseModel, ContinuousCritic
+from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.sac import policies as sac
 from stable_baselines3.td3 import policies as td3
@@ -29,13 +29,14 @@ from rn_rl.policies.nets import hidden_layers, net_of
 from rn_rl.policies.norm_policy import (
     NormNetworkMixin,
     NormPolicyMixin,
+    TrainingExtractorMixin,
     copy_state,
     freeze_normalizers,
     with_value_norm,
 )
 
 
-class NormCriticMixin(BaseModel):
+class NormCriticMixin(TrainingExtractorMixin):
     """Critic whose normalizers observe its own updates, and not those of the actor.
 
     In the actor's update the action carries a gradient; in the critic's it does not.
@@ -147,12 +148,10 @@ class NormContinuousMixin(NormPolicyMixin):
         for _, target in self.target_pairs():
             freeze_normalizers(target)
 
-    def set_training_mode(self, mode: bool) -> None:
-        commits = self.training and not mode
-        super().set_training_mode(mode)
-        if commits:
-            for online, target in self.target_pairs():
-                copy_state(online, target)
+    def give_state_to_targets(self) -> None:
+        super().give_state_to_targets()
+        for online, target in self.target_pairs():
+            copy_state(online, target)
 
 
 class NormSACPolicy(NormContinuousMixin, sac.SACPolicy):

@@ -58,15 +58,21 @@ class DeterministicPolicy(nn.Module):
         self.eval()
 
     def forward(self, observation: Any) -> Tensor:
+        space: Any = self.policy.action_space
+        return self.within_bounds(self.outputs(observation).reshape(-1, *space.shape))
+
+    def outputs(self, observation: Any) -> Tensor:
+        """Return the actions as the policy stores them, of any shape."""
         policy: Any = self.policy
         space = policy.action_space
         if not hasattr(policy, "mlp_extractor"):
             actor: Any = getattr(policy, "actor", None)
             if hasattr(actor, "get_action_dist_params"):  # SAC and its kin
                 mean, *_ = actor.get_action_dist_params(observation)
-                return self.within_bounds(mean.tanh())
+                squashed: Tensor = mean.tanh()
+                return squashed
             found: Tensor = policy._predict(observation, deterministic=True)
-            return self.within_bounds(found)
+            return found
         features: Any = policy.extract_features(observation, policy.pi_features_extractor)
         outputs: Tensor = policy.action_net(policy.mlp_extractor.forward_actor(features))
         if isinstance(space, spaces.Discrete):
@@ -76,7 +82,7 @@ class DeterministicPolicy(nn.Module):
             return torch.stack([part.argmax(1) for part in choices], 1)
         if isinstance(space, spaces.MultiBinary):
             return (outputs > 0).to(torch.float32)
-        return self.within_bounds(outputs.tanh() if policy.squash_output else outputs)
+        return outputs.tanh() if policy.squash_output else outputs
 
     def within_bounds(self, actions: Tensor) -> Tensor:
         """Return Box actions in the range of the environment, and others as they are."""

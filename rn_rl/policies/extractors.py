@@ -76,6 +76,10 @@ class MlpExtractor(NormExtractor):
         features_dim: int | None = None,
     ) -> None:
         without_convolutions("mlp", trunk_norm)
+        if isinstance(observation_space, spaces.Dict):
+            raise UserError(
+                f"features='mlp' on observations {observation_space}: expected features='dict' or 'auto'"
+            )
         if features_dim is not None:
             raise UserError(
                 f"features_dim={features_dim} on observations {observation_space}: it is for images of "
@@ -167,6 +171,14 @@ class DictExtractor(NormExtractor):
         cnn_output_dim: int = 256,
         normalized_image: bool = False,
     ) -> None:
+        if not isinstance(observation_space, spaces.Dict):
+            raise UserError(
+                f"features='dict' on observations {observation_space}: expected features='mlp', 'nature' "
+                "or 'auto'"
+            )
+        for key, space in observation_space.spaces.items():
+            if is_image_space(space, normalized_image=normalized_image):
+                large_enough(f"the image {key!r} of a dict", space)
         trunk = CombinedExtractor(observation_space, cnn_output_dim, normalized_image)
         images = [part for part in trunk.extractors.values() if isinstance(part, NatureCNN)]
         if not images:
@@ -215,12 +227,18 @@ class AutoExtractor(NormExtractor):
     """The extractor for the observation space: Nature for images, Dict for dictionaries, else MLP.
 
     Calling the class returns an instance of one of these, with the same arguments.
+
+    Args:
+        observation_space: space of the observations.
+        normalize_images: as of the policy, see :func:`extractor_class`.
+        kwargs: arguments of the extractor.
     """
 
-    def __new__(cls, observation_space: spaces.Space, **kwargs: Any) -> NormExtractor:  # type: ignore[misc]
-        found: NormExtractor = extractor_class("auto", observation_space)(
-            observation_space, **kwargs
-        )
+    def __new__(  # type: ignore[misc]
+        cls, observation_space: spaces.Space, normalize_images: bool = True, **kwargs: Any
+    ) -> NormExtractor:
+        kind = extractor_class("auto", observation_space, normalize_images)
+        found: NormExtractor = kind(observation_space, **kwargs)
         return found
 
 
@@ -246,6 +264,16 @@ def is_float_image(space: spaces.Space, *, any_range: bool = False) -> bool:
             "them with a wrapper, or use images of bytes, or features='mlp'"
         )
     return True
+
+
+def large_enough(what: str, space: spaces.Space) -> None:
+    """Raise a :class:`UserError` for an image that the Nature convolutions cannot take."""
+    sides = sorted(space.shape or ())[1:]  # the smallest is that of the channels
+    if min(sides) < 36:
+        raise UserError(
+            f"{what} has {sides[0]}x{sides[1]} pixels: the convolutions need at least 36x36; enlarge it, "
+            "or flatten it with a wrapper"
+        )
 
 
 def without_convolutions(features: str, trunk_norm: str) -> None:

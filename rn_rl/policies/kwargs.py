@@ -117,6 +117,7 @@ def policy_kwargs(
     if isinstance(net_arch, dict):
         net_arch, share_trunk = separate_nets(net_arch), False
     extractor = AutoExtractor if features == "auto" else extractor_class(features)
+    floats = features == "auto" and others.get("normalize_images") is False
     kwargs: dict[str, Any] = {
         "features_extractor_class": extractor,
         "features_extractor_kwargs": {
@@ -124,6 +125,7 @@ def policy_kwargs(
             "net_arch": widths("mlp", net_arch, "network"),
             "activation_fn": activation(activation_fn),
             **({"trunk_norm": trunk_norm} if trunk_norm != "none" else {}),
+            **({"normalize_images": False} if floats else {}),
             **(others.pop("features_extractor_kwargs", None) or {}),
         },
         "net_arch": NoHiddenLayers(),

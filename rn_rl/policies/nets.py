@@ -8,9 +8,11 @@ which has none, it stands before the activation.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -59,7 +61,12 @@ class SimbaBlock(nn.Module):
     """``h + W2 relu(W1 norm(h))`` with 4 times the width in between."""
 
     def __init__(
-        self, width: int, norm: str, activation: type[nn.Module], index: int, expansion: int = 4
+        self,
+        width: int,
+        norm: str,
+        activation: Callable[[], nn.Module],
+        index: int,
+        expansion: int = 4,
     ) -> None:
         super().__init__()
         wide = linear(width, expansion * width, he_normal)
@@ -83,7 +90,7 @@ class Simba(Body):
         inputs: number of features.
         widths: one width for each block, all equal.
         norm: normalizer spec in place of LayerNorm.
-        activation: class of the activation.
+        activation: class of the activation, or a function that returns one.
         first: number of the first normalizer among those of the policy, for recordings.
 
     Source: Lee et al., arXiv 2410.09754, 2024; layers and initialization as in the authors' code
@@ -96,7 +103,7 @@ class Simba(Body):
         inputs: int,
         widths: Sequence[int],
         norm: str,
-        activation: type[nn.Module],
+        activation: Callable[[], nn.Module],
         first: int = 0,
     ) -> None:
         super().__init__()
@@ -116,7 +123,9 @@ class Simba(Body):
 class BroBlock(nn.Module):
     """``x + norm(W2 relu(norm(W1 x)))``."""
 
-    def __init__(self, width: int, norm: str, activation: type[nn.Module], index: int) -> None:
+    def __init__(
+        self, width: int, norm: str, activation: Callable[[], nn.Module], index: int
+    ) -> None:
         super().__init__()
         up, down = (linear(width, width, orthogonal_relu) for _ in range(2))
         self.branch = nn.Sequential(
@@ -147,7 +156,7 @@ class BroNet(Body):
         inputs: int,
         widths: Sequence[int],
         norm: str,
-        activation: type[nn.Module],
+        activation: Callable[[], nn.Module],
         first: int = 0,
     ) -> None:
         super().__init__()
@@ -197,7 +206,7 @@ class SimbaV2Block(nn.Module):
         width: int,
         blocks: int,
         norm: str,
-        activation: type[nn.Module],
+        activation: Callable[[], nn.Module],
         index: int,
         expansion: int = 4,
     ) -> None:
@@ -234,7 +243,7 @@ class SimbaV2(Body):
         inputs: int,
         widths: Sequence[int],
         norm: str,
-        activation: type[nn.Module],
+        activation: Callable[[], nn.Module],
         first: int = 0,
     ) -> None:
         super().__init__()
@@ -368,7 +377,7 @@ def hidden_layers(
     at = [i for i, child in enumerate(children) if isinstance(child, nn.Linear)]
     inner = children[at[0]]
     assert isinstance(inner, nn.Linear)
-    activation = type(children[at[0] + 1])
+    activation = partial(copy.deepcopy, children[at[0] + 1])  # with its arguments
     body = found.body(inner.in_features, widths, norm, activation, first)
     after = children[at[len(widths)] :] if len(at) > len(widths) else []
     tail = [found.head(child) if found.head else child for child in after]

@@ -1,6 +1,7 @@
 """Base class of the Norm policies: SB3 policy classes that take ``norm=``.
 
-They have the networks of SB3's policies, with the same initial weights for the same seed. All arguments
+They have the networks of SB3's policies, with the same initial weights for the same seed; only images
+have other ones, whose hidden layers follow the convolutions directly. All arguments
 are plain values, so a YAML file can give them: ``policy: rn_rl.policies.NormDQNPolicy``,
 ``policy_kwargs: {norm: rn}``.
 """
@@ -11,12 +12,12 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.policies import BaseModel, BasePolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BaseModel, BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 from rn_rl.errors import UserError, unknown
-from rn_rl.normalization import parse_spec, phase_norms
+from rn_rl.normalization import parse_spec, phase_norms, unobserved
 from rn_rl.normalization.popart import PopArt, popart_layers
 from rn_rl.policies.arch import resolve_arch
 from rn_rl.policies.extractors import extractor_class
@@ -35,7 +36,20 @@ VALUE_NORMS = ("none", "popart")
 """Normalizers of values: none, or :class:`~rn_rl.normalization.popart.PopArt`."""
 
 
-class NormPolicyMixin(BasePolicy):
+class TrainingExtractorMixin(BaseModel):
+    """Normalizers in a features extractor of the user's own observe only forwards that train.
+
+    As in :class:`~rn_rl.policies.layers.Hidden`: not SAC's next observations, nor TRPO's line search.
+    """
+
+    def extract_features(self, obs: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.training and not torch.is_grad_enabled():
+            with unobserved(self):
+                return super().extract_features(obs, *args, **kwargs)
+        return super().extract_features(obs, *args, **kwargs)
+
+
+class NormPolicyMixin(TrainingExtractorMixin, BasePolicy):
     """Arguments of every Norm policy: normalizers, networks, observations, values, weight decay.
 
     Args:
@@ -104,7 +118,17 @@ class NormPolicyMixin(BasePolicy):
         check_norm(net, norm)
         check_value_norm(value_norm, net, self)
         check_weight_decay(weight_decay)
-        if "features_extractor_class" not in kwargs:
+        if "features_extractor_class" in kwargs:
+            for option, choice, usual in (
+                ("features", features, "auto"),
+                ("trunk_norm", trunk_norm, "none"),
+            ):
+                if choice != usual:
+                    raise UserError(
+                        f"{option}={choice!r} beside features_extractor_class: that class is the trunk; "
+                        "expected one of the two"
+                    )
+        else:
             kwargs["features_extractor_class"] = extractor_class(
                 features, observation_space, kwargs.get("normalize_images", True)
             )
@@ -125,9 +149,18 @@ class NormPolicyMixin(BasePolicy):
         if features == "minigrid":
             kwargs.setdefault("normalize_images", False)
         decay = network.weight_decay if weight_decay is None else weight_decay
+        given = kwargs.get("optimizer_kwargs")
+        other = (given or {}).get("weight_decay")
+        if decay and other:
+            raise UserError(
+                f"optimizer_kwargs weight_decay={other} where weight_decay is {decay}: expected "
+                f"policy_kwargs weight_decay={other} alone"
+            )
         # QR-DQN gives Adam by itself, in which a decay would be added to the gradients
         if decay and kwargs.get("optimizer_class", torch.optim.Adam) is torch.optim.Adam:
             kwargs["optimizer_class"] = ADAMW
+            if given is None and isinstance(self, ActorCriticPolicy):
+                kwargs["optimizer_kwargs"] = {"eps": 1e-5}  # as SB3 gives it to Adam alone
         # before nn.Module exists, and before _build needs them
         own = {"norm": norm, "net": net, "obs_norm": obs_norm, "value_norm": value_norm}
         for name, value in {**own, "weight_decay": weight_decay}.items():
@@ -166,9 +199,21 @@ class NormPolicyMixin(BasePolicy):
         commits = self.training and not mode
         super().set_training_mode(mode)
         if commits:
-            for online, target in self.target_pairs():  # whose outputs stay the same
-                for layer, copy in zip(popart_layers(online), popart_layers(target), strict=True):
-                    copy.adopt(layer.running_state)
+            self.give_state_to_targets()
+
+    def train(self, mode: bool = True) -> Any:
+        """Set the mode, also for those who call ``policy.eval()`` in place of ``set_training_mode``."""
+        commits = self.training and not mode
+        super().train(mode)
+        if commits:
+            self.give_state_to_targets()
+        return self
+
+    def give_state_to_targets(self) -> None:
+        """Let target networks follow a commit of the online ones: PopArt, whose outputs stay the same."""
+        for online, target in self.target_pairs():
+            for layer, copy in zip(popart_layers(online), popart_layers(target), strict=True):
+                copy.adopt(layer.running_state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -207,7 +252,7 @@ def check_value_norm(value_norm: str, net: str, policy: NormPolicyMixin) -> None
         )
 
 
-class NormNetworkMixin(BaseModel):
+class NormNetworkMixin(TrainingExtractorMixin):
     """Network of a policy with normalizers in its hidden layers; its own ``save`` and ``load`` know them.
 
     Args:

@@ -17,18 +17,27 @@ class NormPQNPolicy(NormDQNPolicy):
     Args:
         args: see :class:`~rn_rl.policies.norm_policy.NormPolicyMixin`.
         use_sde: accepted as SB3 passes it; there is no state-dependent exploration of discrete actions.
+        exploration_rate: epsilon, which the agent changes.
+        reward_scale: factor on rewards under which the network learns; values are divided by it.
         kwargs: see :class:`~rn_rl.policies.norm_policy.NormPolicyMixin`.
 
-    Attributes:
-        exploration_rate: epsilon, set by the agent.
-        reward_scale: factor on rewards under which the network learns; values are divided by it.
     """
 
-    exploration_rate: float = 1.0
-    reward_scale: float = 1.0
-
-    def __init__(self, *args: Any, use_sde: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        use_sde: bool = False,
+        exploration_rate: float = 1.0,
+        reward_scale: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self.exploration_rate, self.reward_scale = exploration_rate, reward_scale
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        parameters: dict[str, Any] = super()._get_constructor_parameters()
+        own = ("exploration_rate", "reward_scale")
+        return {**parameters, **{name: getattr(self, name) for name in own}}
 
     def _build(self, lr_schedule: Schedule) -> None:
         # NormDQNPolicy's and SB3's build a target network too

@@ -27,7 +27,7 @@ from rn_rl.agents.seed_batch.rollout import PolicyOutput, SeedRollout
 from rn_rl.agents.seed_batch.vector_envs import Masks
 from rn_rl.engine.ensemble import ModuleStack
 from rn_rl.engine.ops.gather import gather_rows
-from rn_rl.normalization import observation_weights
+from rn_rl.normalization.phase import weighted
 
 
 class RecurrentActorCritics(ActorCritics):
@@ -201,7 +201,7 @@ class RecurrentActorCritics(ActorCritics):
         ) -> Any:
             x, *others = observed
             patches, repeated = self.dedup.patch_context(policy, x, others)
-            with observation_weights(policy, mask):
+            with weighted(policy, mask):
                 with patches:
                     inputs = lstm_inputs(policy, x)
                 inputs = [gather_rows(each, *repeated[:1]) if repeated else each for each in inputs]

@@ -22,7 +22,14 @@ from rn_rl.commands.config import NormsConfig, StatusConfig, ZooConfig
 from rn_rl.commands.help import EXAMPLES, about, printed_in_sections
 from rn_rl.commands.mistakes import NUMBERS, mistake
 from rn_rl.commands.repeated import gathered
-from rn_rl.errors import TrainingDiverged, TrainingStopped, UserError, unknown
+from rn_rl.errors import (
+    TrainingDiverged,
+    TrainingStopped,
+    UserError,
+    printable,
+    unknown,
+    warning_line,
+)
 from rn_rl.experiment.evaluation.config import (
     EvaluateConfig,
     ExportConfig,
@@ -139,7 +146,7 @@ def short_warnings(prog: str) -> Iterator[None]:
     """Print warnings as one line each, without the line of code that they come from."""
 
     def one_line(message: Warning | str, *_: Any, **__: Any) -> str:
-        return f"{prog}: warning: {printable(' '.join(str(message).split()))}\n"
+        return warning_line(prog, message)
 
     before = warnings.formatwarning
     warnings.formatwarning = one_line
@@ -184,7 +191,7 @@ def run_command(
         if chosen is CompareConfig and any(x.partition("=")[0] == "--grid" for x in typed):
             from rn_rl.experiment.grid.file import with_file
 
-            typed = with_file(typed)
+            typed = gathered(with_file(typed), chosen, spaced_alone=True)
         config = parse(command, typed, prog, description, chosen, others)
         if isinstance(config, ChecksArguments):
             config.check_arguments(typed)
@@ -210,11 +217,6 @@ def run_command(
         print(f"{prog}: error: {printable(f'{where}{error.strerror or error}')}", file=sys.stderr)
         return 2
     return 0
-
-
-def printable(text: object) -> str:
-    """Replace what a terminal would obey, such as escape sequences in the name of a file."""
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in str(text))
 
 
 def run_commands(

@@ -26,6 +26,16 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def printable(text: object) -> str:
+    """Replace what a terminal would obey, such as escape sequences in the name of a file."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in str(text))
+
+
+def warning_line(prog: str, message: object) -> str:
+    """Return a warning as one line, without the line of code that it comes from."""
+    return f"{prog}: warning: {printable(' '.join(str(message).split()))}\n"
+
+
 USUAL_NAMES = {
     "layernorm": "ln",
     "layer_norm": "ln",

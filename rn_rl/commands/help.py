@@ -156,7 +156,7 @@ def printed_in_sections(config: type | None, *, version: bool = False) -> Iterat
     """
     sections = sections_of(config) if config else {}
     version = version and config is None
-    if not sections and not version:
+    if (not sections and not version) or sys.stdout is None:  # None: a closed one
         yield
         return
     held = _Held(sys.stdout)

@@ -11,7 +11,9 @@ from rn_rl.commands.help import flag_of
 from rn_rl.experiment.settings.options import COMMAS
 
 
-def gathered(arguments: Sequence[str], config: type | None) -> list[str]:
+def gathered(
+    arguments: Sequence[str], config: type | None, *, spaced_alone: bool = False
+) -> list[str]:
     """Return arguments in which each option with several values occurs once, with all of them.
 
     The parser would keep the values of the last occurrence, and drop the others without a word.
@@ -19,8 +21,11 @@ def gathered(arguments: Sequence[str], config: type | None) -> list[str]:
     Args:
         arguments: what was typed.
         config: dataclass of the options.
+        spaced_alone: leave options whose values are separated by commas as they are.
     """
     spaced, commas = separators(config)
+    if spaced_alone:
+        commas = set()
     kept: list[str] = []
     found: dict[str, list[str]] = {}
     times: dict[str, int] = {}

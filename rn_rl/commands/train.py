@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
-from rn_rl.errors import TrainingDiverged
+from rn_rl.errors import TrainingDiverged, TrainingStopped, UserError, first_line
 from rn_rl.experiment.runs.console import shell
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.training.config import TrainConfig
@@ -15,16 +16,34 @@ from rn_rl.experiment.training.single import train
 def run_train(config: TrainConfig) -> None:
     """Train, and print where the runs are and which commands use them."""
     if several(config):
-        runs = train_seeds(config)
+        with own_faults_in_one_line(config):
+            runs = train_seeds(config)
         if not config.quiet:
             print(f"{len(runs)} runs, from '{runs[0].folder}' to '{runs[-1].folder}'")
         check_divergence(runs)
         return
-    run = train(config)
+    with own_faults_in_one_line(config):
+        run = train(config)
     check_divergence([run])
     if not config.quiet:
         evaluate, video = (shell("rn-rl", command, run.folder) for command in ("evaluate", "video"))
         print(f"next: {evaluate}   or   {video}")
+
+
+@contextlib.contextmanager
+def own_faults_in_one_line(config: TrainConfig) -> Iterator[None]:
+    """Raise :class:`UserError` for an exception of a normalizer of the user's own."""
+    try:
+        yield
+    except (UserError, TrainingStopped, TrainingDiverged, OSError):
+        raise
+    except Exception as error:
+        if ":" not in (config.norm or ""):
+            raise
+        raise UserError(
+            f"--norm {config.norm}: {first_line(error)[:200]}; rn_rl.testing.check_normalizer(Class) "
+            "tests a normalizer"
+        ) from error
 
 
 def check_divergence(runs: Sequence[Run]) -> None:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rn_rl.commands.config import ZooConfig
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.console import say
-from rn_rl.experiment.runs.io import write_yaml
+from rn_rl.experiment.runs.io import read_yaml, write_yaml
 from rn_rl.experiment.settings.algorithms import ALGORITHMS, AlgorithmSpec, algorithm
 from rn_rl.experiment.settings.shipped import load_config_file, shipped, tuned_table
 
@@ -45,7 +45,12 @@ def run_zoo(config: ZooConfig) -> None:
     """Print the tuned environments, the algorithms, and results that the RL Zoo published."""
     console = Console()
     if config.export is not None:
-        write_yaml(config.export, exported(config))
+        found = exported(config)
+        if config.export.exists() and read_yaml(config.export) != found:
+            raise UserError(
+                f"--export {config.export}: it exists, with other settings; expected a new file"
+            )
+        write_yaml(config.export, found)
         say(console, f"hyperparameters: {config.export}; change them, and give it to --conf-file")
         return
     tuned = Table(title="tuned environments (any other registered one takes the defaults)")

@@ -135,7 +135,11 @@ def _parse_path(row: NormalizerSpec, text: str) -> dict[str, Any]:
 def _parse_arguments(row: NormalizerSpec, text: str) -> dict[str, Any]:
     known = row.arguments
     takes = f"takes ({', '.join(known)})" if known else "takes no arguments"
-    takes = "takes arguments by name, as in module:Class(a=1)" if known is None else takes
+    takes = (
+        "takes numbers and quoted texts by name, each once, as in module:Class(a=1,b='x')"
+        if known is None
+        else takes
+    )
     try:
         call = ast.parse(f"f({text})", mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):

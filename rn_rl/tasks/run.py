@@ -23,7 +23,7 @@ from rn_rl.errors import TrainingStopped, UserError, first_line
 from rn_rl.experiment.runs.console import StatusLines, clock, command_line, say
 from rn_rl.experiment.runs.io import write_text
 from rn_rl.experiment.training.config import check_seeds
-from rn_rl.experiment.training.interrupts import ignore_interrupts, stop_on_interrupt
+from rn_rl.experiment.training.interrupts import begin_worker, stop_on_interrupt
 from rn_rl.normalization import split_names
 from rn_rl.normalization.plugins import WithRegistered
 from rn_rl.tasks.config import TaskConfig
@@ -253,7 +253,7 @@ def side_by_side(jobs: Iterator[Job], processes: int) -> Iterator[Run | Failure]
         finally:
             torch.set_num_threads(threads)
         return
-    options = {"inner_max_num_threads": 1, "initializer": ignore_interrupts}
+    options = {"inner_max_num_threads": 1, "initializer": begin_worker}
     with joblib.parallel_config("loky", **options), warnings.catch_warnings():
         # loky replaces a process that has grown, after its job; nothing is lost
         warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)

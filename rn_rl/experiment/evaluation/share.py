@@ -44,16 +44,35 @@ def export(config: ExportConfig) -> Path:
         raise UserError(f"--to {config.to}: it is the run itself; choose another folder")
     if target.spec_file.exists() and not (target.folder / "results.json").exists():
         raise UserError(f"--to {config.to}: another run is there; choose another folder")
+    check_target(target, spec)
     options = EvaluateConfig(config.run, config.episodes, trust=config.trust)
     if not spec.deterministic_evaluation:
         options = replace(options, stochastic=True)
     result = evaluate(options)
     shared = replace(spec, signature="", started_from=None, together=[])
     copy_agent(run, weights, target, shared, trust=config.trust)
-    card = Card(shared, result, (target.folder / "replay.mp4").is_file())
+    card = Card(shared, result, (run.folder / "video.mp4").is_file())
     write_text(target.folder / "results.json", json.dumps(card.results(), indent=2) + "\n")
     write_text(target.folder / "README.md", card.text())
     return target.folder
+
+
+def check_target(target: Run, spec: RunSpec) -> None:
+    """Raise :class:`UserError` for a folder whose files are not those of an export of the same kind."""
+    card = target.folder / "README.md"
+    if card.exists() and not (target.folder / "results.json").exists():
+        raise UserError(f"--to {target.folder}: its README.md would be lost; expected a new folder")
+    name = zip_name(spec)
+    other = [path.name for path in target.folder.glob("*.zip") if path.name != name]
+    if other and (target.folder / "results.json").exists():
+        raise UserError(
+            f"--to {target.folder}: another agent, {other[0]}, is there; expected a new folder"
+        )
+
+
+def zip_name(spec: RunSpec) -> str:
+    """Return the name of the agent's file, as the Hub's agents have it."""
+    return f"{file_name(spec.algo)}-{file_name(spec.env)}.zip"
 
 
 def copy_agent(run: Run, weights: Path | None, target: Run, spec: RunSpec, *, trust: bool) -> None:
@@ -85,11 +104,13 @@ def copy_agent(run: Run, weights: Path | None, target: Run, spec: RunSpec, *, tr
         path.replace(target.folder / path.name)
     zoo.rmdir()
     copies = [
-        (weights or run.zip_file(spec.env), f"{file_name(spec.algo)}-{file_name(spec.env)}.zip"),
+        (weights or run.zip_file(spec.env), zip_name(spec)),
         (run.evaluations_file, run.evaluations_file.name),
+        (run.folder / "code_length.npz", "code_length.npz"),
         (run.folder / "video.mp4", "replay.mp4"),
     ]
     for source, name in copies:
+        (target.folder / name).unlink(missing_ok=True)  # of an earlier export
         if source.is_file():
             with atomic_write(target.folder / name) as temporary:
                 shutil.copyfile(source, temporary)

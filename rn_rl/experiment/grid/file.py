@@ -19,6 +19,8 @@ SEPARATED = ("algo", "env", "norms")
 def with_file(arguments: Sequence[str]) -> list[str]:
     """Return arguments with those of the file of ``--grid`` before them; typed ones win.
 
+    Of ``--set`` and ``--env-kwargs`` the file's names and values stay, but for those that are typed.
+
     Args:
         arguments: the command, ``compare``, and its options as typed.
 

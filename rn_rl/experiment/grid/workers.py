@@ -12,7 +12,7 @@ from typing import Protocol
 import joblib
 
 from rn_rl.errors import UserError
-from rn_rl.experiment.training.interrupts import ignore_interrupts
+from rn_rl.experiment.training.interrupts import begin_worker
 
 
 class Placed(Protocol):
@@ -60,7 +60,7 @@ def workers(config: Placed) -> Iterator[int]:
         UserError: Ray is not installed, or there is no cluster at ``config.address``.
     """
     if config.engine != "ray":
-        options = {"inner_max_num_threads": config.threads, "initializer": ignore_interrupts}
+        options = {"inner_max_num_threads": config.threads, "initializer": begin_worker}
         with joblib.parallel_config("loky", **options), warnings.catch_warnings():
             # loky replaces a process that has grown, after its job; nothing is lost
             warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)

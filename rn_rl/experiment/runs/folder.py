@@ -106,7 +106,10 @@ class Run:
                 "runs/rn/dqn/CartPole-v1_1"
             )
         try:
-            spec = RunSpec(**read_yaml(self.spec_file))
+            found = read_yaml(self.spec_file)
+            if not isinstance(found, dict):
+                raise ValueError(f"expected names and values, not {str(found)[:80]!r}")
+            spec = RunSpec(**found)
             check_values(spec)
             return spec
         except DAMAGE as error:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from rn_rl.errors import UserError
+from rn_rl.experiment.runs import checkpoint, monitors
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.io import DAMAGE, complete_lines
 from rn_rl.experiment.runs.spec import RunSpec
@@ -135,22 +136,22 @@ def read_record(run: Run) -> RunRecord:
     if run.divergence is not None:
         return diverged_record(run, spec, timesteps, returns, notes)
     final = read_final(run, notes)
-    every = spec.eval_freq or spec.timesteps
     reached = int(timesteps[-1]) if len(timesteps) else 0
     finished = final is not None and final.timesteps >= spec.timesteps
-    if not finished and reached <= spec.timesteps - every:
-        why = "; ".join(notes) or (
-            f"the last evaluation is of timestep {reached:,} of {spec.timesteps:,}"
-            if reached
-            else "no evaluation was recorded"
-        )
-        raise UserError(f"not finished: {why}")
+    length = spec.timesteps if finished else length_of(run, spec, reached, notes)
+    if not finished and not reached:
+        why = "; ".join(notes) or "no evaluation was recorded"
+        raise UserError(f"no return to report: {why}; 'rn-rl compare' evaluates last policies")
     if finished and not len(timesteps) and not notes:
         notes.append("no evaluation during training was recorded")
     if not len(timesteps):
         notes.append("it is missing from curves, areas and steps to threshold")
-    elif reached <= spec.timesteps - every:
-        notes.append(f"its evaluations end at timestep {reached:,} of {spec.timesteps:,}")
+    elif reached <= length - (spec.eval_freq or length):
+        notes.append(f"its evaluations end at timestep {reached:,} of {length:,}")
+    elif not finished and reached < 0.99 * length:
+        notes.append(
+            f"its last policy was not evaluated: the policy of timestep {reached:,} of {length:,} counts"
+        )
     last = final.mean_return if finished and final is not None else float(returns[-1])
     if not math.isfinite(last):
         notes.append(f"the return of the last policy is {last}: counted as the worst of its task")
@@ -172,6 +173,38 @@ def read_record(run: Run) -> RunRecord:
         gains=read_gains(run, notes),
         notes=notes,
     )
+
+
+def length_of(run: Run, spec: RunSpec, reached: int, notes: list[str]) -> int:
+    """Return the timesteps that a finished run was trained, fewer than planned if episodes end it.
+
+    A run without a checkpoint, as from elsewhere, is taken for finished if no evaluation is missing.
+
+    Args:
+        run: the run.
+        spec: its description.
+        reached: timestep of its last evaluation; 0 without one.
+        notes: what was wrong with its files.
+
+    Raises:
+        UserError: the run is not finished.
+    """
+    try:
+        done = checkpoint.timesteps_done(run.checkpoint)
+        if done >= spec.timesteps:
+            return spec.timesteps
+        if monitors.has_episodes(run.checkpoint, spec.episodes):
+            return done
+        why = f"trained to timestep {done:,} of {spec.timesteps:,}"
+    except UserError:
+        if reached > spec.timesteps - (spec.eval_freq or spec.timesteps):
+            return spec.timesteps
+        why = "; ".join(notes) or (
+            f"the last evaluation is of timestep {reached:,} of {spec.timesteps:,}"
+            if reached
+            else "no evaluation was recorded"
+        )
+    raise UserError(f"not finished: {why}")
 
 
 def diverged_record(

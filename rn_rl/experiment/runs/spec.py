@@ -6,7 +6,7 @@ import platform
 import re
 import warnings
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gymnasium
@@ -92,6 +92,8 @@ class RunSpec:
     """Hyperparameters that were tuned for the normalizer alone: settings of the arm, not of the task."""
     searched: list[int] = field(default_factory=list)
     """First and last seed on which ``rn-rl tune`` chose the hyperparameters; empty if it did not."""
+    extended: list[int] = field(default_factory=list)
+    """Planned timesteps before each ``--resume --timesteps``, which schedules followed until then."""
     signature: str = ""
     """Proof that the run was trained on this account; see :mod:`rn_rl.experiment.runs.trust`."""
 
@@ -101,12 +103,30 @@ class RunSpec:
         found = {name: getattr(self, name) for name in names}
         if self.episodes is not None:
             found["episodes"] = self.episodes
+        if self.extended:
+            found["extended"] = self.extended
         given = {
             k: v
             for k, v in self.hyperparameters.items()
             if v != {} and not (v is None and k in (*ENVIRONMENT_KEYS, *NOISE_KEYS))
         }  # of an algorithm, None is a value: max_grad_norm=None does not clip
         return {**found, "hyperparameters": given}
+
+    def with_timesteps(self, timesteps: int | None, command: str) -> RunSpec:
+        """Return the description of a run that continues to ``timesteps``; None: as planned.
+
+        Args:
+            timesteps: all timesteps of the run.
+            command: command line that continues it.
+        """
+        if timesteps is None or timesteps == self.timesteps:
+            return self
+        return replace(
+            self,
+            timesteps=timesteps,
+            extended=[*self.extended, self.timesteps],
+            command=f"{self.command}; {command}" if self.command else command,
+        )
 
     def shown_settings(self) -> dict[str, Any]:
         """Return what identifies the run among others, for TensorBoard and the like."""
@@ -257,7 +277,7 @@ def check_values(spec: RunSpec) -> None:
         (str, ("algo", "env", "norm", "device", "config", "command", "vector_env", "signature")),
         (int, (*RANGES, *(("episodes",) if spec.episodes is not None else ()))),
         (dict, ("hyperparameters", "versions", "normalizers")),
-        (list, ("together", "own", "searched")),
+        (list, ("together", "own", "searched", "extended")),
         (bool, ("probe",)),
     ):
         for name in names:
@@ -272,6 +292,8 @@ def check_values(spec: RunSpec) -> None:
         value = getattr(spec, name)
         if not re.fullmatch(pattern, value):
             raise ValueError(f"{name} {value[:80]!r}: expected {words}")
+    if not all(type(steps) is int and steps > 0 for steps in spec.extended):
+        raise ValueError(f"extended {str(spec.extended)[:80]}: expected timesteps above 0")
     if spec.episodes is not None and spec.episodes < 1:
         raise ValueError(f"episodes={spec.episodes}: expected at least 1")
     if not isinstance(spec.step_timeout, int | float | None) or (spec.step_timeout or 1) <= 0:

@@ -47,7 +47,10 @@ def save_policy(model: BaseAlgorithm, path: Path, normalizer: VecNormalize | Non
     if normalizer is not None:
         metadata["vecnormalize"] = json.dumps(vecnormalize_state(normalizer))
     with write_errors(path):
+        path.touch()
+        mode = path.stat().st_mode  # that of new files; safetensors lets nobody else read its own
         safetensors.torch.save_model(model.policy, str(path), metadata=metadata)
+        path.chmod(mode)
 
 
 @contextlib.contextmanager

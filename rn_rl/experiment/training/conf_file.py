@@ -157,6 +157,8 @@ def as_value(name: str, value: Any) -> Any:
 def for_algorithm(assignments: tuple[str, ...], algo: str) -> tuple[str, ...]:
     """Return the assignments of ``--set`` for an algorithm, without the prefix that names it.
 
+    Those for it alone come last, so that they win over those for all, in whatever order they were typed.
+
     Args:
         assignments: texts such as ``gamma=0.9``, of every algorithm, or ``dqn:gamma=0.9`` and
             ``my_algos:Slow:gamma=0.9``, of one.
@@ -165,12 +167,10 @@ def for_algorithm(assignments: tuple[str, ...], algo: str) -> tuple[str, ...]:
     Raises:
         UserError: a prefix is not the name of an algorithm.
     """
-    found = []
-    for text in assignments:
-        prefix = prefix_of(text)
-        if prefix in (None, algorithm(algo).name):
-            found.append(without_prefix(text)[1])
-    return tuple(found)
+    name = algorithm(algo).name
+    of_all = [text for text in assignments if prefix_of(text) is None]
+    own = [without_prefix(text)[1] for text in assignments if prefix_of(text) == name]
+    return (*of_all, *own)  # the later one wins
 
 
 def without_prefix(text: str) -> tuple[str, str]:

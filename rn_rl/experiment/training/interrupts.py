@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -10,6 +11,7 @@ from typing import Protocol
 
 from rich.console import Console
 
+from rn_rl.errors import warning_line
 from rn_rl.experiment.runs.console import say
 
 
@@ -56,10 +58,11 @@ def stop_on_interrupt(console: Console, work: Stoppable, told: str = STOPPING) -
             signal.signal(number, handler)
 
 
-def ignore_interrupts() -> None:
-    """Ignore Ctrl-C in a worker process, whose parent requests the stop.
+def begin_worker() -> None:
+    """Ignore Ctrl-C in a worker process, whose parent requests the stop, and print warnings as one line.
 
     A terminal sends SIGINT to every process of its group; a worker that dies of it while it waits
     for work would break the whole pool.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.formatwarning = lambda message, *_, **__: warning_line("rn-rl", message)

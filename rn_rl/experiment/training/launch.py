@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs import checkpoint, monitors
-from rn_rl.experiment.runs.console import StatusLines, Watch, say
+from rn_rl.experiment.runs.console import StatusLines, Watch, command_line, say
 from rn_rl.experiment.runs.folder import Run, new_run
 from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.experiment.runs.trust import plain_name, refuse_links
@@ -217,7 +217,7 @@ def resume_batch(config: TrainConfig, console: Console, watch: Watch | None = No
             f"run {config.resume}: the checkpoints of its batch stand at timesteps "
             f"{', '.join(f'{t:,}' for t in sorted(done))}; expected one for all"
         )
-    specs = [replace(spec, timesteps=config.timesteps or spec.timesteps) for spec in specs]
+    specs = [spec.with_timesteps(config.timesteps, command_line()) for spec in specs]
     timesteps = done.pop()
     episodes = all(monitors.has_episodes(run.checkpoint, first.episodes) for run in runs)
     if adopted and (episodes or timesteps >= specs[0].timesteps):

@@ -88,9 +88,18 @@ def resolve(config: TrainConfig) -> RunSpec:
     check_prefixes(config.set, [algo.name])
     given = parse_assignments(for_algorithm(config.set, algo.name), "--set")
     env_kwargs = parse_assignments(config.env_kwargs, "--env-kwargs")
+    kwargs = given.get("env_kwargs")
+    of_set = kwargs if isinstance(kwargs, dict) else {}
+    for name, value in env_kwargs.items():
+        if of_set.get(name, value) != value:
+            raise UserError(
+                f"--env-kwargs {name}={value} and --set env_kwargs.{name}={of_set[name]}: expected one "
+                "of them"
+            )
     if env_kwargs:
         given = merge_nested(given, {"env_kwargs": env_kwargs})
     check_given(algo, given)
+    refuse_twice(config, given)
     own = [name for name in own if name not in given]
     hyperparameters = merge_nested(hyperparameters, given)
     policy_kwargs = hyperparameters.get("policy_kwargs") or {}
@@ -174,6 +183,18 @@ def resolve(config: TrainConfig) -> RunSpec:
     except ValueError as error:
         raise UserError(str(error)) from None
     return spec
+
+
+def refuse_twice(config: TrainConfig, given: dict[str, Any]) -> None:
+    """Raise :class:`UserError` if ``--set`` gives another value to what has an option of its own."""
+    for name, option, value in (
+        ("n_envs", "--n-envs", config.n_envs),
+        ("n_timesteps", "--timesteps", config.timesteps),
+    ):
+        if name in given and value is not None and given[name] != value:
+            raise UserError(
+                f"{option} {value} and --set {name}={given[name]}: expected one of them"
+            )
 
 
 def check_rollout(algo: AlgorithmSpec, hyperparameters: dict[str, Any], n_envs: int) -> None:

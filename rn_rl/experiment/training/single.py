@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from rn_rl.agents.callbacks import online_norms
 from rn_rl.errors import TrainingStopped, UserError
 from rn_rl.experiment.evaluation.episodes import unmasked, uses_masks
 from rn_rl.experiment.runs import checkpoint, monitors
-from rn_rl.experiment.runs.console import StatusLines, Watch, say, shell
+from rn_rl.experiment.runs.console import StatusLines, Watch, command_line, say, shell
 from rn_rl.experiment.runs.divergence import find_divergence, write_divergence
 from rn_rl.experiment.runs.folder import Run, load_weights, new_run
 from rn_rl.experiment.runs.io import remove_temporaries
@@ -175,8 +174,7 @@ def continue_run(config: TrainConfig) -> tuple[RunSpec, Run]:
     if run.divergence is not None:
         raise UserError(f"run {run.folder} cannot continue: it {run.divergence}")
     done = checkpoint.timesteps_done(run.checkpoint)
-    if config.timesteps is not None:
-        spec = replace(spec, timesteps=config.timesteps)
+    spec = spec.with_timesteps(config.timesteps, command_line())
     if is_complete(spec, run) and run.has_policy_of(done):
         if done >= spec.timesteps:
             raise UserError(

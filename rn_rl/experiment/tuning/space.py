@@ -9,9 +9,11 @@ from typing import Any
 
 from rn_rl.errors import UserError, first_line
 from rn_rl.experiment.runs.io import DAMAGE, read_yaml
-from rn_rl.experiment.settings.algorithms import AlgorithmSpec
+from rn_rl.experiment.settings.algorithms import AlgorithmSpec, algorithm
 from rn_rl.experiment.settings.hyperparameters import check_given
 from rn_rl.experiment.settings.shipped import shipped
+from rn_rl.experiment.training.conf_file import for_algorithm
+from rn_rl.experiment.tuning.config import TuneConfig
 
 KINDS = ("log", "range", "choice")
 
@@ -57,6 +59,24 @@ def space_of(algo: AlgorithmSpec, path: Path | None) -> list[Range]:
     if not isinstance(entry, dict) or not entry:
         raise UserError(f"--space {path or 'spaces.yml'}: no ranges of {algo.name}")
     return [make_range(algo, str(name), given, path) for name, given in entry.items()]
+
+
+def ranges_of(config: TuneConfig) -> list[Range]:
+    """Return the ranges of a search: those of its algorithm, without what ``--set`` fixes.
+
+    Raises:
+        UserError: see :func:`space_of`; or nothing is left to search.
+    """
+    assert config.algo is not None  # checked before
+    algo = algorithm(config.algo)
+    fixed = [text.partition("=")[0] for text in for_algorithm(config.set, algo.name)]
+    found = space_of(algo, config.space)
+    left = [r for r in found if not any(r.name == n or r.name.startswith(f"{n}.") for n in fixed)]
+    if not left:
+        raise UserError(
+            f"--set fixes all of {', '.join(r.name for r in found)}: nothing is left to search"
+        )
+    return left
 
 
 def read_spaces(path: Path) -> Any:

@@ -14,14 +14,13 @@ from rich.console import Console
 from rn_rl.errors import UserError, unknown
 from rn_rl.experiment.grid.workers import check_place, workers
 from rn_rl.experiment.runs.spec import RunSpec, file_name
-from rn_rl.experiment.settings.algorithms import algorithm
 from rn_rl.experiment.settings.hyperparameters import merge_nested, parse_assignments
 from rn_rl.experiment.training.conf_file import file_of
 from rn_rl.experiment.training.resolve import resolve
 from rn_rl.experiment.tuning.config import TuneConfig
 from rn_rl.experiment.tuning.identity import check_identity, identity
 from rn_rl.experiment.tuning.progress import SearchProgress, displayed
-from rn_rl.experiment.tuning.space import Range, space_of
+from rn_rl.experiment.tuning.space import Range, ranges_of
 from rn_rl.experiment.tuning.trial import as_text, run_trial, training_of
 from rn_rl.normalization import canonical_spec, split_names
 from rn_rl.normalization.plugins import WithRegistered
@@ -81,7 +80,7 @@ def check_tuning(config: TuneConfig) -> list[str]:
     for norm in norms:
         base_of(config, norm)
     assert config.algo is not None  # resolve() has checked it
-    space_of(algorithm(config.algo), config.space)
+    ranges_of(config)
     return norms
 
 
@@ -111,7 +110,7 @@ def open_study(config: TuneConfig, norm: str, worker: int = 0) -> Any:
         study = optuna.create_study(
             storage=storage, study_name=name, direction="maximize", load_if_exists=True
         )
-        ranges = space_of(algorithm(spec.algo), config.space)
+        ranges = ranges_of(config)
         check_identity(config, norm, study, identity(config, spec, ranges))
         fail_stale_trials(config, study)
     seed = config.seed + len(study.get_trials(deepcopy=False)) + 10_000 * worker
@@ -188,7 +187,7 @@ def work(config: TuneConfig, norm: str, worker: int) -> None:
     states = optuna.trial.TrialState
     counted = (states.COMPLETE, states.PRUNED, states.RUNNING)
     assert config.algo is not None
-    ranges = space_of(algorithm(config.algo), config.space)
+    ranges = ranges_of(config)
     while True:
         with optuna_lock(config):
             if len(study.get_trials(deepcopy=False, states=counted)) >= config.trials:
@@ -230,7 +229,7 @@ def best_drawn(config: TuneConfig, study: Any) -> dict[str, Any]:
     if not done:
         raise UserError(f"{study.study_name}: no trial came to its end; give more --trials")
     assert config.algo is not None
-    ranges: dict[str, Range] = {r.name: r for r in space_of(algorithm(config.algo), config.space)}
+    ranges: dict[str, Range] = {r.name: r for r in ranges_of(config)}
     stored = max(done, key=lambda t: t.value).params
     return {name: ranges[name].value(value) for name, value in stored.items() if name in ranges}
 

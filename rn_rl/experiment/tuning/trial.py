@@ -33,7 +33,7 @@ def training_of(config: TuneConfig, norm: str, drawn: dict[str, Any], out: Path)
     Args:
         config: options of the search.
         norm: the normalizer.
-        drawn: the hyperparameters that were drawn; they win over those of ``--set``.
+        drawn: the hyperparameters that were drawn, none of which ``--set`` fixes.
         out: folder of the runs.
     """
     common: dict[str, Any] = {f.name: getattr(config, f.name) for f in fields(SharedOptions)}

@@ -50,6 +50,11 @@ KNOWN = (
         "a `net_arch` that the network cannot have, such as two widths or none: blocks have one",
     ),
     (
+        r"",
+        r"UserError: net 'simbav2' with ARS",
+        "ARS takes no gradient steps, after which SimbaV2 projects its weights, so it is refused",
+    ),
+    (
         r"test_state_dependent_noise",
         r"assert np.False_",
         "the test asks that no stored action is beyond the bounds, without clipping; exploration by gSDE "

@@ -126,7 +126,8 @@ def page(passed: int, versions: str, found: dict[str, dict[str, str]]) -> str:
     ]
     for reason, each in sorted(count.items(), key=lambda item: -sum(item[1].values())):
         lines.append(f"| {reason} | {' | '.join(str(n) for n in each.values())} |")
-    return "\n".join([*lines, "", "Made by `make test-sb3`.", ""])
+    sizes = 'Networks have `net_arch="small"`, unless a test gives sizes. Made by `make test-sb3`.'
+    return "\n".join([*lines, "", sizes, ""])
 
 
 def main() -> int:

@@ -191,7 +191,7 @@ def run_command(
         if chosen is CompareConfig and any(x.partition("=")[0] == "--grid" for x in typed):
             from rn_rl.experiment.grid.file import with_file
 
-            typed = gathered(with_file(typed), chosen, spaced_alone=True)
+            typed = gathered(with_file(typed), chosen)
         config = parse(command, typed, prog, description, chosen, others)
         if isinstance(config, ChecksArguments):
             config.check_arguments(typed)

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from rn_rl.experiment.settings.options import COMMAS, DecisionOptions, shown_as
+from rn_rl.experiment.settings.options import DecisionOptions, shown_as
 
 
 @dataclass
@@ -23,7 +23,7 @@ class ReportConfig(DecisionOptions):
     """HTML page; the Markdown version and the CSV files of all figures go beside it."""
     title: Annotated[str | None, shown_as("TEXT")] = None
     """Headline of the page."""
-    figures: Annotated[str | None, shown_as("FORMAT[,FORMAT]"), COMMAS] = None
+    figures: Annotated[str | None, shown_as("FORMAT[,FORMAT]")] = None
     """Also write figures for a paper: pdf, svg, png; one and two columns wide, beside the page."""
     tex: bool = False
     """Also write LaTeX: tables, figures (as pdf) with captions, and a document that shows them."""

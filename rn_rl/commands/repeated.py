@@ -8,24 +8,19 @@ from typing import Any, get_args, get_origin, get_type_hints
 import tyro
 
 from rn_rl.commands.help import flag_of
-from rn_rl.experiment.settings.options import COMMAS
 
 
-def gathered(
-    arguments: Sequence[str], config: type | None, *, spaced_alone: bool = False
-) -> list[str]:
-    """Return arguments in which each option with several values occurs once, with all of them.
+def gathered(arguments: Sequence[str], config: type | None) -> list[str]:
+    """Return arguments in which each option that takes several words occurs once, with all of them.
 
-    The parser would keep the values of the last occurrence, and drop the others without a word.
+    The parser would keep the words of the last occurrence, and drop the others without a word. Of an
+    option with one value, also one with commas, the last one counts, as everywhere.
 
     Args:
         arguments: what was typed.
         config: dataclass of the options.
-        spaced_alone: leave options whose values are separated by commas as they are.
     """
-    spaced, commas = separators(config)
-    if spaced_alone:
-        commas = set()
+    lists = list_options(config)
     kept: list[str] = []
     found: dict[str, list[str]] = {}
     times: dict[str, int] = {}
@@ -34,7 +29,7 @@ def gathered(
         name, equals, value = text.partition("=")
         flag = name.replace("_", "-") if text.startswith("--") else ""
         if flag:
-            at = flag if flag in {*spaced, *commas} else ""
+            at = flag if flag in lists else ""
             times[at] = times.get(at, 0) + 1
         if not at:
             kept.append(text)
@@ -45,21 +40,17 @@ def gathered(
     if all(count == 1 for flag, count in times.items() if flag):
         return list(arguments)
     for flag, values in found.items():
-        kept += [flag, *(values if flag in spaced else [",".join(values)])]
+        kept += [flag, *values]
     return kept
 
 
-def separators(config: type | None) -> tuple[set[str], set[str]]:
-    """Return the options that take several words, and those whose values are separated by commas."""
-    spaced, commas = set(), set()
+def list_options(config: type | None) -> set[str]:
+    """Return the options that take several words."""
+    found = set()
     hints = get_type_hints(config, include_extras=True) if config is not None else {}
     for name, hint in hints.items():
         notes: tuple[Any, ...] = getattr(hint, "__metadata__", ())
-        if tyro.conf.Positional in notes:
-            continue
         kind = get_args(hint)[0] if notes else hint
-        if get_origin(kind) is tuple:
-            spaced.add(flag_of(name))
-        if COMMAS in notes:
-            commas.add(flag_of(name))
-    return spaced, commas
+        if get_origin(kind) is tuple and tyro.conf.Positional not in notes:
+            found.add(flag_of(name))
+    return found

@@ -53,11 +53,12 @@ def run_report(config: ReportConfig) -> None:
     if config.parquet:
         write_parquet(data_of(summary), config.out.with_name(f"{config.out.stem}-data.parquet"))
     console = Console()
-    print_summary(summary, config.out, console)
     if formats:
         folder = config.out.with_name(f"{config.out.stem}-paper")
         with StatusLines(console, "drawing the figures for a paper"):
             figures = write_paper_figures(summary, folder, formats)
         if config.tex:
             write_latex(summary, figures, folder, config.title or headline(summary))
+    print_summary(summary, config.out, console)  # last: who reads it may leave before its end
+    if formats:
         say(console, f"figures for a paper: {folder}")

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 import tyro
 
 from rn_rl.errors import UserError
-from rn_rl.experiment.settings.options import COMMAS, shown_as
+from rn_rl.experiment.settings.options import shown_as
 
 STUDY_FLAGS = ("learning-rates", "warm-up", "as-published", "preregistered")
 """Flags of the studies other than the protocol itself."""
@@ -51,7 +51,7 @@ class RunOptions:
     """Most timesteps of each run; default: the protocol's."""
     episodes: Annotated[int | None, shown_as("N")] = None
     """Episodes of each run of cartpole or lunarlander; default: the protocol's 2,000."""
-    arms: Annotated[str | None, shown_as("ARM,..."), COMMAS] = None
+    arms: Annotated[str | None, shown_as("ARM,...")] = None
     """Only these of the arms, or any normalizers, separated by commas; default: all arms."""
 
 

@@ -195,6 +195,16 @@ def find_arm(study: Study, text: str) -> Arm:
     return study.make(text)
 
 
+def find_arms(study: Study, text: str) -> tuple[Arm, ...]:
+    """Return the arms that a text names: :func:`find_arm`, or all of a normalizer's learning rates."""
+    if all(arm.name != text for arm in study.arms):
+        wanted = canonical_spec(text)
+        same = [arm for arm in study.arms if not arm.donor and canonical_spec(arm.norm) == wanted]
+        if same and all(arm.set for arm in same):
+            return tuple(same)
+    return (find_arm(study, text),)
+
+
 def plain(*norms: str) -> tuple[Arm, ...]:
     """Return one arm for each normalizer, without further settings."""
     return tuple(Arm(norm, norm) for norm in norms)

@@ -36,7 +36,7 @@ from rn_rl.reproduction.protocol import (
     Arm,
     Protocol,
     Study,
-    find_arm,
+    find_arms,
     paper_and_controls,
     plain,
 )
@@ -167,7 +167,8 @@ def study_of(config: ReproduceConfig, protocol: Protocol) -> Study:
     """
     study = whole_study(config, protocol)
     if config.arms is not None:
-        arms = tuple(find_arm(study, each) for each in split_names(config.arms))
+        names = split_names(config.arms)
+        arms = tuple(arm for each in names for arm in find_arms(study, each))
         if not arms:
             raise UserError(f"--arms {config.arms!r}: expected some, separated by commas")
         study = replace(study, arms=arms)

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from rn_rl.experiment.settings.options import COMMAS, shown_as
+from rn_rl.experiment.settings.options import shown_as
 
 
 @dataclass
@@ -19,9 +19,9 @@ class TaskArms:
 
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
     """imbalanced, recurrent, draw, babi, handwriting or adaptation."""
-    norms: Annotated[str | None, shown_as("NORM,..."), COMMAS] = None
+    norms: Annotated[str | None, shown_as("NORM,...")] = None
     """Arms, separated by commas; rn@10 commits every 10 optimizer steps. Default: the task's."""
-    settings: Annotated[str | None, shown_as("NAME,..."), COMMAS] = None
+    settings: Annotated[str | None, shown_as("NAME,...")] = None
     """Settings, separated by commas, such as n=0,n=9. Default: the task's."""
     seeds: Annotated[int | None, shown_as("N")] = None
     """Seeds of each arm and setting: SEED, SEED + 1, ... Default: 5, with --toy 2."""

@@ -347,10 +347,6 @@ def test_a_normalizer_by_two_names_is_trained_once(tmp_path):
         (["--seeds", "0"], "--seeds 0: expected at least 1"),
         (["--seeds", "99999999"], "--seeds 99999999: expected at least 1 and at most 10,000"),
         (["--engine", "fast"], "--engine fast: expected one of auto, process, batch, ray"),
-        (
-            ["--engine", "batch", "--algo", "ars", "--config", "zoo", "--set", "n_delta=4"],
-            "use --engine auto or process",
-        ),
         (["--address", "here:1"], "--address here:1: is for --engine ray"),
         (["--eval-freq", "0"], "a comparison needs evaluations"),
         (["--jobs", "0"], "--jobs 0: expected at least 1"),
@@ -370,6 +366,12 @@ def test_bad_input_is_one_line_before_anything_is_trained(tmp_path, arguments, m
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_an_algorithm_without_batches_says_so(tmp_path, capsys):
+    words = ["compare", "--algo", "ars", "--env", "CartPole-v1", "--engine", "batch"]
+    assert main([*words, "--set", "n_delta=4", "--out", str(tmp_path / "runs")]) == 2
+    assert "use --engine auto or process" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, capsys):

@@ -215,3 +215,24 @@ def test_a_run_yaml_that_is_no_table_is_one_line(text, tmp_path, capsys):
     (tmp_path / "run.yaml").write_text(text)
     assert main(["evaluate", str(tmp_path)]) == 2
     assert "expected names and values" in capsys.readouterr().err
+
+
+def test_a_grid_says_which_options_its_old_trainings_keep(tmp_path, capsys):
+    command = (
+        "compare --algo dqn --env CartPole-v1 --norms none,ln --seeds 2 --timesteps 60 --jobs 1"
+    )
+    words = [
+        *command.split(),
+        "--eval-episodes",
+        "1",
+        "--final-episodes",
+        "1",
+        "--out",
+        str(tmp_path),
+    ]
+    assert main([*words, "--eval-freq", "30"]) == 0
+    assert "they stay so" not in capsys.readouterr().out
+    assert main([*words, "--eval-freq", "60", "--probe"]) == 0
+    told = capsys.readouterr().out
+    assert "4 done with --eval-freq 30: they stay so; another --out trains them again" in told
+    assert "4 done with no --probe" in told

@@ -24,6 +24,7 @@ from rn_rl.reproduction.protocol import (
     STUDIES,
     Arm,
     find_arm,
+    find_arms,
     learning_rates,
     paper_and_controls,
     preregistered,
@@ -208,6 +209,7 @@ def test_warm_up_rises_as_the_ramp_does(tmp_path):
     # 700 of the ramp's 20,000 timesteps
     assert rates == {("ln", "lin_1e-4_0.0002715_1"), ("ln", 1e-3), (ramped, 1e-3)}
     whole = STUDIES["warm-up"](PROTOCOLS["lunarlander"])
+    assert find_arms(whole, "ln") == (find_arm(whole, "ln with warm-up"),)
     assert find_arm(whole, "ln with warm-up").set == ("learning_rate=lin_1e-4_0.005_0.1",)
 
 
@@ -398,6 +400,10 @@ def test_an_arm_is_found_however_it_is_spelled():
     study = paper_and_controls(PROTOCOLS["cartpole"])
     assert find_arm(study, "LN+ramp(5,5000)").name == "ln+ramp(5, 5000)"
     assert find_arm(study, "rms").norm == "rms"
+    assert find_arms(study, "RN") == (find_arm(study, "rn"),)
+    grid = STUDIES["learning-rates"](PROTOCOLS["cartpole"])
+    assert [arm.name for arm in find_arms(grid, "rn")] == [f"rn at {rate}" for rate in RATES]
+    assert find_arms(grid, "rn at 1e-3") == (find_arm(grid, "rn at 1e-3"),)
     with pytest.raises(UserError, match="unknown normalizer 'lm'"):
         find_arm(study, "lm")
 

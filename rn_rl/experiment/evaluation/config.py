@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from rn_rl.experiment.settings.options import COMMAS, shown_as
+from rn_rl.experiment.settings.options import shown_as
 
 
 @dataclass
@@ -99,7 +99,7 @@ class ProbeConfig:
     """Run folders, folders that hold runs, or npz files of rn_rl.probe.ProbeLog."""
     out: Path = Path("probe.html")
     """HTML page; a CSV file of all figures goes beside it."""
-    figures: Annotated[str, COMMAS] = ""
+    figures: str = ""
     """Also write each plot for a paper, one and two columns wide: pdf,svg,png or some of them."""
     watch: bool = False
     """Draw the curves of one run in the terminal while it is trained, until it ends or Ctrl-C."""

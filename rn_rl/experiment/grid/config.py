@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from rn_rl.experiment.settings.options import COMMAS, DecisionOptions, shown_as
+from rn_rl.experiment.settings.options import DecisionOptions, shown_as
 from rn_rl.experiment.training.config import SharedOptions
 
 
@@ -16,11 +16,11 @@ class ComparedAgents:
 
     help_section: ClassVar[str] = "what is compared"
 
-    algo: Annotated[str | None, shown_as("NAME[,NAME]"), COMMAS] = None
+    algo: Annotated[str | None, shown_as("NAME[,NAME]")] = None
     """Algorithms of 'rn-rl train', separated by commas."""
-    env: Annotated[str | None, shown_as("ENV[,ENV]"), COMMAS] = None
+    env: Annotated[str | None, shown_as("ENV[,ENV]")] = None
     """Environments, separated by commas."""
-    norms: Annotated[str, COMMAS] = "none,ln,rn,ln+rn"
+    norms: str = "none,ln,rn,ln+rn"
     """Normalizers, separated by commas; 'rn-rl norms' lists them."""
     seeds: int = 10
     """Seeds of each normalizer: SEED, SEED + 1, ... A larger number later trains only the new ones."""

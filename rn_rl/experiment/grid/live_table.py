@@ -18,6 +18,8 @@ from rn_rl.experiment.runs.name_table import name_table
 @contextmanager
 def displayed(grid: Grid) -> Iterator[None]:
     """Show the progress of a grid while the block runs."""
+    for sentence in grid.kept_options():
+        say(grid.console, sentence)
     if grid.console.is_terminal:
         with live_table(grid):
             yield

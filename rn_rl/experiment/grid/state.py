@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from rn_rl.experiment.grid import leases
 from rn_rl.experiment.grid.cells import Cell
 from rn_rl.experiment.grid.config import CompareConfig
-from rn_rl.experiment.grid.disk import done_keys
+from rn_rl.experiment.grid.disk import done_keys, find_cell_runs
 from rn_rl.experiment.runs.console import clock
 
 
@@ -38,6 +39,10 @@ class CellState:
         """Timesteps that are done."""
         steps = self.cell.specs[0].timesteps
         return self.done * steps + sum(min(at, steps) for at in self.running.values())
+
+
+KEPT = ("eval_freq", "eval_episodes", "probe")
+"""Options that change no training, so that a run that is there already is not trained again."""
 
 
 @dataclass
@@ -66,6 +71,25 @@ class Grid:
     _done: dict[str, tuple[set[str], set[str]]] = field(default_factory=dict)
     """By first key of a cell: keys in work when its runs were last read, and keys done then."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def kept_options(self) -> list[str]:
+        """Return sentences about trainings that were done with other options than this command has."""
+        found = []
+        for name in KEPT:
+            stored = Counter(
+                getattr(each.spec, name)
+                for cell in self.cells
+                for key, each in find_cell_runs(self.config.out, cell.specs[0]).items()
+                if key in cell.keys and getattr(each.spec, name) != getattr(cell.specs[0], name)
+            )
+            option = f"--{name.replace('_', '-')}"
+            for value, count in stored.items():
+                what = "no " * (value is False) + option
+                what += "" if isinstance(value, bool) else f" {value:,}"
+                found.append(
+                    f"{count} done with {what}: they stay so; another --out trains them again"
+                )
+        return found
 
     @property
     def stop(self) -> bool:

@@ -18,10 +18,6 @@ def shown_as(metavar: str, name: str | None = None) -> Any:
     return tyro.conf.arg(name=name, metavar=metavar, help_behavior_hint="")
 
 
-COMMAS = "values separated by commas"
-"""Annotation of an option: typed several times, it has all the values."""
-
-
 @dataclass(kw_only=True)
 class DecisionOptions:
     """Options of a report that say what its conclusions are about; choose them before the runs."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from rn_rl.experiment.settings.options import COMMAS, shown_as
+from rn_rl.experiment.settings.options import shown_as
 from rn_rl.experiment.training.config import MemoryOption, SharedOptions
 
 
@@ -20,7 +20,7 @@ class TunedAgents:
     """Algorithm of 'rn-rl train'."""
     env: Annotated[str | None, shown_as("ENV")] = None
     """Environment."""
-    norms: Annotated[str, COMMAS] = "none"
+    norms: str = "none"
     """Normalizers, separated by commas; each has a study of its own."""
     trials: int = 50
     """Trials of each normalizer. A larger number later continues the studies."""

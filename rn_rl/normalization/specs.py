@@ -136,7 +136,7 @@ def _parse_arguments(row: NormalizerSpec, text: str) -> dict[str, Any]:
     known = row.arguments
     takes = f"takes ({', '.join(known)})" if known else "takes no arguments"
     takes = (
-        "takes numbers and quoted texts by name, each once, as in module:Class(a=1,b='x')"
+        "takes arguments by name, numbers or quoted texts, each once: module:Class(a=1,b='x')"
         if known is None
         else takes
     )

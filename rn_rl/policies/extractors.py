@@ -227,11 +227,7 @@ class AutoExtractor(NormExtractor):
     """The extractor for the observation space: Nature for images, Dict for dictionaries, else MLP.
 
     Calling the class returns an instance of one of these, with the same arguments.
-
-    Args:
-        observation_space: space of the observations.
-        normalize_images: as of the policy, see :func:`extractor_class`.
-        kwargs: arguments of the extractor.
+    ``normalize_images`` is that of the policy, see :func:`extractor_class`.
     """
 
     def __new__(  # type: ignore[misc]

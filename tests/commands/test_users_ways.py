@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -204,8 +205,8 @@ def test_a_fault_of_the_users_normalizer_is_one_line(tmp_path):
 
 
 def test_a_closed_standard_output_is_no_fault(tmp_path):
-    command = f"exec {sys.executable} -m rn_rl train --algo ppo --env CartPole-v1 --timesteps 32 "
-    command += "--set n_steps=32 --out runs >&-"
+    command = f"exec {shlex.quote(sys.executable)} -m rn_rl train --algo ppo --env CartPole-v1 "
+    command += "--timesteps 32 --set n_steps=32 --out runs >&-"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     assert "Traceback" not in done.stderr and list(tmp_path.rglob("run.yaml"))
 

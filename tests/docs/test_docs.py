@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
@@ -259,6 +260,20 @@ def test_the_numbers_of_the_findings_are_those_on_record(page):
     )
     p = mannwhitneyu(rn_runs, none_runs).pvalue
     assert f"p = {p:.3f}" in text or f"{p:.3f} before" in text
+
+
+def test_the_errors_on_digits_are_those_on_record():
+    """The table of the page is that of the CSV file, in the order of its columns."""
+    with (ROOT / "results/tasks/mnist/imbalanced.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    page = (ROOT / "docs/results/tasks.md").read_text()
+    for arm in ("none", "ln", "rn-paper", "ln+rn-paper", "rn", "logt"):
+        runs = [row for row in rows if row["arm"] == arm]
+        assert len(runs) == 20
+        some, every = (np.mean([float(r[k]) for r in runs]) for k in ("error_128", "error_all"))
+        [line] = [text for text in page.splitlines() if text.startswith(f"| `{arm}` |")]
+        told = [cell.split(" [")[0].strip(" *") for cell in line.split("|")[2:4]]
+        assert told == [f"{some:.1f}", f"{every:.1f}"]
 
 
 def test_the_picture_of_the_readme_is_of_the_report_on_record():

@@ -80,6 +80,7 @@ def test_what_is_of_this_machine_alone_stays(run, shared):
         "args.yml",
         "config.json",
         "config.yml",
+        "code_length.npz",
         "evaluations.npz",
         "policy.safetensors",
         "ppo-CartPole-v1.zip",

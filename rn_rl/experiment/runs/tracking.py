@@ -65,7 +65,9 @@ class Wandb:
             time.sleep(1)  # two parts of a run within a second would be one file
         self.identity = identity or uuid.uuid4().hex
         folder = grid_folder(run)
+        mode: Any = os.environ.get("WANDB_MODE")  # W&B itself reads it once a process
         self._run = wandb.init(
+            mode=mode,
             project=os.environ.get("WANDB_PROJECT") or "rn-rl",
             group=os.environ.get("WANDB_RUN_GROUP") or folder.name,
             dir=os.environ.get("WANDB_DIR") or folder,

@@ -270,6 +270,9 @@ def test_wandb_without_an_account_names_the_offline_mode(tmp_path, monkeypatch, 
     assert main(["train", *DQN, "--track", "wandb", "--out", str(tmp_path / "runs")]) == 2
     error = capsys.readouterr().err
     assert "WANDB_MODE=offline writes files instead" in error and error.count("\n") == 1
+    monkeypatch.setenv("WANDB_MODE", "offline")  # and that helps, in the same process too
+    assert main(["train", *DQN, "--track", "wandb", "--out", str(tmp_path / "runs")]) == 0
+    assert list((tmp_path / "runs/wandb").glob("offline-run-*"))
 
 
 def test_an_unknown_service_names_those_that_there_are():

@@ -48,6 +48,8 @@ def run_probe(config: ProbeConfig) -> None:
     if not config.runs:
         raise UserError("RUN is missing: expected a run folder, or a folder that holds runs")
     places = find_probed(config.runs)
+    if config.watch and config.json:
+        raise UserError("--watch --json: --watch draws in the terminal; expected one of the two")
     if config.watch:
         if len(places) != 1:
             raise UserError(f"--watch follows one run: expected one, got {len(places)}")

@@ -169,6 +169,7 @@ def test_a_damaged_record_is_one_line(tmp_path, changed, message):
     [
         ({"figures": "pdf,gif"}, "--figures pdf,gif: expected some of pdf,svg,png"),
         ({"watch": True}, "--watch follows one run: expected one, got 4"),
+        ({"watch": True, "json": True}, "--watch --json: --watch draws in the terminal"),
         ({"runs": ()}, "RUN is missing"),
     ],
 )

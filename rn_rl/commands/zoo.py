@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.table import Table
 from rn_rl.commands.config import ZooConfig
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.console import say
-from rn_rl.experiment.runs.io import read_yaml, write_yaml
+from rn_rl.experiment.runs.io import DAMAGE, read_yaml, write_yaml
 from rn_rl.experiment.settings.algorithms import ALGORITHMS, AlgorithmSpec, algorithm
 from rn_rl.experiment.settings.shipped import load_config_file, shipped, tuned_table
 
@@ -32,6 +33,14 @@ def exported(config: ZooConfig) -> dict[str, Any]:
     return next(iter(tables.values())) if len(tables) == 1 else tables
 
 
+def holds(path: Path, settings: dict[str, Any]) -> bool:
+    """Return True if a file has these settings and no others."""
+    try:
+        return bool(read_yaml(path) == settings)
+    except DAMAGE:  # a file of another kind
+        return False
+
+
 def has_file(spec: AlgorithmSpec, config_set: str) -> bool:
     """Return True if there are hyperparameters of an algorithm in a set."""
     try:
@@ -46,7 +55,7 @@ def run_zoo(config: ZooConfig) -> None:
     console = Console()
     if config.export is not None:
         found = exported(config)
-        if config.export.exists() and read_yaml(config.export) != found:
+        if config.export.exists() and not holds(config.export, found):
             raise UserError(
                 f"--export {config.export}: it exists, with other settings; expected a new file"
             )

@@ -8,6 +8,7 @@ are plain values, so a YAML file can give them: ``policy: rn_rl.policies.NormDQN
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -36,6 +37,12 @@ VALUE_NORMS = ("none", "popart")
 """Normalizers of values: none, or :class:`~rn_rl.normalization.popart.PopArt`."""
 
 
+def observed_in_training(module: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Return a context for a forward, in which nothing is observed if it trains without a gradient."""
+    trains = not module.training or torch.is_grad_enabled()
+    return contextlib.nullcontext() if trains else unobserved(module)
+
+
 class TrainingExtractorMixin(BaseModel):
     """Normalizers in a features extractor of the user's own observe only forwards that train.
 
@@ -43,10 +50,8 @@ class TrainingExtractorMixin(BaseModel):
     """
 
     def extract_features(self, obs: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.training and not torch.is_grad_enabled():
-            with unobserved(self):
-                return super().extract_features(obs, *args, **kwargs)
-        return super().extract_features(obs, *args, **kwargs)
+        with observed_in_training(self):
+            return super().extract_features(obs, *args, **kwargs)
 
 
 class NormPolicyMixin(TrainingExtractorMixin, BasePolicy):

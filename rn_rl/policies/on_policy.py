@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from rn_rl.normalization import (
     canonical_spec,
     make_normalizers,
-    observation_weights,
     parse_spec,
     phase_norms,
 )
+from rn_rl.normalization.phase import weighted
 from rn_rl.normalization.popart import PopArt
 from rn_rl.policies.layers import Hidden
 from rn_rl.policies.nets import hidden_layers, net_of, without_weights
-from rn_rl.policies.norm_policy import NormPolicyMixin
+from rn_rl.policies.norm_policy import NormPolicyMixin, observed_in_training
 from rn_rl.policies.normalized_lstm import NormalizedLSTM
 from rn_rl.policies.optimizers import rebuild
 
@@ -80,6 +80,11 @@ class NormActorCriticPolicy(NormHeadsMixin, ActorCriticPolicy):
     As in SB3, actor and critic share the trunk (``share_features_extractor``) and have separate
     hidden layers (``net_arch``). For PPO, A2C and TRPO.
     """
+
+    def get_distribution(self, obs: Any) -> Any:
+        # SB3's passes by extract_features(); TRPO's line search asks for it without a gradient
+        with observed_in_training(self):
+            return super().get_distribution(obs)
 
 
 class NormMaskableActorCriticPolicy(NormHeadsMixin, MaskableActorCriticPolicy):
@@ -154,7 +159,7 @@ class NormRecurrentActorCriticPolicy(NormOutputsMixin, RecurrentActorCriticPolic
         self, obs: Tensor, actions: Tensor, lstm_states: RNNStates, episode_starts: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         n_seq = lstm_states.pi[0].shape[1]
-        with observation_weights(self, real_rows(obs, actions, episode_starts, n_seq)):
+        with weighted(self, real_rows(obs, actions, episode_starts, n_seq)):
             return super().evaluate_actions(obs, actions, lstm_states, episode_starts)
 
 

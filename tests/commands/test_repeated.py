@@ -6,6 +6,11 @@ from rn_rl.cli import COMMANDS, main
 from rn_rl.commands.repeated import gathered, list_options
 
 
+def options(words):
+    """Return each option with its words, in alphabetical order."""
+    return sorted(" ".join(words).replace(" --", "\n--").split("\n"))
+
+
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
@@ -24,8 +29,7 @@ from rn_rl.commands.repeated import gathered, list_options
 def test_values_are_gathered(typed, expected):
     words = typed.split()
     found = gathered(words, COMMANDS[words[0]][0])
-    split = lambda words: sorted(" ".join(words).replace(" --", "\n--").split("\n"))  # noqa: E731
-    assert split(found) == split(expected.split())
+    assert options(found) == options(expected.split())
 
 
 def test_every_list_is_known():

@@ -1,4 +1,4 @@
-"""What users type in ways that nobody planned: nothing that they said is dropped without a word."""
+"""Commands with conflicting or repeated options, or onto existing files: nothing is lost silently."""
 
 from __future__ import annotations
 
@@ -153,9 +153,12 @@ def test_an_export_keeps_what_is_not_its_own(tmp_path, capsys):
     (folder / "video.mp4").write_bytes(b"film")
     mine = tmp_path / "mine"
     mine.mkdir()
-    (mine / "README.md").write_text("mine")
-    assert main(["export", str(folder), "--to", str(mine), "--episodes", "1"]) == 2
-    assert (mine / "README.md").read_text() == "mine"
+    for name in ("README.md", "config.json", "replay.mp4"):
+        (mine / name).write_text("mine")
+        assert main(["export", str(folder), "--to", str(mine), "--episodes", "1"]) == 2
+        assert f"its {name} would be lost" in capsys.readouterr().err
+        assert [path.read_text() for path in mine.iterdir()] == ["mine"]
+        (mine / name).unlink()
     card = tmp_path / "card"
     for filmed in (True, False):
         if not filmed:
@@ -174,10 +177,10 @@ def test_settings_that_were_changed_are_not_overwritten(tmp_path, capsys):
     path = tmp_path / "own.yml"
     command = ["zoo", "--export", str(path), "--algo", "ppo"]
     assert main(command) == 0 and main(command) == 0  # unchanged
-    path.write_text(path.read_text().replace("learning_rate:", "learning_rate: 1 #"))
-    before = path.read_text()
-    assert main(command) == 2 and path.read_text() == before
-    assert "it exists, with other settings" in capsys.readouterr().err
+    for text in (path.read_text().replace("learning_rate:", "learning_rate: 1 #"), "{no: [yaml"):
+        path.write_text(text)
+        assert main(command) == 2 and path.read_text() == text
+        assert "it exists, with other settings" in capsys.readouterr().err
 
 
 def test_files_of_a_run_can_be_read_by_all_who_can_read_its_others(tmp_path):

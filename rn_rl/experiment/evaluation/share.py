@@ -42,8 +42,6 @@ def export(config: ExportConfig) -> Path:
     target = Run(config.to)
     if target.folder.exists() and target.folder.samefile(run.folder):
         raise UserError(f"--to {config.to}: it is the run itself; choose another folder")
-    if target.spec_file.exists() and not (target.folder / "results.json").exists():
-        raise UserError(f"--to {config.to}: another run is there; choose another folder")
     check_target(target, spec)
     options = EvaluateConfig(config.run, config.episodes, trust=config.trust)
     if not spec.deterministic_evaluation:
@@ -57,14 +55,25 @@ def export(config: ExportConfig) -> Path:
     return target.folder
 
 
+WRITTEN = (
+    "run.yaml", "README.md", "config.json", "config.yml", "args.yml", "policy.safetensors",
+    "vecnormalize.json", "evaluations.npz", "code_length.npz", "replay.mp4",
+)  # fmt: skip
+"""Names of the files of an export, beside results.json and the agent's zip."""
+
+
 def check_target(target: Run, spec: RunSpec) -> None:
-    """Raise :class:`UserError` for a folder whose files are not those of an export of the same kind."""
-    card = target.folder / "README.md"
-    if card.exists() and not (target.folder / "results.json").exists():
-        raise UserError(f"--to {target.folder}: its README.md would be lost; expected a new folder")
+    """Raise :class:`UserError` if an export would overwrite other files than those of its own kind."""
     name = zip_name(spec)
+    if not (target.folder / "results.json").exists():
+        lost = [each for each in (*WRITTEN, name) if (target.folder / each).exists()]
+        if lost:
+            raise UserError(
+                f"--to {target.folder}: its {lost[0]} would be lost; expected a new folder"
+            )
+        return
     other = [path.name for path in target.folder.glob("*.zip") if path.name != name]
-    if other and (target.folder / "results.json").exists():
+    if other:
         raise UserError(
             f"--to {target.folder}: another agent, {other[0]}, is there; expected a new folder"
         )
@@ -110,10 +119,11 @@ def copy_agent(run: Run, weights: Path | None, target: Run, spec: RunSpec, *, tr
         (run.folder / "video.mp4", "replay.mp4"),
     ]
     for source, name in copies:
-        (target.folder / name).unlink(missing_ok=True)  # of an earlier export
         if source.is_file():
             with atomic_write(target.folder / name) as temporary:
                 shutil.copyfile(source, temporary)
+        else:
+            (target.folder / name).unlink(missing_ok=True)  # of an earlier export
     write_text(target.folder / "config.json", json.dumps(settings, indent=2) + "\n")
 
 

@@ -73,19 +73,20 @@ class Grid:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def kept_options(self) -> list[str]:
-        """Return sentences about trainings that were done with other options than this command has."""
+        """Return sentences about finished trainings that have other options than this command."""
+        pairs = [
+            (each.spec, cell.specs[0])
+            for cell in self.cells
+            for key, each in find_cell_runs(self.config.out, cell.specs[0]).items()
+            if key in cell.keys and each.timesteps >= each.spec.timesteps
+        ]
         found = []
         for name in KEPT:
-            stored = Counter(
-                getattr(each.spec, name)
-                for cell in self.cells
-                for key, each in find_cell_runs(self.config.out, cell.specs[0]).items()
-                if key in cell.keys and getattr(each.spec, name) != getattr(cell.specs[0], name)
-            )
+            values = [(getattr(old, name), getattr(new, name)) for old, new in pairs]
             option = f"--{name.replace('_', '-')}"
-            for value, count in stored.items():
-                what = "no " * (value is False) + option
-                what += "" if isinstance(value, bool) else f" {value:,}"
+            for value, count in Counter(old for old, new in values if old != new).items():
+                shown = f"{option} {value:,}" if not isinstance(value, bool) else option
+                what = f"no {option}" if value is False else shown
                 found.append(
                     f"{count} done with {what}: they stay so; another --out trains them again"
                 )

@@ -88,18 +88,10 @@ def resolve(config: TrainConfig) -> RunSpec:
     check_prefixes(config.set, [algo.name])
     given = parse_assignments(for_algorithm(config.set, algo.name), "--set")
     env_kwargs = parse_assignments(config.env_kwargs, "--env-kwargs")
-    kwargs = given.get("env_kwargs")
-    of_set = kwargs if isinstance(kwargs, dict) else {}
-    for name, value in env_kwargs.items():
-        if of_set.get(name, value) != value:
-            raise UserError(
-                f"--env-kwargs {name}={value} and --set env_kwargs.{name}={of_set[name]}: expected one "
-                "of them"
-            )
+    refuse_twice(config, given, env_kwargs)
     if env_kwargs:
         given = merge_nested(given, {"env_kwargs": env_kwargs})
     check_given(algo, given)
-    refuse_twice(config, given)
     own = [name for name in own if name not in given]
     hyperparameters = merge_nested(hyperparameters, given)
     policy_kwargs = hyperparameters.get("policy_kwargs") or {}
@@ -185,15 +177,22 @@ def resolve(config: TrainConfig) -> RunSpec:
     return spec
 
 
-def refuse_twice(config: TrainConfig, given: dict[str, Any]) -> None:
+def refuse_twice(config: TrainConfig, given: dict[str, Any], env_kwargs: dict[str, Any]) -> None:
     """Raise :class:`UserError` if ``--set`` gives another value to what has an option of its own."""
-    for name, option, value in (
-        ("n_envs", "--n-envs", config.n_envs),
-        ("n_timesteps", "--timesteps", config.timesteps),
-    ):
-        if name in given and value is not None and given[name] != value:
+    options = {
+        "n_envs": ("--n-envs ", config.n_envs),
+        "n_timesteps": ("--timesteps ", config.timesteps),
+    }
+    kwargs = given.get("env_kwargs")
+    of_set = {**given}
+    for name, value in kwargs.items() if isinstance(kwargs, dict) else ():
+        of_set[f"env_kwargs.{name}"] = value
+    for name, value in env_kwargs.items():
+        options[f"env_kwargs.{name}"] = (f"--env-kwargs {name}=", value)
+    for name, (option, value) in options.items():
+        if name in of_set and value is not None and of_set[name] != value:
             raise UserError(
-                f"{option} {value} and --set {name}={given[name]}: expected one of them"
+                f"{option}{value} and --set {name}={of_set[name]}: expected one of them"
             )
 
 

@@ -111,7 +111,10 @@ def test_the_best_policy_and_a_second_time(run, shared, tmp_path):
 def test_another_run_is_not_overwritten(run, tmp_path, capsys):
     assert main([*TRAIN.split(), str(tmp_path)]) == 0
     [spec] = tmp_path.rglob("run.yaml")
-    for target, said in ((spec.parent, "another run is there"), (run, "it is the run itself")):
+    for target, said in (
+        (spec.parent, "its run.yaml would be lost"),
+        (run, "it is the run itself"),
+    ):
         assert main(["export", str(run), "--to", str(target)]) == 2
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1

@@ -26,6 +26,7 @@ from rn_rl.errors import (
     TrainingDiverged,
     TrainingStopped,
     UserError,
+    first_line,
     printable,
     unknown,
     warning_line,
@@ -39,6 +40,7 @@ from rn_rl.experiment.evaluation.config import (
 from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.tuning.config import TuneConfig
+from rn_rl.own import place_in_own_code
 from rn_rl.reproduction.config import ReproduceConfig
 from rn_rl.tasks.config import TaskConfig
 
@@ -276,4 +278,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, (config, function) in COMMANDS.items()
     }
     what = "Normalizers inside Stable-Baselines3 agents: train, compare, evaluate, film."
-    return run_commands(commands, "rn-rl", what, typed, EXAMPLES)
+    try:
+        return run_commands(commands, "rn-rl", what, typed, EXAMPLES)
+    except Exception as error:
+        place = place_in_own_code(error)
+        if place is None:  # a fault of ours, whose traceback is needed
+            raise
+        reason = f"{place}: {type(error).__name__}: {first_line(error)}"
+        print(f"rn-rl: error: {printable(reason)}; fix your code there", file=sys.stderr)
+        return 2

@@ -1,8 +1,11 @@
-"""Import modules of the user's own: of an environment, a wrapper, an algorithm or a normalizer."""
+"""Modules of the user's own: how they are imported, and where in them an exception was raised."""
 
 from __future__ import annotations
 
 import importlib
+import sysconfig
+import traceback
+from pathlib import Path
 from types import ModuleType
 
 from rn_rl.errors import UserError, first_line
@@ -27,3 +30,20 @@ def import_own(kind: str, name: str, module: str) -> ModuleType:
             f"{kind} {name!r}: cannot import {module!r} ({reason}); expected a module of the working "
             "directory or of an installed package"
         ) from None
+
+
+def place_in_own_code(error: BaseException) -> str | None:
+    """Return ``"file.py:9, in forward"`` of the innermost frame of an exception in the user's own code.
+
+    Own is what is neither of this package, nor an installed one, nor Python's.
+    """
+    paths = sysconfig.get_paths()
+    others = [
+        Path(paths[name]).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")
+    ]
+    others.append(Path(__file__).resolve().parent)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        if file.is_file() and not any(file.resolve().is_relative_to(folder) for folder in others):
+            return f"{file.name}:{frame.lineno}, in {frame.name}"
+    return None

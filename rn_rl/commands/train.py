@@ -11,6 +11,7 @@ from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.training.config import TrainConfig
 from rn_rl.experiment.training.launch import several, train_seeds
 from rn_rl.experiment.training.single import train
+from rn_rl.own import place_in_own_code
 
 
 def run_train(config: TrainConfig) -> None:
@@ -32,13 +33,13 @@ def run_train(config: TrainConfig) -> None:
 
 @contextlib.contextmanager
 def own_faults_in_one_line(config: TrainConfig) -> Iterator[None]:
-    """Raise :class:`UserError` for an exception of a normalizer of the user's own."""
+    """Raise :class:`UserError` for what a normalizer of the user's own causes outside its code."""
     try:
         yield
     except (UserError, TrainingStopped, TrainingDiverged, OSError):
         raise
     except Exception as error:
-        if ":" not in (config.norm or ""):
+        if ":" not in (config.norm or "") or place_in_own_code(error):
             raise
         raise UserError(
             f"--norm {config.norm}: {first_line(error)[:200]}; rn_rl.testing.check_normalizer(Class) "

@@ -210,7 +210,7 @@ def _built(term: Term, num_features: int, **place: int) -> nn.Module:
     except Exception as error:
         raise UserError(
             f"normalizer {str(term)!r}: cannot build it for {num_features} features "
-            f"({type(error).__name__}: {error})"
+            f"({type(error).__name__}: {first_line(error)})"
         ) from error
     if not isinstance(module, nn.Module):
         raise UserError(

@@ -27,6 +27,9 @@ from rn_rl.errors import UserError, unknown
 from rn_rl.normalization import canonical_spec
 from rn_rl.policies.layers import activation, flat_size, normalized
 
+MIN_SIDE = 36
+"""Smallest height and width in pixels that the convolutions of the Nature DQN take."""
+
 
 class NormExtractor(BaseFeaturesExtractor):
     """Trunk, then the ``net_arch`` hidden layers (the head), with normalizers before each activation.
@@ -143,10 +146,10 @@ class NatureExtractor(NormExtractor):
     ) -> None:
         net_arch = [*([] if features_dim is None else [features_dim]), *net_arch]
         shape = image_shape(observation_space, "nature")
-        if min(shape[1:]) < 36:
+        if min(shape[1:]) < MIN_SIDE:
             raise UserError(
                 f"features='nature' on images of {shape[1]}x{shape[2]}: its convolutions need at "
-                "least 36x36; use features='minigrid' or 'mlp'"
+                f"least {MIN_SIDE}x{MIN_SIDE}; use features='minigrid' or 'mlp'"
             )
         cnn = NatureCNN(observation_space, normalized_image=True).cnn
         trunk = normalized(cnn, trunk_norm)
@@ -239,7 +242,7 @@ class AutoExtractor(NormExtractor):
 
 
 def is_float_image(space: spaces.Space, *, any_range: bool = False) -> bool:
-    """Return True for images of floats in [0, 1], of at least 36x36, which SB3 does not divide by 255.
+    """Return True for large enough images of floats in [0, 1], which SB3 does not divide by 255.
 
     Args:
         space: observation space.
@@ -250,7 +253,7 @@ def is_float_image(space: spaces.Space, *, any_range: bool = False) -> bool:
     """
     if not isinstance(space, spaces.Box) or len(space.shape) != 3:
         return False
-    if not np.issubdtype(space.dtype, np.floating) or sorted(space.shape)[1] < 36:
+    if not np.issubdtype(space.dtype, np.floating) or sorted(space.shape)[1] < MIN_SIDE:
         return False
     if not any_range and not ((space.low == 0).all() and (space.high == 1).all()):
         return False
@@ -265,10 +268,10 @@ def is_float_image(space: spaces.Space, *, any_range: bool = False) -> bool:
 def large_enough(what: str, space: spaces.Space) -> None:
     """Raise a :class:`UserError` for an image that the Nature convolutions cannot take."""
     sides = sorted(space.shape or ())[1:]  # the smallest is that of the channels
-    if min(sides) < 36:
+    if min(sides) < MIN_SIDE:
         raise UserError(
-            f"{what} has {sides[0]}x{sides[1]} pixels: the convolutions need at least 36x36; enlarge it, "
-            "or flatten it with a wrapper"
+            f"{what} has {sides[0]}x{sides[1]} pixels: the convolutions need at least "
+            f"{MIN_SIDE}x{MIN_SIDE}; enlarge it, or flatten it with a wrapper"
         )
 
 

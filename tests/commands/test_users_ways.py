@@ -207,6 +207,26 @@ def test_a_fault_of_the_users_normalizer_is_one_line(tmp_path):
         assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
+def test_a_fault_in_the_users_code_says_where(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import os\nfrom torch import nn\n\n\nclass Own(nn.Module):\n    def __init__(self, n):\n"
+        "        super().__init__()\n\n    def forward(self, x):\n"
+        "        if os.path.exists('now'):\n            raise KeyError('a\\nb')\n        return x\n"
+    )
+    rn_rl = [sys.executable, "-m", "rn_rl"]
+    command = [*rn_rl, "train", "--algo", "ppo", "--env", "CartPole-v1", "--timesteps", "64"]
+    command += ["--set", "n_steps=32", "--quiet", "--norm", "mine:Own", "--out", "runs"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    (tmp_path / "now").touch()
+    run = "runs/mine-Own/ppo/CartPole-v1_1"
+    more = ["train", "--resume", run, "--timesteps", "512"]
+    for arguments in (command[3:], more, ["evaluate", run], ["export", run, "--to", "hub"]):
+        done = subprocess.run([*rn_rl, *arguments], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 2
+        assert "mine.py:11, in forward: KeyError" in done.stderr.strip().splitlines()[-1]
+        assert "Traceback" not in done.stderr
+
+
 def test_a_closed_standard_output_is_no_fault(tmp_path):
     command = f"exec {shlex.quote(sys.executable)} -m rn_rl train --algo ppo --env CartPole-v1 "
     command += "--timesteps 32 --set n_steps=32 --out runs >&-"

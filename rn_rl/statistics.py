@@ -8,6 +8,7 @@ with runs along ``axis``; other axes may hold resamples, as in SciPy's vectorize
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -183,8 +184,15 @@ def difference_of_means(
         return difference, float("nan"), float("nan")
     if np.ptp(x) == np.ptp(y) == 0:
         return difference, difference, difference
-    bounds: Any = stats.ttest_ind(x, y, equal_var=False).confidence_interval(level)
+    bounds: Any = welch(x, y).confidence_interval(level)
     return difference, float(bounds.low), float(bounds.high)
+
+
+def welch(x: np.ndarray, y: np.ndarray, alternative: str = "two-sided") -> Any:
+    """Welch's t test; SciPy doubts its precision if all scores of one method are equal, and is exact."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
+        return stats.ttest_ind(x, y, equal_var=False, alternative=alternative)
 
 
 def paired_difference(
@@ -228,8 +236,8 @@ def equivalence_p(x: np.ndarray, y: np.ndarray, margin: float) -> float:
         return 1.0
     if np.ptp(x) == np.ptp(y) == 0:
         return float(abs(x[0] - y[0]) >= margin)
-    above = stats.ttest_ind(x + margin, y, equal_var=False, alternative="greater").pvalue
-    below = stats.ttest_ind(x - margin, y, equal_var=False, alternative="less").pvalue
+    above = welch(x + margin, y, "greater").pvalue
+    below = welch(x - margin, y, "less").pvalue
     return float(max(above, below))
 
 
@@ -249,6 +257,18 @@ def area_under_curve(timesteps: np.ndarray, returns: np.ndarray) -> float:
     return float(np.trapezoid(returns, timesteps) / (timesteps[-1] - timesteps[0]))
 
 
+def area_within(timesteps: np.ndarray, returns: np.ndarray, first: float, last: float) -> float:
+    """Mean height of a learning curve between two timesteps; NaN if it has none between them.
+
+    At the two it is interpolated.
+    """
+    if not timesteps[0] <= first <= last <= timesteps[-1]:
+        return float("nan")
+    inside = timesteps[(timesteps > first) & (timesteps < last)]
+    steps = np.unique([first, *inside, last])
+    return area_under_curve(steps, np.interp(steps, timesteps, returns))
+
+
 def steps_to_threshold(timesteps: np.ndarray, returns: np.ndarray, threshold: float) -> float:
     """Timestep of the first evaluation that reaches the threshold; infinity if none does."""
     reached = np.flatnonzero(returns >= threshold)
@@ -256,7 +276,5 @@ def steps_to_threshold(timesteps: np.ndarray, returns: np.ndarray, threshold: fl
 
 
 def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95% bootstrap interval of a mean, with 10,000 resamples; for one value, the value itself."""
-    if len(values) < 2:
-        return float(np.mean(values)), float(np.mean(values))
+    """95% bootstrap interval of a mean, with 10,000 resamples; NaN for one value."""
     return interval(mean, np.asarray(values, dtype=float), resamples=10_000, seed=seed)

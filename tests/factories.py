@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,7 @@ def made_up_run(
     env: str = "CartPole-v1",
     algo: str = "dqn",
     timesteps: int = 50_000,
+    **settings: Any,
 ) -> Run:
     """Write a run folder with given evaluations and a rising gain; nothing is trained.
 
@@ -101,6 +103,7 @@ def made_up_run(
         env: environment id.
         algo: algorithm.
         timesteps: length of the run.
+        settings: other fields of its description, in place of the usual ones.
     """
     spec = RunSpec(
         algo=algo,
@@ -117,6 +120,7 @@ def made_up_run(
         hyperparameters={"learning_rate": 1e-3, "policy_kwargs": {"net_arch": [64, 64]}},
         command="made up",
     )
+    spec = replace(spec, **settings)
     run = new_run(root, spec)
     write_yaml(run.spec_file, vars(spec))
     steps = spec.eval_freq * np.arange(1, len(returns) + 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 from rn_rl.analysis.comparison import ENDPOINTS, Comparison
 from rn_rl.analysis.paper import WIDTHS, PaperFigure, counted
 from rn_rl.analysis.summary import Summary, Task
-from rn_rl.analysis.tables import Estimate
+from rn_rl.analysis.tables import Estimate, number
 from rn_rl.experiment.runs.io import write_text
 
 SPECIAL = {
@@ -27,6 +27,8 @@ SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "τ": r"$\tau$",
+    "\u2013": "--",
+    "\u2014": "---",
 }
 """Characters that mean something to LaTeX, and how they are printed."""
 
@@ -64,9 +66,16 @@ def write_latex(summary: Summary, figures: Sequence[PaperFigure], folder: Path, 
     write_text(folder / "paper.tex", DOCUMENT.replace("TITLE", escape(title)))
 
 
+LETTERS = "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜÝßàáâãäåæçèéêëìíîïñòóôõöøùúûüýÿ"
+"""Characters beyond ASCII that pdflatex prints with its own fonts."""
+
+
 def escape(text: str) -> str:
-    """Return text that LaTeX prints as it is; characters beyond ASCII become their escapes."""
-    known = (c if c in SPECIAL else c.encode("ascii", "backslashreplace").decode() for c in text)
+    """Return text that LaTeX prints as it is; characters that its fonts lack become their escapes."""
+    known = (
+        c if c in SPECIAL or c in LETTERS else c.encode("ascii", "backslashreplace").decode()
+        for c in text
+    )
     return "".join(SPECIAL.get(c, c) for c in "".join(known))
 
 
@@ -108,6 +117,12 @@ def tables(summary: Summary) -> str:
         f"Holm's correction for {counted(len(summary.comparisons), 'comparison')}. Bold: better than "
         f"{summary.baseline}."
     )
+    margins = {each.margin for each in summary.comparisons if each.margin is not None}
+    if margins:
+        about += (
+            f" Equivalent: the means differ by less than {number(margins.pop())}, by two one-sided Welch "
+            "tests (TOST), p below 0.05 after Holm's correction."
+        )
     found = table("table*", about, "results", head, body)
     scores = summary.overall() if len(summary.tasks) > 1 else {}
     if scores:

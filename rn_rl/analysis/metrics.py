@@ -28,6 +28,8 @@ class ArmMetrics:
     """Scale of the task."""
     last: np.ndarray
     """Return of the last policy of each run, ``(runs,)``."""
+    span: tuple[float, float]
+    """First and last timestep of the areas, those that the complete curves of all arms have in common."""
 
     @cached_property
     def curves(self) -> tuple[np.ndarray, np.ndarray]:
@@ -56,16 +58,10 @@ class ArmMetrics:
         """Return the returns of a run's evaluations; the task's worst replaces those not finite."""
         return np.where(np.isfinite(run.returns), run.returns, self.scale.worst)
 
-    def complete(self, run: RunRecord) -> bool:
-        """Return True if a run was evaluated up to its end, so that its area is comparable."""
-        every = run.spec.eval_freq or run.spec.timesteps
-        return bool(len(run.timesteps)) and run.timesteps[-1] > run.spec.timesteps - every
-
     @property
-    def unequal(self) -> bool:
-        """True if the runs were evaluated at different timesteps."""
-        grids = {run.timesteps.tobytes() for run in self.runs if len(run.timesteps)}
-        return len(grids) > 1
+    def grids(self) -> set[tuple[float, ...]]:
+        """Timesteps of the runs' evaluations, each once."""
+        return {tuple(run.timesteps) for run in self.runs if len(run.timesteps)}
 
     @property
     def scores(self) -> np.ndarray:
@@ -74,11 +70,14 @@ class ArmMetrics:
 
     @cached_property
     def areas(self) -> np.ndarray:
-        """Area under the learning curve of each run, ``(runs,)``; NaN where the curve is incomplete."""
+        """Area under the learning curve of each run over :attr:`span`, ``(runs,)``.
+
+        NaN where the curve is incomplete.
+        """
         return np.array(
             [
-                statistics.area_under_curve(run.timesteps, self.filled(run))
-                if self.complete(run)
+                statistics.area_within(run.timesteps, self.filled(run), *self.span)
+                if is_complete(run)
                 else math.nan
                 for run in self.runs
             ]
@@ -94,7 +93,7 @@ class ArmMetrics:
         return np.array(
             [
                 statistics.steps_to_threshold(run.timesteps, self.filled(run), threshold)
-                if threshold is not None and self.complete(run)
+                if threshold is not None and is_complete(run)
                 else math.nan
                 for run in self.runs
             ]
@@ -120,10 +119,25 @@ class ArmMetrics:
         return found
 
 
+def is_complete(run: RunRecord) -> bool:
+    """Return True if a run was evaluated from its beginning to its end, so that it has an area."""
+    every = run.spec.eval_freq or run.trained
+    steps = run.timesteps
+    return bool(len(steps)) and steps[0] < 2 * every and steps[-1] > run.trained - every
+
+
+def common_span(runs: list[RunRecord]) -> tuple[float, float]:
+    """Return the first and the last timestep that all complete curves have in common."""
+    curves = [run.timesteps for run in runs if is_complete(run)]
+    first = max((float(steps[0]) for steps in curves), default=math.nan)
+    return first, min((float(steps[-1]) for steps in curves), default=math.nan)
+
+
 METRICS = {
     "last return, IQM": "return of the last policy, interquartile mean over runs",
     "last return, mean": "return of the last policy, mean over runs",
-    "area under curve, IQM": "area under the learning curve over its timesteps, interquartile mean",
+    "area under curve, IQM": "mean height of the learning curve over the timesteps that the curves of "
+    "all arms have in common, interquartile mean",
     "steps to threshold, median": "timesteps to the first evaluation that reaches the threshold, median",
     "reached threshold": "share of runs with an evaluation at the threshold",
     "optimality gap": "how far scores (0 random, 1 full) fall short of 1, mean over runs",
@@ -176,13 +190,18 @@ class Scale:
         return (returns - self.random) / width if width else np.full_like(returns, math.nan)
 
 
-def scale_of(env: str, runs: list[RunRecord], threshold: float | None) -> Scale:
-    """Return the known scale of an environment; else that of the lowest and highest last return."""
+def scale_of(runs: list[RunRecord], threshold: float | None) -> Scale:
+    """Return the known scale of the runs' environment; else that of the lowest and highest last return.
+
+    Arguments of an environment may change its returns, so with them its scale is not known.
+    """
     last = np.array([run.last_return for run in runs])
     last = last[np.isfinite(last)]
     every = np.concatenate([last, *(run.returns[np.isfinite(run.returns)] for run in runs)])
     worst = float(every.min()) if len(every) else 0.0
-    known = shipped("scores.yml").get(env)
+    spec = runs[0].spec
+    changed = spec.hyperparameters.get("env_kwargs")
+    known = None if changed else shipped("scores.yml").get(spec.env)
     if known is None:
         low, high = (float(last.min()), float(last.max())) if len(last) else (0.0, 0.0)
         return Scale(low, high, threshold, worst, known=False)

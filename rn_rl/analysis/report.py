@@ -88,14 +88,16 @@ def print_summary(summary: Summary, out: Path, console: Console) -> None:
 
 def last_policies(summary: Summary, task: Task, width: int) -> Table:
     """Return the table of a task for a terminal of so many columns, with the figures that fit."""
-    columns = ["normalizer", "seeds", "last return, IQM", "worst run", "P(better)"]
+    figures = (SHOWN[summary.endpoint], "worst run")
+    columns = ["normalizer", "seeds", *figures, "P(better)"]
     better = summary.improvements()
     rows = []
     for norm, arm in task.arms.items():
-        found = [arm.figures[name] for name in ("last return, IQM", "worst run")]
+        found = [arm.figures[name] for name in figures]
         rows.append([norm, str(len(arm.runs)), *map(str, found), better.get((task.name, norm), "")])
     for each in task.references:
-        rows.append([each.label, "1", str(Estimate(each.value)), "", ""])
+        value = str(Estimate(each.value)) if summary.endpoint == "last" else ""
+        rows.append([each.label, "1", value, "", ""])
     left_out = ("worst run", "seeds", "P(better)")
     return name_table(columns, rows, width, expendable=left_out, title=Text(task.name))
 
@@ -247,7 +249,8 @@ def section(summary: Summary, task: Task, palette: drawing.Palette) -> Section:
         rows.append([each.label, "1", str(Estimate(each.value)), *[""] * (len(METRICS) - 1)])
         last.append((each.label, Estimate(each.value, each.low, each.high)))
     better = [(each.norm, each.improvement) for each in mine]
-    ways = {(run.held_out, run.episodes) for arm in task.arms.values() for run in arm.runs}
+    runs = [run for arm in task.arms.values() for run in arm.runs]
+    ways = {(run.held_out, run.episodes) for run in runs if run.episodes}
     return Section(
         task=task,
         anchor=f"task-{summary.tasks.index(task) + 1}",

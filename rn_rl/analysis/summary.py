@@ -13,7 +13,7 @@ import numpy as np
 
 from rn_rl import statistics
 from rn_rl.analysis.comparison import ENDPOINTS, Comparison, compare, correct
-from rn_rl.analysis.metrics import ArmMetrics, Scale, estimate, scale_of
+from rn_rl.analysis.metrics import ArmMetrics, Scale, common_span, estimate, scale_of
 from rn_rl.analysis.references import Reference, published
 from rn_rl.analysis.tables import Estimate
 from rn_rl.experiment.runs.records import Problem, RunRecord
@@ -101,6 +101,15 @@ class Summary:
     def sentences(self) -> list[str]:
         """Return one sentence for each comparison."""
         return [each.sentence(len(self.comparisons)) for each in self.comparisons]
+
+    def no_comparison(self) -> str:
+        """Return why there is no comparison."""
+        with_baseline = [task for task in self.tasks if self.baseline in task.arms]
+        if not with_baseline:
+            return f"there are no runs of the baseline {self.baseline}"
+        if all(len(task.arms) == 1 for task in with_baseline):
+            return f"no run of another normalizer has the settings of those of {self.baseline}"
+        return f"no arm beside {self.baseline} has the {ENDPOINTS[self.endpoint]}"
 
     def improvements(self) -> dict[tuple[str, str], str]:
         """Return the probabilities of improvement over the baseline, by task and normalizer."""
@@ -193,11 +202,11 @@ def compare_by(
     x, y = values[endpoint]
     if not len(x) or not len(y):
         return []
-    found = compare(task.name, arm.norm, base.norm, x, y, margin)
-    if endpoint == "last":
-        # returns that are not finite were replaced by one value
-        finite = [math.isfinite(run.last_return) for run in (*arm.runs, *base.runs)]
-        found.equal = found.equal and all(finite)
+    # last returns that are not finite were replaced by one value, which shows nothing about equality
+    finite = [[math.isfinite(run.last_return) for run in each.runs] for each in (arm, base)]
+    measured = all(any(each) for each in finite)
+    found = compare(task.name, arm.norm, base.norm, x, y, margin if measured else None)
+    found.equal = found.equal and all(map(all, finite))
     found.measure = ENDPOINTS[endpoint]
     [other] = [name for name in ENDPOINTS if name != endpoint]
     shown = estimate(statistics.probability_of_improvement, *values[other])
@@ -219,24 +228,45 @@ def incomplete_curves(task: Task, arm: ArmMetrics) -> list[str]:
 def make_task(runs: list[RunRecord], threshold: float | None) -> Task:
     """Make a task from runs with the same settings; ``none`` is the first arm."""
     spec = runs[0].spec
-    scale = scale_of(spec.env, runs, threshold)
+    scale, span = scale_of(runs, threshold), common_span(runs)
+    by_arm: dict[str, list[RunRecord]] = {}
+    for run, name in zip(runs, arm_names(runs), strict=True):
+        by_arm.setdefault(name, []).append(run)
     arms: dict[str, ArmMetrics] = {}
-    for norm in sorted({run.spec.norm for run in runs}, key=lambda norm: (norm != "none", norm)):
-        mine = sorted((r for r in runs if r.spec.norm == norm), key=lambda r: r.spec.seed)
+    for name in sorted(by_arm, key=lambda name: (name != "none", name)):
+        mine = sorted(by_arm[name], key=lambda r: r.spec.seed)
         returns = np.array([run.last_return for run in mine])
         returns = np.where(np.isfinite(returns), returns, scale.worst)
-        arms[norm] = ArmMetrics(norm, mine, scale, returns)
+        arms[name] = ArmMetrics(name, mine, scale, returns, span)
     return Task("", spec.algo, spec.env, spec.task_settings(), scale, arms)
+
+
+def arm_names(runs: list[RunRecord]) -> list[str]:
+    """Return the name of each run's arm: its normalizer, and how the arms of one normalizer differ."""
+    tuned = [flatten({k: run.spec.hyperparameters.get(k) for k in run.spec.own}) for run in runs]
+    by_norm: dict[str, list[dict[str, Any]]] = {}
+    for run, mine in zip(runs, tuned, strict=True):
+        by_norm.setdefault(run.spec.norm, []).append(mine)
+    differ = {norm: differences(settings) for norm, settings in by_norm.items()}
+    names = []
+    for run, mine in zip(runs, tuned, strict=True):
+        told = ", ".join(f"{key} {mine.get(key, 'default')}" for key in differ[run.spec.norm])
+        names.append(run.spec.norm + (f" ({told})" if told else ""))
+    return names
+
+
+def differences(settings: list[dict[str, Any]]) -> list[str]:
+    """Return the names of the settings, from :func:`flatten`, that are not the same in all."""
+    keys = dict.fromkeys(key for each in settings for key in each)
+    return [key for key in keys if len({repr(each.get(key)) for each in settings}) > 1]
 
 
 def name_tasks(tasks: list[Task]) -> None:
     """Set the names of tasks, such as ``dqn on CartPole-v1``; equal ones also name their differences."""
     for task in tasks:
         like = [t for t in tasks if (t.algo, t.env) == (task.algo, task.env)]
-        flat = [flatten(t.settings) for t in like]
-        keys = dict.fromkeys(key for settings in flat for key in settings)
-        differ = [key for key in keys if len({repr(settings.get(key)) for settings in flat}) > 1]
         mine = flatten(task.settings)
+        differ = differences([flatten(t.settings) for t in like])
         told = ", ".join(f"{key} {mine.get(key, 'default')}" for key in differ)
         task.name = f"{task.algo} on {task.env}" + (f" ({told})" if told else "")
     names = [task.name for task in tasks]
@@ -248,7 +278,13 @@ def name_tasks(tasks: list[Task]) -> None:
 def notes_on(task: Task, baseline: str) -> list[str]:
     """Return notes on limits of a task's data: no baseline, no scale, one seed, unequal runs."""
     notes = []
-    if baseline not in task.arms:
+    tunings = [name for name in task.arms if name.startswith(f"{baseline} (")]
+    if tunings:
+        notes.append(
+            f"{task.name}: the baseline was tuned in {len(tunings)} ways, {'; '.join(tunings)}: nothing "
+            "is compared with it. Report the runs of one of them by themselves."
+        )
+    elif baseline not in task.arms:
         notes.append(
             f"{task.name}: no runs of the baseline {baseline}, so nothing to compare with."
         )
@@ -261,7 +297,7 @@ def notes_on(task: Task, baseline: str) -> list[str]:
     for arm in task.arms.values():
         if len(arm.runs) == 1:
             notes.append(f"{task.name}, {arm.norm}: one seed, so no interval.")
-        if arm.unequal:
+        if len(arm.grids) > 1:
             notes.append(
                 f"{task.name}, {arm.norm}: runs were evaluated at different timesteps; curves are "
                 f"interpolated at those of the run with the fewest, up to the shortest."
@@ -273,10 +309,7 @@ def notes_on(task: Task, baseline: str) -> list[str]:
                 f"{task.name}, {arm.norm}: runs recorded the gains of different layers; shown are those "
                 f"of {shown} of {len(arm.runs)} runs."
             )
-        ways = {(run.held_out, run.episodes) for run in arm.runs}
-        if len(ways) > 1:
-            told = ", ".join(sorted(last_policy(*way) for way in ways))
-            notes.append(f"{task.name}, {arm.norm}: last policies were measured in {told}.")
+    notes += unequal_evaluations(task)
     own = {name for arm in task.arms.values() for run in arm.runs for name in run.spec.own}
     if own:
         notes.append(
@@ -297,6 +330,30 @@ def notes_on(task: Task, baseline: str) -> list[str]:
     if len(counts) > 1:
         each = ", ".join(f"{arm.norm} {len(arm.runs)}" for arm in task.arms.values())
         notes.append(f"{task.name}: numbers of seeds differ: {each}.")
+    return notes
+
+
+def unequal_evaluations(task: Task) -> list[str]:
+    """Return notes if the runs of a task were evaluated at different timesteps, or in different ways."""
+    notes = []
+    grids = set().union(*(arm.grids for arm in task.arms.values()))
+    first, last = next(iter(task.arms.values())).span
+    if len(grids) > 1 and not math.isnan(first):
+        notes.append(
+            f"{task.name}: not all runs were evaluated at the same timesteps; areas are of timesteps "
+            f"{first:,.0f} to {last:,.0f}, and steps to threshold as coarse as a run's evaluations."
+        )
+    ways: dict[tuple[bool, int], Counter[str]] = {}
+    for norm, arm in task.arms.items():
+        for run in arm.runs:
+            if run.episodes:  # none of a run that diverged
+                ways.setdefault((run.held_out, run.episodes), Counter())[norm] += 1
+    if len(ways) > 1:
+        told = "; ".join(
+            f"{last_policy(*way)}: " + ", ".join(f"{norm} {n}" for norm, n in counts.items())
+            for way, counts in sorted(ways.items())
+        )
+        notes.append(f"{task.name}: last policies were measured unequally (runs): {told}.")
     return notes
 
 

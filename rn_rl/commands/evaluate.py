@@ -24,7 +24,7 @@ def run_evaluate(config: EvaluateConfig) -> None:
     table.add_row("episodes", str(result.episodes))
     table.add_row("actions", "greedy" if result.deterministic else "stochastic")
     table.add_row("return, mean ± std", f"{result.mean_return:.2f} ± {result.std_return:.2f}")
-    table.add_row("95% interval of the mean", f"[{result.ci_low:.2f}, {result.ci_high:.2f}]")
+    table.add_row("95% interval of the mean", result.interval)
     table.add_row("episode length, mean", f"{result.mean_length:.1f}")
     if result.success_rate is not None:
         table.add_row("success rate", f"{100 * result.success_rate:.0f}%")

@@ -63,22 +63,22 @@ def run_tune(config: TuneConfig) -> None:
 def write_found(config: TuneConfig, path: Path, settings: dict[str, Any]) -> None:
     """Write the hyperparameters that were found for the environment of a search into its conf-file.
 
-    Other environments keep theirs; the first line then has the seeds of all of them.
+    Other environments keep theirs, and the seeds on which they were chosen.
 
     Args:
         config: options of the search.
         path: the conf-file, which may exist.
         settings: the hyperparameters.
     """
-    seeds = [config.seed, config.seed + config.seeds - 1]
     others: dict[str, Any] = {}
     with contextlib.suppress(UserError):  # there is none, or it is damaged
         others = {env: given for env, given in read_table(path).items() if env != config.env}
-    if others:
-        seeds += [searched[i] for searched in [searched_seeds(path)] if searched for i in (0, -1)]
-    found: dict[Any, Any] = {**others, config.env: settings}
-    text = SEARCHED.format(min(seeds), max(seeds)) + yaml.safe_dump(found, sort_keys=False)
-    write_text(path, text)
+    assert config.env is not None  # check_tuning() has checked it
+    seeds = {env: searched_seeds(path, env) for env in others}
+    seeds[config.env] = range(config.seed, config.seed + config.seeds)
+    lines = [SEARCHED.format(env, on[0], on[-1]) for env, on in seeds.items() if on]
+    table: dict[Any, Any] = {**others, config.env: settings}
+    write_text(path, "".join(lines) + yaml.safe_dump(table, sort_keys=False))
 
 
 def plot_importances(study: Any, path: Path) -> bool:

@@ -210,9 +210,9 @@ def test_the_document_compiles(folder, tmp_path):
 
 
 def test_text_is_printed_by_latex_as_it_is():
-    assert escape("a_b 50% & {x} #1 \\ ~^$ é") == (
+    assert escape("a_b 50% & {x} #1 \\ ~^$ é \u2014 \u5b66") == (
         r"a\_b 50\% \& \{x\} \#1 \textbackslash{} \textasciitilde{}\textasciicircum{}\$ "
-        r"\textbackslash{}xe9"
+        r"é --- \textbackslash{}u5b66"
     )
 
 

@@ -188,6 +188,29 @@ def test_files_of_a_run_can_be_read_by_all_who_can_read_its_others(tmp_path):
     assert (folder / "policy.safetensors").stat().st_mode == (folder / "run.yaml").stat().st_mode
 
 
+def test_an_evaluation_says_of_which_timesteps_the_weights_are(tmp_path, capsys):
+    folder = trained(tmp_path, "--timesteps", "400", "--eval-freq", "300")  # its only evaluation
+    capsys.readouterr()
+    found = {}
+    for name in ("", "best_model.zip"):
+        assert main(["evaluate", str(folder / name), "--episodes", "1", "--json"]) == 0
+        found[name] = json.loads(capsys.readouterr().out)
+    assert found[""]["timesteps"] == 400 and found["best_model.zip"]["timesteps"] == 300
+    best = str(folder / "best_model.zip")
+    assert main(["export", best, "--to", str(tmp_path / "hub"), "--episodes", "1"]) == 0
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert "| timesteps of the training | 300 |" in card and "nan" not in card
+
+
+def test_one_episode_has_no_interval(tmp_path, capsys):
+    folder = trained(tmp_path, "--timesteps", "60")
+    capsys.readouterr()
+    assert main(["evaluate", str(folder), "--episodes", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ci_low"] is None
+    assert main(["evaluate", str(folder), "--episodes", "1"]) == 0
+    assert "nan" not in capsys.readouterr().out
+
+
 # one line
 
 

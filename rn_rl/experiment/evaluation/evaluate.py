@@ -10,13 +10,18 @@ from rn_rl.errors import UserError
 from rn_rl.experiment.evaluation.config import EvaluateConfig
 from rn_rl.experiment.evaluation.episodes import close_after_use, play_agent
 from rn_rl.experiment.runs.folder import find_run
+from rn_rl.experiment.runs.weights import saved_timesteps
 from rn_rl.experiment.settings.hyperparameters import parse_assignments
 from rn_rl.statistics import bootstrap_interval
 
 
 @dataclass
 class Evaluation:
-    """Results of one evaluation; ``ci_low`` and ``ci_high`` are a 95% bootstrap interval of the mean."""
+    """Results of one evaluation.
+
+    ``ci_low`` and ``ci_high`` are a 95% bootstrap interval of the mean, None for one episode;
+    ``timesteps`` are those after which the evaluated weights were saved.
+    """
 
     run: str
     algo: str
@@ -28,12 +33,19 @@ class Evaluation:
     deterministic: bool
     mean_return: float
     std_return: float
-    ci_low: float
-    ci_high: float
+    ci_low: float | None
+    ci_high: float | None
     mean_length: float
     success_rate: float | None
     returns: list[float]
     lengths: list[int]
+
+    @property
+    def interval(self) -> str:
+        """The interval of the mean as text."""
+        if self.ci_low is None or self.ci_high is None:
+            return "-"
+        return f"[{self.ci_low:.2f}, {self.ci_high:.2f}]"
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:
@@ -64,14 +76,14 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     returns, lengths = play_agent(model, env, config.episodes, deterministic=not config.stochastic)
     close_after_use(env)
     values = np.asarray(returns)
-    low, high = bootstrap_interval(values)
+    low, high = bootstrap_interval(values) if len(values) > 1 else (None, None)
     return Evaluation(
         run=str(config.run),
         algo=spec.algo,
         env=spec.env,
         norm=spec.norm,
         seed=spec.seed,
-        timesteps=spec.timesteps,
+        timesteps=saved_timesteps(weights or run.policy_file) or spec.timesteps,
         episodes=len(values),
         deterministic=not config.stochastic,
         mean_return=float(values.mean()),

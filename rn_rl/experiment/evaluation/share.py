@@ -180,10 +180,10 @@ class Card:
                 "return, mean ± std over episodes",
                 f"{result.mean_return:.2f} ± {result.std_return:.2f}",
             ),
-            ("95% interval of the mean", f"[{result.ci_low:.2f}, {result.ci_high:.2f}]"),
+            ("95% interval of the mean", result.interval),
             ("episodes, actions", f"{result.episodes}, {actions}"),
             ("length of an episode, mean", f"{result.mean_length:.1f}"),
-            ("timesteps of the training", f"{spec.timesteps:,}"),
+            ("timesteps of the training", f"{result.timesteps:,}"),
         ]
         if result.success_rate is not None:
             rows.append(("episodes with a positive return", f"{100 * result.success_rate:.0f}%"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,16 +45,14 @@ class Cell:
 
 def key_of(spec: RunSpec) -> str:
     """Return a file name that two trainings share if and only if they are to give the same run."""
-    identity = {**spec.settings(), "norm": spec.norm, "seed": spec.seed}
-    text = json.dumps(identity, sort_keys=True, default=str)
     readable = f"{spec.norm}-{spec.algo}-{file_name(spec.env)}-{spec.seed}"
     safe = "".join(c if c.isalnum() or c in "+-._" else "_" for c in readable)[:80]
-    return f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return f"{safe}-{hashlib.sha256(spec.identity().encode()).hexdigest()[:12]}"
 
 
-def check_seeds(seeds: list[int], conf_file: Path) -> None:
-    """Raise :class:`UserError` if ``rn-rl tune`` chose the values of a file on one of the seeds."""
-    searched = searched_seeds(conf_file)
+def check_seeds(seeds: list[int], conf_file: Path, env_id: str) -> None:
+    """Raise :class:`UserError` if ``rn-rl tune`` chose an environment's values on one of the seeds."""
+    searched = searched_seeds(conf_file, env_id)
     if any(seed in searched for seed in seeds):
         raise UserError(
             f"--seed {seeds[0]}: {conf_file} was chosen on seeds {searched[0]} to {searched[-1]}, on "
@@ -80,7 +77,7 @@ def make_cell(config: TrainConfig, seeds: list[int], engine: str) -> Cell:
             f"--eval-freq {spec.eval_freq}: expected at most the {spec.timesteps:,} timesteps of a run"
         )
     if config.conf_file is not None:
-        check_seeds(seeds, Path(spec.config))
+        check_seeds(seeds, Path(spec.config), spec.env)
     specs = [replace(spec, seed=seed) for seed in seeds]
     trial = spec.make_env(n_envs=1)
     try:

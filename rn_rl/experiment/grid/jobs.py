@@ -232,4 +232,5 @@ def evaluate_last(found: FoundRun, episodes: int) -> None:
         trust=True,  # its settings are those of the command, which the user typed
     )
     result = evaluate(config)
-    write_json(found.run.final_file, asdict(result))
+    # of these timesteps it is the last policy, also if a number of episodes ended the training before
+    write_json(found.run.final_file, {**asdict(result), "timesteps": found.spec.timesteps})

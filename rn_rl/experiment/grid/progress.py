@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from rn_rl.experiment.grid.disk import FoundRun
 from rn_rl.experiment.grid.plan import Plan, read_plans
 from rn_rl.experiment.runs import checkpoint
 from rn_rl.experiment.runs.folder import Run
-from rn_rl.experiment.runs.records import read_evaluations, read_final
+from rn_rl.experiment.runs.records import read_evaluations, read_final, walk
 
 RECENT = 120
 """Seconds since a run last wrote a file, within which it counts as training, also without a lease."""
@@ -68,12 +67,7 @@ class Progress:
 
 def grid_roots(folder: Path) -> list[Path]:
     """Return the folders at or below ``folder`` in which ``compare`` or ``reproduce`` ran a grid."""
-    found = []
-    for place, inside, _ in os.walk(folder):
-        if ".grid" in inside:
-            found.append(Path(place).absolute())
-        inside[:] = [name for name in inside if not name.startswith(".")]
-    return found
+    return [place.absolute() for place, names in walk(folder) if ".grid" in names]
 
 
 def progress_of(folders: Iterable[Path], now: float, roots: Iterable[Path] = ()) -> Progress:
@@ -94,7 +88,8 @@ def progress_of(folders: Iterable[Path], now: float, roots: Iterable[Path] = ())
             progress.problems.append(str(error))
             continue
         progress.trainings.append(found)
-        place = folder.absolute().parents[2], key
+        above = folder.absolute().parents
+        place = above[min(2, len(above) - 1)], key
         before = by_key.get(place)
         # of several runs of one training, the one that goes on
         if before is None or (before.ended, before.written) < (found.ended, found.written):

@@ -23,9 +23,9 @@ from rn_rl.experiment.runs.weights import (
     adopt_vecnormalize,
     load_policy,
     load_vecnormalize,
-    policy_timesteps,
     save_policy,
     save_zip,
+    saved_timesteps,
     vecnormalize_state,
 )
 from rn_rl.experiment.runs.zoo_folder import start_normalized
@@ -174,7 +174,7 @@ class Run:
         """
         if not self.policy_file.is_file():
             return False
-        return policy_timesteps(self.policy_file) in (None, timesteps)
+        return saved_timesteps(self.policy_file) in (None, timesteps)
 
     def load_agent(
         self,
@@ -209,6 +209,7 @@ class Run:
         weights = weights or self.policy_file
         model = spec.make_model(env, training=False)
         load_policy(model, weights)
+        model.num_timesteps = saved_timesteps(weights) or 0
         load_vecnormalize(weights, self.vecnormalize_file, env)
         if hasattr(model, "exploration_rate"):
             model.exploration_rate = model.exploration_final_eps  # type: ignore[attr-defined]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +18,7 @@ from rn_rl.experiment.runs import checkpoint, monitors
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.io import DAMAGE, complete_lines
 from rn_rl.experiment.runs.spec import RunSpec
+from rn_rl.experiment.runs.weights import saved_timesteps
 from rn_rl.probe import ProbeRecord
 from rn_rl.probe.records import checked_record
 
@@ -51,6 +52,8 @@ class RunRecord:
     """Timestep of each evaluation."""
     returns: np.ndarray
     """Mean return of each evaluation."""
+    trained: int
+    """Timesteps that were trained, as planned or until the planned number of episodes had ended."""
     last_return: float
     """Mean return of the last policy."""
     episodes: int
@@ -84,12 +87,26 @@ def find_runs(root: Path) -> list[Path]:
     if not root.is_dir():
         raise UserError(f"runs {root}: no such folder; 'rn-rl train' or 'rn-rl compare' makes one")
     known = {"run.yaml", "evaluations.npz", "policy.safetensors", "0.monitor.csv"}
-    found = []
-    for folder, inside, names in os.walk(root):
-        inside[:] = [name for name in inside if not name.startswith(".")]  # temporary ones
-        if known.intersection(names):
-            found.append(Path(folder))
-    return sorted(found, key=natural_key)
+    return sorted((at for at, names in walk(root) if known & names), key=natural_key)
+
+
+def walk(root: Path) -> Iterator[tuple[Path, set[str]]]:
+    """Iterate over a folder and those below it, but for hidden ones: each once, links followed.
+
+    Yields:
+        A folder, and the names of all that is in it.
+    """
+    seen = {root.resolve()}
+    for place, inside, files in os.walk(root, followlinks=True):
+        folder = Path(place)
+        yield folder, {*inside, *files}
+        mine = []
+        for name in inside:
+            real = (folder / name).resolve()  # a link may lead back
+            if not name.startswith(".") and real not in seen:
+                seen.add(real)
+                mine.append(name)
+        inside[:] = mine
 
 
 def natural_key(path: Path) -> tuple[str, int, str]:
@@ -99,28 +116,29 @@ def natural_key(path: Path) -> tuple[str, int, str]:
 
 
 def read_records(folders: Iterable[Path]) -> tuple[list[RunRecord], list[Problem]]:
-    """Read runs and deduplicate those of the same settings, normalizer and seed.
+    """Read runs; of several of the same settings, normalizer and seed the one that got furthest counts.
 
     Returns:
         The runs whose results can be used, and the problems of all runs.
     """
-    records: list[RunRecord] = []
+    read: dict[str, list[RunRecord]] = {}
     problems: list[Problem] = []
-    seen: dict[str, Path] = {}
     for folder in folders:
         try:
             record = read_record(Run(folder))
         except UserError as error:
             problems.append(Problem(str(folder), str(error), counted=False))
             continue
-        key = f"{record.spec.settings()} {record.spec.norm} {record.spec.seed}"
-        if key in seen:
-            what = f"the same training, with the same seed, as {seen[key]}"
-            problems.append(Problem(str(folder), what, counted=False))
-            continue
-        seen[key] = folder
-        records.append(record)
-        problems += [Problem(str(folder), note, counted=True) for note in record.notes]
+        read.setdefault(record.spec.identity(), []).append(record)
+    records = []
+    for same in read.values():
+        # max() takes the first of equals
+        best = max(same, key=lambda r: (r.held_out, r.episodes, len(r.timesteps)))
+        records.append(best)
+        problems += [Problem(str(best.run.folder), note, counted=True) for note in best.notes]
+        what = f"the same training, with the same seed, as {best.run.folder}"
+        others = [record for record in same if record is not best]
+        problems += [Problem(str(r.run.folder), what, counted=False) for r in others]
     return records, problems
 
 
@@ -138,7 +156,7 @@ def read_record(run: Run) -> RunRecord:
     final = read_final(run, notes)
     reached = int(timesteps[-1]) if len(timesteps) else 0
     finished = final is not None and final.timesteps >= spec.timesteps
-    length = spec.timesteps if finished else length_of(run, spec, reached, notes)
+    length = trained(run, spec) if finished else length_of(run, spec, reached, notes)
     if not finished and not reached:
         why = "; ".join(notes) or "no evaluation was recorded"
         raise UserError(f"no return to report: {why}; 'rn-rl compare' evaluates last policies")
@@ -166,6 +184,7 @@ def read_record(run: Run) -> RunRecord:
         spec=spec,
         timesteps=timesteps,
         returns=returns,
+        trained=length,
         last_return=last,
         episodes=final.episodes if finished and final is not None else episodes,
         held_out=finished,
@@ -173,6 +192,13 @@ def read_record(run: Run) -> RunRecord:
         gains=read_gains(run, notes),
         notes=notes,
     )
+
+
+def trained(run: Run, spec: RunSpec) -> int:
+    """Return the timesteps of a finished run: those planned, or fewer if its episodes ended it."""
+    if spec.episodes is None:
+        return spec.timesteps
+    return min(saved_timesteps(run.policy_file) or spec.timesteps, spec.timesteps)
 
 
 def length_of(run: Run, spec: RunSpec, reached: int, notes: list[str]) -> int:
@@ -222,6 +248,7 @@ def diverged_record(
         spec=spec,
         timesteps=np.concatenate((timesteps, missing)),
         returns=np.concatenate((returns, np.full(len(missing), math.nan))),
+        trained=spec.timesteps,
         last_return=math.nan,
         episodes=0,
         held_out=True,

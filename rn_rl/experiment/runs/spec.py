@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 import warnings
@@ -111,6 +112,11 @@ class RunSpec:
             if v != {} and not (v is None and k in (*ENVIRONMENT_KEYS, *NOISE_KEYS))
         }  # of an algorithm, None is a value: max_grad_norm=None does not clip
         return {**found, "hyperparameters": given}
+
+    def identity(self) -> str:
+        """Return a text that two trainings share if and only if they are to give the same run."""
+        found = {**self.settings(), "norm": self.norm, "seed": self.seed}
+        return json.dumps(found, sort_keys=True, default=str)
 
     def with_timesteps(self, timesteps: int | None, command: str) -> RunSpec:
         """Return the description of a run that continues to ``timesteps``; None: as planned.

@@ -71,10 +71,20 @@ def policy_metadata(path: Path) -> dict[str, str]:
         return {}
 
 
-def policy_timesteps(path: Path) -> int | None:
-    """Return the timesteps trained before ``policy.safetensors`` was written; None if it does not say."""
-    found = policy_metadata(path).get("timesteps", "")
-    return int(found) if found.isdecimal() else None
+def saved_timesteps(path: Path) -> int | None:
+    """Return the timesteps trained before a policy was saved; None if its file does not say.
+
+    Args:
+        path: ``policy.safetensors`` or an SB3 zip.
+    """
+    if path.suffix != ".zip":
+        found = policy_metadata(path).get("timesteps", "")
+        return int(found) if found.isdecimal() else None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return int(json.loads(archive.read("data"))["num_timesteps"])
+    except DAMAGE:
+        return None
 
 
 def save_zip(model: BaseAlgorithm, path: Path, normalizer: VecNormalize | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -43,15 +44,24 @@ def tuned_file(folder: Path, algo: AlgorithmSpec, env_id: str, norm: str) -> Pat
     return path
 
 
-def searched_seeds(path: Path) -> range:
-    """Return the seeds on which ``rn-rl tune`` chose the hyperparameters of a file; empty if unknown."""
+SEARCHED = "# {}: chosen by rn-rl tune on seeds {} to {}\n"
+"""Line at the top of a file of ``rn-rl tune``, one for each environment."""
+
+SEARCHED_LINE = re.compile(r"# (?:(.*): )?chosen by rn-rl tune on seeds (\d{1,9}) to (\d{1,9})\n")
+"""The same as an expression; earlier files have one line for all of their environments."""
+
+
+def searched_seeds(path: Path, env_id: str) -> range:
+    """Return the seeds on which ``rn-rl tune`` chose the hyperparameters of an environment in a file.
+
+    Empty if the file does not say.
+    """
     with path.open(encoding="utf-8", errors="replace") as stream:
-        found = re.match(SEARCHED.format(r"(\d{1,9})", r"(\d{1,9})"), stream.readline())
-    return range(int(found[1]), int(found[2]) + 1) if found else range(0)
-
-
-SEARCHED = "# chosen by rn-rl tune on seeds {} to {}\n"
-"""First line of a file of ``rn-rl tune``."""
+        for line in itertools.takewhile(lambda line: line.startswith("#"), stream):
+            found = SEARCHED_LINE.fullmatch(line)
+            if found and found[1] in (None, env_id):
+                return range(int(found[2]), int(found[3]) + 1)
+    return range(0)
 
 
 def own_settings(path: Path, algo: AlgorithmSpec, env_id: str) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def resolve(config: TrainConfig) -> RunSpec:
         hyperparameters = own_settings(source, algo, config.env)
         if source != config.conf_file:  # these are the normalizer's own
             own = sorted(hyperparameters.keys() - {"n_timesteps", "n_envs", "policy"})
-        searched = searched_seeds(source)
+        searched = searched_seeds(source, config.env)
     check_prefixes(config.set, [algo.name])
     given = parse_assignments(for_algorithm(config.set, algo.name), "--set")
     env_kwargs = parse_assignments(config.env_kwargs, "--env-kwargs")

@@ -78,7 +78,12 @@ def check_tuning(config: TuneConfig) -> list[str]:
     if not norms:
         raise UserError("--norms is missing: one or more, separated by commas")
     for norm in norms:
-        base_of(config, norm)
+        base = base_of(config, norm)
+        if base.eval_freq > base.timesteps:
+            raise UserError(
+                f"--eval-freq {base.eval_freq}: expected at most the {base.timesteps:,} timesteps of a "
+                "run"
+            )
     assert config.algo is not None  # resolve() has checked it
     ranges_of(config)
     return norms
@@ -180,7 +185,9 @@ def run_trials(config: TuneConfig, norm: str) -> None:
 def work(config: TuneConfig, norm: str, worker: int) -> None:
     """Run trials until the study has its number of them, those of other processes included.
 
-    A trial that an error ends counts as failed, and another takes its place.
+    Raises:
+        UserError: the drawn hyperparameters cannot be used; the trial counts as failed, and the same
+            command continues with another.
     """
     optuna = load_optuna()
     study = open_study(config, norm, worker)

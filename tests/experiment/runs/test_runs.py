@@ -143,7 +143,7 @@ def test_evaluation_changes_no_file_of_the_run(dqn_run):
 
 def test_bootstrap_interval_of_equal_returns_is_the_value():
     assert bootstrap_interval(np.full(5, 500.0)) == (500.0, 500.0)
-    assert bootstrap_interval(np.array([3.0])) == (3.0, 3.0)
+    assert np.isnan(bootstrap_interval(np.array([3.0]))).all()
 
 
 def test_bootstrap_interval_covers_the_mean_at_its_level():

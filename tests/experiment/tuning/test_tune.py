@@ -102,10 +102,15 @@ def test_a_search_is_fair_continues_and_gives_a_conf_file(config, capsys):
 
 def test_a_file_may_claim_any_number_of_seeds(tmp_path):
     path = tmp_path / "x.yml"
-    path.write_text(SEARCHED.format(0, 999_999_999))
+    path.write_text(SEARCHED.format("CartPole-v1", 0, 999_999_999))
     with pytest.raises(UserError, match="with --seed 1000000000"):
-        check_seeds([5], path)
-    check_seeds([10**9], path)
+        check_seeds([5], path, "CartPole-v1")
+    check_seeds([10**9], path, "CartPole-v1")
+    check_seeds([5], path, "Acrobot-v1")
+    path.write_text(
+        "# chosen by rn-rl tune on seeds 3 to 4\n"
+    )  # as files were for all environments
+    assert searched_seeds(path, "CartPole-v1") == range(3, 5)
 
 
 def test_tuned_normalizers_are_compared_as_one_task(config, capsys):
@@ -185,15 +190,17 @@ def test_a_larger_number_of_trials_and_another_sampler_continue(config):
     assert len(trials(other, "ln")) == 1
 
 
-def test_a_conf_file_keeps_other_environments_and_counts_their_seeds(config):
+def test_a_conf_file_keeps_other_environments_and_their_seeds(config):
     config.out.mkdir()
     path = config.out / "a2c-ln.yml"
     write_found(replace(config, seed=4, seeds=2), path, {"gamma": 0.5})
-    assert searched_seeds(path) == range(4, 6)
+    assert searched_seeds(path, "CartPole-v1") == range(4, 6)
     write_found(config, path, {"gamma": 0.6})  # of the same environment, which is replaced
-    assert searched_seeds(path) == range(1)
+    assert searched_seeds(path, "CartPole-v1") == range(1)
     write_found(replace(config, env="Acrobot-v1", seed=7), path, {"gamma": 0.7})
-    assert searched_seeds(path) == range(8)
+    assert searched_seeds(path, "CartPole-v1") == range(1)
+    assert searched_seeds(path, "Acrobot-v1") == range(7, 8)
+    assert not searched_seeds(path, "Pendulum-v1")
     assert yaml.safe_load(path.read_text()) == {
         "CartPole-v1": {"gamma": 0.6},
         "Acrobot-v1": {"gamma": 0.7},

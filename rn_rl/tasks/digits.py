@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from rn_rl.errors import UserError
+from rn_rl.tasks.digest import digest
 from rn_rl.tasks.idx import read_idx
 
 CLASSES = 10
@@ -28,7 +29,7 @@ class Digits:
     """Images and labels, split into training and test."""
 
     name: str
-    """Source, for the page."""
+    """Source, for the page: the user's files with a digest of what was read."""
     x: np.ndarray
     """Training images, ``(n, height, width)``, 0 to 255."""
     y: np.ndarray
@@ -111,10 +112,10 @@ def read_folder(folder: Path) -> Digits:
     parts = []
     for images, labels in (PARTS, TEST_PARTS):
         x, y = (read_idx(file_in(folder, name)) for name in (images, labels))
-        if x.ndim != 3 or y.ndim != 1 or len(x) != len(y) or not len(y):
+        if x.ndim != 3 or y.ndim != 1 or len(x) != len(y) or not x.size:
             raise UserError(
                 f"{folder}: {images} of shape {x.shape} and {labels} of shape {y.shape}: expected "
-                "(n, height, width) and (n,), n at least 1"
+                "(n, height, width) and (n,), each at least 1"
             )
         if y.max() >= CLASSES:
             raise UserError(f"{folder / labels}: label {y.max()}, expected labels from 0 to 9")
@@ -124,7 +125,7 @@ def read_folder(folder: Path) -> Digits:
             f"{folder}: training images of {parts[0].shape[1:]} pixels, test images of "
             f"{parts[2].shape[1:]}; expected the same size"
         )
-    return Digits(folder.name, *parts)
+    return Digits(f"{folder.name}, digest {digest(parts)}", *parts)
 
 
 def file_in(folder: Path, name: str) -> Path:

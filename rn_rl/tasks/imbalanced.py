@@ -107,12 +107,15 @@ class Imbalanced(Task):
             (YOKED, "the gains that rn-paper had in a run with another seed"),
         )
     }
+    published_on = "MNIST"
+    class_prior = True
     metrics = (
         Metric("error_128", "error at 128", "%"),
         Metric("error_1", "at 1", "%"),
         Metric("error_all", "at all", "%"),
         Metric("thinned_recall", "thinned recall", "%", lower_is_better=False),
         Metric("diverged", "diverged", "share"),
+        Metric("donor_diverged", "donor diverged", "share"),
     )
     commit_every = 1
 
@@ -141,12 +144,11 @@ class Imbalanced(Task):
         n = int(setting.removeprefix("n="))
         keep, thinned = thin(digits.y, n, p, seed)
         x, y = as_inputs(digits.x[keep]), torch.from_numpy(digits.y[keep])
+        donor = None
         if arm.endswith(YOKED):
             commit_every = 1
             donor = donor_gains(arm, digits.y, digits.x, n, p, seed + DONOR)
-            net, norms = build(arm, x.shape[1], p.hidden, seed, donor)
-        else:
-            net, norms = build(arm, x.shape[1], p.hidden, seed)
+        net, norms = build(arm, x.shape[1], p.hidden, seed, donor)
         with applied_gains(norms) as trained:
             loss = train(net, x, y, p, seed, commit_every)
         test_x, test_y = as_inputs(digits.test_x), torch.from_numpy(digits.test_y)
@@ -157,14 +159,15 @@ class Imbalanced(Task):
         recalls, gains = [], []
         for size in TEST_BATCHES:
             with applied_gains(norms) as applied:
-                found = predict(net, test_x, size or len(test_x))
-            metrics[f"error_{size or 'all'}"] = 100 * float((found != test_y).double().mean())
-            recalls.append(
-                [100 * float((found[test_y == c] == c).double().mean()) for c in range(10)]
-            )
+                logits = predict(net, test_x, size or len(test_x))
+            metrics[f"error_{size or 'all'}"] = error_of(logits, test_y)
+            recalls.append(recall_of(logits, test_y))
             gains.append([float(np.mean(layer)) for layer in applied])
         recall = np.array(recalls[TEST_BATCHES.index(128)])
         metrics["thinned_recall"] = float(recall[thinned].mean()) if n else float("nan")
+        if donor is not None:
+            # a run that replays gains that are not finite diverges for this alone
+            metrics["donor_diverged"] = float(not all(np.isfinite(layer).all() for layer in donor))
         return Result(
             metrics,
             {
@@ -175,6 +178,16 @@ class Imbalanced(Task):
                 "test_gain": gains,
             },
         )
+
+    def recounted(self, result: Result) -> Result:
+        # earlier versions took NaN logits for the answer 0 in the recall too, so that it was 100%
+        if not result.metrics.get("diverged"):
+            return result
+        metrics, curves = dict(result.metrics), dict(result.curves)
+        if curves["classes"]:
+            metrics["thinned_recall"] = 0.0
+        curves["recall"] = [[0.0] * CLASSES for _ in TEST_BATCHES]
+        return Result(metrics, curves)
 
     def published(self, setting: str) -> Mapping[str, Mapping[str, str]]:
         from rn_rl.tasks import imbalanced_page
@@ -304,7 +317,21 @@ def not_finite(loss: list[float]) -> float:
 
 
 def predict(net: nn.Module, x: Any, size: int) -> Tensor:
-    """Return the predicted classes in evaluation mode, with ``size`` images in each batch."""
+    """Return the logits in evaluation mode, with ``size`` images in each batch: ``(n, classes)``."""
     net.eval()
     with torch.no_grad():
-        return torch.cat([net(part).argmax(1) for part in x.split(size)])
+        return torch.cat([net(part) for part in x.split(size)])
+
+
+def error_of(logits: Tensor, y: Tensor) -> float:
+    """Return the share of wrong classes in percent.
+
+    NaN logits count as class 0. So a network that diverged is at chance, 90% where classes are balanced.
+    """
+    return 100 * float((logits.argmax(1) != y).double().mean())
+
+
+def recall_of(logits: Tensor, y: Tensor) -> list[float]:
+    """Return the recall of each class in percent; no class is found where logits are not finite."""
+    right = (logits.argmax(1) == y) & logits.isfinite().all(1)
+    return [100 * float(right[y == c].double().mean()) for c in range(CLASSES)]

@@ -21,14 +21,14 @@ MOST_PRINTED = 4
 TOLD = (
     "Means over seeds with 95% bootstrap intervals. Differences are of the first number: mean over seeds "
     "of the paired difference, with its 95% interval by Student's t; negative is {direction}. Arms with "
-    "@K commit every K optimizer steps, and their logt does too."
+    "@K commit every K optimizer steps and at the end of each epoch, and their logt does too."
 )
 """Sentences below the table."""
 
 
 def header(results: Results) -> list[str]:
     """Return the heads of the table's columns."""
-    titles = [f"{m.title}, {m.unit}" if m.unit else m.title for m in results.task.metrics]
+    titles = [f"{m.title}, {m.unit}" if m.unit else m.title for m in results.metrics]
     return ["arm", "seeds", *titles, *(f"minus {name}" for name in REFERENCES)]
 
 
@@ -42,12 +42,13 @@ def rows_of(results: Results, setting: str) -> list[list[str]]:
         if not runs:
             continue
         row = [arm, str(len(runs))]
-        row += [str(results.estimate(arm, setting, metric.key)) for metric in task.metrics]
+        row += [results.text(arm, setting, metric.key) for metric in results.metrics]
         row += [difference(results, arm, name, setting) for name in REFERENCES]
         rows.append(row)
         if arm in published:
-            theirs = [published[arm].get(metric.key, "") for metric in task.metrics]
-            rows.append([f"{arm}, published", "", *theirs, *[""] * len(REFERENCES)])
+            theirs = [published[arm].get(metric.key, "") for metric in results.metrics]
+            name = f"{arm}, published, {task.published_on}"
+            rows.append([name, "", *theirs, *[""] * len(REFERENCES)])
     return rows
 
 
@@ -123,7 +124,7 @@ def write_numbers(results: Results, stem: Path) -> None:
 def print_tables(results: Results, console: Console) -> None:
     """Print the table of each setting without most intervals, which are in the page, in 80 columns."""
     task = results.task
-    metrics = task.metrics[:MOST_PRINTED]
+    metrics = results.metrics[:MOST_PRINTED]
     for setting in results.settings:
         heads = header(results)
         columns = [*heads[: 2 + len(metrics)], *heads[-len(REFERENCES) :]]
@@ -133,17 +134,19 @@ def print_tables(results: Results, console: Console) -> None:
         for arm in results.arms:
             if not results.runs(arm, setting):
                 continue
-            first, *others = (results.estimate(arm, setting, m.key) for m in metrics)
-            row = [arm, str(len(results.runs(arm, setting))), str(first)]
-            row += [str(Estimate(other.value)) for other in others]
+            first, *others = (results.text(arm, setting, m.key) for m in metrics)
+            row = [arm, str(len(results.runs(arm, setting))), first]
+            row += [other.partition(" [")[0] for other in others]
             row += [starred(results, arm, name, setting) for name in REFERENCES]
             rows.append(row)
             styles.append(None)
             if arm in published:
                 theirs = [published[arm].get(metric.key, "") for metric in metrics]
-                rows.append(["  published", "", *theirs, *[""] * len(REFERENCES)])
+                rows.append([f"  on {task.published_on}", "", *theirs, *[""] * len(REFERENCES)])
                 styles.append("dim")
         caption = "*: the interval of the difference excludes 0"
+        if published:
+            caption += f"; on {task.published_on}: as published"
         left_out = (*reversed(columns[3 : 2 + len(metrics)]), "seeds")
         table = name_table(
             columns, rows, console.width, expendable=left_out, styles=styles, title=Text(setting)

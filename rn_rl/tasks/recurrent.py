@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 from rn_rl.errors import UserError
 from rn_rl.tasks.digits import CLASSES, load_digits
 from rn_rl.tasks.fed_back import NormRNNCell, Place, Sharing
-from rn_rl.tasks.imbalanced import LEARNING_RATE, MOMENTUM, as_inputs, predict
+from rn_rl.tasks.imbalanced import LEARNING_RATE, MOMENTUM, as_inputs, error_of, predict
 from rn_rl.tasks.seeding import batches, generator, seed_torch
 from rn_rl.tasks.task import Metric, Result, Task, phases
 
@@ -152,7 +152,7 @@ class Recurrent(Task):
                     optimizer.step()
                     total += loss.item() * len(batch)
                 losses.append(total / len(y))
-                errors.append(error_of(net, test_x, test_y, 128))  # eval() commits
+                errors.append(tested(net, test_x, test_y, 128))  # eval() commits
                 gains.append(net.cell.norm.gains())
         last = gains[-1]
         metrics = {
@@ -160,8 +160,8 @@ class Recurrent(Task):
             "best": min(errors),
             "collapsed": float(collapsed(errors, losses)),
             "gain": float(np.mean(last)),
-            "error_1": error_of(net, test_x, test_y, 1),
-            "error_all": error_of(net, test_x, test_y, len(test_y)),
+            "error_1": tested(net, test_x, test_y, 1),
+            "error_all": tested(net, test_x, test_y, len(test_y)),
         }
         return Result(metrics, {"error": errors, "loss": losses, "gain": gains})
 
@@ -241,9 +241,9 @@ def some_of(x: Tensor, y: Tensor, count: int, rng: np.random.Generator) -> tuple
     return x[chosen], y[chosen]
 
 
-def error_of(net: nn.Module, x: Tensor, y: Tensor, size: int) -> float:
+def tested(net: nn.Module, x: Tensor, y: Tensor, size: int) -> float:
     """Return the error in percent, with ``size`` images in each batch; ``eval()`` commits first."""
-    return 100 * float((predict(net, x, size) != y).double().mean())
+    return error_of(predict(net, x, size), y)
 
 
 def collapsed(errors: list[float], losses: list[float]) -> bool:

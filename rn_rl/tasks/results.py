@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
@@ -26,6 +27,7 @@ class Results:
 
     Attributes:
         toy: True if the numbers mean nothing.
+        metrics: metrics of the task that some run has: the columns of its table.
     """
 
     def __init__(
@@ -40,7 +42,11 @@ class Results:
         self.toy = toy
         self._runs: dict[tuple[str, str], dict[int, Run]] = {}
         for run in runs:
-            self._runs.setdefault((run.arm, run.setting), {})[run.seed] = run
+            result = task.recounted(run.result)
+            counted = replace(run, metrics=result.metrics, curves=result.curves)
+            self._runs.setdefault((run.arm, run.setting), {})[run.seed] = counted
+        every = [run for of_it in self._runs.values() for run in of_it.values()]
+        self.metrics = [m for m in task.metrics if any(m.key in run.metrics for run in every)]
         self.settings = [s for s in settings if any(key[1] == s for key in self._runs)]
         self.arms = [a for a in arms if any(key[0] == a for key in self._runs)]
 
@@ -66,10 +72,26 @@ class Results:
             return Estimate(float(values.mean()))
         return Estimate(float(values.mean()), *statistics.bootstrap_interval(values))
 
+    def not_finite(self, arm: str, setting: str, metric: str) -> int:
+        """Count the runs whose metric is NaN or infinite."""
+        return int((~np.isfinite(self.values(arm, setting, metric))).sum())
+
+    def text(self, arm: str, setting: str, metric: str) -> str:
+        """Return the mean of a metric with its interval, or how many runs have no finite value.
+
+        Where all are NaN, or a run lacks it, the arm has no such number: ``-``.
+        """
+        if any(metric not in run.metrics for run in self.runs(arm, setting)):
+            return "-"
+        lost, values = self.not_finite(arm, setting, metric), self.values(arm, setting, metric)
+        if lost and not np.isnan(values).all():
+            return f"{lost} of {len(values)} not finite"
+        return str(self.estimate(arm, setting, metric))
+
     def difference(self, arm: str, other: str, setting: str, metric: str) -> Estimate | None:
         """Return the mean paired difference of two arms, with its 95% interval by Student's t.
 
-        Pairs are runs of the same seed; None where there is no pair.
+        Pairs are runs of the same seed; None where there is no pair, NaN where one is not finite.
         """
         mine, theirs = (
             {run.seed: run.metrics[metric] for run in self.runs(name, setting)}
@@ -79,6 +101,8 @@ class Results:
         if not seeds:
             return None
         x, y = (np.array([values[seed] for seed in seeds], float) for values in (mine, theirs))
+        if not np.isfinite((x, y)).all():
+            return Estimate(float("nan"))
         return Estimate(*statistics.paired_difference(x, y))
 
     def reference(self, arm: str, name: str) -> str:

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 SEEDS, TOY_SEEDS = 5, 2
 """Seeds by default."""
 
+MOST_SEED = 2_000_000_000
+"""Largest first seed: scikit-learn's models take seeds below 2**32."""
+
 STOPPING = "stopping after the runs in work (Ctrl-C again: at once)"
 """Line that acknowledges the first Ctrl-C."""
 
@@ -146,6 +149,8 @@ def make_jobs(task: Task, config: TaskConfig) -> list[Job]:
     """
     count = config.seeds if config.seeds is not None else TOY_SEEDS if config.toy else SEEDS
     check_seeds(count)
+    if not 0 <= config.seed <= MOST_SEED:
+        raise UserError(f"--seed {config.seed}: expected 0 to {MOST_SEED:,}")
     if config.jobs is not None and config.jobs < 1:
         raise UserError(f"--jobs {config.jobs}: expected at least 1")
     if config.data is not None and not config.data.exists():

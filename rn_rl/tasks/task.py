@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import nn
 
 from rn_rl.errors import UserError, unknown
-from rn_rl.normalization import canonical_spec, commit_every, prior_terms
+from rn_rl.normalization import canonical_spec, commit_every, parse_spec, prior_terms
 
 if TYPE_CHECKING:
     from rn_rl.tasks.results import Results
@@ -84,6 +84,10 @@ class Task(ABC):
     """Arms of ``--toy``."""
     toy_settings: ClassVar[tuple[str, ...]] = ()
     """Settings of ``--toy``, by default those of :attr:`settings`."""
+    published_on: ClassVar[str] = ""
+    """Data of the published values, which their rows name: those of ``--data`` are others."""
+    class_prior: ClassVar[bool] = False
+    """True if training gives the share of each sample's class, as the prior of ``sn``."""
     commit_every: ClassVar[int | None] = None
     """Optimizer steps of a phase by default; None: a phase is one epoch."""
 
@@ -123,6 +127,10 @@ class Task(ABC):
             commit_every: optimizer steps of a phase; None: one epoch.
         """
 
+    def recounted(self, result: Result) -> Result:
+        """Return the outcome of a stored run as this version counts it, where an earlier one erred."""
+        return result
+
     def published(self, setting: str) -> Mapping[str, Mapping[str, str]]:
         """Return the paper's values by arm and key of the metric, as text such as ``"90.11 ± 0.24"``."""
         return {}
@@ -158,7 +166,7 @@ class Task(ABC):
 
         Raises:
             UserError: it is neither a normalizer spec nor one of :attr:`extra_arms`, its ``@K`` is no
-                number of steps, or it has a prior of an agent's transitions.
+                number of steps, or its ``sn`` has a prior that the task does not give.
         """
         text, mark, steps = name.rpartition(EVERY)
         text = text if mark else name
@@ -167,10 +175,18 @@ class Task(ABC):
                 f"arm {name!r}: expected a number of optimizer steps of at least 1 after "
                 f"{EVERY}, such as rn{EVERY}10"
             )
-        spelled = text if text in self.extra_arms else canonical_spec(text)
-        if text not in self.extra_arms and prior_terms(text):
+        known = text in self.extra_arms
+        spelled = text if known else canonical_spec(text)
+        if not known and prior_terms(text):
+            instead = "sn" if self.class_prior else "rn"
             raise UserError(
-                f"arm {name!r}: prior= is of an agent's transitions, and a task has none; expected sn"
+                f"arm {name!r}: prior= is of an agent's transitions, and a task has none; expected "
+                f"{instead}"
+            )
+        if not (known or self.class_prior) and any(t.row.name == "sn" for t in parse_spec(text)):
+            raise UserError(
+                f"arm {name!r}: sn needs a prior, which task {self.name} does not give, so it would "
+                "be rn; expected rn, or task imbalanced"
             )
         return f"{spelled}{EVERY}{int(steps)}" if mark else spelled
 

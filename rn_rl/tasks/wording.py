@@ -10,14 +10,23 @@ from rn_rl.tasks.task import Metric
 
 
 def versus(results: Results, arm: str, other: str, setting: str, metric: Metric) -> str:
-    """Say which of two arms is better and by how much; empty where one of them has no runs.
+    """Say which of two arms is better and by how much; empty where no seed has both.
 
     The difference is the mean over seeds of the paired difference, with its 95% interval; where that
-    contains 0, the sentence says "cannot be told from".
+    contains 0, the sentence says "cannot be told from". Where a run is not finite, it says how many are.
     """
     found = results.difference(arm, other, setting, metric.key)
-    if found is None or math.isnan(found.value):
+    if found is None:
         return ""
+    if math.isnan(found.value):
+        lost = {name: results.not_finite(name, setting, metric.key) for name in (arm, other)}
+        return joined(
+            [
+                f"{name} is not finite in {count} of {len(results.runs(name, setting))} seeds"
+                for name, count in lost.items()
+                if count
+            ]
+        )
     unit = {"%": " points", "": ""}.get(metric.unit, f" {metric.unit}")
     if math.isnan(found.low):
         return f"{arm} minus {other} is {found.value:+.3g}{unit}, one seed"
@@ -34,5 +43,12 @@ def versus(results: Results, arm: str, other: str, setting: str, metric: Metric)
 
 
 def joined(parts: list[str]) -> str:
-    """Join the parts of a sentence that are not empty by semicolons."""
-    return "; ".join(part for part in parts if part)
+    """Join the parts of a sentence that are not empty by semicolons, equal ones once."""
+    return "; ".join(dict.fromkeys(part for part in parts if part))
+
+
+def means(results: Results, setting: str, metric: Metric) -> str:
+    """Say the mean of each arm, for results in which no two arms can be compared."""
+    present = [arm for arm in results.arms if results.runs(arm, setting)]
+    told = {arm: results.text(arm, setting, metric.key) for arm in present}
+    return joined([f"{arm} has {'no number' if t == '-' else t}" for arm, t in told.items()])

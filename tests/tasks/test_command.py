@@ -181,6 +181,12 @@ def test_two_commands_do_not_write_one_file(done, tmp_path, capsys):
         (["imbalanced", "--commit-every", "0"], "--commit-every '0': expected"),
         (["imbalanced", "--commit-every", "often"], "--commit-every 'often': expected"),
         (["imbalanced", "--norms", "ln+sn(prior=td)"], "a task has none; expected sn"),
+        (["recurrent", "--norms", "sn(prior=td)"], "a task has none; expected rn"),
+        (["recurrent", "--norms", "none,sn"], "arm 'sn': sn needs a prior, which task recurrent"),
+        (["handwriting", "--norms", "ln+sn(half_life=9)@2"], "so it would be rn; expected rn"),
+        (["imbalanced", "--seed", "-1"], "--seed -1: expected 0 to 2,000,000,000"),
+        (["babi", "--seed", "5000000000"], "--seed 5000000000: expected 0 to 2,000,000,000"),
+        (["babi", "--norms", "none,degree@5"], "arm 'degree@5': degree has no phases to commit"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -201,6 +207,13 @@ def test_every_task_fills_the_interface(name):
     for setting in task.settings:
         for arm, values in task.published(setting).items():
             assert arm in task.arms and values.keys() <= {metric.key for metric in task.metrics}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_protocol_of_shipped_data_is_the_one_on_record(name):
+    """It is the key of finished runs, so those that were stored before are found again."""
+    page = (ROOT / f"results/tasks/{name}.md").read_text()
+    assert f"\n{find_task(name).protocol(None, toy=False)}\n" in page
 
 
 def test_jobs_are_seed_by_seed_and_an_arm_with_steps_keeps_them(tmp_path):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 import torch
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
-from rn_rl import CodeLengthProbe
+from rn_rl import CodeLengthProbe, register
+from rn_rl.normalization import REGISTRY
 from rn_rl.tasks.draw.attention import glimpse
 from rn_rl.tasks.draw.network import DrawNetwork
 from rn_rl.tasks.draw.objective import divergence, reconstruction
@@ -117,6 +119,36 @@ def test_training_lowers_the_bound_by_more_than_100_nats():
     assert np.shape(shown["canvases"]) == (5, 2, 28, 28)
     assert np.shape(shown["read_boxes"]) == (5, 2, 4)
     assert np.min(shown["samples"]) >= 0 and np.max(shown["samples"]) <= 255
+
+
+class Noisy(torch.nn.Module):
+    """A normalizer of a user, whose parameters begin at random."""
+
+    def __init__(self, num_features):
+        super().__init__()
+        self.scale = torch.nn.Parameter(1 + 0.1 * torch.randn(num_features))
+
+    def forward(self, x):
+        return self.scale * x
+
+
+@pytest.fixture
+def noisy():
+    """Name of a registered normalizer whose construction draws random numbers."""
+    register("noisy", Noisy)
+    yield "noisy"
+    del REGISTRY["noisy"]
+
+
+def test_a_normalizer_that_draws_random_numbers_leaves_the_weights_of_the_layers(noisy):
+    nets = []
+    for arm in ("none", noisy):
+        seed_torch(0)
+        nets.append(DrawNetwork(arm, size=12, hidden=16))
+    plain, other = (dict(net.named_parameters()) for net in nets)
+    assert len(other) == len(plain) + 10, "encoder and decoder, 5 steps"
+    for name, weight in plain.items():
+        assert torch.equal(weight, other[name]), name
 
 
 def test_the_probe_attaches():

@@ -13,7 +13,7 @@ from rn_rl.tasks.handwriting.files import read_lines, read_strokes
 from rn_rl.tasks.handwriting.mixture import Mixture, outputs
 from rn_rl.tasks.handwriting.network import HandwritingNetwork
 from rn_rl.tasks.handwriting.strokes import offsets, resample, strokes_of, write_lines
-from rn_rl.tasks.handwriting.task import load
+from rn_rl.tasks.handwriting.task import Handwriting, load, split
 from rn_rl.tasks.seeding import seed_torch
 
 
@@ -154,7 +154,7 @@ def test_iam_strokes(tmp_path):
     first, second = read_strokes(path)
     assert first.tolist() == [[1073, -1058], [1072, -1085], [1082, -1105]]
     assert len(second) == 2
-    lines = read_lines(tmp_path, points=2)  # 4 offsets are 2 sequences
+    lines = read_lines(tmp_path, points=2).sequences  # 4 offsets are 2 sequences
     expected = np.array([[-1, -27, 0], [10, -20, 1], [94, -52, 0], [14, -1, 1]], float)
     expected[:, :2] /= 100  # the height of the line
     np.testing.assert_allclose(lines.reshape(4, 3), expected, rtol=1e-6)
@@ -176,6 +176,7 @@ OUTSIDE = '<!DOCTYPE a SYSTEM "file:///etc/passwd"><a><Stroke><Point x="1" y="1"
         ('<a><Point x="1" y="1"/></a>', "outside a Stroke"),
         (BOMB, "declares the document type"),
         (OUTSIDE, "declares the document type"),
+        (IAM.replace("ISO-8859-1", "foo-1"), "unknown encoding: foo-1; expected a whole XML file"),
     ],
 )
 def test_what_is_wrong_with_a_stroke_file_is_said_in_one_line(tmp_path, text, says):
@@ -184,6 +185,54 @@ def test_what_is_wrong_with_a_stroke_file_is_said_in_one_line(tmp_path, text, sa
     with pytest.raises(UserError, match=says) as error:
         read_strokes(path)
     assert "\n" not in str(error.value) and str(path) in str(error.value)
+
+
+def stroke_files(folder, counts, points=6, scale=1.0):
+    """Files of as many sequences of ``points`` points as ``counts`` says, all different."""
+    rng, begin = np.random.default_rng(0), IAM[: IAM.index("    <Stroke ")]
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, count in enumerate(counts):
+        place = scale * np.cumsum(rng.normal(size=(count * points + 1, 2)), 0)
+        text = "".join(f'<Point x="{x:.4f}" y="{y:.4f}"/>' for x, y in place)
+        text = f"{begin}<Stroke>{text}</Stroke></StrokeSet></WhiteboardCaptureSession>"
+        (folder / f"{number:03}.xml").write_text(text)
+    return folder
+
+
+def test_lines_of_a_file_are_all_for_training_or_all_for_testing(tmp_path):
+    folder = stroke_files(tmp_path / "iam", [3, 1, 2, 4, 1, 3, 2, 1, 5])
+    files = read_lines(folder, 6).files
+    assert np.bincount(files).tolist() == [3, 1, 2, 4, 1, 3, 2, 1, 5]
+    seen = set()
+    for seed in range(20):
+        test, train = split(files, 4, np.random.default_rng(seed))
+        assert not set(files[test]) & set(files[train]) and len(train)
+        assert len(test) >= 4 and set(test) | set(train) == set(range(22))
+        seen |= set(files[test])
+    assert seen == set(range(9))
+    lengths = set(map(len, split(np.repeat([0, 1], [2, 20]), 4, np.random.default_rng(0))))
+    assert lengths == {2, 20}, "one file is left for training"
+    train, test = load(0, folder, toy=True)
+    assert train.shape == (8, 6, 3) and test.shape == (4, 6, 3)
+
+
+def test_a_single_file_is_split_by_sequence(tmp_path):
+    stroke_files(tmp_path, [11])
+    train, test = load(0, tmp_path, toy=True)
+    assert len(train) == 8 and len(test) == 2
+    assert "11 sequences of 1 file, " in Handwriting().protocol(tmp_path, toy=True)
+
+
+def test_the_protocol_tells_strokes_by_content_and_has_their_numbers(tmp_path):
+    """Four files, then forty: the results of both were mixed."""
+    few = Handwriting().protocol(stroke_files(tmp_path / "a/iam", [3] * 4), toy=True)
+    read_lines.cache_clear()
+    many = Handwriting().protocol(stroke_files(tmp_path / "a/iam", [3] * 40), toy=True)
+    moved = Handwriting().protocol(stroke_files(tmp_path / "b/iam", [3] * 40), toy=True)
+    assert few != many == moved
+    assert "strokes (12 sequences of 4 files, iam, digest " in few
+    assert "120 sequences of 40 files" in many and "400 sequences" not in many
+    assert "at most 8 of them for training" in many
 
 
 def test_folders_without_lines(tmp_path):

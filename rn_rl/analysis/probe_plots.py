@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rn_rl.analysis import drawing, paper, plots
-from rn_rl.analysis.probes import BLOCKS, ProbedArm, blocks, is_online_layer
+from rn_rl.analysis.probes import BLOCKS, ProbedArm, blocks, is_of_normalizer, is_online_layer
 from rn_rl.errors import UserError
 
 MOST_LINES = 12
@@ -66,7 +66,9 @@ def lines(axes: Axes, drawn: Sequence[Line], palette: drawing.Palette) -> None:
             continue
         look = palette[name]
         marker = "o" if known.sum() == 1 else None
-        axes.plot(steps[known], rows[:, known].mean(0), label=name, marker=marker, **look)
+        # matplotlib leaves labels out of legends that begin with _
+        label = f" {name}" if name.startswith("_") else name
+        axes.plot(steps[known], rows[:, known].mean(0), label=label, marker=marker, **look)
         if len(rows) > 1:
             low, high = rows[:, known].min(0), rows[:, known].max(0)
             axes.fill_between(steps[known], low, high, color=look["color"], alpha=0.12, linewidth=0)
@@ -88,9 +90,12 @@ def residuals(arm: ProbedArm, canvas: Canvas) -> Figure | None:
     layers = online_layers(arm)[:MOST_LINES]
     if not layers:
         return None
+    returned = [blocks(r.return_steps, r.returns, arm.length, 4 * BLOCKS) for r in arm.runs]
+    found = np.stack([values for _, values in returned])
+    panels = 3 if np.isfinite(found).any() else 2
     palette = canvas.palette(layers)
-    figure = canvas.picture(3, [*layers, "stationary data"])
-    top, middle, bottom = figure.subplots(3, 1, sharex=True)
+    figure = canvas.picture(panels, [*layers, "stationary data"])
+    top, middle, *bottom = figure.subplots(panels, 1, sharex=True)
     lines(top, curves_of(arm, "code", layers), palette)
     steps, code = arm.curve("code", layers[0])
     expected = code[0] - arm.curve("residual", layers[0])[1][0]
@@ -101,15 +106,11 @@ def residuals(arm: ProbedArm, canvas: Canvas) -> Figure | None:
     lines(middle, curves_of(arm, "residual", layers), palette)
     stage_lines(middle, arm)
     middle.set_ylabel("residual, nats")
-    returned = [blocks(r.return_steps, r.returns, arm.length, 4 * BLOCKS) for r in arm.runs]
-    found = np.stack([values for _, values in returned])
-    if np.isfinite(found).any():
-        lines(bottom, [("return", returned[0][0], found)], palette)
-        stage_lines(bottom, arm, of_return=True)
-        bottom.set_ylabel("return")
-    else:
-        bottom.set_visible(False)
-    plots.steps_axis(bottom if bottom.get_visible() else middle)
+    for axes in bottom:
+        lines(axes, [("return", returned[0][0], found)], palette)
+        stage_lines(axes, arm, of_return=True)
+        axes.set_ylabel("return")
+    plots.steps_axis([middle, *bottom][-1])
     legend(figure, top)
     return figure
 
@@ -136,7 +137,7 @@ def online_minus_target(arm: ProbedArm, canvas: Canvas) -> Figure | None:
 
 def online_layers(arm: ProbedArm) -> list[str]:
     """Columns of online networks without time step, without the inputs of normalizers."""
-    return [name for name in arm.layers if is_online_layer(name)]
+    return [name for name in arm.layers if is_online_layer(name, arm.columns)]
 
 
 def layer_pairs(arm: ProbedArm) -> list[tuple[str, str]]:
@@ -144,7 +145,7 @@ def layer_pairs(arm: ProbedArm) -> list[tuple[str, str]]:
 
     Layers with names of their own, such as ``action_net`` and ``value_net``, follow no other for certain.
     """
-    layers = [name for name in online_layers(arm) if not name.endswith(".out")]
+    layers = [name for name in online_layers(arm) if not is_of_normalizer(name, arm.columns)]
     split = [(name, *name.rpartition(".")[::2]) for name in layers]
     return [
         (one, other)
@@ -233,10 +234,12 @@ def measures(arm: ProbedArm, canvas: Canvas) -> Figure | None:
     rows = -(-len(named) // 2)
     figure = canvas.picture(rows, layers)
     grid = figure.subplots(rows, 2, sharex=True, squeeze=False).flatten()
-    for axes, (name, label) in zip(grid, named, strict=False):
+    for i, (axes, (name, label)) in enumerate(zip(grid, named, strict=False)):
         lines(axes, curves_of(arm, name, layers), palette)
         axes.set_ylabel(label)
-        plots.steps_axis(axes)
+        if i + 2 >= len(named):  # the last one of its column
+            axes.tick_params(labelbottom=True)
+            plots.steps_axis(axes)
     for axes in grid[len(named) :]:
         axes.set_visible(False)
     legend(figure, *grid[: len(named)])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -22,6 +24,7 @@ from rn_rl.experiment.runs.records import (
     read_evaluations,
     read_probe,
 )
+from rn_rl.experiment.runs.spec import differences, flatten
 from rn_rl.probe import ProbeRecord, find_stages, recurring
 from rn_rl.probe.measures import explained_code
 from rn_rl.probe.stages import RecurringStage, window_of
@@ -34,6 +37,11 @@ BLOCKS = 20
 
 CORRELATED = ("residual", "shift", "ratio", "dead", "rank", "step", "churn")
 """Measures that are correlated with the return."""
+
+
+class NoRows(UserError):
+    """A record has no rows: no phase has ended."""
+
 
 HOW = "record one with 'rn-rl train --probe' or 'rn-rl compare --probe'"
 
@@ -50,6 +58,8 @@ class ProbedRun:
         record: record of the probe.
         return_steps: timesteps at which training episodes ended; of evaluations without any.
         returns: their returns.
+        identity: text that runs share that differ in their seed alone; the path of a file by itself.
+        settings: settings of the run, by name.
     """
 
     name: str
@@ -59,12 +69,26 @@ class ProbedRun:
     record: ProbeRecord
     return_steps: np.ndarray
     returns: np.ndarray
+    identity: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def online(self) -> np.ndarray:
+        """Residuals of the online layers, ``(rows, columns)``."""
+        names = self.record.columns
+        columns = [i for i, name in enumerate(names) if is_online_layer(name, names)]
+        found: np.ndarray = self.record.values["residual"][:, columns]
+        return found
+
+    @property
+    def has_end(self) -> bool:
+        """True if the last row has a number, which it has not after a run diverged."""
+        return bool(np.isfinite(self.online[-1]).any())
 
     @cached_property
     def stages(self) -> list[float]:
         """Positions of the stages of the residuals of the online layers, as shares of the training."""
-        columns = [i for i, name in enumerate(self.record.columns) if is_online_layer(name)]
-        table = self.record.values["residual"][:, columns]
+        table = self.online
         return [float(self.record.timesteps[s.row] / self.length) for s in find_stages(table)]
 
     @cached_property
@@ -92,7 +116,8 @@ class ProbedRun:
         found = values["residual"][rows, i]
         if len(found) < 10 or not np.ptp(found):
             return math.nan
-        expected = explained_code(values["shift"][rows, i], values["ratio"][rows, i])
+        shift, ratio = values["shift"][rows, i], values["ratio"][rows, i]
+        expected = explained_code(shift, ratio, self.record.decay)
         return float(1 - (found - expected).var() / found.var())
 
     def correlation(self, measure: str, column: str) -> float:
@@ -123,9 +148,24 @@ def blocks(
         return middle, np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 
-def is_online_layer(column: str) -> bool:
-    """Return True for columns of online networks, without the inputs of normalizers."""
-    return "_target." not in column and not column.endswith(".in")
+def is_online_layer(column: str, columns: Collection[str]) -> bool:
+    """Return True for columns of online networks, without the inputs of normalizers.
+
+    Args:
+        column: name of the column.
+        columns: names of all columns of the record.
+    """
+    is_input = column.endswith(".in") and is_of_normalizer(column, columns)
+    return "_target." not in column and not is_input
+
+
+def is_of_normalizer(column: str, columns: Collection[str]) -> bool:
+    """Return True for the input or output of a normalizer: a column whose counterpart is there too.
+
+    Names of layers may end in ``.in`` or ``.out`` by themselves.
+    """
+    layer, _, end = column.rpartition(".")
+    return end in ("in", "out") and f"{layer}.in" in columns and f"{layer}.out" in columns
 
 
 @dataclass
@@ -165,7 +205,10 @@ class ProbedArm:
         return min(run.length for run in self.runs)
 
     def curve(self, measure: str, column: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return timesteps ``(points,)`` and a measure of every run at them, ``(runs, points)``."""
+        """Return timesteps ``(points,)`` and a measure of every run at them, ``(runs, points)``.
+
+        A value is NaN before the first known one of a run, and after the last, as of a run that diverged.
+        """
         records = [run.record for run in self.runs]
         first = max(record.timesteps[0] for record in records)
         last = min(record.timesteps[-1] for record in records)
@@ -183,8 +226,9 @@ class ProbedArm:
             if not known.any():
                 rows.append(np.full(len(steps), np.nan))
                 continue
-            row = np.interp(steps, record.timesteps[known], one[known])
-            rows.append(np.where(steps < record.timesteps[known][0], np.nan, row))
+            at = record.timesteps[known]
+            row = np.interp(steps, at, one[known])
+            rows.append(np.where((steps < at[0]) | (steps > at[-1]), np.nan, row))
         return steps, np.stack(rows)
 
     def has(self, measure: str) -> bool:
@@ -223,9 +267,15 @@ class ProbedArm:
 
     def sentences(self) -> list[str]:
         """Say which stages there are, in how many seeds, and where nothing can be told."""
-        if not all(run.is_long_enough for run in self.runs):
-            return ["Too few rows to tell stages: expected at least 48 in each run."]
         told = []
+        diverged = sum(not run.has_end for run in self.runs)
+        if diverged:
+            told.append(
+                f"{diverged} of {len(self.runs)} runs end without numbers, as where a layer diverged: "
+                "means of the last tenth leave them out."
+            )
+        if not all(run.is_long_enough for run in self.runs):
+            return [*told, "Too few rows to tell stages: expected at least 48 in each run."]
         for what, found in (("residual", self.stages), ("return", self.return_stages)):
             places = ", ".join(
                 f"at {stage.position:.0%} of the training ({stage.seeds} of {stage.of} seeds)"
@@ -256,7 +306,7 @@ def find_probed(paths: Sequence[Path]) -> list[tuple[Run | None, Path]]:
     """Find the records of runs, of zips in them, of folders that hold runs, and of npz files.
 
     Returns:
-        Each run, None for a file by itself, and the path where its record is or would be.
+        Each run once, None for a file by itself, and the path where its record is or would be.
 
     Raises:
         UserError: there is no such path.
@@ -276,7 +326,10 @@ def find_probed(paths: Sequence[Path]) -> list[tuple[Run | None, Path]]:
             found += [(Run(folder), Run(folder).probe_file) for folder in inside] or [
                 (run, run.probe_file)
             ]
-    return list(dict.fromkeys(found))
+    once: dict[Path, tuple[Run | None, Path]] = {}
+    for run_and_path in found:
+        once.setdefault(run_and_path[1].resolve(), run_and_path)
+    return list(once.values())
 
 
 def read_run(run: Run | None, path: Path) -> ProbedRun:
@@ -288,7 +341,8 @@ def read_run(run: Run | None, path: Path) -> ProbedRun:
     if run is None:
         record = checked_length(path, read_probe(path))
         nothing = np.empty(0)
-        return ProbedRun(str(path), path.stem, 0, record.timesteps[-1], record, nothing, nothing)
+        found = nothing, nothing, str(path.resolve())
+        return ProbedRun(str(path), path.stem, 0, record.timesteps[-1], record, *found)
     spec = run.read_spec()
     if not path.is_file():
         raise UserError(f"run {run.folder} has no probe.npz: {HOW}")
@@ -302,43 +356,73 @@ def read_run(run: Run | None, path: Path) -> ProbedRun:
     name = f"{spec.norm} {spec.algo} {spec.env}"
     length = float(max(record.timesteps[-1], 1))
     known = steps <= length
-    found = steps[known], returns[known]
-    return ProbedRun(str(run.folder), name, spec.seed, length, record, *found)
+    identity, settings = replace(spec, seed=0).identity(), flatten(spec.settings())
+    more = steps[known], returns[known], identity, settings
+    return ProbedRun(str(run.folder), name, spec.seed, length, record, *more)
 
 
 def checked_length(path: Path, record: ProbeRecord) -> ProbeRecord:
-    """Return the record; raise :class:`UserError` if it has no rows."""
+    """Return the record; raise :class:`NoRows` if it has no rows."""
     if not len(record.timesteps) or not record.columns:
-        raise UserError(
+        raise NoRows(
             f"{path} has no rows: the training has not ended a phase; expected one that has learned"
         )
     return record
 
 
 def read_arms(paths: Sequence[Path]) -> list[ProbedArm]:
-    """Read the runs with a probe, by normalizer, algorithm and environment.
+    """Read the runs with a probe, and sort those that differ in their seed alone into arms.
 
-    Of several runs, those without a probe are left out and named in the notes.
+    Of several runs, those without a probe or without a row are left out and named in the notes, and so
+    are repetitions of a run with the same seed: the one that got furthest counts.
 
     Raises:
         UserError: no run has a probe; a record is damaged.
     """
-    arms: dict[str, ProbedArm] = {}
-    missing: list[str] = []
+    arms: dict[str, dict[int, ProbedRun]] = {}
     places = find_probed(paths)
+    without: list[str] = []
+    left_out: Counter[str] = Counter()
     for run, path in places:
         if run is not None and len(places) > 1 and not path.is_file():
-            missing.append(str(run.folder))
+            without.append(str(run.folder))
+            left_out["without a probe"] += 1
             continue
-        found = read_run(run, path)
-        arms.setdefault(found.arm, ProbedArm(found.arm, [])).runs.append(found)
+        try:
+            found = read_run(run, path)
+        except NoRows:
+            if len(places) == 1:
+                raise
+            left_out["whose record has no rows yet"] += 1
+            continue
+        seeds = arms.setdefault(found.identity, {})
+        other = seeds.get(found.seed)
+        if other is not None:
+            left_out["that repeat another one with its seed"] += 1
+        if other is None or found.record.timesteps[-1] > other.record.timesteps[-1]:
+            seeds[found.seed] = found
     if not arms:
-        told = f", such as {missing[0]}" if missing else ""
+        told = f", such as {without[0]}" if without else ""
         raise UserError(
-            f"runs {', '.join(map(str, paths))}: none of {len(places)} has a probe.npz{told}; {HOW}"
+            f"runs {', '.join(map(str, paths))}: none of {len(places)} has a probe.npz"
+            f"{' with rows' if left_out['whose record has no rows yet'] else ''}{told}; {HOW}"
         )
-    for arm in arms.values():
-        arm.runs.sort(key=lambda run: run.seed)
-        if missing:
-            arm.notes.append(f"{len(missing)} runs without a probe are left out.")
-    return list(arms.values())
+    notes = [f"{count} runs {which} are left out." for which, count in left_out.items()]
+    sorted_runs = [sorted(seeds.values(), key=lambda run: run.seed) for seeds in arms.values()]
+    found_arms = [ProbedArm(runs[0].arm, runs, list(notes)) for runs in sorted_runs]
+    name_arms(found_arms)
+    return found_arms
+
+
+def name_arms(arms: Sequence[ProbedArm]) -> None:
+    """Add to equal names of arms the settings that differ; files of one name get their paths."""
+    names: dict[str, list[ProbedArm]] = {}
+    for arm in arms:
+        names.setdefault(arm.name, []).append(arm)
+    for like in names.values():
+        each = [arm.runs[0].settings for arm in like]
+        differ = differences(each)
+        for arm, mine in zip(like, each, strict=True):
+            told = ", ".join(f"{key} {mine.get(key, 'default')}" for key in differ)
+            if len(like) > 1:
+                arm.name = f"{arm.name} ({told})" if told else arm.runs[0].name

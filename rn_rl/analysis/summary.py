@@ -17,7 +17,7 @@ from rn_rl.analysis.metrics import ArmMetrics, Scale, common_span, estimate, sca
 from rn_rl.analysis.references import Reference, published
 from rn_rl.analysis.tables import Estimate
 from rn_rl.experiment.runs.records import Problem, RunRecord
-from rn_rl.experiment.runs.spec import flatten
+from rn_rl.experiment.runs.spec import differences, flatten
 from rn_rl.experiment.settings.options import DecisionOptions
 
 
@@ -253,12 +253,6 @@ def arm_names(runs: list[RunRecord]) -> list[str]:
         told = ", ".join(f"{key} {mine.get(key, 'default')}" for key in differ[run.spec.norm])
         names.append(run.spec.norm + (f" ({told})" if told else ""))
     return names
-
-
-def differences(settings: list[dict[str, Any]]) -> list[str]:
-    """Return the names of the settings, from :func:`flatten`, that are not the same in all."""
-    keys = dict.fromkeys(key for each in settings for key in each)
-    return [key for key in keys if len({repr(each.get(key)) for each in settings}) > 1]
 
 
 def name_tasks(tasks: list[Task]) -> None:

@@ -15,7 +15,14 @@ from rich.text import Text
 
 from rn_rl.analysis.probe_page import short, write_page
 from rn_rl.analysis.probe_plots import check_formats
-from rn_rl.analysis.probes import HOW, ProbedArm, find_probed, read_arms, read_run
+from rn_rl.analysis.probes import (
+    HOW,
+    ProbedArm,
+    checked_length,
+    find_probed,
+    is_of_normalizer,
+    read_arms,
+)
 from rn_rl.analysis.report import check_page
 from rn_rl.analysis.tables import Estimate
 from rn_rl.errors import UserError
@@ -23,7 +30,7 @@ from rn_rl.experiment.evaluation.config import ProbeConfig
 from rn_rl.experiment.runs.console import say
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.name_table import name_table
-from rn_rl.experiment.runs.records import CURVE_POINTS, Gains, read_gains
+from rn_rl.experiment.runs.records import CURVE_POINTS, Gains, read_gains, read_probe
 from rn_rl.probe import ProbeRecord
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -50,6 +57,12 @@ def run_probe(config: ProbeConfig) -> None:
     places = find_probed(config.runs)
     if config.watch and config.json:
         raise UserError("--watch --json: --watch draws in the terminal; expected one of the two")
+    of_page = options_of_page(config)
+    for option, what in (("watch", "draws in the terminal"), ("json", "prints")):
+        if getattr(config, option) and of_page:
+            raise UserError(
+                f"--{option} {of_page}: --{option} {what} and writes no page; leave out one of the two"
+            )
     if config.watch:
         if len(places) != 1:
             raise UserError(f"--watch follows one run: expected one, got {len(places)}")
@@ -83,6 +96,13 @@ def run_probe(config: ProbeConfig) -> None:
     say(console, f"page: {config.out}; {table}{more} beside it")
 
 
+def options_of_page(config: ProbeConfig) -> str:
+    """Return the options that were given and tell how the page is written; "" without any."""
+    told = [f"--figures {config.figures}"] if config.figures else []
+    told += [f"--out {config.out}"] if config.out != ProbeConfig.out else []
+    return " ".join(told)
+
+
 def print_record(name: str, record: ProbeRecord) -> None:
     """Print one JSON object for each column, with at most 100 evenly spaced rows."""
     pick = np.linspace(0, len(record.timesteps) - 1, min(CURVE_POINTS, len(record.timesteps)))
@@ -99,17 +119,17 @@ def print_record(name: str, record: ProbeRecord) -> None:
 def probe_table(arm: ProbedArm, width: int) -> Table:
     """Make a table of an arm for a terminal of so many columns.
 
-    It has a row for each online layer with weights, whose name is folded rather than cut; the page has
-    intervals, and all columns and measures.
+    It has a row for each online layer that is no normalizer, whose name is folded rather than cut; the
+    page has intervals, and all columns and measures.
     """
     names = [n for n in ("residual", "shift", "ratio", "dead", "rank") if arm.has(n)]
     rows = []
-    shown = [c for c in arm.columns if "_target." not in c and not c.endswith((".in", ".out"))]
+    online = [c for c in arm.columns if "_target." not in c]
+    shown = [c for c in online if not is_of_normalizer(c, arm.columns)]
     shown = shown or arm.columns
     for column in shown[:MOST_ROWS]:
         _, values = arm.curve("residual", column)
-        with np.errstate(all="ignore"):
-            line = values[:, np.isfinite(values).all(0)].mean(0)
+        line = values.mean(0)  # NaN where a run has no value
         cells = [short(Estimate(arm.last(name, column).value)) for name in names]
         cells.append(short(Estimate(arm.explained(column).value), share=True))
         rows.append([column, *cells, course(line, BAR_COUNT)])
@@ -123,15 +143,20 @@ def probe_table(arm: ProbedArm, width: int) -> Table:
 
 
 def course(line: np.ndarray, count: int) -> str:
-    """Draw a series in so many bars, on a scale of its own."""
-    if not len(line):
+    """Draw a series in so many bars, on a scale of its own; blank before and after its numbers."""
+    [known] = np.isfinite(line).nonzero()
+    if not len(known):
         return ""
     at = np.linspace(0, len(line) - 1, count)
-    return bars(np.interp(at, np.arange(len(line)), line), line.min(), line.max())
+    values = np.interp(at, known, line[known])
+    values[(at < known[0]) | (at > known[-1])] = np.nan
+    return bars(values, line[known].min(), line[known].max())
 
 
 def watch(run: Run | None, path: Path, seconds: float = 1.0) -> None:
     """Draw the residuals of a run in the terminal until it has all of its timesteps, or Ctrl-C.
+
+    A record without rows is waited for.
 
     Args:
         run: the run; None for a file by itself, which is drawn once.
@@ -139,7 +164,7 @@ def watch(run: Run | None, path: Path, seconds: float = 1.0) -> None:
         seconds: time between two looks at the record.
 
     Raises:
-        UserError: the run records no probe.
+        UserError: the run records no probe, or ended without a row.
     """
     length = None
     if run is not None:
@@ -151,11 +176,11 @@ def watch(run: Run | None, path: Path, seconds: float = 1.0) -> None:
     with Live(console=console, auto_refresh=False) as live:
         while True:
             reached = 0.0
-            if path.is_file():
-                record = read_run(run, path).record
-                reached = float(record.timesteps[-1])
-                live.update(watch_table(str(path), record, console.width), refresh=True)
             ended = run is None or run.divergence is not None or run.final_file.is_file()
+            record = read_probe(path) if path.is_file() else None
+            if record is not None and (ended or len(record.timesteps)):
+                reached = float(checked_length(path, record).timesteps[-1])
+                live.update(watch_table(str(path), record, console.width), refresh=True)
             if ended or length is None or reached >= 0.99 * length:
                 return
             time.sleep(seconds)
@@ -166,9 +191,9 @@ def watch_table(title: str, record: ProbeRecord, width: int) -> Table:
     rows = []
     for i, column in enumerate(record.columns[:MOST_ROWS]):
         line = record.values["residual"][:, i]
-        line = line[np.isfinite(line)]
-        if len(line):
-            rows.append([column, f"{line[-1]:.2f}", course(line, WATCH_COUNT)])
+        now = "-" if np.isnan(line[-1]) else f"{line[-1]:.2f}"
+        if np.isfinite(line).any():
+            rows.append([column, now, course(line, WATCH_COUNT)])
     left = len(record.columns) - MOST_ROWS
     if left > 0:
         rows.append([f"and {left} more", "", ""])
@@ -194,6 +219,11 @@ def print_gains(run: Run, config: ProbeConfig) -> None:
             f"run {run.folder} has no code lengths: it has neither a probe.npz ({HOW}) nor a normalizer "
             f"that keeps state, and it has '{spec.norm}'; rn_rl.CodeLengthProbe(module) measures any "
             "network while it learns"
+        )
+    if of_page := options_of_page(config):
+        raise UserError(
+            f"{of_page}: run {run.folder} has no probe.npz, so its gains are printed, not a page; leave "
+            f"it out, or {HOW}"
         )
     if config.json:
         for layer, gains in zip(found.layers, found.values.T, strict=True):
@@ -228,6 +258,6 @@ def as_table(found: Gains, about: str, width: int) -> Table:
 
 
 def bars(values: np.ndarray, low: float, high: float) -> str:
-    """Draw each value as a block character, on a scale from ``low`` to ``high``."""
+    """Draw each value as a block character, on a scale from ``low`` to ``high``; NaN as a blank."""
     heights = (values - low) / max(high - low, 1e-12) * (len(BARS) - 1)
-    return "".join(BARS[round(height)] for height in heights)
+    return "".join(" " if np.isnan(height) else BARS[round(height)] for height in heights)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import operator
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -14,14 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rn_rl.errors import UserError, unknown
+from rn_rl.errors import UserError
 from rn_rl.normalization import PhaseNorm
-from rn_rl.normalization.phase import decay_per_phase
 from rn_rl.probe import gates
+from rn_rl.probe.arguments import (
+    checked_network,
+    checked_reference,
+    chosen,
+    decay_of,
+    whole,
+)
 from rn_rl.probe.hooks import Hooks
-from rn_rl.probe.network import Weights, churn_of, evaluated, mean_gain, versions
+from rn_rl.probe.network import Weights, churn_of, evaluated, mean_gain
+from rn_rl.probe.notices import Notices
 from rn_rl.probe.observer import Observer, outside_transforms
-from rn_rl.probe.phases import Layout, Phase
+from rn_rl.probe.phases import Ended, Layout
 from rn_rl.probe.readings import Readings
 from rn_rl.probe.sites import (
     Layers,
@@ -67,17 +72,32 @@ class CodeLengthProbe:
     activation function that follows a layer or its normalizers, as a module that gets their output, and
     for recurrent layers and gates those of their own outputs. Output layers have none.
 
+    A layer with weights is a module without children that has parameters, or a part of the network that
+    has parameters of its own beside children. What is observed is the result of calling it, if that is a
+    tensor of floating-point numbers, or the first item of a tuple or list that is one: a module that
+    returns a dictionary or ``(None, x)`` is not observed. Features are on axis 1 of outputs of
+    convolutions, pooling, group, batch and instance normalizers and those of this library, and of other
+    images, except ``nn.Linear``, ``nn.LayerNorm`` and the like; else on the last axis. A standard
+    deviation below a millionth of the mean is rounding, and counts as 0.003.
+
+    Each call of ``nn.LSTM``, ``GRU`` and ``RNN`` with several steps begins at step 0; calls with one
+    step are counted on until the network is called again. See :meth:`sequences` for other ways.
+
     Effect on the network: none. Neither its outputs, its random numbers nor its modes change. Copies
-    and pickles of it are not observed. Under ``torch.compile`` each observed layer is a graph break;
-    attach the probe before the compiled network is first called, since later its hooks are not seen. A
-    phase in which the weights change and nothing is observed is warned of, once. Under
-    ``torch.func.vmap`` all networks are observed at once, and measures get an axis of networks.
+    and pickles of it are not observed. They have hooks that do nothing: such a pickle is only read where
+    this library is installed, and ``torch.jit.script`` refuses such a copy. A copy that is made inside
+    :meth:`paused` has none. Under ``torch.compile`` each observed layer is a graph break; attach the
+    probe before the compiled network is first called, since later its hooks are not seen. A phase in
+    which the weights change and nothing is observed is warned of, once, and so is a layer that is
+    replaced by another module: the probe does not follow it. Under ``torch.func.vmap`` all networks are
+    observed at once, and measures get an axis of networks.
 
     Args:
         module: any network.
         half_life: number of phases after which an observation counts half; None never forgets.
-        layers: names of layers to observe; ``"all"`` for every layer without children, activation
-            functions included; or a function ``(name, module) -> bool`` that chooses among those.
+        layers: names of layers to observe; ``"all"`` for every layer without children or with weights of
+            its own, activation functions included; or a function ``(name, module) -> bool`` that chooses
+            among those.
         every: number of phases of which one is observed: the first, and each ``every``-th after it. The
             others cost next to nothing.
         batches: number of forwards of a layer in a phase that are observed, the first ones; None for
@@ -86,8 +106,9 @@ class CodeLengthProbe:
         measures: names of :data:`MEASURES`.
         max_steps: number of time steps that get a column; later ones share the last.
         recompute_gates: also measure the gates (``.i``, ``.f``, ``.g``, ``.o``) and the cell state
-            (``.c``) of each ``nn.LSTM`` of one layer and direction. Hooks do not see them, so they are
-            computed again from input and weights, for the first batch of each observed phase.
+            (``.c``) of each ``nn.LSTM`` of one layer and direction, except of packed sequences. Hooks do
+            not see them, so they are computed again from input and weights, for the first batch of each
+            observed phase.
         reference: inputs on which the churn is measured at each observed commit: the change of each
             output on them since the last one, relative to its spread. A tensor, which the network is
             called with, or a function without arguments that calls it. The call is in evaluation mode,
@@ -125,18 +146,14 @@ class CodeLengthProbe:
         prefix: str = "",
         follow_copies: bool = False,
     ) -> None:
-        self.decay = decay_per_phase(half_life)
-        self.measures = frozenset([measures] if isinstance(measures, str) else measures)
-        for name in sorted(self.measures):
-            if name not in MEASURES:
-                raise unknown("measure", name, MEASURES)
-        self.modes = frozenset([modes] if isinstance(modes, str) else modes)
-        for mode in sorted(self.modes):
-            if mode not in MODES:
-                raise unknown("mode", mode, MODES)
+        self.decay = decay_of(half_life)
+        self.measures = chosen("measures", measures, MEASURES)
+        self.modes = chosen("modes", modes, MODES)
+        if not self.modes:
+            raise UserError(f"modes={modes!r}: expected at least one of {', '.join(MODES)}")
         self.every, self.max_steps = whole("every", every), whole("max_steps", max_steps)
         self.prefix, self.follow_copies = prefix, follow_copies
-        self.reference = reference
+        self.reference = checked_reference(reference)
         self.phases = 0
         """Number of phases that have ended, observed or not."""
         self._states = CodeStates(self.decay, self.measures)
@@ -146,19 +163,16 @@ class CodeLengthProbe:
             self.max_steps,
             recompute_gates,
         )
-        self._last: tuple[Phase, Layout] | None = None
+        self._last: Ended | None = None
         self._readings: Readings | None = None
         self.touched = False
         """True if a layer was called in an observed mode since the last phase ended."""
         self._layout: tuple[int, Layout] | None = None
-        self._parameters: list[Tensor] | None = None
-        self._versions = 0
         self._outputs: dict[str, Tensor] | None = None
-        self._churn: dict[str, float] = {}
         self._before: dict[str, Tensor] = {}
         self._weights: Weights | None = None
         self._paused = False
-        self._attach(module, layers)
+        self._attach(checked_network(module), layers)
 
     # attaching and detaching
 
@@ -166,10 +180,13 @@ class CodeLengthProbe:
         self._module: nn.Module | None = module
         sites = find_sites(module, layers)
         self._sites = [replace(site, name=f"{self.prefix}{site.name}") for site in sites]
-        self._gained: list[tuple[str, PhaseNorm]] = [
-            (site.output_name, site.module)
-            for site in self._sites
-            if isinstance(site.module, PhaseNorm)
+        self._places = {site.name: i for i, site in enumerate(self._sites)}
+        self._notices: Notices | None = Notices(module, self._sites, self.modes)
+        self._observer.time_first = any(
+            isinstance(site.module, nn.RNNBase) and not site.module.batch_first for site in sites
+        )
+        self._gained: list[tuple[Site, PhaseNorm]] = [
+            (site, site.module) for site in self._sites if isinstance(site.module, PhaseNorm)
         ]
         if self._observer.recompute_gates:
             gates.check([(site.name, site.module) for site in self._sites])
@@ -179,19 +196,19 @@ class CodeLengthProbe:
         if "dead" in self.measures:
             watched += find_activations(module, sites)
         self._hooks = Hooks(self._see, self._forward, watched, module, self.follow_copies)
-        if "train" in self.modes:
-            self._parameters = list(module.parameters())
-            self._versions = versions(self._parameters)
 
     def _switch(self) -> None:
         """Attach the hooks in phases that are observed, unless the probe is paused."""
-        self._hooks.attach(self.observing and not self._paused)
+        on = self.observing and not self._paused
+        self._hooks.attach(on)
+        if on and self._notices is not None:
+            self._notices.begin()
 
     def close(self) -> None:
         """Remove the hooks from the network; what was measured stays."""
         self._hooks.remove()
         self._module, self._weights, self.reference = None, None, None
-        self._parameters = None
+        self._notices = None
 
     def __enter__(self) -> CodeLengthProbe:
         return self
@@ -209,9 +226,8 @@ class CodeLengthProbe:
         self._states.flush()
         state = dict(self.__dict__)
         state.update(_hooks=Hooks.none(), _module=None, _sites=[], _gained=[], _last=None)
-        state.update(_weights=None, reference=None)
+        state.update(_weights=None, reference=None, _notices=None)
         state.update(_outputs=None, _readings=self.readings() if self._last else None)
-        state.update(_parameters=None)
         return state
 
     # observing
@@ -264,21 +280,30 @@ class CodeLengthProbe:
     def sequences(self, mask: Tensor | None = None) -> Iterator[None]:
         """Observe one pass over sequences inside this context: time steps are counted from 0.
 
-        Needed only where the network is used by another method than its call, or where sequences are
-        padded.
+        Needed only where a recurrent layer gets a sequence in parts of several steps, where cells are
+        used by another method than the call of the network, or where sequences are padded. Padding is
+        left out of all layers whose outputs are ``(batch, steps, ...)``, ``(steps, batch, ...)`` or
+        ``(batch * steps, features)``. If there are as many steps as sequences, it is the first of these,
+        or the second if a recurrent layer has ``batch_first=False``.
 
         Args:
             mask: ``(batch, steps)``, true for steps that are not padding; None if all are real.
+
+        Raises:
+            UserError: the mask does not fit the sequences that a recurrent layer is called with; it is
+                raised by that call.
         """
         self.begin_sequences(mask)
         try:
             yield
         finally:
             self._observer.mask = None
+            self._observer.one_pass = False
 
     def begin_sequences(self, mask: Tensor | None = None) -> None:
         """Do as :meth:`sequences`, for all that follows until the next call."""
         self._observer.restart()
+        self._observer.one_pass = True
         self._observer.mask = None if mask is None else mask.detach().to(torch.bool)
 
     def observe_steps(self, name: str, values: Tensor) -> None:
@@ -295,7 +320,9 @@ class CodeLengthProbe:
         if ("train" if network.training else "eval") in self.modes:
             self._observer.restart()
 
-    def _see(self, site: Site, inputs: tuple[Any, ...], output: Any) -> None:
+    def _see(
+        self, site: Site, inputs: tuple[Any, ...], keywords: dict[str, Any], output: Any
+    ) -> None:
         """Observe a call of a layer."""
         if self._outputs is not None:
             found = first_tensor(output) if site.has_columns else None
@@ -308,7 +335,7 @@ class CodeLengthProbe:
         self.touched = True
         if not self.observing or torch.jit.is_tracing():
             return
-        self._observer.see(site, inputs, output)
+        self._observer.see(site, inputs, keywords, output)
 
     # phases
 
@@ -325,12 +352,9 @@ class CodeLengthProbe:
         """
         observed = self.observing
         if observed:
-            if self._weights is not None:
-                self._weights.measure()
-            if self.reference is not None and self._module is not None:
-                self._measure_churn()
-            self._last, self._readings = (self._states.commit(), self._laid_out()), None
-            self._warn_if_blind()
+            if self._notices is not None:
+                self._notices.end(self.touched or self._paused)
+            self._last, self._readings = self._ended(), None
             self._observer.end_phase()
         self.phases += 1
         self.touched = False
@@ -338,33 +362,28 @@ class CodeLengthProbe:
             self._switch()
         return observed
 
-    def _warn_if_blind(self) -> None:
-        """Warn once of a phase in which the weights changed and no layer was called."""
-        if self._parameters is None:
-            return
-        if not self.touched and versions(self._parameters) != self._versions:
-            warnings.warn(
-                f"the probe of {type(self._module).__name__} observed nothing while the weights changed: "
-                "attach it before torch.compile, and call the layers in a mode of modes="
-                f"{tuple(sorted(self.modes))}",
-                stacklevel=3,
-            )
-        elif not self.touched:
-            return
-        self._parameters = None  # once is enough
+    def _ended(self) -> Ended:
+        """End the sums of the phase, and measure the network itself."""
+        lost = set() if self._notices is None else self._notices.lost
+        gains = {
+            site.output_name: mean_gain(n) for site, n in self._gained if site.name not in lost
+        }
+        change = None if self._weights is None else self._weights.measure(lost)
+        churn = None
+        if self.reference is not None and self._module is not None:
+            churn = self._measure_churn()
+        return Ended(self._states.commit(), self._laid_out(), gains, change, churn)
 
-    def _measure_churn(self) -> None:
+    def _measure_churn(self) -> dict[str, float]:
         """Evaluate the network on the reference and compare its outputs with those of before."""
         assert self._module is not None
         with self.taking() as now, evaluated(self._module):
             call = self.reference
             _ = self._module(call) if isinstance(call, Tensor) else call() if call else None
-        self._churn = {
-            name: churn_of(self._before[name], value)
-            for name, value in now.items()
-            if name in self._before
+        before, self._before = self._before, now
+        return {
+            name: churn_of(before[name], value) for name, value in now.items() if name in before
         }
-        self._before = now
 
     @contextlib.contextmanager
     def taking(self) -> Iterator[dict[str, Tensor]]:
@@ -401,26 +420,27 @@ class CodeLengthProbe:
         if self._readings is None:
             if self._last is None:
                 return Readings([], {})
-            self._readings = self._read(*self._last)
+            self._readings = self._read(self._last)
         return self._readings
 
-    def _read(self, phase: Phase, layout: Layout) -> Readings:
-        names = list(layout.names)
-        networks = len(layout.index)
+    def _read(self, ended: Ended) -> Readings:
+        names = list(ended.layout.names)
+        layers = [layer_of(name, self._places) for name in names]
+        networks = len(ended.layout.index)
         more: dict[str, np.ndarray] = {}
 
         def by_layer(found: dict[str, float]) -> np.ndarray:
-            row = np.array([found.get(layer_of(name), np.nan) for name in names], float)
+            row = np.array([found.get(layer, np.nan) for layer in layers], float)
             return np.broadcast_to(row, (networks, len(names)))
 
-        gains = {name: mean_gain(norm) for name, norm in self._gained if networks == 1}
-        if gains:
+        if ended.gains and networks == 1:
+            gains = {name: gain.item() for name, gain in ended.gains.items()}
             more["gain"] = np.array([[gains.get(name, np.nan) for name in names]])
-        if self._weights is not None:
-            more["step"] = by_layer(self._weights.changes())
-        if self.reference is not None:
-            more["churn"] = by_layer(self._churn)
-        return Readings.of_phase(phase, self._states, layout, more)
+        if ended.change is not None:
+            more["step"] = by_layer(ended.change.by_layer())
+        if ended.churn is not None:
+            more["churn"] = by_layer(ended.churn)
+        return Readings.of_phase(ended.phase, self._states, ended.layout, more)
 
     def _laid_out(self) -> Layout:
         """Return the columns of a phase."""
@@ -432,11 +452,10 @@ class CodeLengthProbe:
 
     def _in_order(self) -> list[str]:
         """Names of the sites seen so far, in the order of the network's layers."""
-        places = {site.name: i for i, site in enumerate(self._sites)}
-        last = len(places)
+        last = len(self._places)
 
         def place(name: str) -> int:
-            return places.get(name, places.get(name.rpartition(".")[0], last))
+            return self._places.get(layer_of(name, self._places), last)
 
         return sorted(self._observer.order, key=place)
 
@@ -477,14 +496,3 @@ class CodeLengthProbe:
         self._states.restore([np.asarray(each["state"]) for each in stored], first["slots"])
         self.phases, self._observer.order = int(first["phases"]), list(first["order"])
         self._switch()
-
-
-def whole(label: str, value: Any) -> int:
-    """Return a number of at least 1; raise :class:`UserError` for others and for fractions."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise UserError(f"{label}={value!r}: expected a whole number of at least 1") from None
-    if number < 1:
-        raise UserError(f"{label}={value}: expected at least 1")
-    return number

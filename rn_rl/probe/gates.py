@@ -30,7 +30,9 @@ def check(layers: Sequence[tuple[str, nn.Module]]) -> None:
 
 
 @torch.no_grad()
-def recomputed(module: nn.LSTM, inputs: tuple[Any, ...], output: Any) -> dict[str, Tensor]:
+def recomputed(
+    module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any], output: Any
+) -> dict[str, Tensor]:
     """Compute the gates and cell states of one call.
 
     With h the output of the step before, all gates are
@@ -39,24 +41,25 @@ def recomputed(module: nn.LSTM, inputs: tuple[Any, ...], output: Any) -> dict[st
     Args:
         module: LSTM of one layer and direction.
         inputs: its arguments.
+        keywords: those that were given by name, ``input`` and ``hx``.
         output: its result.
 
     Returns:
         ``(steps, batch, features)`` by name of :data:`PARTS`; nothing for other recurrent layers and
         packed sequences.
     """
-    if not isinstance(module, nn.LSTM) or not inputs or isinstance(inputs[0], PackedSequence):
+    given = dict(zip(("input", "hx"), inputs, strict=False)) | keywords
+    if not isinstance(module, nn.LSTM) or isinstance(given["input"], PackedSequence):
         return {}
-    x, hidden = inputs[0].detach(), output[0].detach()
+    x, hidden = given["input"].detach(), output[0].detach()
     if x.dim() == 2:  # a single sequence
         x, hidden = x.unsqueeze(1), hidden.unsqueeze(1)
     elif module.batch_first:
         x, hidden = x.transpose(0, 1), hidden.transpose(0, 1)
-    given = inputs[1] if len(inputs) > 1 else None
-    if given is None:
+    if given.get("hx") is None:
         first, cell = torch.zeros_like(hidden[0]), torch.zeros_like(hidden[0])
     else:
-        first, cell = (part.detach().reshape(hidden[0].shape) for part in given)
+        first, cell = (part.detach().reshape(hidden[0].shape) for part in given["hx"])
     before = torch.cat((first[None], hidden[:-1]))
     lstm: Any = module
     bias = (lstm.bias_ih_l0, lstm.bias_hh_l0) if lstm.bias else (None, None)

@@ -4,17 +4,53 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from rn_rl.normalization import PhaseNorm
 
 
+class Change:
+    """Sizes of the weights of some layers before a phase, and of their change in it.
+
+    Args:
+        layers: names, and the number of parameters of each.
+        change: norm of the change of each parameter.
+        size: norm of each parameter before.
+        lost: names of layers whose change is not known.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[tuple[str, int]],
+        change: Sequence[Tensor],
+        size: Sequence[Tensor],
+        lost: Collection[str],
+    ) -> None:
+        self._layers, self._change, self._size = layers, change, size
+        self._lost = frozenset(lost)
+
+    def by_layer(self) -> dict[str, float]:
+        """Return ``|w - w_before| / |w_before|`` by layer; 0 / 0 is NaN."""
+        change, size = ([norm.item() for norm in norms] for norms in (self._change, self._size))
+        found, first = {}, 0
+        for name, count in self._layers:
+            own = slice(first, first + count)
+            first += count
+            whole = math.hypot(*size[own])
+            known = whole and name not in self._lost
+            found[name] = math.hypot(*change[own]) / whole if known else math.nan
+        return found
+
+
 class Weights:
     """Size of the change of each layer's weights between two phases, relative to the weights.
+
+    Weights of lazy modules are compared from the first phase on that ends after they are made.
 
     Args:
         layers: names and modules; those without parameters are left out.
@@ -22,35 +58,43 @@ class Weights:
 
     def __init__(self, layers: Sequence[tuple[str, nn.Module]]) -> None:
         named = [(name, list(module.parameters())) for name, module in layers]
-        self._layers = [(name, len(parameters)) for name, parameters in named if parameters]
-        self._parameters = [p for _, parameters in named for p in parameters]
-        self._before = [p.detach().clone() for p in self._parameters]
-        self._sizes: tuple[list[Tensor], list[Tensor]] | None = None
+        self._waiting = [(name, parameters) for name, parameters in named if parameters]
+        self._layers: list[tuple[str, int]] = []
+        self._parameters: list[Tensor] = []
+        self._before: list[Tensor] = []
+        self._add_made()
+
+    def _add_made(self) -> None:
+        """Compare the weights of layers from now on whose weights are made."""
+        later = []
+        for name, parameters in self._waiting:
+            if any(is_lazy(p) for p in parameters):
+                later.append((name, parameters))
+                continue
+            self._layers = [*self._layers, (name, len(parameters))]
+            self._parameters += parameters
+            self._before += [p.detach().clone() for p in parameters]
+        self._waiting = later
 
     @torch.no_grad()
-    def measure(self) -> None:
-        """Compare the weights with those of the last call."""
-        now = [p.detach() for p in self._parameters]
-        if not now:
-            return
-        # all layers in one call each
-        change: Any = torch._foreach_sub(now, self._before)
-        norms: Any = torch._foreach_norm
-        self._sizes = norms(change), norms(self._before)
-        torch._foreach_copy_(self._before, now)
+    def measure(self, lost: Collection[str] = ()) -> Change:
+        """Compare the weights with those of the last call.
 
-    def changes(self) -> dict[str, float]:
-        """Return ``|w - w_before| / |w_before|`` by layer; 0 / 0 is NaN."""
-        if self._sizes is None:
-            return {}
-        change, size = ([norm.item() for norm in norms] for norms in self._sizes)
-        found, first = {}, 0
-        for name, count in self._layers:
-            own = slice(first, first + count)
-            first += count
-            whole = math.hypot(*size[own])
-            found[name] = math.hypot(*change[own]) / whole if whole else math.nan
-        return found
+        Args:
+            lost: names of layers that are no longer in the network.
+        """
+        layers, now = self._layers, [p.detach() for p in self._parameters]
+        if now:
+            # all layers in one call each
+            difference: Any = torch._foreach_sub(now, self._before)
+            norms: Any = torch._foreach_norm
+            change, size = norms(difference), norms(self._before)
+            torch._foreach_copy_(self._before, now)
+        else:
+            change = size = []
+        if self._waiting:
+            self._add_made()
+        return Change(layers, change, size, lost)
 
 
 @contextlib.contextmanager
@@ -81,12 +125,6 @@ def churn_of(before: Tensor, now: Tensor) -> float:
     return float(change / spread) if spread > 0 else float("nan")
 
 
-def versions(parameters: Iterable[Tensor]) -> int:
-    """Return a number that changes when one of the parameters is written to."""
-    return sum(0 if p.is_inference() else p._version for p in parameters)
-
-
-def mean_gain(norm: PhaseNorm) -> float:
+def mean_gain(norm: PhaseNorm) -> Tensor:
     """Return the mean gain over the codes of a normalizer; most have one code."""
-    gain = norm.gain
-    return float(gain.item() if gain.numel() == 1 else gain.mean())
+    return norm.gain.detach().mean()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rn_rl.normalization.functional import ELEMENTS, GAIN, MEAN, PHASES, SUM, SUM_SQUARES, VAR
 from rn_rl.probe.measures import baselines, dead_share, dormant_share
+from rn_rl.probe.network import Change
 
 
 @dataclass
@@ -21,6 +22,8 @@ class Extras:
     """True for units that were above 0, ``(networks, steps, features)``."""
     size: dict[str, Any] = field(default_factory=dict)
     """Mean absolute activity of units, summed over forwards, of the same shape."""
+    counted: dict[str, Any] = field(default_factory=dict)
+    """True where activations of units were counted, ``(networks, steps)``."""
     rank: dict[str, Any] = field(default_factory=dict)
     """Participation ratio of the first batch of the phase, ``(networks, steps)``."""
 
@@ -52,6 +55,25 @@ class Phase:
     pending: Tensor | np.ndarray | None = None
     after: Tensor | np.ndarray | None = None
     extras: Extras = field(default_factory=Extras)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What is known when a phase ends. Numbers are made of it when they are asked for.
+
+    Attributes:
+        phase: sums of the phase.
+        layout: columns.
+        gains: mean gain of each normalizer, by column.
+        change: change of the weights; None if it is not measured.
+        churn: churn by layer; None if it is not measured.
+    """
+
+    phase: Phase
+    layout: Layout
+    gains: dict[str, Tensor]
+    change: Change | None
+    churn: dict[str, float] | None
 
 
 def measured(
@@ -96,8 +118,12 @@ def measured(
         if "dead" in measures:
             alive = [phase.extras.alive for phase in phases]
             size = [phase.extras.size for phase in phases]
-            result["dead"] = _by_column(alive, layout, dead_share)
-            result["dormant"] = _by_column(size, layout, dormant_share)
+            counted = _by_column([phase.extras.counted for phase in phases], layout) > 0
+            for name, shares in (
+                ("dead", _by_column(alive, layout, dead_share)),
+                ("dormant", _by_column(size, layout, dormant_share)),
+            ):
+                result[name] = np.where(counted, shares, np.nan)
         if "rank" in measures:
             result["rank"] = _by_column([phase.extras.rank for phase in phases], layout)
     return result

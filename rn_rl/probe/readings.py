@@ -22,6 +22,8 @@ class Readings:
 
     def __init__(self, names: Sequence[str], values: dict[str, np.ndarray]) -> None:
         self.names = list(names)
+        self.decay: float | None = None
+        """Factor of a phase on counts and code mass, of a probe's readings."""
         self._values = values
         self._later: tuple[Phase, CodeStates, Layout] | None = None
 
@@ -38,7 +40,7 @@ class Readings:
             more: measures that are known already.
         """
         found = cls(layout.names, more)
-        found._later = phase, states, layout
+        found._later, found.decay = (phase, states, layout), states.decay
         return found
 
     @property
@@ -53,7 +55,8 @@ class Readings:
         self._values = {**self._values, measure: values}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"names": self.names, "_values": self.values, "_later": None}
+        state = {"names": self.names, "decay": self.decay}
+        return {**state, "_values": self.values, "_later": None}
 
 
 def compute(readings: Iterable[Readings]) -> None:

@@ -10,8 +10,10 @@ number that cannot be wrong says nothing, so none is printed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from rn_rl.errors import UserError
 
@@ -29,7 +31,10 @@ class DecodedBits:
 
 
 def decoded_bits(
-    activity: np.ndarray, labels: np.ndarray, shrinkage: float = 0.1, seed: int = 0
+    activity: np.ndarray | Tensor,
+    labels: np.ndarray | Tensor,
+    shrinkage: float = 0.1,
+    seed: int = 0,
 ) -> DecodedBits:
     """Decode labels from activity by linear discriminant analysis, and count the bits.
 
@@ -54,9 +59,9 @@ def decoded_bits(
     Raises:
         UserError: fewer than 4 samples, one label alone, or shapes that do not fit.
     """
-    x = np.asarray(activity, dtype=float)
+    x = as_numbers(activity).astype(float)
     x = x.reshape(len(x), -1)
-    y = np.asarray(labels).reshape(-1)
+    y = as_numbers(labels).reshape(-1)
     if len(x) != len(y) or len(y) < 4:
         raise UserError(
             f"activity of {len(x)} samples and {len(y)} labels: expected as many, and at least 4"
@@ -89,3 +94,11 @@ def decoded_bits(
     error = float(gained.std(ddof=1) / np.sqrt(len(gained)))
     # rounding aside, the mean is at most the entropy
     return DecodedBits(min(float(gained.mean()), most), error, most)
+
+
+def as_numbers(values: Any) -> np.ndarray:
+    """Return an array, or a tensor without its gradient, as an array."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = values.double() if values.is_floating_point() else values
+    return np.asarray(values)

@@ -45,6 +45,7 @@ class ProbeLog:
         self._named: list[tuple[list[str], list[int]]] = []
         self._stride = 1
         self._given = 0
+        self._decay: float | None = None
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -62,6 +63,7 @@ class ProbeLog:
             return
         for each in readings:
             self._places(each.names)
+            self._decay = each.decay if each.decay is not None else self._decay
         self.timesteps.append(int(timestep))
         self._waiting.append(readings)
         if len(self._waiting) >= MOST_WAITING:
@@ -115,16 +117,19 @@ class ProbeLog:
             network: number of the network, if the readings are of several.
 
         Returns:
-            ``columns`` (names), ``timesteps``, ``format``, and one array ``(rows, columns)`` in float32
-            for each measure, NaN where nothing was measured.
+            ``columns`` (names), ``timesteps``, ``format``, ``decay`` (factor of a phase on the code mass,
+            if it is known), and one array ``(rows, columns)`` in float32 for each measure, NaN where
+            nothing was measured. ``code`` and ``residual`` are there without a row too.
         """
         self._compute()
-        measures = dict.fromkeys(name for row in self._rows for name in row)
+        measures = dict.fromkeys([*SEEN, *(name for row in self._rows for name in row)])
         found: dict[str, Any] = {
             "format": np.array(FORMAT),
             "columns": np.array(self.columns, dtype=str),
             "timesteps": np.array(self.timesteps, dtype=np.int64),
         }
+        if self._decay is not None:
+            found["decay"] = np.array(self._decay)
         for name in measures:
             table = np.full((len(self), len(self.columns)), np.nan, np.float32)
             for i, row in enumerate(self._rows):
@@ -146,6 +151,7 @@ class ProbeLog:
         self.columns = [str(name) for name in first["columns"]]
         self.timesteps = [int(t) for t in first["timesteps"]]
         self._stride, self._given = int(first["stride"]), int(first["given"])
+        self._decay = float(first["decay"]) if "decay" in first else None
         measures = [name for name in first if np.ndim(first[name]) == 2]
         self._rows = [
             {name: np.stack([each[name][i] for each in stored]) for name in measures}
@@ -161,11 +167,13 @@ class ProbeRecord:
         columns: names of the columns, such as ``"q_net.0"`` or ``"lstm_actor@3"``.
         timesteps: ``(rows,)``, rising.
         values: ``(rows, columns)`` by measure; NaN where nothing was measured.
+        decay: factor of a phase on the code mass; 1 if the record does not say.
     """
 
     columns: list[str]
     timesteps: np.ndarray
     values: dict[str, np.ndarray]
+    decay: float = 1.0
 
 
 def checked_record(arrays: Mapping[str, np.ndarray]) -> ProbeRecord:
@@ -174,7 +182,9 @@ def checked_record(arrays: Mapping[str, np.ndarray]) -> ProbeRecord:
     Raises:
         ValueError: they are not those of :meth:`ProbeLog.arrays`.
     """
-    for name in ("format", "columns", "timesteps", *SEEN):
+    # older records without rows have no measures
+    empty = "timesteps" in arrays and np.size(arrays["timesteps"]) == 0
+    for name in ("format", "columns", "timesteps", *(() if empty else SEEN)):
         if name not in arrays:
             raise ValueError(f"it has no array {name!r}")
     if int(arrays["format"]) != FORMAT:
@@ -184,9 +194,12 @@ def checked_record(arrays: Mapping[str, np.ndarray]) -> ProbeRecord:
         raise ValueError("its columns are not different names")
     if steps.ndim != 1 or not np.isfinite(steps).all() or (np.diff(steps) <= 0).any():
         raise ValueError("its timesteps do not rise")
+    decay = np.asarray(arrays.get("decay", 1.0))
+    if decay.shape != () or decay.dtype.kind != "f" or not 0 < decay <= 1:
+        raise ValueError(f"its decay is {decay}, expected a factor above 0 and at most 1")
     values = {}
     for name, table in arrays.items():
-        if name in ("format", "columns", "timesteps", "stride", "given"):
+        if name in ("format", "columns", "timesteps", "decay", "stride", "given"):
             continue
         if table.shape != (len(steps), len(names)) or table.dtype.kind != "f":
             raise ValueError(
@@ -195,4 +208,4 @@ def checked_record(arrays: Mapping[str, np.ndarray]) -> ProbeRecord:
         # an infinity is of a layer that diverged: no measure of it means anything
         values[name] = np.where(np.isfinite(table), table, np.nan).astype(float)
     printable = ["".join(c if c.isprintable() else "?" for c in str(name))[:120] for name in names]
-    return ProbeRecord(printable, steps, values)
+    return ProbeRecord(printable, steps, values, float(decay))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,15 +14,23 @@ from rn_rl.errors import UserError, unknown
 from rn_rl.normalization import PhaseNorm
 from rn_rl.probe.gates import PARTS
 
-Layers = str | Sequence[str] | Callable[[str, nn.Module], bool] | None
+Layers = str | Iterable[str] | Callable[[str, nn.Module], bool] | None
 
 CHANNELS_FIRST = (
     nn.modules.conv._ConvNd,
     nn.modules.batchnorm._NormBase,
     nn.GroupNorm,
     PhaseNorm,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._LPPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
 )
-"""Modules whose features are on axis 1; those of others are on the last axis, or on axis 1 of images."""
+"""Modules whose features are on axis 1."""
+
+FEATURES_LAST = (nn.Linear, nn.Bilinear, nn.Embedding, nn.LayerNorm, nn.RMSNorm)
+"""Modules whose features are on the last axis; those of others are, or on axis 1 of images."""
 
 _NO_ACTIVATIONS = {"MultiheadAttention", "Softmax", "Softmin", "Softmax2d", "LogSoftmax"}
 """Modules of ``torch.nn.modules.activation`` whose outputs are no activations of units."""
@@ -97,29 +105,48 @@ def find_sites(network: nn.Module, layers: Layers) -> list[Site]:
     Raises:
         UserError: no such layer, or the network has none to observe.
     """
-    names = dict(network.named_modules())
-    if isinstance(layers, str) and layers != "all":
-        layers = [layers]
-    if isinstance(layers, Sequence) and not isinstance(layers, str):
-        for name in layers:
-            if name not in names:
-                raise unknown("layer", name, [n for n in names if n])
-        wanted = set(layers)
-        found = [(name, module) for name, module in names.items() if name in wanted]
+    if isinstance(layers, Iterable) and (not isinstance(layers, str) or layers != "all"):
+        found = _named(network, [layers] if isinstance(layers, str) else list(layers))
+    elif layers is None:
+        found = [(n, m) for n, m in _leaves(network, "", set()) if observed_by_default(m)]
+    elif layers == "all":
+        found = list(_leaves(network, "", set()))
+    elif callable(layers) and not isinstance(layers, type):
+        choose = layers
+        found = [(name, m) for name, m in _leaves(network, "", set()) if choose(name, m)]
     else:
-        leaves = _leaves(network, "", set())
-        if callable(layers):
-            choose = layers
-            found = [(name, module) for name, module in leaves if choose(name, module)]
-        else:
-            found = [(n, m) for n, m in leaves if layers == "all" or observed_by_default(m)]
+        raise UserError(
+            f"layers={layers!r}: expected names of layers, 'all', or a function of name and module, such "
+            "as lambda name, module: isinstance(module, nn.Linear)"
+        )
     if not found:
+        scripted = any(isinstance(m, torch.jit.ScriptModule) for m in network.modules())
         raise UserError(
             f"{type(network).__name__} has no layer to observe: expected one with weights, a normalizer, "
             "a recurrent or an attention layer; name others with layers=[...], or all with layers='all'"
+            + ("; parts made by torch.jit.script take no hooks" if scripted else "")
         )
     fused = fused_parts(network)
     return [Site(n or type(m).__name__, m, id(m) in fused) for n, m in found]
+
+
+def _named(network: nn.Module, wanted: list[Any]) -> list[tuple[str, nn.Module]]:
+    """Layers by any of their names; raise :class:`UserError` for others."""
+    names = dict(network.named_modules(remove_duplicate=False))
+    for name in wanted:
+        if not isinstance(name, str):
+            raise UserError(f"layers: {name!r} is no name; expected some as in named_modules()")
+        if name not in names:
+            raise unknown("layer", name, [n for n in names if n])
+        if isinstance(names[name], torch.jit.ScriptModule):
+            raise UserError(
+                f"layer {name!r} was made by torch.jit.script, which takes no hooks; probe it before that"
+            )
+    found: dict[int, tuple[str, nn.Module]] = {}
+    for name, module in names.items():
+        if name in wanted:
+            found.setdefault(id(module), (name, module))
+    return list(found.values())
 
 
 def find_activations(network: nn.Module, sites: Sequence[Site]) -> list[Site]:
@@ -143,8 +170,12 @@ def fused_parts(network: nn.Module) -> set[int]:
 
 
 def _leaves(module: nn.Module, name: str, seen: set[int]) -> Iterator[tuple[str, nn.Module]]:
-    """Modules that compute by themselves: without children, or recurrent, attention, normalizer."""
-    if id(module) in seen:
+    """Modules that compute by themselves.
+
+    These are modules without children, parts with weights of their own beside children, and recurrent
+    layers, attention and normalizers.
+    """
+    if id(module) in seen or isinstance(module, torch.jit.ScriptModule):
         return
     seen.add(id(module))
     children = [(n, m) for n, m in module.named_children() if n != "parametrizations"]
@@ -152,8 +183,15 @@ def _leaves(module: nn.Module, name: str, seen: set[int]) -> Iterator[tuple[str,
     if not children or isinstance(module, (*blocks, PhaseNorm)):
         yield name, module
         return
+    if name and _has_weights(module):
+        yield name, module
     for child, part in children:
         yield from _leaves(part, f"{name}.{child}" if name else child, seen)
+
+
+def _has_weights(module: nn.Module) -> bool:
+    """Return True for modules with parameters that are of none of their children."""
+    return any(True for _ in module.parameters(recurse=False))
 
 
 def observed_by_default(module: nn.Module) -> bool:
@@ -162,10 +200,8 @@ def observed_by_default(module: nn.Module) -> bool:
     An activation function shows nothing that its input does not.
     """
     parametrized = hasattr(module, "parametrizations")
-    holds = any(True for _ in module.parameters(recurse=False))
-    return (
-        parametrized or holds or isinstance(module, nn.MultiheadAttention) or is_normalizer(module)
-    )
+    attention = isinstance(module, nn.MultiheadAttention)
+    return parametrized or _has_weights(module) or attention or is_normalizer(module)
 
 
 def physical(x: Tensor) -> tuple[Tensor, int]:
@@ -193,12 +229,15 @@ def physical(x: Tensor) -> tuple[Tensor, int]:
 
 
 def first_tensor(output: Any) -> Tensor | None:
-    """The output of a layer, or the first part of it, if that is a tensor of floating-point numbers."""
+    """The output of a layer, or the first part of it, if that is a tensor of floating-point numbers.
+
+    Empty ones, as of an expert that got no sample, are none.
+    """
     if isinstance(output, tuple | list) and output:
         output = output[0]
     if not isinstance(output, Tensor) or not output.is_floating_point() or output.dim() == 0:
         return None
-    return None if is_fake(output) else output
+    return None if is_fake(output) or not output.numel() else output
 
 
 def is_fake(x: Tensor) -> bool:
@@ -219,10 +258,26 @@ def rows_of(x: Tensor, module: nn.Module, stack: int) -> Tensor:
         x = x.unsqueeze(0)
     if x.dim() == 2:  # of one sample without an axis of the batch
         x = x.unsqueeze(1)
-    images = x.dim() >= 5 and not isinstance(module, nn.Linear | nn.LayerNorm)
-    if x.dim() > 3 and (images or isinstance(module, CHANNELS_FIRST)):
-        x = x.movedim(2, -1)
+    x = features_last(x, module)
     return x.reshape(x.shape[0], 1, -1, x.shape[-1])
+
+
+def features_last(x: Tensor, module: nn.Module) -> Tensor:
+    """Bring an output ``(networks, batch, ...)`` to features on the last axis.
+
+    Features are on axis 1 of a batch of images, except for layers that are known to have them on the
+    last one, and layers with one weight for each element of the last axis, such as a root mean square
+    normalizer of one's own.
+    """
+    if x.dim() < 4:
+        return x
+    if not isinstance(module, CHANNELS_FIRST):
+        weight = module._parameters.get("weight")  # an attribute may be a parametrization
+        one = weight.shape[0] if weight is not None and weight.dim() == 1 else None
+        per_element = one is not None and x.shape[2] != one == x.shape[-1]
+        if x.dim() < 5 or per_element or isinstance(module, FEATURES_LAST):
+            return x
+    return x.movedim(2, -1)
 
 
 def steps_of(x: Tensor, module: nn.RNNBase, stack: int) -> Tensor:
@@ -239,8 +294,14 @@ def packed_steps(packed: PackedSequence) -> list[Tensor]:
     return list(packed.data.detach().split(packed.batch_sizes.tolist()))
 
 
-def layer_of(column: str) -> str:
-    """Return the name of the layer of a column: without time step, ``.in``, ``.out`` or a gate."""
+def layer_of(column: str, layers: Collection[str]) -> str:
+    """Return the name of the layer of a column: without time step, ``.in``, ``.out`` or a gate.
+
+    Args:
+        column: name of the column.
+        layers: names of all layers, one of which may end in ``.out`` or a letter of a gate by itself.
+    """
     name = column.partition("@")[0]
     head, _, tail = name.rpartition(".")
-    return head if tail in ("in", "out", *PARTS) and head else name
+    known = name not in layers and head in layers
+    return head if known and tail in ("in", "out", *PARTS) else name

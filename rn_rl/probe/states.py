@@ -33,6 +33,15 @@ MOST_QUEUED_PHASES = 16
 MOST_QUEUED_BYTES = 4_000_000
 """Size of the rows that are kept."""
 
+LEAST_VARIANCE = 1e-5
+"""Variance that is taken for a history without spread, as normalizers do."""
+
+ROUNDING = 1e-6
+"""Share of the mean below which a standard deviation is rounding, in float32."""
+
+SMALLEST_VARIANCE = 1e-30
+"""Variance below which float32 has few digits left, whatever the mean."""
+
 NEAR = 1e15
 """Sum of squares below which no product of a Gram matrix can overflow."""
 
@@ -287,18 +296,19 @@ class CodeStates:
         total = (x if positive else abs(x)).sum(2)
         alive = total > 0 if positive else (x > 0).any(2)
         size = total / x.shape[2]
-        living, sizes = self._extras.alive, self._extras.size
-        if slot.steps == 1:
+        # a batch with a NaN or an infinity is left out, as it is of the code
+        known = total.sum(-1) < math.inf
+        if isinstance(x, Tensor) or not known.all():
+            alive = alive & known[..., None]
+            size = functional.array_module(x).where(known[..., None], size, 0.0)
+        extras = self._extras
+        for sums, values in ((extras.alive, alive), (extras.size, size), (extras.counted, known)):
+            if slot.steps == x.shape[1] == 1 and name not in sums:
+                sums[name] = values
+                continue
+            kept = self._zeros(sums, name, slot, values)
             for t in range(x.shape[1]):
-                one, other = alive[:, t : t + 1], size[:, t : t + 1]
-                living[name] = living[name] | one if name in living else one
-                sizes[name] = sizes[name] + other if name in sizes else other
-            return
-        kept, summed = self._zeros(living, name, slot, alive), self._zeros(sizes, name, slot, size)
-        for t in range(x.shape[1]):
-            at = min(first_step + t, slot.steps - 1)
-            kept[:, at] |= alive[:, t]
-            summed[:, at] += size[:, t]
+                kept[:, min(first_step + t, slot.steps - 1)] += values[:, t]
 
     def _add(self, name: str, slot: Slot, x: Tensor, step: int) -> None:
         """Add time steps from ``step`` on; several only where they are all that the site has."""
@@ -341,7 +351,7 @@ class CodeStates:
     def _zeros(self, kept: dict[str, Any], name: str, slot: Slot, like: Any) -> Any:
         found = kept.get(name)
         if found is None:
-            shape = (slot.stack, slot.steps, slot.features)
+            shape = (slot.stack, slot.steps, *like.shape[2:])
             if isinstance(like, Tensor):
                 found = torch.zeros(shape, dtype=like.dtype, device=like.device)
             else:
@@ -350,7 +360,8 @@ class CodeStates:
         return found
 
     def _accumulate(self, columns: slice, x: Tensor) -> None:
-        dispatch.accumulate(self._pending[:, columns], x, self._state[:, columns])
+        with np.errstate(all="ignore"):  # far from a history of little spread
+            dispatch.accumulate(self._pending[:, columns], x, self._state[:, columns])
 
     def state_of(self, network: int) -> tuple[np.ndarray, dict[str, list[Any]]]:
         """Return one network's part of the state between two phases, and the fields of its slots."""
@@ -431,11 +442,28 @@ class CodeStates:
         phase.extras, self._extras = self._extras, Extras()
         if self._arrays is None:
             phase.before, phase.pending = self._state, self._pending
-            self._set(functional.commit(self._state, self._pending, self.decay, 1e-5))
+            self._set(committed(self._state, self._pending, self.decay))
             phase.after = self._state
             return
         pending, before = phase.pending, phase.before = self._arrays
         # columns with nothing pending divide by 0 here and keep their state
-        after = phase.after = functional.commit(before, pending, self.decay, 1e-5)
+        after = phase.after = committed(before, pending, self.decay)
         self._arrays = np.zeros_like(pending), after
         self._pending, self._state = map(torch.from_numpy, self._arrays)
+
+
+def committed(state: Any, pending: Any, decay: float) -> Any:
+    """:func:`rn_rl.normalization.functional.commit`, in which small activations keep their scale.
+
+    Normalizers keep the variance above 1e-5, which would be most of that of a layer with a standard
+    deviation below 0.003. Here only a spread that is rounding, at most a millionth of the mean, counts
+    as no spread; then the variance is at least 1e-5 too.
+    """
+    found = functional.commit(state, pending, decay, 0.0)
+    variance = found[VAR]
+    if isinstance(found, np.ndarray) and variance.min(initial=1.0) >= LEAST_VARIANCE:
+        return found
+    is_rounding = variance <= (ROUNDING * found[MEAN]) ** 2 + SMALLEST_VARIANCE
+    where = functional.array_module(found).where
+    found[VAR] = where(is_rounding, variance.clip(LEAST_VARIANCE), variance)
+    return found

@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from rn_rl.probe.core import CodeLengthProbe, whole
+from rn_rl.probe.arguments import whole
+from rn_rl.probe.core import CodeLengthProbe
 from rn_rl.probe.records import ProbeLog
 
 

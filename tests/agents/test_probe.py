@@ -318,7 +318,7 @@ def test_every_seed_batch_records_a_probe(tmp_path, algo):
     for record in records:
         for measure in ("residual", "step", "churn"):
             assert np.isfinite(record.values[measure][-1]).any(), measure
-        layers = {layer_of(name) for name in record.columns}
+        layers = {layer_of(name, modules) for name in record.columns}
         assert layers <= set(modules)
     assert not np.array_equal(records[0].values["code"], records[1].values["code"])
     if algo != "crossq":

@@ -2,7 +2,12 @@
 
 import io
 import json
+import os
 import re
+import shutil
+import threading
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +22,10 @@ from rn_rl.analysis.probe_plots import (
     PAPER,
     layer_pairs,
     left_out,
+    measures,
+    online_layers,
     online_minus_target,
+    residuals,
     target_pairs,
     time_steps,
     write_figures,
@@ -26,9 +34,10 @@ from rn_rl.analysis.probes import ProbedArm, ProbedRun, read_arms
 from rn_rl.commands.probe import probe_table, run_probe, watch, watch_table
 from rn_rl.errors import UserError
 from rn_rl.experiment.evaluation.config import ProbeConfig
-from rn_rl.experiment.runs.io import write_npz
-from rn_rl.probe import ProbeRecord
-from rn_rl.probe.measures import baseline
+from rn_rl.experiment.runs.folder import Run
+from rn_rl.experiment.runs.io import write_npz, write_yaml
+from rn_rl.probe import ProbeLog, ProbeRecord
+from rn_rl.probe.measures import baseline, explained_code
 from tests.factories import made_up_run
 
 COLUMNS = ["q_net.0", "q_net.2", "lstm_actor@0", "lstm_actor@1", "q_net_target.0", "q_net_target.2"]
@@ -83,7 +92,7 @@ def test_the_page_has_the_curves_and_the_stage_that_was_put_in(runs, tmp_path, c
 
 
 def test_json_has_every_column_of_every_run(runs, tmp_path, capsys):
-    run_probe(ProbeConfig((runs,), json=True, out=tmp_path / "p.html"))
+    run_probe(ProbeConfig((runs,), json=True))
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["layer"] for row in rows] == 4 * COLUMNS
     assert all(len(row["timesteps"]) == len(row["code"]) == 100 for row in rows)
@@ -171,11 +180,40 @@ def test_a_damaged_record_is_one_line(tmp_path, changed, message):
         ({"watch": True}, "--watch follows one run: expected one, got 4"),
         ({"watch": True, "json": True}, "--watch --json: --watch draws in the terminal"),
         ({"runs": ()}, "RUN is missing"),
+        (
+            {"json": True, "figures": "pdf"},
+            "--json --figures pdf: --json prints and writes no page",
+        ),
+        ({"json": True, "out": "a.html"}, "--json --out a.html: --json prints and writes no page"),
+        (
+            {"watch": True, "out": "a.html", "figures": "pdf"},
+            "--watch --figures pdf --out a.html: --w",
+        ),
     ],
 )
-def test_options_out_of_range_are_named(runs, tmp_path, options, message):
-    with pytest.raises(UserError, match=message):
-        run_probe(ProbeConfig(**{"runs": (runs,), "out": tmp_path / "p.html", **options}))
+def test_options_out_of_range_are_named(runs, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    given = {"runs": (runs,), **options}
+    if "out" in given:
+        given["out"] = type(tmp_path)(given["out"])
+    with pytest.raises(UserError, match=message) as error:
+        run_probe(ProbeConfig(**given))
+    assert "\n" not in str(error.value)
+
+
+def test_options_of_a_page_are_refused_for_a_run_without_one(tmp_path, capsys):
+    run = made_up_run(tmp_path, "rn", 0, np.ones((4, 2)))
+    for options, message in (
+        (
+            {"out": tmp_path / "p.html"},
+            r"--out .*p\.html: run .* has no probe\.npz.*leave it out, or rec",
+        ),
+        ({"figures": "pdf"}, r"--figures pdf: run .* has no probe\.npz, so its gains are printed"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run_probe(ProbeConfig((run.folder,), **options))
+    run_probe(ProbeConfig((run.folder,)))
+    assert "gain of each layer" in capsys.readouterr().out
 
 
 def test_a_run_without_a_probe_says_how_to_record_one(tmp_path):
@@ -193,9 +231,9 @@ def test_a_run_without_a_probe_says_how_to_record_one(tmp_path):
         run_probe(ProbeConfig((tmp_path / "nothing.npz",), out=tmp_path / "p.html"))
 
 
-def arm_of(*columns):
+def arm_of(*columns, more=()):
     table = np.linspace(0, 1, 5)[:, None] * np.ones(len(columns))
-    values = {"code": table, "residual": table}
+    values = {name: table for name in ("code", "residual", *more)}
     record = ProbeRecord(list(columns), np.arange(1.0, 6), values)
     nothing = np.empty(0)
     return ProbedArm("none ppo X", [ProbedRun("run", "a", 0, 5.0, record, nothing, nothing)])
@@ -246,3 +284,194 @@ def test_what_a_page_leaves_out_is_said(tmp_path):
     assert "The first 12 of 14 layers are drawn." in text
     assert "The first 40 of 46 rows are shown; the CSV file has all." in text
     assert len(time_steps(arm, PAGE).axes) == 2  # code length and residual
+
+
+def with_settings(run, **hyperparameters):
+    """Change hyperparameters of a made-up run."""
+    spec = run.read_spec()
+    changed = {**spec.hyperparameters, **hyperparameters}
+    write_yaml(run.spec_file, vars(replace(spec, hyperparameters=changed)))
+    return run
+
+
+def test_runs_that_differ_in_a_hyperparameter_are_arms_of_their_own(tmp_path):
+    for seed in range(2):
+        recorded(tmp_path / "a", seed)
+        with_settings(recorded(tmp_path / "b", seed), learning_rate=1e-2)
+    recorded(tmp_path / "c", 0, norm="ln")
+    arms = {arm.name: arm for arm in read_arms([tmp_path])}
+    assert {name: len(arm.runs) for name, arm in arms.items()} == {
+        "rn dqn CartPole-v1 (learning_rate 0.001)": 2,
+        "rn dqn CartPole-v1 (learning_rate 0.01)": 2,
+        "ln dqn CartPole-v1": 1,
+    }
+    written = write_page(list(arms.values()), tmp_path / "p.html", ["svg"])
+    assert len(set(written)) == len(written) and all(path.is_file() for path in written)
+
+
+def test_a_run_that_is_given_twice_counts_once(tmp_path, monkeypatch):
+    run = recorded(tmp_path / "runs", 0)
+    recorded(tmp_path / "runs", 1)
+    monkeypatch.chdir(tmp_path)
+    here = type(tmp_path)("runs")
+    os.symlink(tmp_path / "runs", tmp_path / "link")
+    given = [here, tmp_path / "runs", tmp_path / "link", run.folder, run.probe_file]
+    [arm] = read_arms(given)
+    assert [each.seed for each in arm.runs] == [0, 1] and arm.notes == []
+    # a copy is another folder, of the same training: the longer one counts
+    longer = Run(tmp_path / "copy")
+    shutil.copytree(run.folder, longer.folder)
+    with np.load(run.probe_file) as stored:
+        arrays = dict(stored)
+    arrays["timesteps"] = arrays["timesteps"] + 1
+    write_npz(longer.probe_file, **arrays)
+    [arm] = read_arms([here, longer.folder])
+    assert arm.runs[0].name == str(longer.folder) and len(arm.runs) == 2
+    assert arm.notes == ["1 runs that repeat another one with its seed are left out."]
+
+
+def test_files_of_one_name_are_named_by_their_paths(tmp_path):
+    files = [tmp_path / part for part in ("a/probe.npz", "b/probe.npz", "b/other.npz")]
+    for seed, file in enumerate(files):
+        file.parent.mkdir(exist_ok=True)
+        shutil.copy(recorded(tmp_path / "runs", seed).probe_file, file)
+    arms = read_arms([*files, files[0]])
+    assert [arm.name for arm in arms] == [str(files[0]), str(files[1]), "other"]
+    assert [len(arm.runs) for arm in arms] == [1, 1, 1]
+
+
+def diverged(file, row, columns=slice(None)):
+    """Replace what a record has from a row on by NaN."""
+    with np.load(file) as stored:
+        arrays = dict(stored)
+    for name in ("code", "residual", "shift", "ratio", "dead", "dormant"):
+        arrays[name][row:, columns] = np.nan
+    write_npz(file, **arrays)
+
+
+def test_what_a_run_did_before_it_diverged_is_not_its_end(tmp_path):
+    for seed in range(3):
+        recorded(tmp_path, seed)
+    diverged(next(tmp_path.glob("rn/*/*_3/probe.npz")), ROWS * 8 // 10)
+    [arm] = read_arms([tmp_path])
+    steps, rows = arm.curve("residual", "q_net.0")
+    last = 50_000 * 0.8
+    assert np.isnan(rows[2, steps > last]).all() and np.isfinite(rows[2, steps < last - 500]).all()
+    assert np.isfinite(rows[:2]).all()
+    told = " ".join(arm.sentences())
+    assert "1 of 3 runs end without numbers" in told and "1 of 3" not in "".join(arm.notes)
+    alone = ProbedArm("one", [arm.runs[2]])
+    assert np.isnan(alone.last("residual", "q_net.0").value)
+    for width in (80, 100):
+        shown = io.StringIO()
+        Console(width=width, file=shown).print(probe_table(alone, width))
+        assert re.search(r"q_net\.0 .* - .*[▁-█] +$", shown.getvalue(), re.MULTILINE)
+    watched = io.StringIO()
+    Console(width=100, file=watched).print(watch_table("run", arm.runs[2].record, 100))
+    assert re.search(r"q_net\.0 +- +[▁-█]+ +$", watched.getvalue(), re.MULTILINE)
+
+
+def test_what_shift_and_ratio_explain_is_computed_with_the_decay_of_the_record(tmp_path):
+    decay, rng = 0.5, np.random.default_rng(0)
+    shift, ratio = (np.abs(rng.normal(size=(200, 1))) for _ in range(2))
+    residual = explained_code(shift, ratio, decay)
+    log = {
+        "format": np.array(1),
+        "columns": np.array(["0"]),
+        "timesteps": np.arange(200),
+        "code": residual,
+        "residual": residual,
+        "shift": shift,
+        "ratio": ratio,
+    }
+    found = {}
+    for name, more in (("with", {"decay": np.array(decay)}), ("without", {})):
+        write_npz(tmp_path / f"{name}.npz", **log, **more)
+        [arm] = read_arms([tmp_path / f"{name}.npz"])
+        found[name] = arm.explained("0").value
+    assert found["with"] == pytest.approx(1) and found["without"] < 0.9
+
+
+def test_runs_whose_record_has_no_rows_are_left_out(tmp_path, capsys):
+    recorded(tmp_path, 0)
+    empty = recorded(tmp_path, 1)
+    for arrays in (
+        ProbeLog().arrays(),
+        {"format": 1, "columns": np.array([], str), "timesteps": []},
+    ):
+        write_npz(empty.probe_file, **{name: np.asarray(value) for name, value in arrays.items()})
+        [arm] = read_arms([tmp_path])
+        assert len(arm.runs) == 1
+        assert arm.notes == ["1 runs whose record has no rows yet are left out."]
+        for paths in ((empty.folder,), (empty.probe_file,)):
+            with pytest.raises(
+                UserError, match=r"probe\.npz has no rows: the training has not ended"
+            ):
+                run_probe(ProbeConfig(paths, out=tmp_path / "p.html"))
+    other = tmp_path / "other.npz"
+    shutil.copy(empty.probe_file, other)
+    with pytest.raises(UserError, match=r"none of 2 has a probe\.npz with rows"):
+        run_probe(ProbeConfig((empty.folder, other), out=tmp_path / "p.html"))
+
+
+def test_a_record_without_rows_is_waited_for(tmp_path, capsys):
+    run = recorded(tmp_path, 0)
+    run.final_file.unlink(missing_ok=True)
+    whole = run.probe_file.read_bytes()
+    write_npz(run.probe_file, **ProbeLog().arrays())
+
+    def train():
+        time.sleep(0.3)
+        temporary = run.folder / "later.npz"
+        temporary.write_bytes(whole)
+        temporary.replace(run.probe_file)
+
+    training = threading.Thread(target=train)
+    training.start()
+    watch(run, run.probe_file, seconds=0.05)
+    training.join()
+    assert "q_net_target.2" in capsys.readouterr().out
+    write_npz(run.probe_file, **ProbeLog().arrays())
+    run.final_file.write_text("{}")
+    with pytest.raises(UserError, match=r"probe\.npz has no rows"):
+        watch(run, run.probe_file)
+
+
+def test_layers_named_as_the_ends_of_a_normalizer_are_layers():
+    arm = arm_of("0.fc", "0.out", "1.in", "1.out", "2.0", "block.in", "block.1")
+    shown = ["0.fc", "0.out", "1.out", "2.0", "block.in", "block.1"]
+    assert online_layers(arm) == shown
+    text = io.StringIO()
+    Console(width=80, file=text).print(probe_table(arm, 80))
+    assert "0.out" in text.getvalue() and "1.out" not in text.getvalue()
+    assert layer_pairs(arm_of("a.1.out", "a.2", "a.10.in", "a.10.out", "a.11")) == [("a.2", "a.11")]
+
+
+def test_layers_whose_names_begin_with_an_underscore_are_in_the_legend():
+    figure = residuals(arm_of("_enc", "_dec", "head"), PAGE)
+    texts = [text.get_text().strip() for text in figure.legends[0].get_texts()]
+    assert texts == ["_enc", "_dec", "head", "stationary data"]
+
+
+def numbered(axes):
+    """True if the axis of time has numbers that are shown."""
+    axes.figure.draw_without_rendering()
+    return any(t.get_visible() and t.get_text() for t in axes.get_xticklabels())
+
+
+@pytest.mark.parametrize("returns", [False, True])
+def test_the_lowest_panel_has_numbers_and_none_is_blank(returns, runs):
+    [arm] = read_arms([runs / "rn"]) if returns else [arm_of("0", "2")]
+    figure = residuals(arm, PAGE)
+    assert len(figure.axes) == 2 + returns and all(axes.get_visible() for axes in figure.axes)
+    assert [numbered(axes) for axes in figure.axes] == [False] * (1 + returns) + [True]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_the_lowest_panel_of_each_column_has_numbers(count):
+    names = ("shift", "ratio", "dead", "dormant", "rank")[:count]
+    figure = measures(arm_of("0", "2", more=names), PAGE)
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert len(shown) == count
+    assert [numbered(axes) for axes in shown] == [i + 2 >= count for i in range(count)]
+    assert [bool(axes.get_xlabel()) for axes in shown] == [i + 2 >= count for i in range(count)]

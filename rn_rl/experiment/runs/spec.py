@@ -232,6 +232,12 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def differences(settings: list[dict[str, Any]]) -> list[str]:
+    """Return the names of settings, from :func:`flatten`, that are not the same in all."""
+    keys = dict.fromkeys(key for each in settings for key in each)
+    return [key for key in keys if len({repr(each.get(key)) for each in settings}) > 1]
+
+
 def plain_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Return nested settings by dotted names, as numbers, truth values and texts."""
     return {

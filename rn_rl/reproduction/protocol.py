@@ -12,9 +12,10 @@ PUBLISHED = ("none", "ln", "rn-paper", "rln-paper", "ln+rn-paper")
 """Arms of the paper, with its own arithmetic."""
 
 DONORS = 10
-"""Number of runs whose gains a yoked arm replays; of n < 10 seeds, n.
+"""Number of runs whose gains a yoked arm replays.
 
-The n-th seed of the arm replays donor ``n * donors // seeds``.
+Each serves a block of consecutive seeds, so that a result does not rest on the gains of one run: of S
+planned seeds the n-th replays donor ``n * donors // S``, also where fewer seeds are trained at first.
 """
 
 DONOR_SEED = 1_000_000
@@ -281,7 +282,8 @@ def learning_rates(protocol: Protocol) -> Study:
 
 def warm_up(protocol: Protocol) -> Study:
     """Return a study of a learning rate that rises like the ramp, 0.1 to 5 times the protocol's."""
-    share = protocol.ramp * protocol.phase / protocol.timesteps
+    rises = protocol.ramp * protocol.phase
+    share = rises / protocol.timesteps
     reached = 1e-4 + 4.9e-3 / max(share, 1.0)  # a short run ends before the ramp does
     share = min(share, 1.0)
     rising = (f"learning_rate=lin_1e-4_{reached:.4g}_{share:.4g}",)
@@ -290,7 +292,8 @@ def warm_up(protocol: Protocol) -> Study:
         *(Arm(f"{norm} with warm-up", norm, rising) for norm in ("none", "ln")),
     )
     return Study(
-        f"a learning rate that rises from 1e-4 to {reached:.2g} over {100 * share:.3g}% of the run",
+        f"a learning rate that rises from 1e-4 to {reached:.2g} over "
+        f"{min(rises, protocol.timesteps):,} timesteps",
         arms,
         (
             ("none with warm-up", "none"),

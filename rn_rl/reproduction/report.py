@@ -33,11 +33,14 @@ EQUIVALENCE = (
 """Sentence below the answers."""
 
 
-def table_of(what: str, study: Study, results: list[Result]) -> tuple[list[str], list[list[str]]]:
+def table_of(
+    what: str, protocol: Protocol, study: Study, results: list[Result]
+) -> tuple[list[str], list[list[str]]]:
     """Return the columns and the rows of the table, one row for each arm.
 
     They are each measure of the study with its interval, the training returns by fifths of the run, the
-    last policies in whole episodes, the time of a run, and the paper's figures, where there are some.
+    last policies in whole episodes, the time of a run, and the paper's figures, where there are some of
+    this protocol.
     """
     columns = ["arm", "seeds"]
     for name in study.measures:
@@ -46,7 +49,8 @@ def table_of(what: str, study: Study, results: list[Result]) -> tuple[list[str],
     whole = any(np.isfinite(run.whole) for result in results for run in result.runs)
     columns += ["whole episodes", "solved"] if whole else []
     columns.append("s a run")
-    paper = shipped("paper_results.yml")[what]
+    # SB3's own DQN is another protocol
+    paper = {} if protocol.algo == "dqn" else shipped("paper_results.yml")[what]
     columns += ["paper"] if paper else []
     digits = {name: measure_decimals(results, name) for name in study.measures}
     rows = []
@@ -128,7 +132,11 @@ def costs(protocol: Protocol, results: list[Result]) -> str:
     told = f"Cost: {len(known)}{of} trainings took {duration(seconds)} of one process ({speed})."
     published = shipped("paper_results.yml")["timesteps_per_second"]
     theirs = [
-        (r.arm.norm, run.timesteps) for r in results for run in r.runs if r.arm.norm in published
+        (r.arm.norm, run.timesteps)
+        for r in results
+        for run in r.runs
+        # an arm whose name is not that of its normalizer has something that theirs has not
+        if r.arm.norm in published and r.arm.name.partition(" ")[0] == r.arm.norm
     ]
     if protocol.algo not in ("dqn", "rndqn") or not theirs:
         return told
@@ -182,7 +190,7 @@ def write_reproduction(found: Reproduction, stem: Path, console: Console) -> Non
     """
     protocol, study, results = found.protocol, found.study, found.results
     comparisons = compare_arms(protocol, study, results)
-    columns, rows = table_of(found.what, study, results)
+    columns, rows = table_of(found.what, protocol, study, results)
     length = length_of(protocol)
     paper = "otherwise the paper's" if protocol.algo == "dqn" else "the paper's"
     about = f"{protocol.algo} on {protocol.env}{protocol.about}, {paper} configuration, {length}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ MEASURES = {
     "learned": Measure(
         f"share of seeds whose last policy returns above {LEARNED}",
         f"share of seeds above {LEARNED}",
-        lambda run: float(run.final > LEARNED),
+        lambda run: math.nan if math.isnan(run.final) else float(run.final > LEARNED),
     ),
 }
 """Numbers by which arms can be compared, by the names that studies use."""

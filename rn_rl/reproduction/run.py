@@ -4,9 +4,10 @@ Runs are compared, as in the paper, by the mean *training* return of their last 
 CartPole and LunarLander are trained with the author's loss (mean squared error), without clipping of
 gradients, and with epsilon times 0.95 an episode. Differences from the published code: epsilon begins at
 1 in every run, not in the first alone; acting moves no state, and the target network takes the online
-network's state; LunarLander-v3, since gymnasium refuses v2. ``--as-published`` keeps the first two of
-these confounds. ``--huber`` is SB3's own DQN: Huber loss, gradients clipped to a norm of 10, a linear
-epsilon, a number of timesteps. The arms are in :mod:`rn_rl.reproduction.protocol`.
+network's state; LunarLander-v3, since gymnasium refuses v2. ``--as-published`` has the published code's
+epsilon, acting and target. ``--huber`` is SB3's own DQN: Huber loss, gradients clipped to a norm of 10, a
+linear epsilon, a number of timesteps; its target always takes the state. The arms are in
+:mod:`rn_rl.reproduction.protocol`.
 """
 
 from __future__ import annotations
@@ -95,8 +96,10 @@ def run_reproduce(config: ReproduceConfig) -> None:
         say(console, f"one process for each seed, since {reason}")
     for arm in study.arms:
         if arm.donor is not None and missing[arm.name]:
-            donors = train_donors(shared, arm.donor, console)
-            cells[arm.name] = yoked_cells(shared, arm, donors, missing[arm.name])
+            planned = max(len(study.seeds or range(protocol.seeds)), len(seeds))
+            chosen = {seed: (seed - seeds.start) * DONORS // planned for seed in seeds}
+            donors = train_donors(shared, arm.donor, 1 + chosen[seeds[-1]], console)
+            cells[arm.name] = yoked_cells(shared, arm, donors, chosen, missing[arm.name])
     grid = grid_of(shared, [cell for each in cells.values() for cell in each], console)
     stopped = run_grid(grid)
     trained = [
@@ -187,12 +190,17 @@ def seeds_of(config: ReproduceConfig, protocol: Protocol, study: Study) -> range
 def kept_runs(config: ReproduceConfig, protocol: Protocol, folder: Path) -> list[Trained]:
     """Read the runs of the existing tables: the study's own, and the arms it shares with the protocol.
 
+    A study that compares other measures than the protocol shares none of its runs, which lack them.
+
     Raises:
         UserError: a file is no such table, or its runs have another length.
     """
-    shared = {arm.name for arm in whole_study(config, protocol).arms if not (arm.set or arm.later)}
+    study = whole_study(config, protocol)
+    shared = {arm.name for arm in study.arms if not (arm.set or arm.later)}
+    if study.measures != paper_and_controls(protocol).measures:
+        shared = set()
     kept = []
-    for stem in (config.protocol_name, config.file_name):
+    for stem in dict.fromkeys((config.protocol_name, config.file_name)):
         path = folder / f"{stem}.csv"
         for run in read_runs(path) if path.exists() else []:
             theirs = replace(protocol, timesteps=run.timesteps, episodes=run.episodes)
@@ -239,18 +247,15 @@ def ranges(seeds: list[int]) -> list[list[int]]:
     return found
 
 
-def train_donors(shared: CompareConfig, norm: str, console: Console) -> list[Path]:
+def train_donors(shared: CompareConfig, norm: str, count: int, console: Console) -> list[Path]:
     """Train the runs whose gains a yoked arm replays, and return their folders.
-
-    Several donors, so that a result does not rest on the gains of one run. Each serves a block of
-    consecutive seeds, which are trained together.
 
     Args:
         shared: options of all runs.
         norm: normalizer of the donors.
+        count: number of donors.
         console: terminal.
     """
-    count = min(DONORS, shared.seeds)
     grid = new_grid(replace(shared, norms=norm, seeds=count, seed=DONOR_SEED), console)
     if run_grid(grid):
         raise TrainingStopped("stopped; the same command goes on where it stopped")
@@ -262,13 +267,20 @@ def train_donors(shared: CompareConfig, norm: str, console: Console) -> list[Pat
 
 
 def yoked_cells(
-    shared: CompareConfig, arm: Arm, donors: list[Path], seeds: list[int]
+    shared: CompareConfig, arm: Arm, donors: list[Path], chosen: dict[int, int], seeds: list[int]
 ) -> list[Cell]:
-    """Return the trainings of an arm that replays the gains of donors; see :data:`.DONORS`."""
+    """Return the trainings of an arm that replays the gains of donors; see :data:`.DONORS`.
+
+    Args:
+        shared: options of all runs.
+        arm: the arm.
+        donors: folders of the runs whose gains are replayed.
+        chosen: number of the donor of each seed.
+        seeds: seeds to train.
+    """
     by_donor: dict[Path, list[int]] = {}
     for seed in seeds:
-        donor = donors[(seed - shared.seed) * len(donors) // shared.seeds]
-        by_donor.setdefault(donor, []).append(seed)
+        by_donor.setdefault(donors[chosen[seed]], []).append(seed)
     return [
         cell
         for donor, block in by_donor.items()

@@ -17,6 +17,7 @@ from rn_rl.errors import UserError
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.records import find_runs, read_episodes, read_seconds
 from rn_rl.reproduction import run as reproduce
+from rn_rl.reproduction.config import ReproduceConfig
 from rn_rl.reproduction.protocol import (
     PROTOCOLS,
     PUBLISHED,
@@ -29,7 +30,7 @@ from rn_rl.reproduction.protocol import (
     paper_and_controls,
     preregistered,
 )
-from rn_rl.reproduction.report import Reproduction, write_reproduction
+from rn_rl.reproduction.report import Reproduction, costs, table_of, write_reproduction
 from rn_rl.reproduction.results import MEASURES, PARTS, Result, Trained, read_runs, write_runs
 from rn_rl.reproduction.trained import curve
 
@@ -297,7 +298,11 @@ def test_runs_of_other_numbers_of_episodes_are_not_mixed(tmp_path, capsys):
     assert "has runs of 12 episodes, these are of 15 episodes; expected another" in error
 
 
-def test_ten_donors_serve_blocks_of_seeds(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("seeds", "count"), [("50", 10), ("25", 5), ("3", 1)])
+def test_donors_serve_the_same_seeds_however_many_are_trained_at_first(
+    tmp_path, monkeypatch, seeds, count
+):
+    """So that --add completes a table whose donors serve equally many seeds."""
     trained = {}
 
     def cells_of(shared, arm, seeds):
@@ -305,13 +310,42 @@ def test_ten_donors_serve_blocks_of_seeds(tmp_path, monkeypatch):
             trained[arm.norm] = seeds
         return []
 
-    donors = [Path(f"donor_{i}") for i in range(10)]
+    def train_donors(shared, norm, count, console):
+        return [Path(f"donor_{i}") for i in range(count)]
+
     monkeypatch.setattr(reproduce, "cells_of", cells_of)
-    monkeypatch.setattr(reproduce, "train_donors", lambda shared, norm, console: donors)
+    monkeypatch.setattr(reproduce, "train_donors", train_donors)
     monkeypatch.setattr(reproduce, "run_grid", lambda grid: False)
-    assert toy(tmp_path, "cartpole", "--seeds", "25", "--arms", "ln+yoked") == 0
-    assert trained["ln+yoked(donor_0)"] == [0, 1, 2] and trained["ln+yoked(donor_1)"] == [3, 4]
-    assert sorted(seed for seeds in trained.values() for seed in seeds) == list(range(25))
+    assert toy(tmp_path, "cartpole", "--seeds", seeds, "--arms", "ln+yoked") == 0
+    assert len(trained) == count
+    for donor in range(count):
+        block = range(5 * donor, min(5 * donor + 5, int(seeds)))
+        assert trained[f"ln+yoked(donor_{donor})"] == list(block)
+
+
+def test_a_question_decided_beforehand_takes_no_runs_of_the_table_that_raised_it(tmp_path):
+    parts = (1.0,) * PARTS
+    old = [Trained("ln", seed, 1_000_000, 1.0, 2.0, "command", parts) for seed in range(3)]
+    write_runs(tmp_path / "redbluedoors.csv", old)
+    protocol = PROTOCOLS["redbluedoors"]
+    config = ReproduceConfig("redbluedoors", preregistered=True, add=True)
+    assert not reproduce.kept_runs(config, protocol, tmp_path)
+    config = ReproduceConfig("redbluedoors", add=True)
+    assert len(reproduce.kept_runs(config, protocol, tmp_path)) == 3
+    assert np.isnan(MEASURES["learned"].of(old[0]))
+
+
+def test_the_published_figures_stand_beside_the_papers_protocol_alone():
+    results = [Result(Arm("none", "none"), [])]
+    runs = [Trained("none", seed, 90, 1.0, 2.0, "command", (1.0,) * PARTS) for seed in (0, 1)]
+    results[0].runs.extend(runs)
+    protocol = PROTOCOLS["cartpole"]
+    study = paper_and_controls(protocol)
+    assert table_of("cartpole", protocol, study, results)[0][-1] == "paper"
+    assert table_of("cartpole", protocol.with_huber(), study, results)[0][-1] != "paper"
+    popart = Result(Arm("popart", "none", ("policy_kwargs.value_norm=popart",)), runs)
+    assert "published code" in costs(protocol, results)
+    assert costs(protocol, [popart]).count("published code") == 0
 
 
 def test_a_table_without_the_last_columns_is_read(tmp_path):

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rn_rl.errors import UserError
 from rn_rl.normalization.phase import PhaseNorm
-from rn_rl.normalization.recording import no_recording, read_recording, recording_file
+from rn_rl.normalization.recording import (
+    ELSEWHERE,
+    no_recording,
+    read_recording,
+    recording_file,
+)
 
 PHASES, GAIN, NEXT = range(3)
 """Rows of the state: phases, gain, and for :class:`YokedNorm` the gain after the next commit."""
@@ -143,9 +148,9 @@ class YokedNorm(ScheduleNorm):
     Args:
         run: a run folder with a ``code_length.npz``, or such a file; see
             :func:`~rn_rl.normalization.recording.read_recording`.
-        index: column of the recording: number of the hidden layer of its network to replay. A network
-            with hidden layers of its own beside the first one's (the critic of PPO) replays the gains
-            of the first.
+        index: number of the hidden layer to replay, of those of the recorded network. The policies of
+            this library replay the layer of the same name instead, see :func:`replay_by_name`. With
+            ``policy_kwargs()``, a critic with hidden layers of its own replays those of the actor.
 
     Shape:
         Any shape to the same shape and dtype.
@@ -159,22 +164,35 @@ class YokedNorm(ScheduleNorm):
         UserWarning: the recording is missing. A trained agent can still be loaded and act.
 
     Raises:
-        UserError: the recording cannot be read or has no such column; or it is missing, in a training
-            forward.
+        UserError: the recording cannot be read or has no such layer; or, in a training forward, it is
+            missing, or its names do not tell which gains are those of the layer.
     """
 
     def __init__(self, run: str, index: int = 0) -> None:
-        self.run = run
+        self.run, self.index = run, index
         self.missing = not recording_file(run).exists()
-        gains = np.ones((1, index + 1)) if self.missing else read_recording(run)
+        self.problem = f"{no_recording(run)}; learning needs it" if self.missing else None
+        gains = np.ones(1)
         if self.missing:
             warnings.warn(f"{no_recording(run)}; the agent can act, and cannot learn", stacklevel=2)
-        if index >= gains.shape[1]:
-            raise UserError(
-                f"yoked({run}): there is no gain for hidden layer {index + 1}: the recording has "
-                f"{gains.shape[1]}; yoke to a run with as many hidden layers"
-            )
-        super().__init__(Recording(torch.from_numpy(gains[:, index].copy())), f"yoked({run})")
+        else:
+            recorded = read_recording(run)
+            try:
+                gains = recorded.of_hidden(index)
+            except UserError as error:
+                if recorded.layers is None:
+                    raise
+                self.problem = str(error)  # until replay_by_name() tells which
+        super().__init__(Recording(torch.from_numpy(gains.copy())), f"yoked({run})")
+
+    @torch.no_grad()
+    def replay(self, gains: np.ndarray) -> None:
+        """Replay these gains, ``(phases + 1,)``, from the beginning."""
+        self.schedule = Recording(torch.from_numpy(gains.copy()))
+        self.problem = None
+        self._initial_state = self.start(self.schedule).to(self.running_state)
+        self.reset_running_state()
+        self._state_before_commit = self.running_state.clone()
 
     @staticmethod
     def start(schedule: Callable[[Tensor], Tensor]) -> Tensor:
@@ -182,8 +200,8 @@ class YokedNorm(ScheduleNorm):
         return torch.stack((phases, schedule(phases), schedule(phases + 1)))
 
     def observe(self, x: Tensor, weight: Tensor | None) -> None:
-        if self.missing:
-            raise UserError(f"{no_recording(self.run)}; learning needs it")
+        if self.problem is not None:
+            raise UserError(self.problem)
         super().observe(x, weight)
 
     def next_state(self) -> Tensor:
@@ -196,3 +214,37 @@ class YokedNorm(ScheduleNorm):
 def yoked(num_features: int, run: str, index: int = 0) -> YokedNorm:
     """Build the control that replays the gains of hidden layer ``index`` of another run."""
     return YokedNorm(run, index)
+
+
+def replay_by_name(named: Iterable[tuple[str, nn.Module]]) -> bool:
+    """Let each new :class:`YokedNorm` of a policy replay the layer of its name in the recorded policy.
+
+    If not all hidden layers have their names there (another spec, or another class of policy), they
+    replay hidden layer ``index`` of the recording instead.
+
+    Args:
+        named: modules with names, see :meth:`~rn_rl.normalization.recording.RecordedGains.column`.
+
+    Returns:
+        Whether there is one.
+
+    Raises:
+        UserError: the recording does not tell which gains are those of a layer.
+    """
+    yokes = [(name, norm) for name, norm in named if isinstance(norm, YokedNorm)]
+    present = [(name, norm) for name, norm in yokes if not norm.missing]
+    for run in {norm.run for _, norm in present}:
+        recorded = read_recording(run)
+        of_run = [(recorded.column(name), name, norm) for name, norm in present if norm.run == run]
+        by_name = all(at is not None for at, name, _ in of_run if not ELSEWHERE.search(name))
+        for at, name, norm in of_run:
+            if at is not None and (by_name or ELSEWHERE.search(name)):
+                norm.replay(recorded.gains[:, at])
+            elif recorded.layers is not None and ELSEWHERE.search(name):
+                raise UserError(
+                    f"yoked({run}): no gain for {name.removeprefix('*')}: the recording has "
+                    f"{', '.join(recorded.layers)}; yoke to a run with the same networks"
+                )
+            else:
+                norm.replay(recorded.of_hidden(norm.index))
+    return bool(yokes)

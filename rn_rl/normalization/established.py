@@ -84,7 +84,7 @@ class GroupNorm(nn.GroupNorm):
             groups = math.gcd(8, num_features)
             while groups > 1 and num_features // groups < 4:
                 groups //= 2
-        if not (groups >= 1 and num_features % groups == 0):
+        if not (groups >= 1 and groups == int(groups) and num_features % groups == 0):
             divisors = [d for d in range(1, num_features + 1) if num_features % d == 0]
             raise UserError(
                 f"gn groups={groups!r}: expected a divisor of the {num_features} features: "

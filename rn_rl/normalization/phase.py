@@ -9,6 +9,7 @@ steps and before the next rollout.
 from __future__ import annotations
 
 import contextlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -149,7 +150,10 @@ class PhaseNorm(nn.Module, ABC):
         return self
 
     def freeze(self, frozen: bool = True) -> PhaseNorm:
-        """Stop observing and committing, as for fine-tuning; ``freeze(False)`` resumes."""
+        """Stop observing and committing, as for fine-tuning; ``freeze(False)`` resumes.
+
+        A ``state_dict`` does not hold this, so neither does a saved agent: call it again after a load.
+        """
         self.frozen = frozen
         return self
 
@@ -179,7 +183,11 @@ class PhaseNorm(nn.Module, ABC):
 
 
 def end_loaded_phase(norm: nn.Module, _: Any) -> None:
-    """Commit pending sums that were loaded in evaluation mode, which has none: nothing else would."""
+    """Commit pending sums that were loaded in evaluation mode, which has none: nothing else would.
+
+    So a copy in evaluation mode that takes over the ``state_dict`` of a network in the middle of a phase
+    computes what that network will compute after ``eval()``, not what it computes now.
+    """
     assert isinstance(norm, PhaseNorm)
     if not norm.training and norm.pending_sums.any():
         norm.commit()
@@ -196,10 +204,14 @@ def decay_per_phase(half_life: float | None) -> float:
         half_life: number of phases after which an observation counts half; None never forgets.
 
     Raises:
-        UserError: the half-life is below :data:`LEAST_HALF_LIFE`.
+        UserError: the half-life is below :data:`LEAST_HALF_LIFE` or infinite.
     """
     if half_life is None:
         return 1.0
+    if half_life == math.inf:
+        raise UserError(
+            "half_life=inf: expected a finite number of phases, or None to never forget"
+        )
     if half_life > 0 and half_life < LEAST_HALF_LIFE:
         raise UserError(
             f"half_life={half_life!r}: expected at least {LEAST_HALF_LIFE} phases, or None"

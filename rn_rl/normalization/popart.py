@@ -118,6 +118,14 @@ class PopArt(PhaseNorm):
         super().adopt(state)
         self._preserve(before)
 
+    @torch.no_grad()
+    def reset_running_state(self) -> None:
+        """Set the state to its initial value and clear the pending sums; outputs stay the same."""
+        before = self.running_state.clone()
+        super().reset_running_state()
+        self._preserve(before)
+        self._state_before_commit = self.running_state.clone()  # with the weights of now
+
     def _preserve(self, before: Tensor) -> None:
         """Rescale the layer so that its outputs are those of before; equal states change no bit."""
         old, new = sigma(before), sigma(self.running_state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -42,7 +43,10 @@ class Term:
 def _spelled(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return "".join(repr(value).split()) if isinstance(value, tuple) else repr(value)
+    if isinstance(value, tuple):  # without the spaces that repr puts between items
+        items = [_spelled(item) if isinstance(item, tuple) else repr(item) for item in value]
+        return f"({','.join(items)}{',' if len(items) == 1 else ''})"
+    return repr(value)
 
 
 _TERM = re.compile(
@@ -94,9 +98,13 @@ def parse_spec(spec: str) -> list[Term]:
 
 
 def split_outside(spec: str, mark: str) -> Iterator[str]:
-    """Split a text at each ``mark`` that is not inside parentheses."""
+    """Split a text at each ``mark`` that is not inside parentheses; those in quotes do not count."""
     start = depth = 0
+    quote = ""
     for i, character in enumerate(spec):
+        if quote or (depth and character in "'\""):
+            quote = "" if character == quote else quote or character
+            continue
         depth += (character == "(") - (character == ")")
         if character == mark and depth == 0:
             yield spec[start:i]
@@ -169,6 +177,10 @@ def _parse_arguments(row: NormalizerSpec, text: str) -> dict[str, Any]:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number and not (value is None and optional):
             raise UserError(f"normalizer {row.name}: {key}={value!r}: expected a number")
+        if key == "half_life" and value == math.inf:
+            raise UserError(
+                f"normalizer {row.name}: half_life=inf: expected a finite number of phases, or None"
+            )
     return dict(arguments)
 
 

@@ -6,7 +6,8 @@ both (with ``policy_kwargs()`` it would be linear in the action).
 Normalizers observe only the inputs of the network's own update. The actor observes the replayed
 observations of its update, not the next observations for which the critic's target computes actions
 (see :class:`rn_rl.policies.layers.Hidden`). The critic observes the replayed pairs of its update, not
-the actions that the actor's update evaluates.
+the actions that the actor's update evaluates. CrossQ's critic has no target and is given the replayed
+pairs and the next ones in one batch: it observes both halves.
 """
 
 from __future__ import annotations

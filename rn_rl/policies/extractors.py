@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from rn_rl.errors import UserError, unknown
 from rn_rl.normalization import canonical_spec
+from rn_rl.normalization.controls import replay_by_name
 from rn_rl.policies.layers import activation, flat_size, normalized
 
 MIN_SIDE = 36
@@ -61,6 +62,8 @@ class NormExtractor(BaseFeaturesExtractor):
         self.trunk = trunk
         head = create_mlp(trunk_dim, 0, list(net_arch), activation(activation_fn))
         self.head = normalized(nn.Sequential(*head), norm, len(net_arch))
+        # of a policy, the name of this extractor is known there alone
+        replay_by_name((f"*extractor.{name}", part) for name, part in self.named_modules())
 
     def forward(self, observations: Tensor) -> Tensor:
         return self.head(self.trunk(observations))
@@ -160,8 +163,9 @@ class NatureExtractor(NormExtractor):
 class DictExtractor(NormExtractor):
     """Extractor for dict observations: SB3's ``CombinedExtractor``, then the head.
 
-    ``cnn_output_dim`` and ``normalized_image`` are arguments of ``CombinedExtractor``; ``trunk_norm`` is
-    for the convolutions of its images.
+    ``cnn_output_dim`` and ``normalized_image`` are arguments of ``CombinedExtractor``: with the second,
+    parts with three axes are images whatever their numbers. It is True where the policy has
+    ``normalize_images=False``, as in SB3. ``trunk_norm`` is for the convolutions of the images.
     """
 
     def __init__(
@@ -182,6 +186,8 @@ class DictExtractor(NormExtractor):
         for key, space in observation_space.spaces.items():
             if is_image_space(space, normalized_image=normalized_image):
                 large_enough(f"the image {key!r} of a dict", space)
+                if np.issubdtype(space.dtype, np.floating):
+                    channels_first(f"the image {key!r} of a dict", space)
         trunk = CombinedExtractor(observation_space, cnn_output_dim, normalized_image)
         images = [part for part in trunk.extractors.values() if isinstance(part, NatureCNN)]
         if not images:
@@ -226,6 +232,11 @@ def extractor_class(
     return EXTRACTORS[features]
 
 
+def images_of_floats(extractor: type, normalize_images: bool) -> dict[str, Any]:
+    """Return the argument by which an extractor of dicts takes floats as images, as SB3's policies do."""
+    return {"normalized_image": True} if extractor is DictExtractor and not normalize_images else {}
+
+
 class AutoExtractor(NormExtractor):
     """The extractor for the observation space: Nature for images, Dict for dictionaries, else MLP.
 
@@ -237,6 +248,7 @@ class AutoExtractor(NormExtractor):
         cls, observation_space: spaces.Space, normalize_images: bool = True, **kwargs: Any
     ) -> NormExtractor:
         kind = extractor_class("auto", observation_space, normalize_images)
+        kwargs = {**images_of_floats(kind, normalize_images), **kwargs}
         found: NormExtractor = kind(observation_space, **kwargs)
         return found
 
@@ -257,12 +269,18 @@ def is_float_image(space: spaces.Space, *, any_range: bool = False) -> bool:
         return False
     if not any_range and not ((space.low == 0).all() and (space.high == 1).all()):
         return False
+    channels_first("observations", space)
+    return True
+
+
+def channels_first(what: str, space: spaces.Space) -> None:
+    """Raise a :class:`UserError` for an image of floats whose channels come last."""
+    assert isinstance(space, spaces.Box)
     if not is_image_space_channels_first(space):
         raise UserError(
-            f"observations {space}: images of floats need their channels first, as in (3, 84, 84); move "
+            f"{what} {space}: images of floats need their channels first, as in (3, 84, 84); move "
             "them with a wrapper, or use images of bytes, or features='mlp'"
         )
-    return True
 
 
 def large_enough(what: str, space: spaces.Space) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from rn_rl.errors import UserError
 from rn_rl.normalization import parse_spec
 from rn_rl.policies.arch import widths
-from rn_rl.policies.extractors import AutoExtractor, extractor_class
+from rn_rl.policies.extractors import AutoExtractor, extractor_class, images_of_floats
 from rn_rl.policies.layers import activation
 
 
@@ -89,7 +89,8 @@ def policy_kwargs(
 
     Raises:
         UserError: the name of a normalizer, activation or extractor is unknown, ``net_arch`` has
-            different sizes for actor and critic or is not one of sizes, ``others`` has a
+            different sizes for actor and critic, is not one of sizes or is a dict with
+            ``share_trunk=True``, ``others`` has a
             ``features_extractor_class`` or an argument of the Norm policies alone, or a spec has ``nap``,
             which needs a Norm policy.
 
@@ -115,9 +116,14 @@ def policy_kwargs(
                 f"policy, such as DQN(NormDQNPolicy, env, policy_kwargs={{'norm': {norm!r}, ...}})"
             )
     if isinstance(net_arch, dict):
+        if share_trunk:
+            raise UserError(
+                f"policy_kwargs(net_arch={net_arch}, share_trunk=True): actor and critic have hidden "
+                "layers of their own; expected share_trunk=None, or net_arch as one list of sizes"
+            )
         net_arch, share_trunk = separate_nets(net_arch), False
     extractor = AutoExtractor if features == "auto" else extractor_class(features)
-    floats = features == "auto" and others.get("normalize_images") is False
+    divided = others.get("normalize_images", True)
     kwargs: dict[str, Any] = {
         "features_extractor_class": extractor,
         "features_extractor_kwargs": {
@@ -125,7 +131,8 @@ def policy_kwargs(
             "net_arch": widths("mlp", net_arch, "network"),
             "activation_fn": activation(activation_fn),
             **({"trunk_norm": trunk_norm} if trunk_norm != "none" else {}),
-            **({"normalize_images": False} if floats else {}),
+            **({"normalize_images": divided} if extractor is AutoExtractor and not divided else {}),
+            **images_of_floats(extractor, divided),
             **(others.pop("features_extractor_kwargs", None) or {}),
         },
         "net_arch": NoHiddenLayers(),

@@ -9,6 +9,7 @@ are plain values, so a YAML file can give them: ``policy: rn_rl.policies.NormDQN
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import Any
 
 import torch
@@ -18,10 +19,11 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 from rn_rl.errors import UserError, unknown
-from rn_rl.normalization import parse_spec, phase_norms, unobserved
+from rn_rl.normalization import parse_spec, phase_norms, project_after_steps, unobserved
+from rn_rl.normalization.controls import replay_by_name
 from rn_rl.normalization.popart import PopArt, popart_layers
 from rn_rl.policies.arch import resolve_arch
-from rn_rl.policies.extractors import extractor_class
+from rn_rl.policies.extractors import extractor_class, images_of_floats
 from rn_rl.policies.layers import Hidden, activation
 from rn_rl.policies.nets import check_norm, hidden_layers, net_of
 from rn_rl.policies.observations import normalize_observations
@@ -30,7 +32,7 @@ from rn_rl.policies.optimizers import (
     attach_projections,
     check_weight_decay,
     decay_matrices,
-    holders,
+    decay_nothing,
 )
 
 VALUE_NORMS = ("none", "popart")
@@ -52,6 +54,11 @@ class TrainingExtractorMixin(BaseModel):
     def extract_features(self, obs: Any, *args: Any, **kwargs: Any) -> Any:
         with observed_in_training(self):
             return super().extract_features(obs, *args, **kwargs)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "optimizer" in vars(self):  # a copy of an optimizer has no hooks
+            project_after_steps(self, vars(self)["optimizer"])
 
 
 class NormPolicyMixin(TrainingExtractorMixin, BasePolicy):
@@ -78,10 +85,13 @@ class NormPolicyMixin(TrainingExtractorMixin, BasePolicy):
             algorithms and SAC.
         weight_decay: decay of the matrices alone, by AdamW, which takes the place of Adam; another
             ``optimizer_class``, such as the RMSprop of A2C, adds the decay to the gradients. Default:
-            that of the network, 1e-2 for ``"simba"`` and 1e-4 for ``"bronet"``; 0: none.
+            that of the network, 1e-2 for ``"simba"`` and 1e-4 for ``"bronet"``; 0 (here or in
+            ``optimizer_kwargs``): none, whatever the default of the optimizer is.
         features: the trunk before the hidden layers: ``"auto"`` (by the observation space),
             ``"mlp"``, ``"minigrid"``, ``"nature"`` or ``"dict"``.
-        trunk_norm: normalizer spec for the convolutions of the trunk.
+        trunk_norm: normalizer spec for the convolutions of the trunk. Hidden layers that
+            ``features_extractor_kwargs`` give the trunk by ``net_arch`` have no normalizer, unless
+            ``norm`` is there too: ``{"net_arch": [32], "norm": "ln"}``.
         activation_fn: class or name of the activation; None: SB3's default, or ReLU for networks other
             than ``"mlp"``.
         kwargs: further arguments of SB3's policy.
@@ -134,14 +144,15 @@ class NormPolicyMixin(TrainingExtractorMixin, BasePolicy):
                         "expected one of the two"
                     )
         else:
-            kwargs["features_extractor_class"] = extractor_class(
-                features, observation_space, kwargs.get("normalize_images", True)
-            )
+            divided = kwargs.get("normalize_images", True)
+            trunk = extractor_class(features, observation_space, divided)
+            kwargs["features_extractor_class"] = trunk
             given = kwargs.get("features_extractor_kwargs") or {}
             kwargs["features_extractor_kwargs"] = {
                 "net_arch": [],
                 "trunk_norm": trunk_norm,
                 **({"norm": norm} if "features_dim" in given else {}),  # a hidden layer
+                **images_of_floats(trunk, divided),
                 **given,
             }
         kwargs["net_arch"] = resolve_arch(net, kwargs.get("net_arch"), self.arch_keys)
@@ -156,7 +167,10 @@ class NormPolicyMixin(TrainingExtractorMixin, BasePolicy):
         decay = network.weight_decay if weight_decay is None else weight_decay
         given = kwargs.get("optimizer_kwargs")
         other = (given or {}).get("weight_decay")
-        if decay and other:
+        if other == 0 and weight_decay is None:
+            decay = 0
+        two = weight_decay is not None and other is not None and other != weight_decay
+        if two or (decay and other):
             raise UserError(
                 f"optimizer_kwargs weight_decay={other} where weight_decay is {decay}: expected "
                 f"policy_kwargs weight_decay={other} alone"
@@ -172,8 +186,11 @@ class NormPolicyMixin(TrainingExtractorMixin, BasePolicy):
             object.__setattr__(self, name, value)
         super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
         self.add_late_layers()
+        self.match_recordings()
         if decay:
             decay_matrices(self, decay)
+        elif weight_decay == 0:
+            decay_nothing(self)
         attach_projections(self)
 
     def make_features_extractor(self) -> Any:
@@ -193,6 +210,15 @@ class NormPolicyMixin(TrainingExtractorMixin, BasePolicy):
 
     def add_late_layers(self) -> None:
         """Add what needs layers that SB3 makes after :meth:`_build`; here nothing."""
+
+    def match_recordings(self) -> None:
+        """Let ``yoked(RUN)`` replay, in each place, the layer of the same name in the recorded policy."""
+        online = [item for item in phase_norms(self).items() if "_target." not in item[0]]
+        # recordings of DQN and QR-DQN have names within the Q-network
+        names = [re.sub(r"^(q_net|quantile_net)\.", "", name) for name, _ in online]
+        if replay_by_name(zip(names, (norm for _, norm in online), strict=True)):
+            for network, target in self.target_pairs():
+                copy_state(network, target)
 
     def target_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
         """Pairs of an online network and its target."""
@@ -219,11 +245,6 @@ class NormPolicyMixin(TrainingExtractorMixin, BasePolicy):
         for online, target in self.target_pairs():
             for layer, copy in zip(popart_layers(online), popart_layers(target), strict=True):
                 copy.adopt(layer.running_state)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if any(True for _ in holders(self)):  # a copy of an optimizer has no hooks
-            attach_projections(self)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         parameters: dict[str, Any] = super()._get_constructor_parameters()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ from rn_rl.normalization import (
     parse_spec,
     phase_norms,
 )
-from rn_rl.normalization.phase import weighted
+from rn_rl.normalization.phase import set_within
 from rn_rl.normalization.popart import PopArt
 from rn_rl.policies.layers import Hidden
 from rn_rl.policies.nets import hidden_layers, net_of, without_weights
@@ -159,8 +161,25 @@ class NormRecurrentActorCriticPolicy(NormOutputsMixin, RecurrentActorCriticPolic
         self, obs: Tensor, actions: Tensor, lstm_states: RNNStates, episode_starts: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         n_seq = lstm_states.pi[0].shape[1]
-        with weighted(self, real_rows(obs, actions, episode_starts, n_seq)):
+        with also_weighted(self, real_rows(obs, actions, episode_starts, n_seq)):
             return super().evaluate_actions(obs, actions, lstm_states, episode_starts)
+
+
+@contextlib.contextmanager
+def also_weighted(module: nn.Module, weights: Tensor) -> Iterator[None]:
+    """Multiply the observation weights of each normalizer by others inside this context.
+
+    Weights of another shape are left alone: the forward raises an error that says so.
+    """
+    with contextlib.ExitStack() as stack:
+        for norm in phase_norms(module).values():
+            own = norm.weights()
+            if own is None:
+                product = weights
+            else:
+                product = own * weights.to(own) if own.shape == weights.shape else own
+            stack.enter_context(set_within([norm], "observation_weight", product))
+        yield
 
 
 def real_rows(obs: Any, actions: Tensor, episode_starts: Tensor, n_seq: int) -> Tensor:

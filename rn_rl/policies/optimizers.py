@@ -35,8 +35,21 @@ def matrices(module: nn.Module) -> set[int]:
         for layer in module.modules()
         if isinstance(layer, layers)
         for name, parameter in layer.named_parameters()
-        if parameter.dim() >= 2 and name != MAGNITUDES
+        if parameter.dim() >= 2 and name != MAGNITUDES and is_own(name)
     }
+
+
+def is_own(name: str) -> bool:
+    """Return True for a parameter of a layer itself, also parametrized, not of a normalizer inside."""
+    return "." not in name or name.startswith("parametrizations.")
+
+
+def decay_nothing(policy: nn.Module) -> None:
+    """Set the decay of the optimizers of a policy to 0, which AdamW's default is not."""
+    for holder in holders(policy):
+        for group in holder.optimizer.param_groups:
+            if group.get("weight_decay"):
+                group["weight_decay"] = 0.0
 
 
 def decay_matrices(policy: Any, weight_decay: float) -> None:

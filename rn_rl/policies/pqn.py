@@ -8,6 +8,7 @@ import torch
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
+from rn_rl.errors import UserError
 from rn_rl.policies.q_policies import NormDQNPolicy
 
 
@@ -19,8 +20,12 @@ class NormPQNPolicy(NormDQNPolicy):
         use_sde: accepted as SB3 passes it; there is no state-dependent exploration of discrete actions.
         exploration_rate: epsilon, which the agent changes.
         reward_scale: factor on rewards under which the network learns; values are divided by it.
+        acting_observes: accepted as False, as saved policies have it; PQN acts and learns on the same
+            observations, so there is nothing more to observe.
         kwargs: see :class:`~rn_rl.policies.norm_policy.NormPolicyMixin`.
 
+    Raises:
+        UserError: ``acting_observes=True``.
     """
 
     def __init__(
@@ -29,8 +34,13 @@ class NormPQNPolicy(NormDQNPolicy):
         use_sde: bool = False,
         exploration_rate: float = 1.0,
         reward_scale: float = 1.0,
+        acting_observes: bool = False,
         **kwargs: Any,
     ) -> None:
+        if acting_observes:
+            raise UserError(
+                "acting_observes=True with PQN: it learns from what it acted on; expected DQN, or False"
+            )
         super().__init__(*args, **kwargs)
         self.exploration_rate, self.reward_scale = exploration_rate, reward_scale
 

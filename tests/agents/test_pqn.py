@@ -111,6 +111,7 @@ def test_there_is_no_target_network_and_a_norm_commits_once_a_rollout(tmp_path):
     [
         ({"q_lambda": 1.5}, "q_lambda=1.5: expected a number from 0 to 1"),
         ({"reward_scale": 0}, "reward_scale=0: expected a factor above 0"),
+        ({"policy_kwargs": {"acting_observes": True}}, "acting_observes=True with PQN: it learns"),
         ({"reward_scale": 2, "policy_kwargs": {"value_norm": "popart"}}, "both scale the values"),
     ],
 )

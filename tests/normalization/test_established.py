@@ -69,6 +69,8 @@ def test_a_group_has_at_least_4_features_by_default_if_there_are_as_many(feature
 def test_groups_that_do_not_divide_the_features_are_named(groups):
     with pytest.raises(UserError, match=rf"gn groups={groups}: expected a divisor .*: 1, 2, 4, 8"):
         make_normalizers(f"gn({groups})", FEATURES)
+    with pytest.raises(UserError, match=r"gn groups=2.5: expected a divisor .*: 1, 2, 5, 10"):
+        make_normalizers("gn(2.5)", 10)
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(6, FEATURES), nn.Conv2d(2, FEATURES, (1, 3))])

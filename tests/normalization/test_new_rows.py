@@ -16,6 +16,7 @@ from rn_rl.normalization import (
     make_normalizers,
     parse_spec,
     project,
+    state_before_commit,
 )
 from rn_rl.normalization.projection import UnitRows, project_after_steps
 
@@ -169,6 +170,19 @@ def test_outputs_stay_when_popart_moves(dtype):
         scale = before.abs().max() + layer.gain.to(dtype)
         assert ((after - before).abs().max() / scale).item() < 1e-6, t
         assert t == 0 or layer.gain.item() != sigma_before
+
+
+def test_outputs_stay_when_popart_is_reset():
+    layer = PopArt(nn.Linear(4, 2)).double()
+    layer.train().observe_targets(100 + 50 * torch.randn(500))
+    layer.eval()
+    x = torch.randn(5, 4, dtype=torch.float64)
+    before = layer(x)
+    layer.reset_running_state()
+    assert layer.gain.item() == 1 and layer.running_state[:2, 0].tolist() == [0, 1]
+    torch.testing.assert_close(layer(x), before, rtol=1e-12, atol=1e-12)
+    with state_before_commit(layer):
+        torch.testing.assert_close(layer(x), before, rtol=1e-12, atol=1e-12)
 
 
 def test_popart_learns_the_normalized_error():

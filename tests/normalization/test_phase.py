@@ -167,6 +167,24 @@ def test_a_copy_in_the_middle_of_a_phase_is_exact(spec, duplicate, used, build):
     assert bits(copied.eval()) == bits(module.eval())
 
 
+@pytest.mark.parametrize("spec", ["rn", "rln", "bn", "uan"])
+def test_a_target_takes_over_the_state_of_now_or_that_after_the_commit(spec, used, build):
+    """As docs/concepts/phase-rule.md says: by ``adopt``, or by loading a ``state_dict``."""
+    net, loaded, adopted = used(spec).train(), build(spec).eval(), build(spec).eval()
+    for _ in range(2):
+        net(batch(2))
+    loaded.load_state_dict(net.state_dict())
+    x = batch(1)
+    adopted.load_state_dict({**adopted.state_dict(), **dict(net.named_parameters())})
+    pairs = zip(phase_norms(net).values(), phase_norms(adopted).values(), strict=True)
+    for source, copied in pairs:
+        copied.adopt(source.running_state)
+    assert torch.equal(adopted(x), net(x)) and not torch.equal(loaded(x), net(x))
+    again = build(spec).train()
+    again.load_state_dict(loaded.state_dict())
+    assert torch.equal(loaded(x), again.eval()(x))
+
+
 @pytest.mark.parametrize("spec", STATEFUL)
 def test_weights_of_0_and_1_observe_the_subset(spec, used, build):
     weighted, subset = used(spec).double(), build(spec).double()

@@ -18,6 +18,7 @@ from rn_rl.normalization import (
     check_importable,
     make_normalizers,
     origins,
+    parse_spec,
     plugins,
 )
 
@@ -118,6 +119,25 @@ def test_a_class_of_a_module_is_imported_when_it_is_built(module, capsys):
     _, clip = make_normalizers(spec, 3)
     assert clip(torch.tensor([[-5.0, 1.0, 9.0]])).tolist() == [[-2, 1, 2]] and clip.how == "soft"
     assert "" not in sys.path or os.getcwd() not in sys.path
+
+
+@pytest.mark.parametrize(
+    ("value", "spelled"),
+    [
+        (("left arm", "b"), "('left arm','b')"),
+        (("a b",), "('a b',)"),
+        ((2.0, 3), "(2.0,3)"),
+        ((1, ("c d", ())), "(1,('c d',()))"),
+        ("(", "'('"),
+        ("a) + (b", "'a) + (b'"),
+        ('"', "'\"'"),
+    ],
+)
+def test_texts_keep_spaces_and_parentheses(value, spelled):
+    for spec in (f"my_norms:Clip(how={value!r})+ln", f"ln+my_norms:Clip(how={value!r})"):
+        assert canonical_spec(spec) == spec.replace(repr(value), spelled)
+        assert canonical_spec(canonical_spec(spec)) == canonical_spec(spec)
+    assert parse_spec(f"my_norms:Clip(how={spelled})")[0].arguments == {"how": value}
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,7 @@ def test_what_is_no_text_is_shown(spec):
         ("ramp(steps=3)", r"ramp takes \(to, over\)"),
         ("rn(half_life='long')", "rn: half_life='long': expected a number"),
         ("rn(half_life=True)", "rn: half_life=True: expected a number"),
+        ("rn(half_life=1e999)", "rn: half_life=inf: expected a finite number of phases, or None"),
         ("rn(half_life=[2])", r"rn: half_life=\[2\]: expected a number"),
         ("rn(half_life=long)", r"rn\(half_life=long\): rn takes \(half_life\)"),
         ("sn(half_life=td)", r"sn takes \(half_life, prior, shuffled\)"),
@@ -198,6 +199,8 @@ def test_bad_arguments_are_named_with_what_is_taken(spec, message):
 def test_arguments_out_of_range_are_found_when_building():
     with pytest.raises(UserError, match="half_life=-1: expected a number of phases above 0"):
         make_normalizers("rn(half_life=-1)", 8)
+    with pytest.raises(UserError, match="half_life=inf: expected a finite number of phases"):
+        RegularityNorm(8, half_life=float("inf"))
 
 
 @pytest.mark.parametrize("row", [r for r in REGISTRY.values() if r.scalar], ids=lambda r: r.name)

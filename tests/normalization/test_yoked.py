@@ -120,6 +120,43 @@ def test_a_run_with_fewer_layers_is_refused(recorded):
         make_normalizers(f"yoked({run})", FEATURES, index=2)
 
 
+NAMES = {
+    "simba": (
+        [
+            "features_extractor.norms.0.0",
+            "q_net.0.blocks.0.branch.1",
+            "q_net.0.norm.1",
+        ],
+        [1, 2],
+    ),
+    "convolutions": (["features_extractor.trunk.1", "features_extractor.head.1"], [1]),
+    "spectral": (["q_net.0.parametrizations.weight.0", "q_net.1", "q_net.4"], [1, 2]),
+    "behind an LSTM": (["mlp_extractor.policy_net.0", "mlp_extractor.policy_net.2"], [0, 1]),
+    "LSTM": (["mlp_extractor.policy_net.0", "lstm_actor.norm.1"], [0]),
+    "popart": (["mlp_extractor.policy_net.1", "value_net"], [0]),
+    "two of a layer": (["q_net.1", "q_net.2", "q_net.5", "q_net.6"], "q_net.1 and q_net.2"),
+    "popart of Q": (["critic.qf0.1", "critic.qf0.3"], "critic.qf0.1 and critic.qf0.3"),
+    "popart of blocks": (["q_net.0.norm.0", "q_net.1"], "q_net.0.norm.0 and q_net.1"),
+    "no hidden layer": (["value_net"], "no gain for hidden layer 1: the recording has 0"),
+}
+
+
+@pytest.mark.parametrize("of", NAMES)
+def test_recorded_names_tell_the_hidden_layers_or_learning_is_refused(of, tmp_path):
+    names, expected = NAMES[of]
+    gains = np.tile(np.arange(len(names)) + 2.0, (2, 1))
+    write(tmp_path, gains=gains, timesteps=np.arange(2), layers=np.array(names))
+    if isinstance(expected, list):
+        made = [make_normalizers(f"yoked({tmp_path})", 2, index=i)[0] for i in range(len(expected))]
+        assert [norm.train()(torch.ones(1, 2))[0, 0].item() - 2 for norm in made] == expected
+        return
+    [norm] = make_normalizers(f"yoked({tmp_path})", 2)
+    norm.eval()(torch.ones(1, 2))
+    with pytest.raises(UserError, match=expected) as error:
+        norm.train()(torch.ones(1, 2))
+    assert "\n" not in str(error.value)
+
+
 def test_without_the_recording_a_trained_agent_acts_and_cannot_learn(recorded, learn_phase):
     run, rows = recorded
     [norm] = make_normalizers(f"yoked({run})", FEATURES)
@@ -189,6 +226,7 @@ BROKEN = {
     "objects": arrays(gains=np.array([[None]], dtype=object), timesteps=STEPS[:1]),
     "NaN": arrays(gains=np.full((3, 2), np.nan), timesteps=STEPS),
     "another number of timesteps": arrays(gains=GOOD, timesteps=np.arange(5)),
+    "names of other layers": arrays(gains=GOOD, timesteps=STEPS, layers=np.array(["q_net.1"])),
     "timesteps in two dimensions": arrays(gains=GOOD, timesteps=np.ones((3, 3))),
 }
 

@@ -237,6 +237,37 @@ def test_decay_is_that_of_adamw_on_matrices_alone(algo: str, network: str):
         torch.testing.assert_close(parameter, before[name] * shrunk, msg=name)
 
 
+@pytest.mark.parametrize(
+    ("net", "kwargs"),
+    [
+        ("mlp", {"weight_decay": 0, "optimizer_class": torch.optim.AdamW}),
+        ("simba", {"weight_decay": 0, "optimizer_class": torch.optim.AdamW}),
+        ("simba", {"optimizer_kwargs": {"weight_decay": 0.0}}),
+        ("bronet", {"weight_decay": 0.0, "optimizer_kwargs": {"weight_decay": 0}}),
+    ],
+)
+@pytest.mark.parametrize("algo", ["dqn", "ppo", "sac"])
+def test_a_decay_of_0_is_none(algo: str, net: str, kwargs: dict[str, Any]):
+    policy = build(algo, net, norm="ln", **copy.deepcopy(kwargs)).policy
+    for holder in holders(policy):
+        assert [group["weight_decay"] for group in holder.optimizer.param_groups] == [0]
+        before = [p.detach().clone() for p in holder.parameters()]
+        for parameter in holder.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        holder.optimizer.step()
+        assert all(map(torch.equal, holder.parameters(), before))
+
+
+def test_decay_spares_normalizers_inside_an_lstm():
+    """``uan`` has matrices of its own: the means of its mixture."""
+    kwargs = {"norm": "ln", "lstm_norm": "uan", "weight_decay": 0.1}
+    policy = build("ppo_lstm", "mlp", **kwargs).policy
+    decayed = {id(p) for p in policy.optimizer.param_groups[0]["params"]}
+    names = {name for name, p in policy.lstm_actor.named_parameters() if id(p) in decayed}
+    assert names == {"weight_ih_l0", "weight_hh_l0"}
+    assert any(p.dim() >= 2 for p in policy.lstm_actor.norm.parameters())
+
+
 @pytest.mark.parametrize("norm", ["wn", "spectral", "ln+nap"])
 def test_decay_spares_what_a_reparametrization_adds(norm: str):
     """Decayed are the weights alone; the magnitudes of ``wn``, one for each row, are no matrix."""
@@ -462,6 +493,16 @@ def test_networks_are_exported(net: str):
             "weight_decay=-1: expected a number of at least 0",
         ),
         (
+            "dqn",
+            {"net": "mlp", "weight_decay": 0, "optimizer_kwargs": {"weight_decay": 0.1}},
+            "optimizer_kwargs weight_decay=0.1 where weight_decay is 0: expected",
+        ),
+        (
+            "dqn",
+            {"net": "mlp", "weight_decay": 0.1, "optimizer_kwargs": {"weight_decay": 0}},
+            "optimizer_kwargs weight_decay=0 where weight_decay is 0.1: expected",
+        ),
+        (
             "ars",
             {"net": "mlp", "norm": "ln+nap"},
             "norm 'ln\\+nap' with ARS: nap scales weights back",
@@ -542,6 +583,10 @@ def test_a_value_of_another_kind_is_one_line(algo: str, kwargs: dict[str, Any], 
         ({"value_norm": "popart"}, r"policy_kwargs\(value_norm='popart'\): a stock policy"),
         ({"lstm_norm": "ln"}, r"policy_kwargs\(lstm_norm='ln'\): a stock policy"),
         ({"weight_decay": 0.1}, r"policy_kwargs\(weight_decay=0.1\): a stock policy"),
+        (
+            {"net_arch": {"pi": [8], "vf": [8]}, "share_trunk": True},
+            r"share_trunk=True\): actor and critic have hidden layers of their own; expected",
+        ),
     ],
 )
 def test_what_policy_kwargs_cannot_take_is_one_line(kwargs: dict[str, Any], message: str):

@@ -11,10 +11,12 @@ import torch
 from gymnasium import spaces
 from sb3_contrib import TRPO, MaskablePPO, RecurrentPPO
 from sb3_contrib.common.envs import InvalidActionEnvDiscrete
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3 import A2C, PPO
 from torch import nn
 
-from rn_rl.normalization import phase_norms
+from rn_rl.errors import UserError
+from rn_rl.normalization import observation_weights, phase_norms
 from rn_rl.normalization.functional import ELEMENTS
 from rn_rl.policies import (
     NormActorCriticPolicy,
@@ -94,6 +96,25 @@ def test_padding_is_not_observed_inside_the_lstm_either() -> None:
     model = recurrent("none", n_epochs=2, lstm_norm="rn").learn(64)
     for lstm in (model.policy.lstm_actor, model.policy.lstm_critic):
         assert pending(lstm) == [2 * 64 * 6]
+
+
+@pytest.mark.parametrize("lstm_norm", ["none", "rn"])
+def test_weights_from_outside_multiply_those_of_padding(lstm_norm: str) -> None:
+    policy = recurrent("rn", lstm_norm=lstm_norm).policy
+    policy.set_training_mode(True)
+    obs, starts, state = torch.ones(6, 4), torch.zeros(6), torch.zeros(1, 2, 6)
+    obs[5] = 0  # padding of the second sequence of three
+    given = torch.tensor([0.5, 0, 0, 2, 0, 8])
+    with observation_weights(policy, lambda: given):
+        states = RNNStates((state, state), (state, state))
+        policy.evaluate_actions(obs, torch.zeros(6), states, starts)
+    norms = phase_norms(policy).values()
+    assert {norm.pending_sums[ELEMENTS, 0].item() for norm in norms} == {2.5 * 6, 2.5 * 8}
+    assert all(norm.observation_weight is None for norm in norms)
+    wrong = "observation weights of shape (4,): expected (6,)"
+    with observation_weights(policy, torch.ones(4)), pytest.raises(UserError) as error:
+        policy.evaluate_actions(obs, torch.zeros(6), states, starts)
+    assert wrong in str(error.value)
 
 
 def test_rows_of_zeros_inside_a_sequence_are_real() -> None:

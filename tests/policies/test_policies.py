@@ -13,7 +13,7 @@ from gymnasium import spaces
 from minigrid.wrappers import ImgObsWrapper
 from sb3_contrib import QRDQN, TQC, TRPO, CrossQ
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, MultiInputActorCriticPolicy
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import nn
 from torch.nn.utils import parametrize
@@ -298,6 +298,46 @@ def test_floats_of_any_range_are_images_where_the_user_says_so(shape, extractor)
         kwargs["features_extractor_kwargs"] = {"features_dim": 32}
     policy = NormActorCriticPolicy(space, ACTIONS, lambda _: 1e-3, **kwargs)
     assert type(policy.features_extractor).__name__ == extractor
+
+
+PARTS = spaces.Dict(
+    {"image": spaces.Box(-9, 9, (3, 40, 40), np.float32), "numbers": spaces.Box(-1, 1, (2,))}
+)
+GIVEN = {
+    "Norm policy": lambda **kwargs: {"norm": "ln", "trunk_norm": "gn", **kwargs},
+    "auto": lambda **kwargs: policy_kwargs("ln", trunk_norm="gn", **kwargs),
+    "dict": lambda **kwargs: policy_kwargs("ln", trunk_norm="gn", features="dict", **kwargs),
+}
+
+
+def built_on(space, how, **kwargs):
+    policy = NormActorCriticPolicy if how == "Norm policy" else ActorCriticPolicy
+    return policy(space, ACTIONS, lambda _: 1e-3, **GIVEN[how](**kwargs))
+
+
+@pytest.mark.parametrize("how", GIVEN)
+def test_floats_in_dicts_are_images_where_the_user_says_so(how):
+    """As in SB3, whose policies then set ``normalized_image=True``."""
+    trunk = built_on(PARTS, how, normalize_images=False).features_extractor.trunk
+    stock = MultiInputActorCriticPolicy(PARTS, ACTIONS, lambda _: 1e-3, normalize_images=False)
+    assert {key: type(part) for key, part in trunk.extractors.items()} == {
+        key: type(part) for key, part in stock.features_extractor.extractors.items()
+    }
+    assert trunk.features_dim == stock.features_extractor.features_dim == 256 + 2
+    assert sum(isinstance(part, nn.GroupNorm) for part in trunk.modules()) == 3
+
+
+@pytest.mark.parametrize("how", GIVEN)
+def test_floats_in_dicts_can_still_be_flattened(how):
+    given = {"features_extractor_kwargs": {"normalized_image": False, "trunk_norm": "none"}}
+    policy = built_on(PARTS, how, normalize_images=False, **given)
+    assert policy.features_extractor.trunk.features_dim == 3 * 40 * 40 + 2
+
+
+def test_float_images_in_dicts_with_channels_last_are_refused():
+    space = spaces.Dict({"image": spaces.Box(-9, 9, (40, 40, 3), np.float32)})
+    with pytest.raises(UserError, match=r"the image 'image' of a dict Box.*their channels first"):
+        built_on(space, "Norm policy", normalize_images=False)
 
 
 def test_features_dim_without_images_is_one_line():

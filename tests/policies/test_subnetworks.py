@@ -104,6 +104,24 @@ def test_a_policy_is_pickled_copied_and_traced(norm):
     torch.testing.assert_close(traced(obs), right)
 
 
+@pytest.mark.parametrize("part", ["", "actor", "critic"])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))])
+def test_a_copy_of_a_network_keeps_its_fixed_norms(copied, part):
+    kwargs = {"norm": "ln+nap", "net_arch": [8]}
+    model = SAC(NormSACPolicy, "Pendulum-v1", policy_kwargs=kwargs, buffer_size=10, device="cpu")
+    duplicate = copied(getattr(model.policy, part) if part else model.policy)
+    parts = [duplicate] if part else [duplicate.actor, duplicate.critic]
+    for network in parts:
+        assert len(network.optimizer._optimizer_step_post_hooks) == 1
+        [weight, *_] = [p for n, p in network.named_parameters() if n.endswith("weight.original")]
+        before = weight.detach().clone()
+        for parameter in network.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        network.optimizer.step()
+        assert not torch.equal(weight, before)
+        torch.testing.assert_close(weight.norm(), before.norm(), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("norm", ["wn", "spectral"])
 def test_a_restored_layer_goes_on_as_the_original(norm):
     layer = nn.Linear(5, 3)

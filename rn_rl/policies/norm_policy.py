@@ -85,8 +85,9 @@ class NormPolicyMixin(TrainingExtractorMixin, BasePolicy):
             algorithms and SAC.
         weight_decay: decay of the matrices alone, by AdamW, which takes the place of Adam; another
             ``optimizer_class``, such as the RMSprop of A2C, adds the decay to the gradients. Default:
-            that of the network, 1e-2 for ``"simba"`` and 1e-4 for ``"bronet"``; 0 (here or in
-            ``optimizer_kwargs``): none, whatever the default of the optimizer is.
+            that of the network, 1e-2 for ``"simba"`` and 1e-4 for ``"bronet"``; 0: none, whatever the
+            default of the optimizer is. A 0 in ``optimizer_kwargs``, which A2C of SB3 puts there, changes
+            nothing.
         features: the trunk before the hidden layers: ``"auto"`` (by the observation space),
             ``"mlp"``, ``"minigrid"``, ``"nature"`` or ``"dict"``.
         trunk_norm: normalizer spec for the convolutions of the trunk. Hidden layers that
@@ -167,10 +168,8 @@ class NormPolicyMixin(TrainingExtractorMixin, BasePolicy):
         decay = network.weight_decay if weight_decay is None else weight_decay
         given = kwargs.get("optimizer_kwargs")
         other = (given or {}).get("weight_decay")
-        if other == 0 and weight_decay is None:
-            decay = 0
-        two = weight_decay is not None and other is not None and other != weight_decay
-        if two or (decay and other):
+        # a 0 there is not the user's: SB3's A2C puts it in
+        if other and (decay or weight_decay == 0):
             raise UserError(
                 f"optimizer_kwargs weight_decay={other} where weight_decay is {decay}: expected "
                 f"policy_kwargs weight_decay={other} alone"

@@ -30,6 +30,20 @@ from rn_rl.policies.divergence import kl
 
 Model = TypeVar("Model", bound=BaseAlgorithm)
 
+STOCK = ("stable_baselines3", "sb3_contrib", "rn_rl")
+"""Packages whose classes a batch reproduces."""
+
+REPLACED = (
+    "learn",
+    "collect_rollouts",
+    "train",
+    "predict",
+    "_on_step",
+    "_sample_action",
+    "_store_transition",
+)
+"""Methods of an agent that a batch never calls: it has its own."""
+
 COUNTERS = ("num_timesteps", "num_updates", "progress_remaining")
 """Attributes that a checkpoint stores; they are the same for all seeds."""
 
@@ -134,6 +148,13 @@ class SeedBatch(ABC, Generic[Model]):
         """Return the reason why agents like this one cannot be trained together, or None."""
         if not isinstance(model, cls.algorithm):
             return f"{type(model).__name__} is not {cls.algorithm.__name__}"
+        for owner in type(model).__mro__:
+            own = [name for name in REPLACED if name in vars(owner) and not is_stock(owner)]
+            if own:
+                return f"{owner.__name__} has its own {own[0]}(), which a batch would not call"
+        rollouts = getattr(model, "rollout_buffer", None)
+        if rollouts is not None and not is_stock(type(rollouts)):
+            return f"its rollout buffer is a {type(rollouts).__name__}"
         for network, optimizer in cls.trained_networks(model).values():
             reason = optimizers.cannot(optimizer)
             if reason:
@@ -454,6 +475,11 @@ class SeedBatch(ABC, Generic[Model]):
         model._total_timesteps = self.total_timesteps
         model._current_progress_remaining = self.progress_remaining
         return model
+
+
+def is_stock(cls: type) -> bool:
+    """Return True for a class of SB3, sb3-contrib or this package."""
+    return cls.__module__.partition(".")[0] in STOCK
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:

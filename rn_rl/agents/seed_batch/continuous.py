@@ -105,7 +105,7 @@ class ContinuousSeedBatch(OffPolicySeedBatch[Model]):
             actions = self._modes(*self.actor.tensors, inputs).cpu().numpy()
         else:
             actions = self.sampled(observations, noise)
-        return self.env_actions(actions)
+        return self.env_actions(finite(actions))
 
     def sampled(self, observations: np.ndarray, uniform: np.ndarray) -> np.ndarray:
         """Return actions in [-1, 1] as in training, without action noise, ``(seeds, n, components)``.
@@ -132,10 +132,10 @@ class ContinuousSeedBatch(OffPolicySeedBatch[Model]):
             actions = self.sampled(observations, self.sampling.draw())
         added: Any = self.model.action_noise
         if added is not None:
-            noise = added._mu + added._sigma * gaussian(self.noise.draw())
+            mean, deviation = added._mu.reshape(-1), added._sigma.reshape(-1)
+            noise = mean + deviation * gaussian(self.noise.draw())
             actions = np.clip(actions + noise, -1, 1)
-        # of a seed that diverged: an environment would keep numbers that are not finite
-        return np.nan_to_num(actions.astype(np.float32))
+        return finite(actions.astype(np.float32))
 
     @torch.no_grad()
     def follow(self, prefix: str) -> None:
@@ -205,6 +205,11 @@ class ContinuousSeedBatch(OffPolicySeedBatch[Model]):
         for prefix, target in self.targets.items():
             target.load_into(seed, networks[prefix](model))
         return model
+
+
+def finite(actions: np.ndarray) -> np.ndarray:
+    """Return actions with 0 for NaN, as a diverged seed has: an environment would keep it or fail."""
+    return np.nan_to_num(actions)
 
 
 def values_of(critic: Any, observations: Tensor, actions: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from rn_rl.agents.priors import NetworkPriors
 from rn_rl.agents.rndqn import LOSSES
 from rn_rl.agents.seed_batch.minibatch import Transitions, unflatten
 from rn_rl.agents.seed_batch.off_policy import OffPolicySeedBatch
-from rn_rl.agents.seed_batch.rng import Streams
+from rn_rl.agents.seed_batch.rng import Streams, explore
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs, Step
 from rn_rl.agents.value_targets import TARGET_ROWS
 from rn_rl.engine.ensemble import ModuleStack
@@ -227,8 +227,12 @@ class SeedBatchDQN(OffPolicySeedBatch[DQN]):
     def predict(
         self, observations: np.ndarray, deterministic: bool = True, noise: np.ndarray | None = None
     ) -> np.ndarray:
-        """Return greedy actions ``(seeds, n)``, whatever ``deterministic`` and ``noise`` are."""
-        return self.q_values(self.tensor(observations)).argmax(-1).cpu().numpy()
+        greedy: np.ndarray = self.q_values(self.tensor(observations)).argmax(-1).cpu().numpy()
+        if deterministic or noise is None:
+            return greedy
+        assert isinstance(self.model.action_space, spaces.Discrete)
+        rates = self.exploration_rates[:, None]
+        return explore(greedy, noise[..., 0], rates, int(self.model.action_space.n))
 
     def act(self, observations: np.ndarray) -> np.ndarray:
         """Return epsilon-greedy actions, ``(seeds, 1)``; random ones until learning starts.

@@ -41,7 +41,12 @@ class OffPolicySeedBatch(SeedBatch[Model]):
         model = self.model
         assert isinstance(model.observation_space, spaces.Box)
         self.memory = SeedReplay(
-            self.size, model.buffer_size, model.observation_space, model.action_space, self.device
+            self.size,
+            model.buffer_size,
+            model.observation_space,
+            model.action_space,
+            self.device,
+            model.replay_buffer_kwargs.get("handle_timeout_termination", True),
         )
         self.replay = Streams(self.seeds, "replay", (model.batch_size,))
         wrappers = envs.normalizers()

@@ -80,17 +80,32 @@ def decays(network: nn.Module, optimizer: Optimizer) -> Tensor | None:
     ).detach()
 
 
-def state_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    """Return the optimizer's state by name: ``(seeds, P)`` tensors, and scalars such as ``step``."""
+def state_of(optimizer: Optimizer) -> dict[str, Tensor | int]:
+    """Return the optimizer's state by name: ``(seeds, P)`` tensors, and scalars such as ``step``.
+
+    ``step`` is a tensor in torch's optimizers, and an ``int`` in SB3's ``RMSpropTFLike``.
+    """
     stored = optimizer.state_dict()["state"].get(0, {})
-    return {name: value for name, value in stored.items() if isinstance(value, Tensor)}
+    return {name: value for name, value in stored.items() if value is not None}
+
+
+def state_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """Return the tensors of :func:`state_of`."""
+    stored = state_of(optimizer).items()
+    return {name: value for name, value in stored if isinstance(value, Tensor)}
 
 
 def seed_state(optimizer: Optimizer, seed: int) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Return one seed's state: arrays ``(P,)`` under ``optimizer/<name>``, and scalars by name."""
-    arrays, numbers = {}, {}
-    for name, value in state_tensors(optimizer).items():
-        if value.dim():
+    """Return one seed's state: arrays ``(P,)`` under ``optimizer/<name>``, and scalars by name.
+
+    A scalar that is a tensor becomes a ``float``; an ``int`` stays one.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    numbers: dict[str, float] = {}
+    for name, value in state_of(optimizer).items():
+        if not isinstance(value, Tensor):
+            numbers[name] = value
+        elif value.dim():
             arrays[f"optimizer/{name}"] = value[seed].cpu().numpy()
         else:
             numbers[name] = float(value)
@@ -120,7 +135,8 @@ def restore(
     }
     for name, value in numbers.items():
         if name.startswith(prefix):
-            state[name.removeprefix(prefix)] = torch.tensor(value)
+            scalar = value if isinstance(value, int) else torch.tensor(value)
+            state[name.removeprefix(prefix)] = scalar
     if state:
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": {0: state}, "param_groups": groups})
@@ -135,18 +151,20 @@ def load_into(optimizer: Optimizer, seed: int, single: Any, parameters: Sequence
         single: optimizer of the agent.
         parameters: parameters of the agent in the order in which they are stacked.
     """
-    stored = state_tensors(optimizer)
+    stored = state_of(optimizer)
     if not stored:
         return
     held = [p for group in single.param_groups for p in group["params"]]
     numbers = {id(p): number for number, p in enumerate(held)}
     state: dict[int, dict[str, Any]] = {number: {} for number in range(len(held))}
     for name, value in stored.items():
-        sizes = [p.numel() for p in parameters]
-        parts = value[seed].split(sizes) if value.dim() else [value] * len(parameters)
+        parts: Sequence[Tensor | int] = [value] * len(parameters)
+        if isinstance(value, Tensor) and value.dim():
+            split = value[seed].split([p.numel() for p in parameters])
+            parts = [part.view_as(p) for part, p in zip(split, parameters, strict=True)]
         for part, parameter in zip(parts, parameters, strict=True):
-            shaped = part.view_as(parameter if part.dim() else part)
-            state[numbers[id(parameter)]][name] = shaped.clone()
+            own = part.clone() if isinstance(part, Tensor) else part
+            state[numbers[id(parameter)]][name] = own
     groups = single.state_dict()["param_groups"]
     for group in groups:
         group["lr"] = optimizer.param_groups[0]["lr"]

@@ -13,7 +13,7 @@ from torch.distributions import Categorical, Distribution
 
 from rn_rl.agents.pqn import PQN, check_minibatch
 from rn_rl.agents.seed_batch.base import SeedBatch
-from rn_rl.agents.seed_batch.rng import Streams
+from rn_rl.agents.seed_batch.rng import Streams, explore
 from rn_rl.agents.seed_batch.rollout import PolicyOutput, SeedRollout, by_seed
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
 from rn_rl.engine.ensemble import ModuleStack
@@ -78,11 +78,6 @@ class SeedBatchPQN(SeedBatch[PQN]):
         best: np.ndarray = self.q_values(observations).max(-1) / self.model.reward_scale
         return best
 
-    def explore(self, actions: np.ndarray, chance: np.ndarray, choice: np.ndarray) -> np.ndarray:
-        """Replace actions by random ones where ``chance`` is below epsilon."""
-        random = (choice * self.actions).astype(np.int64)
-        return np.where(chance < self.exploration_rate, random, actions)
-
     @property
     def rollout_length(self) -> int:
         return self.model.n_steps
@@ -93,7 +88,8 @@ class SeedBatchPQN(SeedBatch[PQN]):
         observations: Any = self.last_observations
         q_values = self.q_values(observations)
         chance, choice = self.exploration.draw().swapaxes(0, 1)
-        actions = self.explore(q_values.argmax(-1), chance, choice)
+        random = (choice * self.actions).astype(np.int64)
+        actions = np.where(chance < self.exploration_rate, random, q_values.argmax(-1))
         step = self.envs.step(actions)
         rewards = step.rewards
         if step.timeouts.any():  # add the value of the return that the time limit cut off
@@ -179,9 +175,7 @@ class SeedBatchPQN(SeedBatch[PQN]):
         actions = self.q_values(observations).argmax(-1)
         if deterministic or noise is None:
             return actions
-        chance = noise[..., 0]  # below epsilon, its position says which action
-        choice = np.minimum(chance / max(self.exploration_rate, 1e-12), 1 - 1e-12)
-        return self.explore(actions, chance, choice)
+        return explore(actions, noise[..., 0], self.exploration_rate, self.actions)
 
     def streams(self) -> list[Streams]:
         return [self.exploration, self.shuffling]

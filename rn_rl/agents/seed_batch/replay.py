@@ -30,6 +30,8 @@ class SeedReplay:
         action_space: discrete actions are stored as int64, others as float32.
         device: device of the memories. Transitions are written through NumPy, whose calls have less
             overhead than torch's; for a GPU a row is assembled on the CPU and copied at once.
+        handle_timeouts: as ``handle_timeout_termination`` of SB3's buffer: where a time limit ends an
+            episode, the transition is not stored as its end.
     """
 
     def __init__(
@@ -39,8 +41,10 @@ class SeedReplay:
         space: spaces.Box,
         action_space: spaces.Space,
         device: torch.device,
+        handle_timeouts: bool = True,
     ) -> None:
         self.capacity = capacity
+        self.handle_timeouts = handle_timeouts
         self.position, self.full = 0, False
         dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
         discrete = isinstance(action_space, spaces.Discrete)
@@ -81,7 +85,7 @@ class SeedReplay:
             "next_observations": step.next_observations[:, 0],
             "actions": actions.reshape(len(actions), -1),
             "rewards": step.rewards,
-            "dones": step.dones & ~step.timeouts,
+            "dones": step.dones & ~step.timeouts if self.handle_timeouts else step.dones,
         }
         position = self.position if self._new is None else 0
         for name, array in values.items():

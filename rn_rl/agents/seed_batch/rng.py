@@ -67,6 +67,22 @@ class Streams:
         self.used = int(states[0]["used"])
 
 
+def explore(
+    greedy: np.ndarray, uniform: np.ndarray, rate: float | np.ndarray, actions: int
+) -> np.ndarray:
+    """Replace greedy actions by random ones with probability ``rate``, by one random number for each.
+
+    Args:
+        greedy: actions, ``(seeds, n)``.
+        uniform: random numbers in [0, 1), ``(seeds, n)``. Below ``rate``, where in [0, ``rate``) the
+            number lies says which action is taken.
+        rate: epsilon, of all seeds or ``(seeds, 1)``.
+        actions: number of actions.
+    """
+    choice = np.minimum(uniform / np.maximum(rate, 1e-12), 1 - 1e-12)
+    return np.where(uniform < rate, (choice * actions).astype(np.int64), greedy)
+
+
 def gaussian(uniform: np.ndarray) -> np.ndarray:
     """Return standard normal numbers from uniform ones in [0, 1), by the inverse distribution."""
     tiny = float(np.finfo(np.float32).eps)

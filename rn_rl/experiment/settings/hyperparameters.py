@@ -137,6 +137,7 @@ LEAST: dict[str, float] = {
     "n_top": 1,
     "noise_std": 0,
     "policy_delay": 1,
+    "stats_window_size": 1,
     "target_update_interval": 1,
     "learning_rate": 0,
     "gamma": 0,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sb3_contrib import ARS
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.vec_env import VecEnv
 
 from rn_rl.agents import NormalizerLogger
 from rn_rl.errors import TrainingStopped
@@ -47,17 +49,46 @@ def make_evaluation(spec: RunSpec, run: Run, model: BaseAlgorithm) -> EvalCallba
     """Make SB3's evaluation callback; its files replace those of the run only when complete."""
     env = spec.make_env(n_envs=1, seed=spec.seed + 10_000, evaluation=True)
     folder = evaluation_folder(run)
-    return evaluation_callback(model, env)(
+    kind = type("Evaluation", (AtTimesteps, evaluation_callback(model, env)), {})
+    made: EvalCallback = kind(
         env,
+        every=spec.eval_freq,
         callback_on_new_best=MoveAgent(folder / "best_model.zip", run.best_model_file),
         callback_after_eval=MoveCallback(folder / "evaluations.npz", run.evaluations_file),
         n_eval_episodes=spec.eval_episodes,
-        eval_freq=max(spec.eval_freq // spec.n_envs, 1),
         log_path=str(folder),
         best_model_save_path=str(folder),
         deterministic=spec.deterministic_evaluation,
         verbose=0,
     )
+    return made
+
+
+def is_due(timesteps: int, n_envs: int, every: int) -> bool:
+    """Return True if the last step of all environments reached a multiple of ``every`` timesteps."""
+    return timesteps // every > (timesteps - n_envs) // every
+
+
+class AtTimesteps(EvalCallback):
+    """Base of SB3's evaluation callbacks: evaluates a single run at the timesteps of a seed batch.
+
+    SB3 counts calls, ``eval_freq // n_envs`` between two evaluations: too few timesteps if ``n_envs``
+    does not divide ``eval_freq``.
+
+    Args:
+        env: environment of the evaluations.
+        every: timesteps between evaluations, see :func:`is_due`.
+        kwargs: other arguments of the callback.
+    """
+
+    def __init__(self, env: VecEnv, every: int, **kwargs: Any) -> None:
+        super().__init__(env, eval_freq=1, **kwargs)
+        self.every = every
+
+    def _on_step(self) -> bool:
+        if not is_due(self.num_timesteps, self.training_env.num_envs, self.every):
+            return True
+        return super()._on_step()
 
 
 class MoveCallback(BaseCallback):

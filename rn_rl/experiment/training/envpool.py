@@ -44,9 +44,15 @@ def no_envpool(spec: RunSpec, env: VecEnv) -> str | None:
         return "normalize is for gymnasium"
     if spec.step_timeout is not None:
         return "--step-timeout is for gymnasium"
-    unknown = set(settings.get("env_kwargs") or {}) - {"max_episode_steps"}
+    given = settings.get("env_kwargs") or {}
+    unknown = set(given) - {"max_episode_steps"}
     if unknown:
         return f"env_kwargs {', '.join(sorted(unknown))} are for gymnasium"
+    limit = given.get("max_episode_steps", 1)
+    if type(limit) is not int or limit < 1:
+        return f"max_episode_steps={limit} is for gymnasium: envpool's is a whole number above 0"
+    if given and spec.is_minigrid:
+        return f"max_episode_steps={limit} is for gymnasium: envpool's also changes the reward"
     envs = fast_envs(spec, [[0]], env)
     observations, actions = envs.reset()[:, 0], envs.action_space
     envs.close()

@@ -94,6 +94,10 @@ def resolve(config: TrainConfig) -> RunSpec:
     check_given(algo, given)
     own = [name for name in own if name not in given]
     hyperparameters = merge_nested(hyperparameters, given)
+    if given.get("noise_std") is not None and hyperparameters.get("noise_type") is None:
+        raise UserError(
+            f"noise_std={given['noise_std']} without noise_type: add --set noise_type=normal"
+        )
     policy_kwargs = hyperparameters.get("policy_kwargs") or {}
     if not isinstance(policy_kwargs, dict):
         raise UserError(f"--set policy_kwargs={policy_kwargs}: expected names and values")

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stable_baselines3.common.monitor import ResultsWriter
+from stable_baselines3.common.env_util import unwrap_wrapper
+from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
     VecEnv,
     VecNormalize,
     sync_envs_normalization,
@@ -48,6 +50,10 @@ class BatchEnvs(ABC):
         """Note a finished training episode for the monitor file of its environment."""
 
     @abstractmethod
+    def end_monitors(self, seed: int) -> None:
+        """Write no more episodes of a seed, which goes on in the batch although its run is complete."""
+
+    @abstractmethod
     def write_monitors(self) -> None:
         """Write the episodes noted so far to ``<env>.monitor.csv`` of their runs."""
 
@@ -84,6 +90,14 @@ class BatchEnvs(ABC):
             self.evaluation.close()
 
 
+def monitors_of(env: VecEnv) -> list[Monitor]:
+    """Return SB3's Monitor of each environment."""
+    inner = env.unwrapped
+    assert isinstance(inner, DummyVecEnv)
+    found = [unwrap_wrapper(one, Monitor) for one in inner.envs]
+    return [monitor for monitor in found if isinstance(monitor, Monitor)]
+
+
 class GymnasiumBatchEnvs(BatchEnvs):
     """SB3 vector environments, one of each kind for every seed. SB3's Monitor writes their episodes.
 
@@ -115,6 +129,12 @@ class GymnasiumBatchEnvs(BatchEnvs):
 
     def record(self, episode: Episode) -> None:
         pass
+
+    def end_monitors(self, seed: int) -> None:
+        for monitor in monitors_of(self._training[seed]):
+            if monitor.results_writer is not None:
+                monitor.results_writer.close()
+                monitor.results_writer = None
 
     def write_monitors(self) -> None:
         pass
@@ -189,6 +209,9 @@ class EnvpoolBatchEnvs(BatchEnvs):
             "t": round(time.time() - self._begin, 6),
         }
         self._episodes.setdefault(self._monitor(episode.seed, episode.env), []).append(row)
+
+    def end_monitors(self, seed: int) -> None:
+        pass  # only what is given to `record` is written
 
     def write_monitors(self) -> None:
         # files are not held open between two writes, since there may be thousands

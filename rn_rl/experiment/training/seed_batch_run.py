@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from rn_rl.experiment.runs.io import atomic_write
 from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.experiment.runs.weights import save_zip
 from rn_rl.experiment.settings.algorithms import algorithm
-from rn_rl.experiment.training.callbacks import PHASES_PER_CHECK
+from rn_rl.experiment.training.callbacks import PHASES_PER_CHECK, is_due
 from rn_rl.experiment.training.probe import put_log, put_states, take_log, take_states, write_seed
 from rn_rl.experiment.training.progress import TrainingProgress
 from rn_rl.experiment.training.seed_batch_envs import (
@@ -65,7 +66,8 @@ class SeedBatchRun:
 
     Attributes:
         best: highest mean return of an evaluation, for each seed.
-        recent: training returns of each seed.
+        window: number of episodes over which training returns are averaged: ``stats_window_size``.
+        recent: the last ``window`` training returns of each seed.
         ended: number of training episodes that each seed has ended.
         finished: seeds that have all of their episodes or diverged, ``(seeds,)``. Their last
             policies are saved, and nothing of them is recorded any more; they leave the batch when
@@ -93,7 +95,8 @@ class SeedBatchRun:
             SeedBatchProbe(batch, probe_interval(batch, self.spec)) if self.spec.probe else None
         )
         self.best = np.full(len(specs), -np.inf)
-        self.recent: list[list[float]] = [[] for _ in specs]
+        self.window: int = batch.model._stats_window_size
+        self.recent: list[deque[float]] = [deque(maxlen=self.window) for _ in specs]
         self.rollouts = 0
         self.ended = np.zeros(len(specs), int)
         self.finished = np.zeros(len(specs), bool)
@@ -139,7 +142,7 @@ class SeedBatchRun:
         """Return the figures over all seeds as one line."""
         steps = self.display.speed(self.batch.num_timesteps) * len(self.runs)
         parts = [f"{steps:,.0f} steps/s in all"]
-        returns = [np.mean(recent[-100:]) for recent in self.recent if recent]
+        returns = [np.mean(recent) for recent in self.recent if recent]
         if returns:
             parts.append(f"training return {np.mean(returns):.2f}")
         return " · ".join(parts + self.records.status())
@@ -209,8 +212,7 @@ class SeedBatchRun:
             if value <= MOST_WEIGHT:
                 continue
             if not self.finished[seed]:
-                self.finished[seed] = True
-                self.save_agent(seed)
+                self._finish(seed)
                 named = self.batch.named_parameters(seed)
                 found = find_divergence(named, self.batch.num_timesteps)
                 assert found is not None
@@ -223,19 +225,24 @@ class SeedBatchRun:
         if self.spec.episodes is None:
             return
         for seed in np.flatnonzero((self.ended >= self.spec.episodes) & ~self.finished):
-            self.save_agent(int(seed))
-            self.finished[seed] = True
+            self._finish(int(seed))
+
+    def _finish(self, seed: int) -> None:
+        """Save the agent of a seed, of which nothing is recorded any more; see :attr:`finished`."""
+        self.finished[seed] = True
+        self.envs.end_monitors(seed)
+        self.save_agent(seed)
 
     def on_step(self) -> None:
         """Record episodes, evaluate when due and show progress, after a step of all environments."""
         for episode in self.envs.training.finished:
-            self.ended[episode.seed] += 1
-            if self.spec.episodes is not None and self.ended[episode.seed] > self.spec.episodes:
+            if self.finished[episode.seed]:
                 continue
+            self.ended[episode.seed] += 1
             self.recent[episode.seed].append(episode.reward)
             self.envs.record(episode)
         now, every = self.batch.num_timesteps, self.spec.eval_freq
-        if every and now // every > (now - self.spec.n_envs) // every:
+        if every and is_due(now, self.spec.n_envs, every):
             self.evaluate_seeds()
         if self.envs.training.finished:
             self._finish_seeds()  # before the next update, as a single run ends
@@ -243,6 +250,7 @@ class SeedBatchRun:
 
     def evaluate_seeds(self) -> None:
         """Play ``eval_episodes`` episodes of every seed, side by side, and keep its best policy."""
+        self._end_diverged()  # actions of weights that are not finite would end the whole batch
         self.envs.synchronize()
         noise = None if self.spec.deterministic_evaluation else self.noise
         returns, lengths = play_seed_batch(self.batch, self.envs.evaluation, noise)
@@ -265,7 +273,7 @@ class SeedBatchRun:
         row.update({name: loss.cpu().numpy() for name, loss in self.batch.losses.items()})
         rate = self.batch.optimizer.param_groups[0]["lr"]
         row["train/learning_rate"] = np.full(len(returns), float(rate))
-        recent = [np.mean(r[-100:]) if r else np.nan for r in self.recent]
+        recent = [np.mean(r) if r else np.nan for r in self.recent]
         row["rollout/ep_rew_mean"] = np.array(recent)
         layers, records = self.records.layers, self.records
         if layers:
@@ -317,7 +325,7 @@ class SeedBatchRun:
                 put_log(arrays, self.probe.log.state(seed))
                 plain["probe"] = put_states(arrays, self.probe.probes, seed)
             plain["best"] = float(self.best[seed])
-            plain["recent"] = self.recent[seed][-100:]
+            plain["recent"] = list(self.recent[seed])
             plain["rollouts"] = self.rollouts
             plain["evaluation_noise"] = self.noise.state(seed)
             plain["monitor_rows"] = monitors.monitor_rows(run.folder)
@@ -345,11 +353,13 @@ class SeedBatchRun:
             )
         self.noise.restore([each["evaluation_noise"] for each in plain])
         self.best = np.array([each["best"] for each in plain])
-        self.recent = [list(each["recent"]) for each in plain]
+        self.recent = [deque(each["recent"], maxlen=self.window) for each in plain]
         self.rollouts = plain[0]["rollouts"]
         self.ended = np.array([monitors.episodes_done(each) for each in plain])
         if self.spec.episodes is not None:
             self.finished = self.ended >= self.spec.episodes
         self.finished |= [run.divergence is not None for run in self.runs]
+        for seed in np.flatnonzero(self.finished):
+            self.envs.end_monitors(int(seed))
         if not self.envs.restore(plain):
             self.batch.begin_episodes()

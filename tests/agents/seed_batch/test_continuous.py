@@ -5,15 +5,19 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from sb3_contrib import TQC, CrossQ
 from sb3_contrib.common.torch_layers import BatchRenorm
 from stable_baselines3 import DDPG, SAC, TD3
 from stable_baselines3.common.buffers import ReplayBufferSamples
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.vec_env import DummyVecEnv
 
+from rn_rl.agents import VecSeedEnvs
 from rn_rl.agents.seed_batch.crossq import SeedBatchCrossQ
 from rn_rl.agents.seed_batch.minibatch import Transitions
 from rn_rl.agents.seed_batch.rng import gaussian
@@ -323,6 +327,48 @@ def test_a_seed_that_diverged_is_silenced():
     batch.silence(1)
     batch.learn(60)
     assert all(np.isfinite(batch.largest_weights())) and torch.isfinite(batch.log_ent_coef).all()
+
+
+@pytest.mark.parametrize(("cls", "batch_cls"), CASES)
+def test_actions_of_a_seed_that_diverged_are_finite(cls: Any, batch_cls: Any):
+    models = [agent(cls, "none", seed) for seed in SEEDS]
+    batch = batch_cls(models, envs_of(models, "Pendulum-v1"))
+    batch.actor.weights[1] = float("nan")
+    seen = np.ones((len(SEEDS), 4, 3), np.float32)
+    noise = np.random.default_rng(0).random((len(SEEDS), 4, 1))
+    for actions in (batch.predict(seen), batch.predict(seen, False, noise)):
+        assert (actions[1] == 0).all() and (actions[[0, 2]] != 0).all()
+
+
+class Matrix(gym.Env[Any, Any]):
+    """Actions of two axes."""
+
+    observation_space = spaces.Box(-1, 1, (3,))
+    action_space = spaces.Box(-2, 2, (2, 3))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        assert action.shape == (2, 3)
+        return np.zeros(3, np.float32), 0.0, False, False, {}
+
+
+def test_noise_of_actions_with_several_axes_is_added_to_each():
+    sigma = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.3]])
+    mean = np.array([[5.0, 0.0, 0.0], [0.0, -5.0, 0.0]])
+    kwargs = {"learning_starts": 0, "buffer_size": 50, "policy_kwargs": {"net_arch": [4]}}
+    kwargs["action_noise"] = NormalActionNoise(mean, sigma)
+    models = [TD3(NormTD3Policy, Matrix(), seed=seed, **kwargs) for seed in SEEDS]
+    batch = SeedBatchTD3(models, VecSeedEnvs([DummyVecEnv([Matrix]) for _ in SEEDS]))
+    seen = np.zeros((len(SEEDS), 1, 3), np.float32)
+    plain = batch.sampled(seen, seen)
+    drawn = np.stack([batch.act(seen) for _ in range(500)])
+    assert (drawn[..., 0] == 1).all() and (drawn[..., 4] == -1).all()  # clipped
+    assert (drawn[..., [1, 2, 3]] == plain[..., [1, 2, 3]]).all()
+    assert abs(drawn[..., 5].std(0) - 0.3).max() < 0.05
+    batch.learn(20)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import json
 from typing import Any
@@ -11,21 +12,23 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3 import DQN, PPO
-from stable_baselines3.common.buffers import ReplayBuffer, RolloutBufferSamples
+from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer, RolloutBufferSamples
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.distributions import (
     CategoricalDistribution,
     DiagGaussianDistribution,
 )
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import LinearSchedule
 
-from rn_rl.agents import SeedBatchDQN, SeedBatchPPO
+from rn_rl.agents import SeedBatchDQN, SeedBatchPPO, VecSeedEnvs
 from rn_rl.agents.seed_batch.distributions import sample
 from rn_rl.agents.seed_batch.introspection import is_row_wise
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.engine.dedup.rows import SIZE_MULTIPLE, row_ids
 from rn_rl.engine.host import flush_denormals
 from rn_rl.errors import UserError
+from rn_rl.experiment.training.seed_batch import empty_memory
 from rn_rl.normalization import REGISTRY
 from rn_rl.policies import NormActorCriticPolicy, NormDQNPolicy
 from tests.factories import (
@@ -246,8 +249,99 @@ def test_schedules_and_targets_are_those_of_sb3():
     assert len({row[1] for row in own}) > 10 and own[-1][3] > 50
 
 
+def test_stochastic_evaluations_explore_as_sb3s_predict():
+    """Each seed with its epsilon: shares of actions, against 400 of SB3's own."""
+    models = [dqn("none", seed) for seed in SEEDS]
+    batch = SeedBatchDQN(models, envs_of(models))
+    batch.exploration_rates[:] = 0.0, 0.5, 1.0
+    seen = np.tile(np.array([0.01, 0.02, 0.03, 0.04], np.float32), (len(SEEDS), 5, 1))
+    greedy = batch.predict(seen)
+    play = batch.player(Streams(SEEDS, "evaluation", (5, 1)))
+    starts = np.zeros((len(SEEDS), 5), bool)
+    other = np.mean([play(seen, starts) != greedy for _ in range(2000)], 0).mean(1)
+    np.testing.assert_allclose(other, [0, 0.25, 0.5], rtol=0, atol=0.02)
+    for seed, share in enumerate(other):
+        agent = batch.write_back(seed)
+        theirs = [agent.predict(seen[seed], deterministic=False)[0] for _ in range(400)]
+        assert abs(np.mean(np.array(theirs) != greedy[seed]) - share) < 0.1
+    play = batch.player(None)
+    assert (play(seen, starts) == greedy).all()
+
+
+@pytest.mark.parametrize("handle", [True, False])
+def test_time_limits_are_stored_as_in_sb3s_replay_buffer(handle: bool):
+    kwargs = {"replay_buffer_kwargs": {"handle_timeout_termination": handle}}
+    short = functools.partial(make_vec_env, "CartPole-v1", env_kwargs={"max_episode_steps": 5})
+    models = [dqn("none", seed, learning_starts=100, **kwargs) for seed in SEEDS]
+    batch = SeedBatchDQN(models, VecSeedEnvs([short(seed=seed) for seed in SEEDS]))
+    batch.learn(24)
+    single = dqn("none", 3, short(seed=3), learning_starts=100, **kwargs)
+    single.learn(24)
+    theirs = single.replay_buffer._get_samples(np.arange(24)).dones
+    for model in batch.models:
+        empty_memory(model)
+    for each in (batch, batch.only([0, 1, 2])):
+        assert (each.memory.tensors["dones"][:, :24] == theirs).all()
+        assert theirs.sum() == (0 if handle else 4)
+        assert each.memory.handle_timeouts is handle
+
+
 class OwnBuffer(ReplayBuffer):
     """A user's buffer."""
+
+
+class OwnRollouts(RolloutBuffer):
+    """A user's buffer."""
+
+
+class OwnTrain(DQN):
+    """A user's algorithm."""
+
+    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+        super().train(gradient_steps, batch_size)
+
+
+class OwnStep(PPO):
+    """A user's algorithm."""
+
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> bool:
+        return super().collect_rollouts(*args, **kwargs)
+
+
+class Renamed(OwnStep):
+    """A subclass of a user's algorithm."""
+
+
+class OtherDefaults(DQN):
+    """A user's algorithm that learns as DQN does."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"gamma": 0.9, **kwargs})
+
+
+def test_algorithms_and_buffers_of_the_user_are_not_replaced_by_stock_ones():
+    given = {"device": "cpu", "policy_kwargs": {"net_arch": [4]}}
+    few = {"n_steps": 8, "batch_size": 8, **given}
+    cases = [
+        (
+            SeedBatchDQN,
+            OwnTrain(NormDQNPolicy, "CartPole-v1", **given),
+            "OwnTrain has its own train",
+        ),
+        (
+            SeedBatchPPO,
+            Renamed(NormActorCriticPolicy, "CartPole-v1", **few),
+            "OwnStep has its own collect_rollouts(), which a batch would not call",
+        ),
+        (
+            SeedBatchPPO,
+            PPO(NormActorCriticPolicy, "CartPole-v1", rollout_buffer_class=OwnRollouts, **few),
+            "its rollout buffer is a OwnRollouts",
+        ),
+    ]
+    for cls, model, said in cases:
+        assert str(cls.cannot(model)).startswith(said)
+    assert SeedBatchDQN.cannot(OtherDefaults(NormDQNPolicy, "CartPole-v1", **given)) is None
 
 
 @pytest.mark.parametrize(

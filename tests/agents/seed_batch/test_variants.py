@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import numpy as np
@@ -213,6 +214,37 @@ def test_batches_take_each_optimizer_that_is_elementwise(name: str):
     single = batch.write_back(0).policy.optimizer
     assert type(batch.optimizer) is type(single) is optimizer
     assert single.state_dict()["state"] or name == "SGD"
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_the_optimizers_whole_state_goes_into_agents_and_smaller_batches(name: str, tmp_path: Any):
+    """SB3 continues from the zip. RMSpropTFLike counts its steps by an int, others by a tensor."""
+    optimizer = getattr(torch.optim, name, RMSpropTFLike)
+    kwargs = {"norm": "ln", "net_arch": [8], "optimizer_class": optimizer}
+    options = {"policy_kwargs": kwargs, "use_rms_prop": False}
+    batch = SeedBatchA2C(models := [a2c("ln", s, **options) for s in SEEDS], envs_of(models))
+    single = a2c("ln", 3, **options)
+    batch.learn(32)
+    single.learn(32)
+    batch.write_back(1).save(tmp_path / "agent")
+    loaded = A2C.load(tmp_path / "agent", env=single.get_env())
+    expected = single.policy.optimizer.state_dict()["state"]
+    found = loaded.policy.optimizer.state_dict()["state"]
+    scalars = {"step", "mu_product"}
+    for number, state in expected.items():
+        assert found[number].keys() == state.keys()
+        for key in scalars & state.keys():
+            assert found[number][key] == state[key] and type(found[number][key]) is type(state[key])
+    loaded.learn(16, reset_num_timesteps=False)
+    kept = copy.deepcopy([batch.state(seed) for seed in (0, 1, 2)])
+    again = SeedBatchA2C(models := [a2c("ln", s, **options) for s in SEEDS], envs_of(models))
+    again.restore(json.loads(json.dumps([plain for _, plain in kept])) and kept)
+    batch.envs.keep([0, 2])
+    for other in (again, batch.only([0, 2])):
+        state = other.optimizer.state_dict()["state"].get(0, {})
+        assert all(state[key] == expected[0][key] for key in scalars & state.keys())
+        other.begin_episodes()
+        other.learn(48)
 
 
 def test_decay_of_matrices_alone_is_that_of_each_optimizer():

@@ -8,7 +8,7 @@ import gymnasium as gym
 import minigrid  # noqa: F401  (registers its environments)
 import numpy as np
 import pytest
-from gymnasium.envs.classic_control import CartPoleEnv
+from gymnasium.envs.classic_control import CartPoleEnv, PendulumEnv
 from scipy import stats
 from stable_baselines3.common.env_util import make_vec_env
 
@@ -110,6 +110,28 @@ def test_steps_of_envpools_cartpole_equal_gymnasiums():
             ended += ends
         seen = step.observations
     assert ended > 10
+    envs.close()
+
+
+def test_envpools_pendulum_differs_from_gymnasiums_only_where_its_speed_is_clipped():
+    """Its angle then moves by the speed before clipping, as docs/tutorials/many-seeds.md says."""
+    envs, single = EnvpoolSeedEnvs("Pendulum-v1", [[3]]), gym.make("Pendulum-v1").unwrapped
+    assert isinstance(single, PendulumEnv)
+    single.reset()
+    seen = envs.reset()[0, 0]
+    clipped = []
+    for _ in range(600):
+        push = np.array([2 * np.sign(seen[2])], np.float32)  # always faster
+        single.state = np.array([np.arctan2(seen[1], seen[0]), seen[2]])
+        wanted, *_ = single.step(push)
+        step = envs.step(push[None, None])
+        off = np.abs(step.next_observations[0, 0] - wanted).max()
+        if abs(wanted[2]) == single.max_speed:
+            clipped.append(off)
+        else:
+            assert off < 1e-5
+        seen = step.observations[0, 0]
+    assert len(clipped) > 50 and 0.04 < max(clipped) < 0.06
     envs.close()
 
 

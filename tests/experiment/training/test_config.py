@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import pytest
 
+from rn_rl.errors import UserError
 from rn_rl.experiment.grid.config import CompareConfig
 from rn_rl.experiment.training.config import SharedOptions, TrainConfig
 from rn_rl.experiment.training.resolve import resolve
@@ -53,3 +54,20 @@ def test_options_are_read_without_torch():
 def test_evaluations_take_no_longer_than_the_training(env, timesteps, given, expected):
     config = TrainConfig(algo="dqn", env=env, timesteps=timesteps, **given)
     assert resolve(config).eval_freq == expected
+
+
+def test_noise_of_no_kind_is_refused():
+    """Before, there was no noise, without a word."""
+    for words in (("noise_std=0.5",), ("noise_type=null", "noise_std=0.5")):
+        with pytest.raises(
+            UserError, match=r"^noise_std=0.5 without noise_type: add --set noise_t"
+        ):
+            resolve(TrainConfig(algo="sac", env="Pendulum-v1", set=words))
+    zoo = "MountainCarContinuous-v0"  # has noise_type, which null turns off
+    for words in (("noise_std=0.5",), ("noise_type=null",)):
+        resolve(TrainConfig(algo="td3", env=zoo, set=words))
+
+
+def test_a_window_of_no_episodes_is_refused():
+    with pytest.raises(UserError, match="stats_window_size=0: expected at least 1"):
+        resolve(TrainConfig(algo="dqn", env="CartPole-v1", set=("stats_window_size=0",)))

@@ -59,7 +59,7 @@ def test_each_seed_of_a_batch_ends_with_its_own_last_episode(tmp_path, vector_en
     ends = {}
     for seed, run in together.items():
         ends[seed] = sum(int(row.split(",")[1]) for row in rows(run)[:6])
-        assert len(rows(run)) >= 6
+        assert len(rows(run)) == 6
         assert monitors.has_episodes(run.checkpoint, 6)
         assert_no_update_follows_the_last_episode(run, ends[seed])
     assert main(["train", "--resume", str(together[0].folder), "--quiet"]) == 2
@@ -73,6 +73,36 @@ def test_each_seed_of_a_batch_ends_with_its_own_last_episode(tmp_path, vector_en
     mine, theirs = (load_file(run.policy_file) for run in (together[first], alone))
     for name, value in theirs.items():
         np.testing.assert_allclose(mine[name], value, rtol=0, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("vector_env", ["gymnasium", "envpool"])
+def test_monitor_files_of_seeds_that_stay_in_the_batch_end_with_their_run(
+    tmp_path, vector_env, monkeypatch
+):
+    monkeypatch.setattr(seed_batch_run, "LEAVING", 1)  # when all have ended
+    how = ["--seeds", "3", "--engine", "batch", "--vector-env", vector_env]
+    runs = trained(tmp_path, *how).values()
+    assert [len(rows(run)) for run in runs] == [6, 6, 6]
+
+
+def test_monitor_files_of_a_resumed_batch_end_with_their_run(tmp_path, monkeypatch):
+    """It was stopped when one seed had all of its episodes."""
+    monkeypatch.setattr(seed_batch_run, "LEAVING", 1)
+    start = SeedBatchRun.on_rollout_start
+
+    def stopping(self):
+        self.watch.stop = bool(self.finished.any())
+        return start(self)
+
+    shape = ["--episodes", "6", "--eval-freq", "0", "--quiet", "--out", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(SeedBatchRun, "on_rollout_start", stopping)
+        how = ["--seeds", "3", "--engine", "batch", "--vector-env", "gymnasium"]
+        assert main(["train", *PAPER, *shape, *how]) == 130
+    runs = [Run(folder) for folder in sorted((tmp_path / "rn" / "rndqn").iterdir())]
+    assert min(len(rows(run)) for run in runs) < 6
+    assert main(["train", "--resume", str(runs[0].folder), "--quiet"]) == 0
+    assert [len(rows(run)) for run in runs] == [6, 6, 6]
 
 
 @pytest.mark.parametrize(
@@ -98,9 +128,9 @@ def test_seeds_that_have_all_of_their_episodes_leave_the_batch(tmp_path, vector_
     ends = set()
     for seed, run in leaving.items():
         other = staying[seed]
-        # the times differ; gymnasium's monitors also record what a seed plays before it leaves
-        mine, theirs = ([row.split(",")[:2] for row in rows(each)[:6]] for each in (run, other))
-        assert mine == theirs
+        # the times differ
+        mine, theirs = ([row.split(",")[:2] for row in rows(each)] for each in (run, other))
+        assert mine == theirs and len(mine) == 6
         ends.add(sum(int(length) for _, length in mine))
         assert len(run.read_spec().together) == 6
         with np.load(run.evaluations_file) as mine, np.load(other.evaluations_file) as theirs:

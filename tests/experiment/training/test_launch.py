@@ -127,6 +127,16 @@ def test_a_batch_leaves_ordinary_runs(tmp_path, vector_env, cls):
     assert any((weights[0][name] != weights[1][name]).any() for name in names)
 
 
+def test_a_single_run_is_evaluated_at_the_timesteps_of_a_batch(tmp_path):
+    """Also where ``n_envs`` does not divide ``eval_freq``."""
+    settings = ("n_steps=32", "batch_size=96", "n_epochs=1")
+    options = {"algo": "ppo", "set": settings, "n_envs": 3, "timesteps": 576}
+    together = several(tmp_path / "together", seeds=1, **options)
+    alone = several(tmp_path / "alone", seeds=1, engine="process", **options)
+    for run in (*together, *alone):
+        assert np.load(run.evaluations_file)["timesteps"].tolist() == [252, 501]
+
+
 def test_stock_sb3_continues_from_the_zip_of_one_seed(tmp_path):
     """The zip has the state of the optimizer, so the first updates are not those of a new one."""
     run = several(tmp_path)[0]
@@ -292,6 +302,27 @@ def test_envpool_is_used_where_it_has_the_same_environment(env, algo, config, re
     found = no_envpool(spec, single)
     single.close()
     assert found is None if reason is None else reason in str(found)
+
+
+@pytest.mark.parametrize(
+    ("env", "limit", "reason"),
+    [
+        ("LunarLander-v3", 100, None),
+        ("CartPole-v1", -1, "max_episode_steps=-1 is for gymnasium: envpool's is a whole number"),
+        ("CartPole-v1", None, "max_episode_steps=None is for gymnasium"),
+        ("MiniGrid-Empty-5x5-v0", 50, "max_episode_steps=50 is for gymnasium: envpool's also"),
+    ],
+)
+def test_envpool_is_not_used_where_a_limit_of_steps_means_something_else_to_it(env, limit, reason):
+    """Without a limit (-1) it ends each episode at once; MiniGrid's rewards follow it there."""
+    wrapper = "minigrid.wrappers.ImgObsWrapper" if env.startswith("MiniGrid") else None
+    spec = resolve(TrainConfig(algo="dqn", env=env, set=(f"env_wrapper={wrapper or 'null'}",)))
+    kwargs = {"env_wrapper": wrapper, "env_kwargs": {"max_episode_steps": limit}}
+    spec = replace(spec, hyperparameters={**spec.hyperparameters, **kwargs})
+    single = spec.make_env(n_envs=1)
+    found = no_envpool(spec, single)
+    single.close()
+    assert found is None if reason is None else str(found).startswith(reason)
 
 
 def test_a_batch_that_was_killed_while_it_renamed_its_last_checkpoints_is_complete(

@@ -59,7 +59,7 @@ class Section:
     curves: str | None
     """Learning curves."""
     intervals: str
-    """Last returns with intervals."""
+    """The endpoint of each arm with its interval."""
     improvements: str | None
     """Probabilities of improvement over the baseline."""
     gains: str | None
@@ -244,10 +244,12 @@ def section(summary: Summary, task: Task, palette: drawing.Palette) -> Section:
         [norm, str(len(arm.runs)), *(str(arm.figures[name]) for name in METRICS)]
         for norm, arm in task.arms.items()
     ]
-    last = [(norm, arm.figures["last return, IQM"]) for norm, arm in task.arms.items()]
+    figure = SHOWN[summary.endpoint]
+    shown = [(norm, arm.figures[figure]) for norm, arm in task.arms.items()]
     for each in task.references:
         rows.append([each.label, "1", str(Estimate(each.value)), *[""] * (len(METRICS) - 1)])
-        last.append((each.label, Estimate(each.value, each.low, each.high)))
+        if summary.endpoint == "last":  # they have no curve
+            shown.append((each.label, Estimate(each.value, each.low, each.high)))
     better = [(each.norm, each.improvement) for each in mine]
     runs = [run for arm in task.arms.values() for run in arm.runs]
     ways = {(run.held_out, run.episodes) for run in runs if run.episodes}
@@ -259,7 +261,7 @@ def section(summary: Summary, task: Task, palette: drawing.Palette) -> Section:
         rows=rows,
         curves=plots.learning_curves(task, palette),
         intervals=plots.intervals(
-            last, palette, "return of the last policy, IQM and 95% interval", f"last {task.name}"
+            shown, palette, f"{figure}, 95% interval", f"{summary.endpoint} {task.name}"
         ),
         improvements=plots.intervals(
             better,

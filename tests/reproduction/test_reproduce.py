@@ -75,8 +75,8 @@ def test_every_arm_of_the_paper_and_every_control(tmp_path):
             donor = Run(Path(recording[2])).read_spec()
             assert donor.norm == f"{recording[1]}rn"
             donors[recording[1], spec.seed] = donor.seed
-    # a donor each, of none of the seeds compared
-    assert donors == {(norm, i): 1_000_000 + i for norm in ("", "ln+") for i in range(2)}
+    # the first donor, which is none of the seeds compared, serves the first five of 50 seeds
+    assert donors == {(norm, i): 1_000_000 for norm in ("", "ln+") for i in range(2)}
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("policy.safetensors")}
     assert toy(tmp_path, what, "--seeds", "2") == 0  # nothing is trained twice
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("policy.safetensors")}
@@ -398,7 +398,7 @@ def test_the_preregistered_question_is_answered_by_the_evaluation_curve(tmp_path
     found = {(spec.norm.split("(")[0], spec.seed) for spec in specs(tmp_path)}
     assert found == {
         *(("ln", seed) for seed in (1000, 1001)),
-        *(("ln+rn", seed) for seed in (1000, 1001, 1_000_000, 1_000_001)),
+        *(("ln+rn", seed) for seed in (1000, 1001, 1_000_000)),  # one donor serves three seeds
         *(("ln+yoked", seed) for seed in (1000, 1001)),
     }
     with (tmp_path / "redbluedoors-preregistered-answers.csv").open() as stream:

@@ -28,7 +28,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if path.suffix in SHOWN:
             uri = path.relative_to(ROOT).as_posix()
             if path.suffix == ".html":
-                uri = f"results/reports/{path.name}"
+                uri = f"results/reports/{path.relative_to(ROOT / 'results').as_posix()}"
             files.append(File.generated(config, uri, abs_src_path=str(path)))
     pages = {"changelog.md": "CHANGELOG.md", "design/engine.md": "rn_rl/engine/README.md"}
     for uri, source in pages.items():
@@ -81,7 +81,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     root = "](" + "../" * (depth + 1)
     markdown = markdown.replace(f"{root}results/", f"]({home}")
     markdown = markdown.replace(f"{root}docs/", "](" + "../" * depth)
-    return re.sub(rf"\]\({re.escape(home)}([\w-]+\.html)\)", rf"]({home}reports/\1)", markdown)
+    return re.sub(rf"\]\({re.escape(home)}([\w/-]+\.html)\)", rf"]({home}reports/\1)", markdown)
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -24,7 +24,7 @@ from rn_rl.experiment.runs.records import (
     read_evaluations,
     read_probe,
 )
-from rn_rl.experiment.runs.spec import differences, flatten
+from rn_rl.experiment.runs.spec import as_told, differences, flatten
 from rn_rl.probe import ProbeRecord, find_stages, recurring
 from rn_rl.probe.measures import explained_code
 from rn_rl.probe.stages import RecurringStage, window_of
@@ -423,6 +423,6 @@ def name_arms(arms: Sequence[ProbedArm]) -> None:
         each = [arm.runs[0].settings for arm in like]
         differ = differences(each)
         for arm, mine in zip(like, each, strict=True):
-            told = ", ".join(f"{key} {mine.get(key, 'default')}" for key in differ)
+            which = as_told(differ, mine)
             if len(like) > 1:
-                arm.name = f"{arm.name} ({told})" if told else arm.runs[0].name
+                arm.name = f"{arm.name} ({which})" if which else arm.runs[0].name

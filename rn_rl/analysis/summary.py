@@ -17,7 +17,7 @@ from rn_rl.analysis.metrics import ArmMetrics, Scale, common_span, estimate, sca
 from rn_rl.analysis.references import Reference, published
 from rn_rl.analysis.tables import Estimate
 from rn_rl.experiment.runs.records import Problem, RunRecord
-from rn_rl.experiment.runs.spec import differences, flatten
+from rn_rl.experiment.runs.spec import as_told, differences, flatten
 from rn_rl.experiment.settings.options import DecisionOptions
 
 
@@ -250,8 +250,8 @@ def arm_names(runs: list[RunRecord]) -> list[str]:
     differ = {norm: differences(settings) for norm, settings in by_norm.items()}
     names = []
     for run, mine in zip(runs, tuned, strict=True):
-        told = ", ".join(f"{key} {mine.get(key, 'default')}" for key in differ[run.spec.norm])
-        names.append(run.spec.norm + (f" ({told})" if told else ""))
+        which = as_told(differ[run.spec.norm], mine)
+        names.append(run.spec.norm + (f" ({which})" if which else ""))
     return names
 
 
@@ -259,10 +259,9 @@ def name_tasks(tasks: list[Task]) -> None:
     """Set the names of tasks, such as ``dqn on CartPole-v1``; equal ones also name their differences."""
     for task in tasks:
         like = [t for t in tasks if (t.algo, t.env) == (task.algo, task.env)]
-        mine = flatten(task.settings)
         differ = differences([flatten(t.settings) for t in like])
-        told = ", ".join(f"{key} {mine.get(key, 'default')}" for key in differ)
-        task.name = f"{task.algo} on {task.env}" + (f" ({told})" if told else "")
+        which = as_told(differ, flatten(task.settings))
+        task.name = f"{task.algo} on {task.env}" + (f" ({which})" if which else "")
     names = [task.name for task in tasks]
     for i, task in enumerate(tasks):  # different values may have the same text
         if names.count(task.name) > 1:

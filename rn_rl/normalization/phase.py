@@ -12,6 +12,7 @@ import contextlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from numbers import Real
 from typing import Any
 
 import torch
@@ -204,10 +205,12 @@ def decay_per_phase(half_life: float | None) -> float:
         half_life: number of phases after which an observation counts half; None never forgets.
 
     Raises:
-        UserError: the half-life is below :data:`LEAST_HALF_LIFE` or infinite.
+        UserError: the half-life is no number, below :data:`LEAST_HALF_LIFE`, or infinite.
     """
     if half_life is None:
         return 1.0
+    if not isinstance(half_life, Real):
+        raise UserError(f"half_life={half_life!r}: expected a number of phases above 0, or None")
     if half_life == math.inf:
         raise UserError(
             "half_life=inf: expected a finite number of phases, or None to never forget"

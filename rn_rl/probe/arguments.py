@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Collection, Iterable
-from numbers import Real
 from typing import Any
 
 from torch import Tensor, nn
 
 from rn_rl.errors import UserError, unknown
-from rn_rl.normalization.phase import decay_per_phase
 
 
 def whole(label: str, value: Any) -> int:
@@ -43,13 +41,6 @@ def chosen(label: str, given: str | Iterable[str], known: Collection[str]) -> fr
             raise unknown(label.removesuffix("s"), name, known)
         found.append(name)
     return frozenset(found)
-
-
-def decay_of(half_life: Any) -> float:
-    """Return the factor of a phase on counts and code mass; raise :class:`UserError` for no number."""
-    if half_life is not None and not isinstance(half_life, Real):
-        raise UserError(f"half_life={half_life!r}: expected a number of phases above 0, or None")
-    return decay_per_phase(half_life)  # type: ignore[arg-type]
 
 
 def checked_reference(reference: Any) -> Tensor | Callable[[], Any] | None:

@@ -14,14 +14,9 @@ from torch import Tensor, nn
 
 from rn_rl.errors import UserError
 from rn_rl.normalization import PhaseNorm
+from rn_rl.normalization.phase import decay_per_phase
 from rn_rl.probe import gates
-from rn_rl.probe.arguments import (
-    checked_network,
-    checked_reference,
-    chosen,
-    decay_of,
-    whole,
-)
+from rn_rl.probe.arguments import checked_network, checked_reference, chosen, whole
 from rn_rl.probe.hooks import Hooks
 from rn_rl.probe.network import Weights, churn_of, evaluated, mean_gain
 from rn_rl.probe.notices import Notices
@@ -146,7 +141,7 @@ class CodeLengthProbe:
         prefix: str = "",
         follow_copies: bool = False,
     ) -> None:
-        self.decay = decay_of(half_life)
+        self.decay = decay_per_phase(half_life)
         self.measures = chosen("measures", measures, MEASURES)
         self.modes = chosen("modes", modes, MODES)
         if not self.modes:

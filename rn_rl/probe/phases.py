@@ -59,7 +59,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Ended:
-    """What is known when a phase ends. Numbers are made of it when they are asked for.
+    """Results of a phase as tensors; ``CodeLengthProbe.readings()`` converts them to numbers.
 
     Attributes:
         phase: sums of the phase.

@@ -201,6 +201,8 @@ def test_arguments_out_of_range_are_found_when_building():
         make_normalizers("rn(half_life=-1)", 8)
     with pytest.raises(UserError, match="half_life=inf: expected a finite number of phases"):
         RegularityNorm(8, half_life=float("inf"))
+    with pytest.raises(UserError, match="half_life='10': expected a number of phases above 0"):
+        RegularityNorm(4, half_life="10")
 
 
 @pytest.mark.parametrize("row", [r for r in REGISTRY.values() if r.scalar], ids=lambda r: r.name)

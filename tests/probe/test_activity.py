@@ -85,7 +85,7 @@ def test_activity_has_the_same_code_at_any_scale(scale, features):
 
 
 def test_constant_activity_has_no_scale():
-    """What is left of its variance is rounding, so a small step of the bias is no surprise."""
+    """With a constant output the variance is rounding, so a small step of the bias is no large shift."""
     net = nn.Sequential(nn.Linear(4, 8))
     nn.init.zeros_(net[0].weight)
     nn.init.constant_(net[0].bias, 100.0)

@@ -211,7 +211,7 @@ def test_every_task_fills_the_interface(name):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_the_protocol_of_shipped_data_is_the_one_on_record(name):
-    """It is the key of finished runs, so those that were stored before are found again."""
+    """The protocol is the key of finished runs: if it changed, results on record would not be found."""
     page = (ROOT / f"results/tasks/{name}.md").read_text()
     assert f"\n{find_task(name).protocol(None, toy=False)}\n" in page
 

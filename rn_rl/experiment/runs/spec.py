@@ -238,6 +238,11 @@ def differences(settings: list[dict[str, Any]]) -> list[str]:
     return [key for key in keys if len({repr(each.get(key)) for each in settings}) > 1]
 
 
+def as_told(names: list[str], settings: dict[str, Any]) -> str:
+    """Return settings, from :func:`flatten`, as text: ``"gamma 0.9, n_steps default"``."""
+    return ", ".join(f"{name} {settings.get(name, 'default')}" for name in names)
+
+
 def plain_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Return nested settings by dotted names, as numbers, truth values and texts."""
     return {

@@ -86,7 +86,7 @@ def test_monitor_files_of_seeds_that_stay_in_the_batch_end_with_their_run(
 
 
 def test_monitor_files_of_a_resumed_batch_end_with_their_run(tmp_path, monkeypatch):
-    """It was stopped when one seed had all of its episodes."""
+    """The batch is stopped when one of its seeds has all of its episodes and the others go on."""
     monkeypatch.setattr(seed_batch_run, "LEAVING", 1)
     start = SeedBatchRun.on_rollout_start
 

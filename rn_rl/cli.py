@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import io
 import os
@@ -216,9 +217,16 @@ def run_command(
         return 1
     except OSError as error:  # a full disk, a folder that is read-only: not a fault of the program
         where = f"{error.filename}: " if error.filename else ""
-        print(f"{prog}: error: {printable(f'{where}{error.strerror or error}')}", file=sys.stderr)
+        fix = "; make room and run it again: what was finished stays" if is_full(error) else ""
+        text = printable(f"{where}{error.strerror or error}{fix}")
+        print(f"{prog}: error: {text}", file=sys.stderr)
         return 2
     return 0
+
+
+def is_full(error: OSError) -> bool:
+    """Return True if a disk is full, or one may not use more of it."""
+    return error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None))
 
 
 def run_commands(

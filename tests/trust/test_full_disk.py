@@ -43,6 +43,17 @@ def test_a_comparison_on_a_full_disk_says_so(tmp_path):
     assert status == 2 and "File too large" in error and error.count("\n") <= 2, error
 
 
+def test_the_tables_of_a_task_on_a_full_disk_say_which_file_and_what_to_do(tmp_path):
+    """Errors of a write name no file, so they were `No space left on device` alone."""
+    words = f"task babi --toy --norms none,ln --settings 18 --quiet --out {tmp_path}".split()
+    assert run_limited(words) == (0, "")
+    whole = (tmp_path / "babi-toy.svg").read_bytes()
+    status, error = run_limited(words, 3_000)
+    assert status == 2 and error.count("\n") == 1, error
+    assert f"{tmp_path}/babi-toy.svg: File too large; make room and run it again" in error
+    assert (tmp_path / "babi-toy.svg").read_bytes() == whole
+
+
 def test_sigterm_is_ctrl_c(tmp_path):
     """Slurm and Docker send it: the training stops at a checkpoint and can be continued."""
     words = [*TRAIN.replace("--timesteps 256", "--timesteps 1000000").split(), str(tmp_path)]

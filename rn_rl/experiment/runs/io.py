@@ -54,6 +54,9 @@ def atomic_write(path: Path, *, durable: bool = False) -> Iterator[Path]:
         path: the file.
         durable: write the data to the disk before the file is renamed, and the new name after it, so
             that a power failure leaves the old file or the new one.
+
+    Raises:
+        OSError: the file cannot be written, for example to a full disk; it names ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
@@ -64,6 +67,11 @@ def atomic_write(path: Path, *, durable: bool = False) -> Iterator[Path]:
         replace_file(temporary, path)
         if durable:
             sync_folder(path.parent)
+    except OSError as error:
+        # errors of a write name no file, and those of opening it the temporary one
+        if error.errno is None or str(error.filename) not in ("None", str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -129,7 +129,11 @@ def costs(protocol: Protocol, results: list[Result]) -> str:
     seconds = sum(run.seconds for run in known)
     speed = f"{sum(run.timesteps for run in known) / seconds:,.0f} timesteps/s of a process"
     of = "" if len(known) == len(runs) else f" of {len(runs)}"
-    told = f"Cost: {len(known)}{of} trainings took {duration(seconds)} of one process ({speed})."
+    told = (
+        f"Cost: {len(known)}{of} trainings took {duration(seconds)} of one process ({speed}). This and "
+        'the column "s a run" are wall time, which is longer where other work shared the cores: they '
+        "compare arms only if all of them ran alone."
+    )
     published = shipped("paper_results.yml")["timesteps_per_second"]
     theirs = [
         (r.arm.norm, run.timesteps)

@@ -17,6 +17,8 @@ from torch.optim import Optimizer
 
 from rn_rl.agents.priors import NetworkPriors
 from rn_rl.agents.seed_batch import optimizer as optimizers
+from rn_rl.agents.seed_batch.checks import check_together, override
+from rn_rl.agents.seed_batch.introspection import mixing_layer
 from rn_rl.agents.seed_batch.optimizer import Part
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.vector_envs import Masks, SeedEnvs
@@ -30,7 +32,7 @@ from rn_rl.policies.divergence import kl
 
 Model = TypeVar("Model", bound=BaseAlgorithm)
 
-STOCK = ("stable_baselines3", "sb3_contrib", "rn_rl")
+STOCK = ("stable_baselines3", "sb3_contrib", "rn_rl", "torch")
 """Packages whose classes a batch reproduces."""
 
 REPLACED = (
@@ -40,9 +42,15 @@ REPLACED = (
     "predict",
     "_on_step",
     "_sample_action",
+    "_setup_learn",
     "_store_transition",
+    "_update_current_progress_remaining",
+    "_update_learning_rate",
 )
 """Methods of an agent that a batch never calls: it has its own."""
+
+REPLACED_IN_POLICY = ("forward", "_predict", "predict", "evaluate_actions", "obs_to_tensor")
+"""Methods of a policy that a batch never calls."""
 
 COUNTERS = ("num_timesteps", "num_updates", "progress_remaining")
 """Attributes that a checkpoint stores; they are the same for all seeds."""
@@ -63,8 +71,8 @@ class SeedBatch(ABC, Generic[Model]):
         compile: compile the update with ``torch.compile``, which takes some ten seconds once.
 
     Raises:
-        UserError: a setting that a batch does not support, see :meth:`cannot`; a seed that is missing
-            or that occurs twice.
+        UserError: a setting that a batch does not support, see :meth:`cannot`; agents that differ in more
+            than their seed; environments that do not fit them; a seed that is missing or occurs twice.
     """
 
     algorithm: ClassVar[type[BaseAlgorithm]]
@@ -76,11 +84,14 @@ class SeedBatch(ABC, Generic[Model]):
 
     def __init__(self, models: Sequence[Model], envs: SeedEnvs, compile: bool = False) -> None:
         self.models = list(models)
+        if not self.models:
+            raise UserError("a batch of no seeds: expected at least one agent")
         self.model = self.models[0]
         """First agent, from which the hyperparameters are read."""
         reason = self.cannot(self.model)
         if reason:
             raise UserError(f"seeds cannot be trained together: {reason}")
+        check_together(self.models, envs)
         self.envs = envs
         self.seeds = [-1 if model.seed is None else int(model.seed) for model in self.models]
         if len({*self.seeds, -1}) <= len(self.models):
@@ -148,10 +159,12 @@ class SeedBatch(ABC, Generic[Model]):
         """Return the reason why agents like this one cannot be trained together, or None."""
         if not isinstance(model, cls.algorithm):
             return f"{type(model).__name__} is not {cls.algorithm.__name__}"
-        for owner in type(model).__mro__:
-            own = [name for name in REPLACED if name in vars(owner) and not is_stock(owner)]
-            if own:
-                return f"{owner.__name__} has its own {own[0]}(), which a batch would not call"
+        if getattr(model, "policy", None) is None:
+            return "it has no policy yet (_init_setup_model=False)"
+        for owner, replaced in ((model, REPLACED), (model.policy, REPLACED_IN_POLICY)):
+            own = override(type(owner), replaced, is_stock)
+            if own is not None:
+                return f"{own[0]} has its own {own[1]}(), which a batch would not call"
         rollouts = getattr(model, "rollout_buffer", None)
         if rollouts is not None and not is_stock(type(rollouts)):
             return f"its rollout buffer is a {type(rollouts).__name__}"
@@ -159,6 +172,8 @@ class SeedBatch(ABC, Generic[Model]):
             reason = optimizers.cannot(optimizer)
             if reason:
                 return reason
+            if (layer := mixing_layer(network)) is not None:
+                return f"its network has a {layer}, which is not computed for several seeds at once"
             names = NetworkPriors(network).names
             if names and not cls.gives_priors:
                 return f"a normalizer has prior={min(names)}, which {cls.__name__} does not compute"
@@ -248,7 +263,16 @@ class SeedBatch(ABC, Generic[Model]):
             on_rollout_start: called before each rollout, right after the commit of the normalizers;
                 training ends if it returns True.
             on_step: called after each step of all environments.
+
+        Raises:
+            UserError: an agent has learned already, outside a batch.
         """
+        learned = [m for m in self.models if m.num_timesteps and not self.num_timesteps]
+        if learned:
+            raise UserError(
+                f"seed {learned[0].seed} has learned for {learned[0].num_timesteps} timesteps: a batch "
+                "begins with new agents; make them anew, or restore() the state of a batch"
+            )
         self.total_timesteps = total_timesteps
         if self.last_observations is None:
             self.last_observations = self.envs.reset()

@@ -62,7 +62,8 @@ class ContinuousSeedBatch(OffPolicySeedBatch[Model]):
             return reason
         if not isinstance(model.action_space, spaces.Box):
             return f"actions are {model.action_space}, not a Box"
-        if not isinstance(model.action_noise, NormalActionNoise | None):
+        # of a subclass, the batch would not call what differs
+        if type(model.action_noise) not in (NormalActionNoise, type(None)):
             return f"action_noise is {type(model.action_noise).__name__}, not NormalActionNoise"
         if model.policy.share_features_extractor:
             return "share_features_extractor is set"

@@ -15,13 +15,14 @@ ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.ELU, nn.GELU, nn.SiLU, nn.LeakyReLU, nn.Sigm
 """Activations that map each element independently, so that equal inputs have equal outputs."""
 
 
-def mixes_rows(network: nn.Module) -> bool:
-    """Return True if a layer of torch makes a row's output depend on other rows or on randomness.
+def mixing_layer(network: nn.Module) -> str | None:
+    """Return the class of a layer whose output of a row depends on other rows or on randomness, or None.
 
-    Those layers are batch normalization and dropout; see :func:`is_row_wise` for our normalizers.
+    Those layers of torch are batch normalization and dropout; see :func:`is_row_wise` for our
+    normalizers.
     """
     mixing = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    return any(isinstance(module, mixing) for module in network.modules())
+    return next((type(m).__name__ for m in network.modules() if isinstance(m, mixing)), None)
 
 
 def is_row_wise(network: nn.Module) -> bool:
@@ -30,7 +31,8 @@ def is_row_wise(network: nn.Module) -> bool:
     Equal rows of a minibatch may then pass through the network once.
     """
     norms = phase_norms(network).values()
-    return not mixes_rows(network) and not any(norm.depends_on_batch for norm in norms)
+    mixes = mixing_layer(network) is not None
+    return not mixes and not any(norm.depends_on_batch for norm in norms)
 
 
 def is_row_wise_before_lstm(policy: Any) -> bool:

@@ -61,7 +61,7 @@ class OffPolicySeedBatch(SeedBatch[Model]):
         if reason:
             return reason
         if model.n_envs != 1:
-            name = cls.algorithm.__name__
+            name = type(model).__name__
             return f"n_envs is {model.n_envs}; a batch of {name} seeds has one environment for each"
         if model.n_steps != 1:
             return f"n_steps is {model.n_steps}"

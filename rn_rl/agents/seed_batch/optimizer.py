@@ -59,7 +59,8 @@ def stacked_optimizer(weights: Tensor, template: Optimizer) -> Optimizer:
         defaults["weight_decay"] = 0.0 if several else template.param_groups[0]["weight_decay"]
     taken = inspect.signature(type(template)).parameters  # AdamW has defaults that it does not take
     options = {name: value for name, value in defaults.items() if name in taken}
-    if isinstance(template, torch.optim.Adam) and not options.get("capturable"):
+    special = options.get("capturable") or options.get("differentiable")
+    if isinstance(template, torch.optim.Adam) and not special:
         options.update(fused=True, foreach=False)
     return type(template)([weights], **options)
 

@@ -17,7 +17,6 @@ from rn_rl.agents.seed_batch.distributions import (
 from rn_rl.agents.seed_batch.introspection import (
     convolutions,
     is_row_wise_before_lstm,
-    mixes_rows,
     repeats_observations,
 )
 from rn_rl.agents.seed_batch.minibatch import Sequences, unflatten
@@ -67,11 +66,6 @@ class RecurrentActorCritics(ActorCritics):
         policy = model.policy
         if policy.lstm_actor.num_layers != 1 or policy.lstm_kwargs:
             return "its LSTM has several layers or lstm_kwargs"
-        if mixes_rows(policy):
-            return (
-                "its batch normalization or dropout would look at the padding of sequences, of which a "
-                "batch has another"
-            )
         return None
 
     def dedup_arguments(self) -> tuple[Any, ...]:

@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
+
+from rn_rl.errors import UserError
 
 Masks = Callable[[], np.ndarray | None]
 """Function that returns True for allowed actions, ``(seeds, envs, actions)``; None if all are."""
@@ -91,13 +94,21 @@ class SeedEnvs(ABC):
 class VecSeedEnvs(SeedEnvs):
     """One SB3 vector environment for each seed, stepped one after the other; any wrapper works.
 
+    Images get their channels in front, as SB3 does for an agent.
+
     Args:
         envs: vector environments of equal size, one for each seed.
+
+    Raises:
+        UserError: there are none, or their sizes differ.
     """
 
     def __init__(self, envs: Sequence[VecEnv]) -> None:
         super().__init__()
-        self.envs = list(envs)
+        sizes = [env.num_envs for env in envs]
+        if len(set(sizes)) != 1:
+            raise UserError(f"vector environments of {sizes or 'no'} seeds: expected equal sizes")
+        self.envs = [BaseAlgorithm._wrap_env(env, monitor_wrapper=False) for env in envs]
         self.num_seeds, self.num_envs = len(self.envs), self.envs[0].num_envs
         self.observation_space = self.envs[0].observation_space
         self.action_space = self.envs[0].action_space

@@ -65,10 +65,14 @@ def ppo(norm, seed, env="CartPole-v1", **kwargs):
     return MaskablePPO(NormMaskableActorCriticPolicy, env, seed=seed, device="cpu", **given)
 
 
+def corridor(num_envs=2):
+    return DummyVecEnv([lambda: Monitor(Corridor())] * num_envs)
+
+
 def corridors(num_envs=2):
     made = []
     for seed in SEEDS:
-        env = DummyVecEnv([lambda: Monitor(Corridor())] * num_envs)
+        env = corridor(num_envs)
         env.seed(seed)
         made.append(env)
     return VecSeedEnvs(made)
@@ -107,7 +111,7 @@ def test_updates_are_those_of_sb3_contrib(spec):
 
 
 def test_log_probabilities_of_a_rollout_are_those_of_sb3_contrib():
-    models = [ppo("ln+rn", seed, Corridor()) for seed in SEEDS]
+    models = [ppo("ln+rn", seed, corridor()) for seed in SEEDS]
     batch = SeedBatchMaskablePPO(models, corridors())
     batch.learn(64)  # one rollout, which is learned from
     critics, rollout = batch.actor_critics, batch.rollout
@@ -131,7 +135,7 @@ def test_log_probabilities_of_a_rollout_are_those_of_sb3_contrib():
 
 
 def test_the_ratio_is_1_at_the_first_minibatch():
-    models = [ppo("ln+rn", seed, Corridor()) for seed in SEEDS]
+    models = [ppo("ln+rn", seed, corridor()) for seed in SEEDS]
     for model in models:
         to_double(model.policy)
     batch = SeedBatchMaskablePPO(models, corridors())
@@ -160,7 +164,7 @@ def test_a_forbidden_action_is_not_chosen_at_the_ends_of_the_unit_interval(point
 
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_only_allowed_actions_are_taken_and_the_right_ones_are_learned(deterministic):
-    models = [ppo("none", seed, Corridor(), n_epochs=4, max_grad_norm=0.5) for seed in SEEDS]
+    models = [ppo("none", seed, corridor(), n_epochs=4, max_grad_norm=0.5) for seed in SEEDS]
     batch = SeedBatchMaskablePPO(models, corridors())
     batch.learn(512)
     noise = None if deterministic else Streams(SEEDS, "evaluation", (2, 1))
@@ -169,7 +173,7 @@ def test_only_allowed_actions_are_taken_and_the_right_ones_are_learned(determini
 
 
 def test_a_batch_continues_from_its_state():
-    first = SeedBatchMaskablePPO([ppo("ln+rn", seed, Corridor()) for seed in SEEDS], corridors())
+    first = SeedBatchMaskablePPO([ppo("ln+rn", seed, corridor()) for seed in SEEDS], corridors())
     stored = []
 
     def keep():
@@ -178,7 +182,7 @@ def test_a_batch_continues_from_its_state():
             stored.append(copy.deepcopy(first.envs))
 
     first.learn(256, on_rollout_start=keep)
-    models = [ppo("ln+rn", seed + 100, Corridor()) for seed in SEEDS]
+    models = [ppo("ln+rn", seed + 100, corridor()) for seed in SEEDS]
     second = SeedBatchMaskablePPO(models, stored.pop())
     second.seeds = list(SEEDS)
     second.restore(stored)

@@ -317,8 +317,8 @@ def test_training_restoring_and_playing_keep_the_lstm_state():
 @pytest.mark.parametrize(
     ("spec", "kwargs", "said"),
     [
-        ("rn", {"layer": nn.BatchNorm1d(8)}, "would look at the padding"),
-        ("rn", {"layer": nn.Dropout()}, "would look at the padding"),
+        ("rn", {"layer": nn.BatchNorm1d(8)}, "its network has a BatchNorm1d"),
+        ("rn", {"layer": nn.Dropout()}, "its network has a Dropout"),
         ("rn", {"target_kl": 0.1}, "target_kl"),
         ("rn", {"lstm_kwargs": {"dropout": 0.5}}, "lstm_kwargs"),
     ],

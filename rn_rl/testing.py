@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rn_rl.engine.ensemble import ModuleStack
+from rn_rl.errors import UserError, first_line
 from rn_rl.normalization import phase_norms
 from rn_rl.normalization.plugins import Factory, row_of
 
@@ -58,20 +59,36 @@ def check_normalizer(
     def build() -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            made = factory(FEATURES, **arguments)
+            try:
+                made = factory(FEATURES, **arguments)
+            except UserError:
+                raise
+            except Exception as error:
+                raise UserError(
+                    f"it cannot be built for {FEATURES} features with {arguments or 'no arguments'} "
+                    f"({type(error).__name__}: {first_line(error)})"
+                ) from error
             kind = type(made).__name__
             require(isinstance(made, nn.Module), f"it returns {kind}, not a torch.nn.Module")
             return made
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        check_state(build)
-        check_shapes(build, images)
-        check_same_function(build)
-        check_copies(build, pickles)
-        check_stack(build)
-        check_half(build)
-        check_finite(build)
+        try:
+            check_state(build)
+            check_shapes(build, images)
+            check_same_function(build)
+            check_copies(build, pickles)
+            check_stack(build)
+            check_half(build)
+            check_finite(build)
+        except (BrokenRule, UserError):
+            raise
+        except Exception as error:
+            raise BrokenRule(
+                f"it raises {type(error).__name__} ({first_line(error)}) for an input of zeros, a batch "
+                "of one, half precision, large or small numbers; the traceback above says where"
+            ) from error
 
 
 def require(holds: bool, rule: str) -> None:
@@ -96,11 +113,22 @@ def used(build: Build, phases: int = PHASES) -> nn.Module:
 
 def bits(module: nn.Module) -> dict[str, bytes]:
     """Return all tensors of a module as bytes, by name."""
-    tensors = module.state_dict()
     return {
-        name: value.reshape(-1).view(torch.uint8).numpy().tobytes()
-        for name, value in tensors.items()
+        name: value.detach().reshape(-1).view(torch.uint8).numpy().tobytes()
+        for name, value in module.state_dict().items()
+        if isinstance(value, Tensor)  # not what get_extra_state() adds
     }
+
+
+def memory(module: nn.Module) -> dict[int, str]:
+    """Return the names of the parameters and buffers by the address of their numbers."""
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    return {tensor.data_ptr(): name for name, tensor in tensors if tensor.numel()}
+
+
+def is_state(name: str) -> bool:
+    """Return True for the name of a buffer that moves."""
+    return "running_" in name or "pending_" in name
 
 
 def moved(module: nn.Module, before: dict[str, bytes]) -> set[str]:
@@ -136,7 +164,7 @@ def check_state(build: Build) -> None:
         require(not changed, f"a commit with nothing pending changes {sorted(changed)}")
         module.train()(batch(2))
         changed = moved(module, before)
-        inside = [name for name in changed if "pending_" not in name]
+        inside = [n for n in changed if not stateful or "pending_" not in n]
         require(
             not inside,
             f"a training forward changes {sorted(inside)}: SB3 would act and learn with different "
@@ -145,7 +173,7 @@ def check_state(build: Build) -> None:
         module.eval()
         changed = moved(module, before)
         require(not stateful or bool(changed), "a PhaseNorm whose state never moves")
-        spare = [n for n in changed if "running_" not in n and "pending_" not in n]
+        spare = [n for n in changed if not is_state(n)]
         require(
             not spare,
             f"a commit changes {sorted(spare)}: SB3 copies only tensors named running_* to targets",
@@ -156,8 +184,10 @@ def check_same_function(build: Build) -> None:
     """Acting and learning apply one function, to each sample by itself."""
     module, x = used(build), batch(1)
     acting = module(x)
-    learning = copy.deepcopy(module).train()(x)
-    torch_close(learning, acting, "training mode and evaluation mode give different outputs")
+    learner = copy.deepcopy(module).train()
+    for phase in (1, 2):  # what the first minibatch of a phase leaves does not move the second
+        torch_close(learner(x), acting, "training mode and evaluation mode give different outputs")
+        learner(batch(phase + 1))
     rows = torch.cat([module(row[None]) for row in x])
     torch_close(rows, acting, "a sample has another output alone than in a batch")
 
@@ -174,6 +204,13 @@ def check_copies(build: Build, pickles: bool) -> None:
         torch.save(module, stream)
         stream.seek(0)
         copies["pickle"] = torch.load(stream, weights_only=False)
+    own = memory(module)
+    for how, duplicate in copies.items():
+        shared = sorted(own[at] for at in own.keys() & memory(duplicate).keys())
+        require(not shared, f"a copy by {how} shares the memory of {shared} with the original")
+    shared = sorted(own[at] for at in own.keys() & memory(build()).keys())
+    shared = [name for name in shared if name in dict(module.named_parameters()) or is_state(name)]
+    require(not shared, f"two normalizers share the memory of {shared}")
     x = batch(2)
     before = {how: bits(duplicate) for how, duplicate in copies.items()}
     module(x)
@@ -246,13 +283,15 @@ def check_finite(build: Build) -> None:
         for _ in range(2):
             rows = x.clone().requires_grad_()
             y = module.train()(rows)
-            y.square().mean().backward()
+            if y.requires_grad:
+                y.square().mean().backward()
+            require(rows.grad is not None, "no gradient reaches its input")
             finite = bool(y.isfinite().all()) and bool(rows.grad.isfinite().all())  # type: ignore[union-attr]
             require(finite, f"{name}: outputs or gradients are not finite")
             module.eval()
-        tensors = [*module(batch(1)).flatten(0), *module.state_dict().values()]
+        tensors = [module(batch(1)), *module.state_dict().values()]
         require(
-            all(bool(t.isfinite().all()) for t in tensors),
+            all(bool(t.isfinite().all()) for t in tensors if isinstance(t, Tensor)),
             f"{name}: later outputs or state are not",
         )
     module = used(build)

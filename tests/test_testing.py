@@ -7,6 +7,7 @@ from torch import nn
 from rn_rl.errors import UserError
 from rn_rl.normalization import REGISTRY, PhaseNorm, RegularityNorm, make_normalizers
 from rn_rl.normalization.batch import BatchNorm
+from rn_rl.normalization.running import RunningNorm
 from rn_rl.testing import BrokenRule, check_normalizer
 
 
@@ -96,3 +97,91 @@ def test_a_class_that_is_no_module_is_one_line():
     with pytest.raises(UserError, match=r"dict is not a torch\.nn\.Module"):
         check_normalizer(dict)
     assert issubclass(BatchNorm, PhaseNorm)
+
+
+class AppliesPending(RunningNorm):
+    """In training, the second minibatch of a phase passes another function than the first."""
+
+    def forward(self, x):
+        if self.training:
+            x = x + self.pending_sums[1].to(x.dtype) * 1e-3
+        return super().forward(x)
+
+
+SHARED = torch.ones(8)
+
+
+class SharesItsWeight(nn.Module):
+    """All layers have one weight."""
+
+    def __init__(self, num_features):
+        super().__init__()
+        self.weight = nn.Parameter(SHARED)
+
+    def forward(self, x):
+        return x * self.weight
+
+
+class CopiesNothing(SharesItsWeight):
+    def __init__(self, num_features):
+        super().__init__(num_features)
+        self.weight = nn.Parameter(torch.ones(num_features))
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+class Detaches(nn.Module):
+    def __init__(self, num_features):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_features))
+
+    def forward(self, x):
+        return x.detach() * self.weight
+
+
+class Nothing(nn.Module):
+    def __init__(self, num_features):
+        super().__init__()
+
+    def forward(self, x):
+        return x.detach() * 1
+
+    def get_extra_state(self):
+        return {"anything": 1}
+
+    def set_extra_state(self, state): ...
+
+
+class RefusesOne(nn.Module):
+    def __init__(self, num_features, limit=1):
+        super().__init__()
+        if limit > 3:
+            raise ValueError("too many")
+
+    def forward(self, x):
+        if len(x) == 1:
+            raise ValueError("one row")
+        return x * 1
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        (AppliesPending, "training mode and evaluation mode give different outputs"),
+        (SharesItsWeight, r"a copy by state_dict shares the memory of \['weight'\]"),
+        (CopiesNothing, r"a copy by deepcopy shares the memory of \['weight'\]"),
+        (Detaches, "no gradient reaches its input"),
+        (Nothing, "no gradient reaches its input"),
+        (RefusesOne, r"it raises ValueError \(one row\)"),
+    ],
+)
+def test_faults_that_passed_or_ended_in_a_traceback(factory, message):
+    with pytest.raises(BrokenRule, match=message):
+        check_normalizer(factory, pickles=False)
+
+
+@pytest.mark.parametrize(("key", "said"), [("limit", "too many"), ("other", "unexpected")])
+def test_what_cannot_be_built_is_one_line(key, said):
+    with pytest.raises(UserError, match=f"it cannot be built for 8 features.*{said}"):
+        check_normalizer(RefusesOne, **{key: 5})

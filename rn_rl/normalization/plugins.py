@@ -80,7 +80,9 @@ def register(
     row = row_of(name, factory, origin)
     if name in REGISTRY:
         known = REGISTRY[name]
-        if known.origin is None or known.origin != row.origin:
+        # functions without a name of their own have equal origins
+        nameless = known.factory is not factory and "<" in (row.origin or "")
+        if known.origin is None or known.origin != row.origin or nameless:
             raise UserError(
                 f"register({name!r}): there is a normalizer of this name ({known.summary}); expected "
                 "another name"
@@ -213,8 +215,12 @@ def installed() -> dict[str, EntryPoint]:
 
 
 def known_names() -> list[str]:
-    """Return the names of the table and those of installed packages; nothing is imported."""
-    return [*REGISTRY, *(name for name in installed() if name not in REGISTRY)]
+    """Return the names of the table and those of installed packages; nothing is imported.
+
+    A spec cannot name an entry point with capitals or other letters.
+    """
+    others = (name for name in installed() if name not in REGISTRY and NAME.fullmatch(name))
+    return [*REGISTRY, *others]
 
 
 def find(name: str) -> NormalizerSpec | None:

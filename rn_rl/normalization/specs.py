@@ -80,7 +80,9 @@ def parse_spec(spec: str) -> list[Term]:
         name, inside = match.groups()
         row = row_from_module(name) if ":" in name else find(name.lower())
         if row is None:
-            raise unknown("normalizer", name, known_names())
+            names = known_names()
+            own = "one of your own: rn_rl.register() it first, or give module:Class"
+            raise unknown("normalizer", name, names, f"known: {', '.join(names)}; {own}")
         parse = _parse_arguments if row.recording is None else _parse_path
         terms.append(Term(row, parse(row, inside or "")))
     changing = [term.row.name for term in terms if term.row.reparametrize is not None]

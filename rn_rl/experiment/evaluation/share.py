@@ -191,6 +191,9 @@ class Card:
         network = f"with the normalizer `{plain(spec.norm)}` between the layers of its network"
         if spec.norm == "none":
             network = "without a normalizer in its network"
+        if spec.normalizers:
+            origins = ", ".join(f"`{plain(origin)}`" for origin in spec.normalizers.values())
+            network += f"; it is not rn-rl's own: {origins} must be importable to load the agent"
         film = "\nOne of its episodes is in `replay.mp4`.\n" if self.filmed else ""
         return CARD.format(
             head=head,

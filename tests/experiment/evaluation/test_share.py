@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ from stable_baselines3 import PPO
 from rn_rl.cli import main
 from rn_rl.experiment.evaluation.config import EvaluateConfig
 from rn_rl.experiment.evaluation.evaluate import evaluate
+from rn_rl.experiment.evaluation.share import Card
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.weights import vecnormalize_state
 
@@ -46,6 +48,15 @@ def test_the_folder_is_a_run_that_plays_the_same_episodes(run, shared):
 def test_the_last_policy_is_the_same_file(run, shared):
     name = "policy.safetensors"
     assert (shared / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_the_card_says_which_module_a_normalizer_of_ones_own_needs(run):
+    result = evaluate(EvaluateConfig(run, episodes=1))
+    spec = Run(run).read_spec()
+    assert "must be importable" not in Card(spec, result, filmed=False).text()
+    own = replace(spec, norm="theirs", normalizers={"theirs": "my_norms:Theirs"})
+    text = Card(own, result, filmed=False).text()
+    assert "it is not rn-rl's own: `my_norms:Theirs` must be importable to load the agent" in text
 
 
 def test_sb3_loads_the_zip(run, shared):

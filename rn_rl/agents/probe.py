@@ -56,7 +56,7 @@ class ProbeCallback(BaseCallback):
     Args:
         every: number of phases of which one is observed; None: such that a training has at most 2,000.
         batches: number of forwards of a layer in a phase that are observed; None for all.
-        half_life: number of phases after which an observation counts half; None never forgets.
+        half_life: number of observed phases after which an observation counts half; None never forgets.
         measures: see :data:`rn_rl.probe.MEASURES`.
 
     Attributes:

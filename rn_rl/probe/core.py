@@ -89,7 +89,7 @@ class CodeLengthProbe:
 
     Args:
         module: any network.
-        half_life: number of phases after which an observation counts half; None never forgets.
+        half_life: number of observed phases after which an observation counts half; None never forgets.
         layers: names of layers to observe; ``"all"`` for every layer without children or with weights of
             its own, activation functions included; or a function ``(name, module) -> bool`` that chooses
             among those.

@@ -176,7 +176,7 @@ class RefusesOne(nn.Module):
         (RefusesOne, r"it raises ValueError \(one row\)"),
     ],
 )
-def test_faults_that_passed_or_ended_in_a_traceback(factory, message):
+def test_faults_within_a_phase_in_memory_and_in_the_gradient_are_named(factory, message):
     with pytest.raises(BrokenRule, match=message):
         check_normalizer(factory, pickles=False)
 

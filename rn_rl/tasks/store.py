@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rn_rl.errors import UserError
-from rn_rl.experiment.runs.io import complete_lines
+from rn_rl.experiment.runs.io import complete_lines, named_errors
 from rn_rl.tasks.task import Result
 
 
@@ -126,15 +126,15 @@ class Store:
         """
         line = json.dumps(as_plain(asdict(run)), allow_nan=False).encode() + b"\n"
         whole = sum(map(len, complete_lines(self.path)))
-        try:
-            with self.path.open("r+b" if self.path.exists() else "xb") as stream:
-                stream.seek(whole)
-                stream.truncate()
-                stream.write(line)
-                stream.flush()
-                os.fsync(stream.fileno())
-        except OSError as error:  # errors of a write do not name the file
-            raise OSError(error.errno, error.strerror, str(self.path)) from None
+        with (
+            named_errors(self.path),
+            self.path.open("r+b" if self.path.exists() else "xb") as stream,
+        ):
+            stream.seek(whole)
+            stream.truncate()
+            stream.write(line)
+            stream.flush()
+            os.fsync(stream.fileno())
 
 
 def as_plain(values: Any) -> Any:

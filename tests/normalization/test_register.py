@@ -237,7 +237,7 @@ def in_process_with(package, code):
 
 
 def test_functions_without_a_name_do_not_replace_each_other(registry):
-    """Their origins are equal, so the second one took the place of the first without a word."""
+    """Lambdas and partials of one class have equal origins, which do not say that they are the same."""
     for first, second in (
         (lambda n: nn.Identity(), lambda n: nn.LayerNorm(n)),
         (functools.partial(Doubled, factor=1.0), functools.partial(Doubled, factor=3.0)),

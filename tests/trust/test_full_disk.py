@@ -44,7 +44,7 @@ def test_a_comparison_on_a_full_disk_says_so(tmp_path):
 
 
 def test_the_tables_of_a_task_on_a_full_disk_say_which_file_and_what_to_do(tmp_path):
-    """Errors of a write name no file, so they were `No space left on device` alone."""
+    """The error of a write names no file: the command adds it."""
     words = f"task babi --toy --norms none,ln --settings 18 --quiet --out {tmp_path}".split()
     assert run_limited(words) == (0, "")
     whole = (tmp_path / "babi-toy.svg").read_bytes()

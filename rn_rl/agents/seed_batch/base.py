@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from rn_rl.agents.priors import NetworkPriors
 from rn_rl.agents.seed_batch import optimizer as optimizers
-from rn_rl.agents.seed_batch.checks import check_together, override
+from rn_rl.agents.seed_batch.checks import check_together, is_stock, overridden
 from rn_rl.agents.seed_batch.introspection import mixing_layer
 from rn_rl.agents.seed_batch.optimizer import Part
 from rn_rl.agents.seed_batch.rng import Streams
@@ -32,26 +32,6 @@ from rn_rl.policies.divergence import kl
 
 Model = TypeVar("Model", bound=BaseAlgorithm)
 
-STOCK = ("stable_baselines3", "sb3_contrib", "rn_rl", "torch")
-"""Packages whose classes a batch reproduces."""
-
-REPLACED = (
-    "learn",
-    "collect_rollouts",
-    "train",
-    "predict",
-    "_on_step",
-    "_sample_action",
-    "_setup_learn",
-    "_store_transition",
-    "_update_current_progress_remaining",
-    "_update_learning_rate",
-)
-"""Methods of an agent that a batch never calls: it has its own."""
-
-REPLACED_IN_POLICY = ("forward", "_predict", "predict", "evaluate_actions", "obs_to_tensor")
-"""Methods of a policy that a batch never calls."""
-
 COUNTERS = ("num_timesteps", "num_updates", "progress_remaining")
 """Attributes that a checkpoint stores; they are the same for all seeds."""
 
@@ -63,7 +43,7 @@ class SeedBatch(ABC, Generic[Model]):
     (:class:`~rn_rl.engine.ensemble.ModuleStack`), and every operation of SB3's ``learn()`` is applied to
     all of them at once. The algorithm is SB3's; the random numbers are not: each seed has a generator
     for each purpose (:class:`~rn_rl.agents.seed_batch.rng.Streams`), so that a seed's run does not
-    depend on the other seeds.
+    depend on the other seeds, but for rounding.
 
     Args:
         models: SB3 agents that have not learned yet, one for each seed, with equal settings.
@@ -161,10 +141,9 @@ class SeedBatch(ABC, Generic[Model]):
             return f"{type(model).__name__} is not {cls.algorithm.__name__}"
         if getattr(model, "policy", None) is None:
             return "it has no policy yet (_init_setup_model=False)"
-        for owner, replaced in ((model, REPLACED), (model.policy, REPLACED_IN_POLICY)):
-            own = override(type(owner), replaced, is_stock)
-            if own is not None:
-                return f"{own[0]} has its own {own[1]}(), which a batch would not call"
+        reason = overridden(model)
+        if reason:
+            return reason
         rollouts = getattr(model, "rollout_buffer", None)
         if rollouts is not None and not is_stock(type(rollouts)):
             return f"its rollout buffer is a {type(rollouts).__name__}"
@@ -499,11 +478,6 @@ class SeedBatch(ABC, Generic[Model]):
         model._total_timesteps = self.total_timesteps
         model._current_progress_remaining = self.progress_remaining
         return model
-
-
-def is_stock(cls: type) -> bool:
-    """Return True for a class of SB3, sb3-contrib or this package."""
-    return cls.__module__.partition(".")[0] in STOCK
 
 
 def set_rate(optimizer: Optimizer, rate: float) -> None:

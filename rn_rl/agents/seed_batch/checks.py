@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from itertools import zip_longest
 from typing import Any
 
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import ActionNoise
 from torch.optim import Optimizer
@@ -17,6 +18,32 @@ from rn_rl.errors import UserError
 
 OWN = ("policy", "env", "seed", "verbose", "tensorboard_log", "device", "policy_kwargs")
 """Arguments of an agent that may differ within a batch, or that say what its network is."""
+
+STOCK = ("stable_baselines3", "sb3_contrib", "rn_rl", "torch")
+"""Packages whose classes a batch reproduces."""
+
+REPLACED = (
+    "learn",
+    "collect_rollouts",
+    "train",
+    "predict",
+    "_on_step",
+    "_sample_action",
+    "_setup_learn",
+    "_store_transition",
+    "_update_current_progress_remaining",
+    "_update_learning_rate",
+)
+"""Methods of an agent that a batch never calls: it has its own."""
+
+REPLACED_IN_POLICY = ("forward", "_predict", "predict", "evaluate_actions", "obs_to_tensor")
+"""Methods of a policy that a batch never calls: it calls the networks in it."""
+
+REPLACED_IF_RECURRENT = ("get_distribution", "predict_values")
+"""The same, of policies with an LSTM."""
+
+NETWORK = "the network"
+"""Name of the layers of a policy among the settings."""
 
 SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf")
 """Arguments that may be functions of the share of timesteps that is left."""
@@ -32,12 +59,14 @@ def check_together(models: Sequence[BaseAlgorithm], envs: SeedEnvs) -> None:
     expected = settings(first)
     for model in models[1:]:
         for name, value in settings(model).items():
-            if differ(expected.get(name), value):
-                told = f"{shown(expected.get(name))} in seed {first.seed} and {shown(value)} in"
+            known = expected.get(name)
+            if differ(known, value):
+                if name == NETWORK:
+                    lines = zip_longest(known or [], value, fillvalue="nothing")
+                    known, value = next(pair for pair in lines if differ(*pair))
                 raise UserError(
-                    f"seeds cannot be trained together: {name} is {told} seed {model.seed}"
-                    if name != "the network"
-                    else f"seeds cannot be trained together: {network_difference(first, model)}"
+                    f"seeds cannot be trained together: {name}: {shown(known)} in seed {first.seed} and "
+                    f"{shown(value)} in seed {model.seed}"
                 )
     if envs.num_seeds != len(models):
         raise UserError(
@@ -60,7 +89,7 @@ def settings(model: BaseAlgorithm) -> dict[str, Any]:
     for name in SCHEDULES:
         if callable(found.get(name)):
             found[name] = [float(found[name](at)) for at in (1.0, 0.5, 0.0)]
-    found["the network"] = repr(model.policy)
+    found[NETWORK] = repr(model.policy).splitlines()
     for name, part in (("policy", model.policy), *model.policy.named_children()):
         optimizer = getattr(part, "optimizer", None)
         if isinstance(optimizer, Optimizer):
@@ -82,33 +111,25 @@ def differ(one: Any, other: Any) -> bool:
     return type(one) is not type(other)
 
 
-def network_difference(first: BaseAlgorithm, other: BaseAlgorithm) -> str:
-    """Say which layer of two agents differs."""
-    texts = [repr(model.policy).splitlines() for model in (first, other)]
-    one, two = next(pair for pair in zip_longest(*texts, fillvalue="nothing") if pair[0] != pair[1])
-    return (
-        f"the network has {shown(one)} in seed {first.seed} and {shown(two)} in seed {other.seed}"
-    )
-
-
 def shown(value: Any) -> str:
     """Return a setting in at most 80 characters on one line."""
     text = " ".join(str(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def override(
-    owner: type, names: Collection[str], is_stock: Callable[[type], bool]
-) -> tuple[str, str] | None:
-    """Return the class and the name of a method that a class of a user's own overrides, if one does.
-
-    Args:
-        owner: class, whose bases are searched too.
-        names: names of methods.
-        is_stock: says which classes are not a user's own.
-    """
-    for each in owner.__mro__:
-        for name in names:
-            if name in vars(each) and not is_stock(each):
-                return each.__name__, name
+def overridden(model: BaseAlgorithm) -> str | None:
+    """Say which method a user's own algorithm or policy overrides that a batch never calls, or None."""
+    in_policy: tuple[str, ...] = REPLACED_IN_POLICY
+    if isinstance(model.policy, RecurrentActorCriticPolicy):
+        in_policy = (*in_policy, *REPLACED_IF_RECURRENT)
+    for owner, replaced in ((model, REPLACED), (model.policy, in_policy)):
+        for each in type(owner).__mro__:
+            own = [name for name in replaced if name in vars(each) and not is_stock(each)]
+            if own:
+                return f"{each.__name__} has its own {own[0]}(), which a batch would not call"
     return None
+
+
+def is_stock(cls: type) -> bool:
+    """Return True for a class of SB3, sb3-contrib, this package or torch."""
+    return cls.__module__.partition(".")[0] in STOCK

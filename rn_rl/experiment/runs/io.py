@@ -61,19 +61,30 @@ def atomic_write(path: Path, *, durable: bool = False) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
     try:
-        yield temporary
-        if durable:
-            sync(temporary)
-        replace_file(temporary, path)
-        if durable:
-            sync_folder(path.parent)
-    except OSError as error:
-        # errors of a write name no file, and those of opening it the temporary one
-        if error.errno is None or str(error.filename) not in ("None", str(temporary)):
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        with named_errors(path, temporary):
+            yield temporary
+            if durable:
+                sync(temporary)
+            replace_file(temporary, path)
+            if durable:
+                sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def named_errors(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Give errors of writing a file its name: those of a write have none, others the temporary one.
+
+    Raises:
+        OSError: the error of the block.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def sync(path: Path) -> None:

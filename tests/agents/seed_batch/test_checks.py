@@ -1,4 +1,4 @@
-"""What cannot be trained together is refused in one line, before it trains in another way than SB3."""
+"""Agents and environments that a batch would train otherwise than SB3 does are refused, in one line."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from sb3_contrib import RecurrentPPO
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise
@@ -17,10 +18,16 @@ from torch import nn
 
 from rn_rl.agents.seed_batch.dqn import SeedBatchDQN
 from rn_rl.agents.seed_batch.ppo import SeedBatchPPO
+from rn_rl.agents.seed_batch.recurrent_ppo import SeedBatchRecurrentPPO
 from rn_rl.agents.seed_batch.sac import SeedBatchSAC
 from rn_rl.agents.seed_batch.vector_envs import VecSeedEnvs
 from rn_rl.errors import UserError
-from rn_rl.policies import NormActorCriticPolicy, NormDQNPolicy, NormSACPolicy
+from rn_rl.policies import (
+    NormActorCriticPolicy,
+    NormDQNPolicy,
+    NormRecurrentActorCriticPolicy,
+    NormSACPolicy,
+)
 
 FEW = {"n_steps": 8, "batch_size": 8, "n_epochs": 1, "device": "cpu"}
 
@@ -60,6 +67,13 @@ class OwnPredict(NormDQNPolicy):
         return super()._predict(observation, deterministic)
 
 
+class OwnValues(NormRecurrentActorCriticPolicy):
+    """A user's policy."""
+
+    def predict_values(self, *args: Any) -> Any:
+        return super().predict_values(*args)
+
+
 class OwnNoise(NormalActionNoise):
     """A user's noise."""
 
@@ -91,6 +105,11 @@ def dropping(layer: type[nn.Module]) -> PPO:
         (SeedBatchPPO, lambda: ppo(cls=OwnRate), "OwnRate has its own _update_learning_rate()"),
         (SeedBatchPPO, lambda: ppo(policy=OwnForward), "OwnForward has its own forward()"),
         (
+            SeedBatchRecurrentPPO,
+            lambda: RecurrentPPO(OwnValues, "CartPole-v1", **FEW),
+            "OwnValues has its own predict_values()",
+        ),
+        (
             SeedBatchDQN,
             lambda: DQN(OwnPredict, "CartPole-v1", buffer_size=10, device="cpu"),
             "OwnPredict has its own _predict()",
@@ -116,31 +135,31 @@ def test_what_a_batch_would_not_call_is_refused(cls, make, said):
 @pytest.mark.parametrize(
     ("one", "other", "said"),
     [
-        ({"gamma": 0.9}, {"gamma": 0.5}, "gamma is 0.9 in seed 0 and 0.5 in seed 1"),
+        ({"gamma": 0.9}, {"gamma": 0.5}, "gamma: 0.9 in seed 0 and 0.5 in seed 1"),
         (
             {"learning_rate": lambda left: left},
             {"learning_rate": lambda left: 1 - left},
-            r"learning_rate is \[1.0, 0.5, 0.0\] in seed 0 and \[0.0, 0.5, 1.0\] in seed 1",
+            r"learning_rate: \[1.0, 0.5, 0.0\] in seed 0 and \[0.0, 0.5, 1.0\] in seed 1",
         ),
         (
             {"policy_kwargs": {"net_arch": [4], "activation_fn": nn.ReLU}},
             {"policy_kwargs": {"net_arch": [4], "activation_fn": nn.Tanh}},
-            r"the network has .*ReLU\(\) in seed 0 and .*Tanh\(\) in seed 1",
+            r"the network: .*ReLU\(\) in seed 0 and .*Tanh\(\) in seed 1",
         ),
         (
             {"policy_kwargs": {"net_arch": [4], "norm": "ln"}},
             {"policy_kwargs": {"net_arch": [4], "norm": "rn"}},
-            "the network has .* in seed 0 and .* in seed 1",
+            "the network: .* in seed 0 and .* in seed 1",
         ),
         (
             {"policy_kwargs": {"net_arch": [4], "optimizer_kwargs": {"eps": 1e-3}}},
             {"policy_kwargs": {"net_arch": [4], "optimizer_kwargs": {"eps": 1e-5}}},
-            "the optimizer of policy is .* in seed 0 and .* in seed 1",
+            "the optimizer of policy: .* in seed 0 and .* in seed 1",
         ),
     ],
 )
 def test_agents_that_differ_in_more_than_their_seed_are_refused(one, other, said):
-    """Those of the first were used for all."""
+    """Without the check, the settings and the network of the first agent are used for all."""
     with pytest.raises(UserError, match=said) as error:
         SeedBatchPPO([ppo(0, **one), ppo(1, **other)], envs())
     assert "\n" not in str(error.value)
@@ -157,12 +176,12 @@ def test_settings_that_a_loop_makes_anew_are_equal():
     pendulum = envs(2, "Pendulum-v1")
     SeedBatchSAC([sac(0, action_noise=noise()), sac(1, action_noise=noise())], pendulum)
     other = NormalActionNoise(np.zeros(1), 0.2 * np.ones(1))
-    with pytest.raises(UserError, match="action_noise is"):
+    with pytest.raises(UserError, match="action_noise: "):
         SeedBatchSAC([sac(0, action_noise=noise()), sac(1, action_noise=other)], pendulum)
 
 
 def test_agents_that_have_learned_are_refused():
-    """Their steps, memories and optimizers were dropped, and counted from 0."""
+    """A batch would drop their replay memory and optimizer, and count timesteps from 0."""
     models = [ppo(0), ppo(1)]
     models[1].learn(8)
     with pytest.raises(UserError, match="seed 1 has learned for 8 timesteps"):

@@ -24,7 +24,8 @@ class SeedBatchProbe:
     The update of a seed batch is a recorded list of operations, which calls no layers. So the networks
     are evaluated once more for each observed phase, in evaluation mode and under ``vmap``, on at most 64
     recent observations of each seed: those of the replay memory, or of the rollout. Of recurrent
-    policies they are the first steps of the last rollout, in order.
+    policies they are the first steps of the last rollout, in order, with a sample of each environment
+    for a time step: dead and dormant units and the rank of a step are those of so few samples.
 
     Gain, step and churn are those of a single run, with one difference: churn is measured where
     :class:`ProbeCallback` measures it, but on all networks, since all of them are evaluated here.
@@ -32,7 +33,7 @@ class SeedBatchProbe:
     Args:
         batch: the seed batch.
         every: number of phases of which one is observed.
-        half_life: see :class:`ProbeCallback`.
+        half_life: number of observed phases after which an observation counts half; None: never forget.
         measures: see :data:`rn_rl.probe.MEASURES`.
 
     Attributes:

@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 from sb3_contrib import ARS, RecurrentPPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import TensorBoardOutputFormat
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import obs_as_tensor
 
 from rn_rl.agents.callbacks import strided
+from rn_rl.normalization.phase import decay_per_phase
 from rn_rl.policies.divergence import behaviour, evenly_spaced
+from rn_rl.probe import MEASURES as KNOWN
 from rn_rl.probe import CodeLengthProbe, ProbeLog, Readings
-from rn_rl.probe.arguments import whole
+from rn_rl.probe.arguments import chosen, whole
 from rn_rl.probe.records import MOST_ROWS
 from rn_rl.probe.sites import observed_by_default
 
@@ -80,10 +83,11 @@ class ProbeCallback(BaseCallback):
     ) -> None:
         super().__init__()
         self.every = None if every is None else whole("every", every)
+        decay_per_phase(half_life)  # refuses what is none
         self.arguments: dict[str, Any] = {
             "batches": None if batches is None else whole("batches", batches),
             "half_life": half_life,
-            "measures": tuple([measures] if isinstance(measures, str) else measures),
+            "measures": tuple(sorted(chosen("measures", measures, KNOWN))),
         }
         self.log = ProbeLog()
         self.probes: list[CodeLengthProbe] = []
@@ -178,6 +182,8 @@ class ProbeCallback(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         self._end_phase()
+        if not isinstance(self.model, OffPolicyAlgorithm):
+            self._log_tags()
         if not isinstance(self.model, ARS):
             self._pause()
 
@@ -193,6 +199,12 @@ class ProbeCallback(BaseCallback):
 
     def _on_training_end(self) -> None:
         self._end_phase()
+        # SB3 writes nothing after the last rollout, and of on-policy algorithms the last but one there
+        values = dict(tags(self._unlogged))
+        for output in self.logger.output_formats:
+            if isinstance(output, TensorBoardOutputFormat):
+                output.write(values, dict.fromkeys(values, ()), self.model.num_timesteps)
+        self._unlogged = []
         self.close()
 
     def _on_step(self) -> bool:
@@ -227,8 +239,6 @@ class ProbeCallback(BaseCallback):
         steps = self._before + self.model.num_timesteps
         if not self.log.timesteps or steps > self.log.timesteps[-1]:
             self.log.append(steps, *self._unlogged)
-        if not isinstance(self.model, OffPolicyAlgorithm):
-            self._log_tags()
 
     def _take_reference(self) -> None:
         model: Any = self.model

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rn_rl.analysis.comparison import ENDPOINTS, Comparison
-from rn_rl.analysis.paper import WIDTHS, PaperFigure, counted
+from rn_rl.analysis.paper import WIDTHS, PaperFigure
 from rn_rl.analysis.summary import Summary, Task
-from rn_rl.analysis.tables import Estimate, number
+from rn_rl.analysis.tables import Estimate, counted, number
 from rn_rl.experiment.runs.io import write_text
 
 SPECIAL = {

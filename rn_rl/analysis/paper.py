@@ -15,6 +15,7 @@ import numpy as np
 from rn_rl.analysis import drawing, plots
 from rn_rl.analysis.comparison import ENDPOINTS, Comparison
 from rn_rl.analysis.summary import Summary, Task
+from rn_rl.analysis.tables import counted
 from rn_rl.errors import UserError, unknown
 from rn_rl.experiment.runs.io import atomic_write
 
@@ -201,11 +202,6 @@ def seeds(tasks: Sequence[Task]) -> str:
     least, most = min(counts), max(counts)
     each = counted(most, "seed")
     return f"{each if least == most else f'{least} to {each}'} of each normalizer"
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun in the singular or plural."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def slugs(tasks: Sequence[Task]) -> list[str]:

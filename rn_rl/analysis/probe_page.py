@@ -15,7 +15,7 @@ from rn_rl.analysis.export import csv_file
 from rn_rl.analysis.probe_plots import FIGURES, left_out, page_figure, write_figures
 from rn_rl.analysis.probes import CORRELATED, ProbedArm
 from rn_rl.analysis.report import template
-from rn_rl.analysis.tables import Estimate
+from rn_rl.analysis.tables import Estimate, counted
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.io import write_rows, write_text
 from rn_rl.experiment.runs.spec import file_name
@@ -33,6 +33,8 @@ class ProbeSection:
 
     arm: ProbedArm
     anchor: str
+    seeds: str
+    """Number of seeds, as text."""
     rows: str
     """Numbers of rows of the records."""
     sentences: list[str]
@@ -111,6 +113,7 @@ def section(arm: ProbedArm, anchor: str, figures: list[tuple[str, str]]) -> Prob
     return ProbeSection(
         arm,
         anchor,
+        counted(len(arm.runs), "seed"),
         rows,
         [*arm.sentences(), *arm.notes],
         figures,

@@ -157,7 +157,7 @@ def layer_pairs(arm: ProbedArm) -> list[tuple[str, str]]:
 def target_pairs(arm: ProbedArm) -> list[tuple[str, str]]:
     """Return the layers whose network has a target network, and the columns of the latter."""
     found = []
-    for name in arm.layers:
+    for name in online_layers(arm):
         network, dot, layer = name.partition(".")
         target = f"{network}_target.{layer}"
         if dot and target in arm.layers:

@@ -15,7 +15,7 @@ from scipy import stats
 
 from rn_rl import statistics
 from rn_rl.analysis.metrics import estimate
-from rn_rl.analysis.tables import Estimate
+from rn_rl.analysis.tables import Estimate, counted
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.folder import Run, find_run
 from rn_rl.experiment.runs.records import (
@@ -24,7 +24,7 @@ from rn_rl.experiment.runs.records import (
     read_evaluations,
     read_probe,
 )
-from rn_rl.experiment.runs.spec import as_told, differences, flatten
+from rn_rl.experiment.runs.spec import RunSpec, as_told, differences, flatten
 from rn_rl.probe import ProbeRecord, find_stages, recurring
 from rn_rl.probe.measures import explained_code
 from rn_rl.probe.stages import RecurringStage, window_of
@@ -34,6 +34,9 @@ POINTS = 200
 
 BLOCKS = 20
 """Blocks of a training whose changes are correlated with those of the return."""
+
+RESOLUTION = 1e-6
+"""Share of a measure's size below which its changes are rounding: records are float32."""
 
 CORRELATED = ("residual", "shift", "ratio", "dead", "rank", "step", "churn")
 """Measures that are correlated with the return."""
@@ -114,10 +117,12 @@ class ProbedRun:
         rows = np.isfinite(values["shift"][:, i]) & np.isfinite(values["ratio"][:, i])
         rows &= np.isfinite(values["residual"][:, i])
         found = values["residual"][rows, i]
-        if len(found) < 10 or not np.ptp(found):
+        code = values["code"][rows, i]  # whose rounding the residual has
+        if len(found) < 10 or np.ptp(found) <= 10 * RESOLUTION * np.abs(code).max():
             return math.nan
         shift, ratio = values["shift"][rows, i], values["ratio"][rows, i]
-        expected = explained_code(shift, ratio, self.record.decay)
+        # a thinned record lacks the phases between its rows, over which the mass decayed too
+        expected = explained_code(shift, ratio, self.record.decay**self.record.stride)
         return float(1 - (found - expected).var() / found.var())
 
     def correlation(self, measure: str, column: str) -> float:
@@ -128,7 +133,7 @@ class ProbedRun:
         series = table[:, self.record.columns.index(column)]
         _, one = blocks(self.record.timesteps, series, self.length, BLOCKS)
         _, other = blocks(self.return_steps, self.returns, self.length, BLOCKS)
-        a, b = np.diff(one), np.diff(other)
+        a, b = changes(one), changes(other)
         both = np.isfinite(a) & np.isfinite(b)
         if both.sum() < 8 or not np.ptp(a[both]) or not np.ptp(b[both]):
             return math.nan
@@ -146,6 +151,17 @@ def blocks(
     total = np.bincount(where, values[known], minlength=count)
     with np.errstate(invalid="ignore"):
         return middle, np.where(number > 0, total / np.maximum(number, 1), np.nan)
+
+
+def changes(values: np.ndarray) -> np.ndarray:
+    """Return the differences of neighbours, as multiples of :data:`RESOLUTION` of the largest value.
+
+    So neighbours that are equal but for rounding have no difference, and ranks of differences are not
+    those of rounding.
+    """
+    known = np.abs(values[np.isfinite(values)])
+    unit = RESOLUTION * float(known.max(initial=0)) or 1.0
+    return np.asarray(np.round(np.diff(values) / unit))
 
 
 def is_online_layer(column: str, columns: Collection[str]) -> bool:
@@ -276,7 +292,8 @@ class ProbedArm:
             )
         if not all(run.is_long_enough for run in self.runs):
             return [*told, "Too few rows to tell stages: expected at least 48 in each run."]
-        for what, found in (("residual", self.stages), ("return", self.return_stages)):
+        both = (("residual", self.stages), ("return", self.return_stages))
+        for what, found in both if any(len(run.returns) for run in self.runs) else both[:1]:
             places = ", ".join(
                 f"at {stage.position:.0%} of the training ({stage.seeds} of {stage.of} seeds)"
                 for stage in found
@@ -284,8 +301,8 @@ class ProbedArm:
             told.append(
                 f"Stages of the {what}: {places}."
                 if places
-                else f"No stage of the {what} beats chance in most of {len(self.runs)} seeds. That does "
-                "not show that there is none."
+                else f"No stage of the {what} beats chance in most seeds ({len(self.runs)} in all). "
+                "That does not show that there is none."
             )
         single = sum(len(run.stages) for run in self.runs) / len(self.runs)
         told.append(f"A run by itself has {single:.1f} stages of the residual on average.")
@@ -345,7 +362,7 @@ def read_run(run: Run | None, path: Path) -> ProbedRun:
         return ProbedRun(str(path), path.stem, 0, record.timesteps[-1], record, *found)
     spec = run.read_spec()
     if not path.is_file():
-        raise UserError(f"run {run.folder} has no probe.npz: {HOW}")
+        raise UserError(f"run {run.folder} has no probe.npz{missing(spec)}")
     record = checked_length(path, read_probe(path))
     try:
         steps, returns = read_episodes(run)
@@ -359,6 +376,13 @@ def read_run(run: Run | None, path: Path) -> ProbedRun:
     identity, settings = replace(spec, seed=0).identity(), flatten(spec.settings())
     more = steps[known], returns[known], identity, settings
     return ProbedRun(str(run.folder), name, spec.seed, length, record, *more)
+
+
+def missing(spec: RunSpec) -> str:
+    """Say why a run has no record, and what to do."""
+    if not spec.probe:
+        return f": {HOW}"
+    return ", although it was trained with --probe: it has not ended a phase; let it go on"
 
 
 def checked_length(path: Path, record: ProbeRecord) -> ProbeRecord:
@@ -393,21 +417,21 @@ def read_arms(paths: Sequence[Path]) -> list[ProbedArm]:
         except NoRows:
             if len(places) == 1:
                 raise
-            left_out["whose record has no rows yet"] += 1
+            left_out["no rows yet"] += 1
             continue
         seeds = arms.setdefault(found.identity, {})
         other = seeds.get(found.seed)
         if other is not None:
-            left_out["that repeat another one with its seed"] += 1
+            left_out["repeats another one with its seed"] += 1
         if other is None or found.record.timesteps[-1] > other.record.timesteps[-1]:
             seeds[found.seed] = found
     if not arms:
         told = f", such as {without[0]}" if without else ""
         raise UserError(
             f"runs {', '.join(map(str, paths))}: none of {len(places)} has a probe.npz"
-            f"{' with rows' if left_out['whose record has no rows yet'] else ''}{told}; {HOW}"
+            f"{' with rows' if left_out['no rows yet'] else ''}{told}; {HOW}"
         )
-    notes = [f"{count} runs {which} are left out." for which, count in left_out.items()]
+    notes = [f"{counted(count, 'run')} left out: {which}." for which, count in left_out.items()]
     sorted_runs = [sorted(seeds.values(), key=lambda run: run.seed) for seeds in arms.values()]
     found_arms = [ProbedArm(runs[0].arm, runs, list(notes)) for runs in sorted_runs]
     name_arms(found_arms)

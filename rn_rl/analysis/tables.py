@@ -23,6 +23,11 @@ class Estimate:
         return f"{number(self.value)} [{number(self.low)}, {number(self.high)}]"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun in the singular or plural."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def signed(found: Estimate) -> str:
     """Format a difference with its sign, ``+2.10 [-0.30, 4.50]``."""
     text = str(found)

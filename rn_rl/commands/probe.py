@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleDimensions
 from rich.live import Live
 from rich.padding import Padding
 from rich.table import Table
@@ -21,16 +22,18 @@ from rn_rl.analysis.probes import (
     checked_length,
     find_probed,
     is_of_normalizer,
+    missing,
     read_arms,
 )
 from rn_rl.analysis.report import check_page
-from rn_rl.analysis.tables import Estimate
+from rn_rl.analysis.tables import Estimate, counted
 from rn_rl.errors import UserError
 from rn_rl.experiment.evaluation.config import ProbeConfig
 from rn_rl.experiment.runs.console import say
 from rn_rl.experiment.runs.folder import Run
-from rn_rl.experiment.runs.name_table import name_table
+from rn_rl.experiment.runs.name_table import GAP, name_table
 from rn_rl.experiment.runs.records import CURVE_POINTS, Gains, read_gains, read_probe
+from rn_rl.experiment.runs.spec import RunSpec
 from rn_rl.probe import ProbeRecord
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -39,6 +42,7 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 BARS = "▁▂▃▄▅▆▇█"
 BAR_COUNT = 12
 WATCH_COUNT = 40
+"""Bars of a live curve, if the terminal is wide enough; else at least :data:`BAR_COUNT`."""
 
 MOST_ROWS = 24
 """Rows of a table in the terminal."""
@@ -124,9 +128,7 @@ def probe_table(arm: ProbedArm, width: int) -> Table:
     """
     names = [n for n in ("residual", "shift", "ratio", "dead", "rank") if arm.has(n)]
     rows = []
-    online = [c for c in arm.columns if "_target." not in c]
-    shown = [c for c in online if not is_of_normalizer(c, arm.columns)]
-    shown = shown or arm.columns
+    shown = shown_columns(arm.columns)
     for column in shown[:MOST_ROWS]:
         _, values = arm.curve("residual", column)
         line = values.mean(0)  # NaN where a run has no value
@@ -137,9 +139,15 @@ def probe_table(arm: ProbedArm, width: int) -> Table:
     columns = ["layer", *names, "explained", "its course"]
     if left > 0:
         rows.append([f"and {left} more", *[""] * (len(columns) - 1)])
-    title = Text(f"{arm.name}, {len(arm.runs)} seeds: means of the last tenth")
+    title = Text(f"{arm.name}, {counted(len(arm.runs), 'seed')}: means of the last tenth")
     left_out = ("explained", "rank", "dead", "its course")
     return name_table(columns, rows, width, expendable=left_out, title=title)
+
+
+def shown_columns(columns: list[str]) -> list[str]:
+    """Return the columns of online layers that are no normalizers; all columns if there are none."""
+    online = [c for c in columns if "_target." not in c]
+    return [c for c in online if not is_of_normalizer(c, columns)] or columns
 
 
 def course(line: np.ndarray, count: int) -> str:
@@ -166,12 +174,12 @@ def watch(run: Run | None, path: Path, seconds: float = 1.0) -> None:
     Raises:
         UserError: the run records no probe, or ended without a row.
     """
-    length = None
+    length, title = None, str(path)
     if run is not None:
         spec = run.read_spec()
-        length = spec.timesteps
+        length, title = spec.timesteps, titled(spec)
         if not spec.probe and not path.is_file():
-            raise UserError(f"run {run.folder} has no probe.npz: {HOW}")
+            raise UserError(f"run {run.folder} has no probe.npz{missing(spec)}")
     console = Console()
     with Live(console=console, auto_refresh=False) as live:
         while True:
@@ -180,25 +188,37 @@ def watch(run: Run | None, path: Path, seconds: float = 1.0) -> None:
             record = read_probe(path) if path.is_file() else None
             if record is not None and (ended or len(record.timesteps)):
                 reached = float(checked_length(path, record).timesteps[-1])
-                live.update(watch_table(str(path), record, console.width), refresh=True)
+                live.update(watch_table(title, record, console.size), refresh=True)
             if ended or length is None or reached >= 0.99 * length:
                 return
             time.sleep(seconds)
 
 
-def watch_table(title: str, record: ProbeRecord, width: int) -> Table:
-    """Make a table of the residuals so far, for a terminal of so many columns."""
-    rows = []
-    for i, column in enumerate(record.columns[:MOST_ROWS]):
-        line = record.values["residual"][:, i]
-        now = "-" if np.isnan(line[-1]) else f"{line[-1]:.2f}"
-        if np.isfinite(line).any():
-            rows.append([column, now, course(line, WATCH_COUNT)])
-    left = len(record.columns) - MOST_ROWS
-    if left > 0:
-        rows.append([f"and {left} more", "", ""])
+def watch_table(title: str, record: ProbeRecord, size: ConsoleDimensions) -> Table:
+    """Make a table of the residuals so far, of the layers of the page's table, as many as fit."""
+    residual = record.values["residual"]
+    known = [
+        (name, residual[:, record.columns.index(name)]) for name in shown_columns(record.columns)
+    ]
+    known = [(name, line) for name, line in known if np.isfinite(line).any()]
+    fit = min(MOST_ROWS, max(size.height - 6, 4))  # without title, header and the prompt
+    now = ["-" if np.isnan(line[-1]) else f"{line[-1]:.2f}" for _, line in known[:fit]]
+    names = max((cell_len(name) for name, _ in known[:fit]), default=0)
+    taken = names + max(map(len, ["now", *now])) + 3 * GAP
+    bars_shown = min(max(size.width - taken, BAR_COUNT), WATCH_COUNT)
+    rows = [
+        [name, value, course(line, bars_shown)]
+        for (name, line), value in zip(known, now, strict=False)
+    ]
+    if len(known) > fit:
+        rows.append([f"and {len(known) - fit} more", "", ""])
     title = f"{title}, timestep {record.timesteps[-1]:,.0f}: residual in nats"
-    return name_table(["layer", "now", "course"], rows, width, title=Text(title))
+    return name_table(["layer", "now", "course"], rows, size.width, title=Text(title))
+
+
+def titled(spec: RunSpec) -> str:
+    """Return the title of a run's table."""
+    return f"{spec.norm} {spec.algo} {spec.env}, seed {spec.seed}"
 
 
 def print_gains(run: Run, config: ProbeConfig) -> None:
@@ -216,9 +236,8 @@ def print_gains(run: Run, config: ProbeConfig) -> None:
         )
     if found is None:
         raise UserError(
-            f"run {run.folder} has no code lengths: it has neither a probe.npz ({HOW}) nor a normalizer "
-            f"that keeps state, and it has '{spec.norm}'; rn_rl.CodeLengthProbe(module) measures any "
-            "network while it learns"
+            f"run {run.folder} has neither gains of its normalizer '{spec.norm}' on record, as those "
+            f"with state have, nor a probe.npz{missing(spec)}"
         )
     if of_page := options_of_page(config):
         raise UserError(
@@ -231,9 +250,8 @@ def print_gains(run: Run, config: ProbeConfig) -> None:
             print(json.dumps(row))
         return
     console = Console()
-    about = f"{spec.norm} {spec.algo} {spec.env}, seed {spec.seed}"
-    console.print(as_table(found, about, console.width))
-    say(console, f"gains of the normalizers alone; for the code lengths of all layers, {HOW}")
+    console.print(as_table(found, titled(spec), console.width))
+    say(console, f"gains of the normalizers alone: the run has no probe.npz{missing(spec)}")
 
 
 def as_table(found: Gains, about: str, width: int) -> Table:

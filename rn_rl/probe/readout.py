@@ -57,7 +57,8 @@ def decoded_bits(
         seed: seed of the division in halves.
 
     Raises:
-        UserError: fewer than 4 samples, one label alone, or shapes that do not fit.
+        UserError: fewer than 4 samples, one label alone, shapes that do not fit, or activity that is
+            not finite.
     """
     x = as_numbers(activity).astype(float)
     x = x.reshape(len(x), -1)
@@ -66,6 +67,9 @@ def decoded_bits(
         raise UserError(
             f"activity of {len(x)} samples and {len(y)} labels: expected as many, and at least 4"
         )
+    if not np.isfinite(x).all():
+        lost = int((~np.isfinite(x)).any(1).sum())
+        raise UserError(f"activity of {lost} of {len(x)} samples is not finite: expected numbers")
     if not 0 < shrinkage <= 1:
         raise UserError(f"shrinkage={shrinkage}: expected a share above 0 and at most 1")
     order = np.random.default_rng(seed).permutation(len(y))

@@ -117,9 +117,10 @@ class ProbeLog:
             network: number of the network, if the readings are of several.
 
         Returns:
-            ``columns`` (names), ``timesteps``, ``format``, ``decay`` (factor of a phase on the code mass,
-            if it is known), and one array ``(rows, columns)`` in float32 for each measure, NaN where
-            nothing was measured. ``code`` and ``residual`` are there without a row too.
+            ``columns`` (names), ``timesteps``, ``format``, ``stride`` (observed phases from a row to the
+            next), ``decay`` (factor of a phase on the code mass, if it is known), and one array
+            ``(rows, columns)`` in float32 for each measure, NaN where nothing was measured. ``code``
+            and ``residual`` are there without a row too.
         """
         self._compute()
         measures = dict.fromkeys([*SEEN, *(name for row in self._rows for name in row)])
@@ -127,6 +128,7 @@ class ProbeLog:
             "format": np.array(FORMAT),
             "columns": np.array(self.columns, dtype=str),
             "timesteps": np.array(self.timesteps, dtype=np.int64),
+            "stride": np.array(self._stride),
         }
         if self._decay is not None:
             found["decay"] = np.array(self._decay)
@@ -140,9 +142,8 @@ class ProbeLog:
         return found
 
     def state(self, network: int = 0) -> dict[str, Any]:
-        """Return what :meth:`restore` needs: the :meth:`arrays` of a network and two counters."""
-        counters = {"stride": np.array(self._stride), "given": np.array(self._given)}
-        return {**self.arrays(network), **counters}
+        """Return what :meth:`restore` needs: the :meth:`arrays` of a network and the phases so far."""
+        return {**self.arrays(network), "given": np.array(self._given)}
 
     def restore(self, *stored: Mapping[str, Any]) -> None:
         """Continue from the :meth:`state` of every network."""
@@ -168,12 +169,14 @@ class ProbeRecord:
         timesteps: ``(rows,)``, rising.
         values: ``(rows, columns)`` by measure; NaN where nothing was measured.
         decay: factor of a phase on the code mass; 1 if the record does not say.
+        stride: observed phases from a row to the next; 1 if the record does not say.
     """
 
     columns: list[str]
     timesteps: np.ndarray
     values: dict[str, np.ndarray]
     decay: float = 1.0
+    stride: int = 1
 
 
 def checked_record(arrays: Mapping[str, np.ndarray]) -> ProbeRecord:
@@ -189,23 +192,31 @@ def checked_record(arrays: Mapping[str, np.ndarray]) -> ProbeRecord:
             raise ValueError(f"it has no array {name!r}")
     if int(arrays["format"]) != FORMAT:
         raise ValueError(f"its format is {int(arrays['format'])}, expected {FORMAT}")
-    names, steps = arrays["columns"], np.asarray(arrays["timesteps"], float)
+    names, steps = arrays["columns"], np.asarray(arrays["timesteps"])
     if names.ndim != 1 or names.dtype.kind not in "U" or len(set(names.tolist())) < len(names):
         raise ValueError("its columns are not different names")
-    if steps.ndim != 1 or not np.isfinite(steps).all() or (np.diff(steps) <= 0).any():
-        raise ValueError("its timesteps do not rise")
+    if steps.ndim != 1 or steps.dtype.kind not in "iuf":
+        raise ValueError(
+            f"its timesteps are {steps.dtype} {steps.shape}, expected a row of numbers"
+        )
+    steps = steps.astype(float)
+    if not np.isfinite(steps).all() or (np.diff(steps, prepend=-1) <= 0).any() or (steps < 0).any():
+        raise ValueError("its timesteps do not rise from 0 or above")
     decay = np.asarray(arrays.get("decay", 1.0))
     if decay.shape != () or decay.dtype.kind != "f" or not 0 < decay <= 1:
         raise ValueError(f"its decay is {decay}, expected a factor above 0 and at most 1")
+    stride = np.asarray(arrays.get("stride", 1))
+    if stride.shape != () or stride.dtype.kind not in "iu" or stride < 1:
+        raise ValueError(f"its stride is {stride}, expected a whole number of at least 1")
     values = {}
     for name, table in arrays.items():
         if name in ("format", "columns", "timesteps", "decay", "stride", "given"):
             continue
-        if table.shape != (len(steps), len(names)) or table.dtype.kind != "f":
-            raise ValueError(
-                f"{name} has shape {table.shape}, expected {(len(steps), len(names))} numbers"
-            )
+        if table.shape != (len(steps), len(names)):
+            raise ValueError(f"{name} has shape {table.shape}, expected {(len(steps), len(names))}")
+        if table.dtype.kind != "f":
+            raise ValueError(f"{name} is of {table.dtype}, expected floating-point numbers")
         # an infinity is of a layer that diverged: no measure of it means anything
         values[name] = np.where(np.isfinite(table), table, np.nan).astype(float)
     printable = ["".join(c if c.isprintable() else "?" for c in str(name))[:120] for name in names]
-    return ProbeRecord(printable, steps, values, float(decay))
+    return ProbeRecord(printable, steps, values, float(decay), int(stride))

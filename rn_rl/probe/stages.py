@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rn_rl.errors import UserError
+
 WINDOW = 20
 """Rows on each side of a change that are compared, if the series is long enough."""
 
@@ -79,8 +81,13 @@ def find_stages(series: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -
     Returns:
         Stages, by row; changes of several columns within a window are one. None of a series that is too
         short, see :func:`window_of`.
+
+    Raises:
+        UserError: the series are not an array of one or two axes.
     """
     table = np.asarray(series, dtype=float)
+    if table.ndim not in (1, 2):
+        raise UserError(f"series of shape {table.shape}: expected (rows,) or (rows, columns)")
     table = table[:, None] if table.ndim == 1 else table
     if window_of(len(table)) is None:
         return []

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from rn_rl.errors import UserError
 from rn_rl.probe.arguments import whole
 from rn_rl.probe.core import CodeLengthProbe
 from rn_rl.probe.records import ProbeLog
@@ -28,7 +29,16 @@ class Probed(ProbeLog):
         self._handles: list[Any] = []
 
     def follow(self, optimizer: Optimizer) -> None:
-        """Count the steps of an optimizer from now on."""
+        """Count the steps of an optimizer from now on.
+
+        Raises:
+            UserError: it is no optimizer.
+        """
+        if not isinstance(optimizer, Optimizer):
+            self.close()
+            raise UserError(
+                f"optimizer of type {type(optimizer).__name__}: expected a torch.optim.Optimizer"
+            )
         self._handles.append(optimizer.register_step_post_hook(lambda *_: self.step()))
 
     def step(self) -> None:
@@ -75,7 +85,7 @@ def probed(
         shown by ``rn-rl probe probe.npz``. Used with ``with``, the hooks are gone after the block.
 
     Raises:
-        UserError: see :class:`CodeLengthProbe`.
+        UserError: see :class:`CodeLengthProbe`; the optimizer is none.
     """
     record = Probed(module, phase, arguments)
     if optimizer is not None:

@@ -325,3 +325,21 @@ def test_every_seed_batch_records_a_probe(tmp_path, algo):
         assert np.isfinite(records[0].values["gain"][-1]).any()
     tags = EventAccumulator(str(runs[1].folder)).Reload().Tags()["scalars"]
     assert {tag.split("/")[1] for tag in tags if tag.startswith("probe/")} >= {"residual", "churn"}
+
+
+@pytest.mark.parametrize("kind", [DQN, PPO])
+def test_the_last_phase_is_in_tensorboard(tmp_path, kind):
+    """SB3 writes its logger after rollouts, and nothing after the last one."""
+    settings = {"n_steps": 32, "batch_size": 16} if kind is PPO else REPLAY
+    agent = kind("MlpPolicy", "CartPole-v1", seed=0, tensorboard_log=str(tmp_path), **settings)
+    probe = ProbeCallback()
+    agent.learn(96, callback=probe)
+    [folder] = tmp_path.iterdir()
+    events = EventAccumulator(str(folder)).Reload()
+    column = probe.log.columns[0]
+    found = events.Scalars(f"probe/residual/{column}")
+    assert [found[-1].step] == probe.log.timesteps[-1:]
+    assert found[-1].value == pytest.approx(probe.log.arrays()["residual"][-1, 0], rel=1e-5)
+    # SB3 writes values of PPO a rollout late
+    late = 1 if kind is PPO else 0
+    assert len({scalar.step for scalar in found}) == len(found) - late

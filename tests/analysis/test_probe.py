@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from matplotlib.text import Text
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 
 from rn_rl.analysis import drawing, paper
 from rn_rl.analysis.probe_page import write_page
@@ -36,8 +36,9 @@ from rn_rl.errors import UserError
 from rn_rl.experiment.evaluation.config import ProbeConfig
 from rn_rl.experiment.runs.folder import Run
 from rn_rl.experiment.runs.io import write_npz, write_yaml
-from rn_rl.probe import ProbeLog, ProbeRecord
+from rn_rl.probe import ProbeLog, ProbeRecord, Readings
 from rn_rl.probe.measures import baseline, explained_code
+from rn_rl.probe.records import checked_record
 from tests.factories import made_up_run
 
 COLUMNS = ["q_net.0", "q_net.2", "lstm_actor@0", "lstm_actor@1", "q_net_target.0", "q_net_target.2"]
@@ -83,7 +84,7 @@ def test_the_page_has_the_curves_and_the_stage_that_was_put_in(runs, tmp_path, c
     run_probe(ProbeConfig((runs,), out=out))
     page, shown = out.read_text(), " ".join(capsys.readouterr().out.split())
     assert "Stages of the residual: at 60% of the training (3 of 3 seeds)." in shown
-    assert "No stage of the residual beats chance in most of 1 seeds" in shown
+    assert "No stage of the residual beats chance in most seeds (1 in all)" in shown
     assert page.count("<svg") == 12 and "prefers-color-scheme: dark" in page
     assert 'name="viewport"' in page and "http:" not in re.sub(r"http://www\.w3\.org", "", page)
     assert "lstm_actor@1" in page and "#0102" not in page
@@ -143,7 +144,7 @@ def test_a_record_by_itself_and_the_watch(runs, tmp_path, capsys):
         assert all(each.startswith(first) and b"#0102" not in each for each in files)
     capsys.readouterr()
     run_probe(ProbeConfig((file.parent,), watch=True))
-    assert "q_net_target.2" in capsys.readouterr().out
+    assert "q_net.2" in capsys.readouterr().out
     watch(None, file)
 
 
@@ -152,10 +153,20 @@ def test_a_record_by_itself_and_the_watch(runs, tmp_path, capsys):
     [
         ({"format": np.array(9)}, "its format is 9, expected 1"),
         ({"timesteps": np.zeros(ROWS, int)}, "its timesteps do not rise"),
+        ({"timesteps": np.arange(ROWS) - 5}, "its timesteps do not rise from 0 or above"),
+        (
+            {"timesteps": np.arange(ROWS).astype("datetime64[s]")},
+            r"its timesteps are datetime64\[s\]",
+        ),
+        ({"stride": np.array(0)}, "its stride is 0, expected a whole number of at least 1"),
+        (
+            {"residual": np.zeros((ROWS, 6), int)},
+            "residual is of int64, expected floating-point numbers",
+        ),
         ({"residual": np.zeros((3, 2), np.float32)}, r"residual has shape \(3, 2\), expected"),
         ({"columns": np.array(["a"] * 6)}, "its columns are not different names"),
         ({"code": None}, "it has no array 'code'"),
-        (b"nothing", "probe.npz is damaged"),
+        (b"nothing", r"probe.npz is damaged \(it is no npz file\)"),
         (0.5, "probe.npz is damaged"),
     ],
 )
@@ -219,9 +230,7 @@ def test_options_of_a_page_are_refused_for_a_run_without_one(tmp_path, capsys):
 def test_a_run_without_a_probe_says_how_to_record_one(tmp_path):
     run = made_up_run(tmp_path, "none", 0, np.ones((4, 2)))
     made_up_run(tmp_path, "none", 1, np.ones((4, 2)))
-    with pytest.raises(
-        UserError, match=r"neither a probe\.npz \(record one with 'rn-rl train --pr"
-    ):
+    with pytest.raises(UserError, match=r"nor a probe\.npz: record one with 'rn-rl train --pr"):
         run_probe(ProbeConfig((run.folder,), out=tmp_path / "p.html"))
     with pytest.raises(UserError, match=r"none of 2 has a probe\.npz.*record one with"):
         run_probe(ProbeConfig((tmp_path,), out=tmp_path / "p.html"))
@@ -265,10 +274,15 @@ def test_names_of_layers_are_folded_and_no_number_is_cut_at_80_columns():
     console.print(probe_table(arm_of(*ON_POLICY), 80))
     shown = console.file.getvalue()
     assert "…" not in shown and max(map(len, shown.splitlines())) <= 80
-    table = watch_table("run", arm_of(*ON_POLICY).runs[0].record, 80)
-    narrow = Console(width=60, file=io.StringIO())
-    narrow.print(table)
-    assert "…" not in narrow.file.getvalue()
+    long = [f"features_extractor.blocks.{i}.linear" for i in range(40)]
+    for columns, size, rows in ((ON_POLICY, (60, 30), 30), (long, (80, 24), 20)):
+        table = watch_table("run", arm_of(*columns).runs[0].record, ConsoleDimensions(*size))
+        narrow = Console(width=size[0], file=io.StringIO())
+        narrow.print(table)
+        live = narrow.file.getvalue()
+        assert "…" not in live and len(live.splitlines()) <= size[1] and table.row_count <= rows
+        curves = [len(re.findall("[▁▂▃▄▅▆▇█]", line)) for line in live.splitlines()]
+        assert max(curves) >= 12  # the curves are what it is for
 
 
 def test_what_a_page_leaves_out_is_said(tmp_path):
@@ -327,7 +341,7 @@ def test_a_run_that_is_given_twice_counts_once(tmp_path, monkeypatch):
     write_npz(longer.probe_file, **arrays)
     [arm] = read_arms([here, longer.folder])
     assert arm.runs[0].name == str(longer.folder) and len(arm.runs) == 2
-    assert arm.notes == ["1 runs that repeat another one with its seed are left out."]
+    assert arm.notes == ["1 run left out: repeats another one with its seed."]
 
 
 def test_files_of_one_name_are_named_by_their_paths(tmp_path):
@@ -367,7 +381,9 @@ def test_what_a_run_did_before_it_diverged_is_not_its_end(tmp_path):
         Console(width=width, file=shown).print(probe_table(alone, width))
         assert re.search(r"q_net\.0 .* - .*[▁-█] +$", shown.getvalue(), re.MULTILINE)
     watched = io.StringIO()
-    Console(width=100, file=watched).print(watch_table("run", arm.runs[2].record, 100))
+    Console(width=100, file=watched).print(
+        watch_table("run", arm.runs[2].record, ConsoleDimensions(100, 30))
+    )
     assert re.search(r"q_net\.0 +- +[▁-█]+ +$", watched.getvalue(), re.MULTILINE)
 
 
@@ -402,7 +418,7 @@ def test_runs_whose_record_has_no_rows_are_left_out(tmp_path, capsys):
         write_npz(empty.probe_file, **{name: np.asarray(value) for name, value in arrays.items()})
         [arm] = read_arms([tmp_path])
         assert len(arm.runs) == 1
-        assert arm.notes == ["1 runs whose record has no rows yet are left out."]
+        assert arm.notes == ["1 run left out: no rows yet."]
         for paths in ((empty.folder,), (empty.probe_file,)):
             with pytest.raises(
                 UserError, match=r"probe\.npz has no rows: the training has not ended"
@@ -430,7 +446,7 @@ def test_a_record_without_rows_is_waited_for(tmp_path, capsys):
     training.start()
     watch(run, run.probe_file, seconds=0.05)
     training.join()
-    assert "q_net_target.2" in capsys.readouterr().out
+    assert "q_net.2" in capsys.readouterr().out
     write_npz(run.probe_file, **ProbeLog().arrays())
     run.final_file.write_text("{}")
     with pytest.raises(UserError, match=r"probe\.npz has no rows"):
@@ -475,3 +491,68 @@ def test_the_lowest_panel_of_each_column_has_numbers(count):
     assert len(shown) == count
     assert [numbered(axes) for axes in shown] == [i + 2 >= count for i in range(count)]
     assert [bool(axes.get_xlabel()) for axes in shown] == [i + 2 >= count for i in range(count)]
+
+
+def test_a_constant_measure_has_no_correlation_whatever_its_rounding():
+    """A rank of 1 that float32 rounds by a bit does not follow the return, and ties have no rank."""
+    rng = np.random.default_rng(0)
+    steps = np.arange(1, 401)
+    returns = np.cumsum(rng.normal(size=400))
+    flat = (1 + 6e-8 * rng.integers(-1, 2, 400))[:, None]
+    stepped = np.floor(returns)[:, None] * (1 + 6e-8 * rng.integers(-1, 2, (400, 1)))
+    values = {"residual": flat, "code": flat, "rank": flat, "shift": stepped, "ratio": flat}
+    run = ProbedRun("run", "arm", 0, 400, ProbeRecord(["a"], steps, values), steps, returns)
+    assert np.isnan(run.correlation("rank", "a")) and np.isnan(run.correlation("residual", "a"))
+    assert np.isnan(run.explained("a"))
+    exact = {**values, "shift": np.floor(returns)[:, None]}
+    same = ProbedRun("run", "arm", 0, 400, ProbeRecord(["a"], steps, exact), steps, returns)
+    assert run.correlation("shift", "a") == same.correlation("shift", "a") > 0.9
+
+
+@pytest.mark.parametrize("half_life", [None, 100.0])
+def test_gaussian_activity_is_explained_in_a_thinned_record_too(half_life):
+    """The formula of m and v, with the mass that decays over the phases between two rows as well."""
+    decay = 1.0 if half_life is None else 2 ** (-1 / half_life)
+    phases = np.arange(4000)
+    shift = 0.5 + 0.5 * np.sin(phases / 300)
+    ratio = 1 + 0.3 * np.cos(phases / 170)
+    residual = explained_code(shift, ratio, decay)
+    log = ProbeLog(most_rows=1001)
+    for t in phases:
+        row = {
+            "residual": residual[t],
+            "shift": shift[t],
+            "ratio": ratio[t],
+            "code": residual[t] + 5,
+        }
+        row = {name: np.full((1, 1), value) for name, value in row.items()}
+        readings = Readings(["a"], row)
+        readings.decay = decay
+        log.append(int(t), readings)
+    record = checked_record(log.arrays())
+    assert record.stride == 4 and record.decay == pytest.approx(decay)
+    nothing = np.empty(0)
+    run = ProbedRun("run", "arm", 0, 4000, record, nothing, nothing)
+    assert run.explained("a") > 0.995
+
+
+def test_a_record_without_returns_is_not_said_to_lack_stages_of_them(tmp_path):
+    run = recorded(tmp_path / "runs", 0)
+    alone = tmp_path / "alone.npz"
+    shutil.copy(run.probe_file, alone)
+    [arm], [file] = read_arms([run.folder]), read_arms([alone])
+    assert "of the return" in " ".join(arm.sentences())
+    assert "of the return" not in " ".join(file.sentences())
+
+
+def test_a_probed_run_without_a_record_yet_is_not_told_to_use_probe(tmp_path, capsys):
+    run = recorded(tmp_path, 0)
+    run.probe_file.unlink()
+    spec = run.read_spec()
+    write_yaml(run.spec_file, vars(replace(spec, probe=True)))
+    run_probe(ProbeConfig((run.folder,)))
+    shown = capsys.readouterr().out
+    assert "although it was trained with --probe" in " ".join(shown.split())
+    with pytest.raises(UserError, match="although it was trained with --probe") as error:
+        read_arms([run.folder])
+    assert "record one" not in shown + str(error.value)

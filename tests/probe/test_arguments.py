@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from rn_rl import CodeLengthProbe
+from rn_rl.agents import ProbeCallback
 from rn_rl.errors import UserError
-from rn_rl.probe import decoded_bits
+from rn_rl.probe import decoded_bits, find_stages, probed
 
 
 def network():
@@ -123,3 +124,36 @@ def test_bits_are_decoded_from_tensors_with_a_gradient():
     found = decoded_bits(x, labels)
     assert found == decoded_bits(x.detach().numpy(), labels.numpy()) and found.bits > 0.5
     assert decoded_bits(x.bfloat16(), labels).bits > 0.5
+
+
+def test_activity_that_is_not_finite_has_no_bits():
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    x[3, 1] = np.nan
+    with pytest.raises(UserError, match="activity of 1 of 20 samples is not finite"):
+        decoded_bits(x, np.arange(20) % 2)
+
+
+def test_series_of_three_axes_have_no_stages():
+    with pytest.raises(UserError, match=r"series of shape \(50, 2, 2\): expected \(rows,\) or"):
+        find_stages(np.zeros((50, 2, 2)))
+
+
+def test_what_is_no_optimizer_is_named_and_leaves_no_hooks():
+    net = network()
+    with pytest.raises(UserError, match=r"optimizer of type str: expected a torch\.optim\.Optim"):
+        probed(net, "adam")
+    assert not net[0]._forward_hooks
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"measures": ["cod"]}, "unknown measure 'cod'"),
+        ({"measures": 5}, "measures=5: expected some of"),
+        ({"half_life": 0}, "half_life=0: expected a number of phases above 0"),
+        ({"every": 0}, "every=0: expected at least 1"),
+    ],
+)
+def test_the_callback_refuses_arguments_before_it_is_used(arguments, message):
+    with pytest.raises(UserError, match=message):
+        ProbeCallback(**arguments)

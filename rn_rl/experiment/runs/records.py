@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -339,8 +340,11 @@ def read_probe(path: Path) -> ProbeRecord:
         UserError: it is damaged, or is not the record of a probe.
     """
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            return checked_record({name: stored[name] for name in stored.files})
+        with path.open("rb") as stream:
+            if not zipfile.is_zipfile(stream):  # of which NumPy says to allow pickles
+                raise ValueError("it is no npz file")
+            with np.load(stream, allow_pickle=False) as stored:
+                return checked_record({name: stored[name] for name in stored.files})
     except DAMAGE as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(

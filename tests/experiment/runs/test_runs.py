@@ -315,7 +315,9 @@ def test_probe_shows_the_gains_that_were_recorded(dqn_run, capsys):
 
 def test_probe_of_a_run_without_gains_is_one_line(tmp_path):
     plain = quick(tmp_path, norm="ln", timesteps=150, eval_freq=0)
-    with pytest.raises(UserError, match=r"has no code lengths.*it has 'ln'"):
+    with pytest.raises(
+        UserError, match=r"neither gains of its normalizer 'ln' .* nor a probe.npz: record one"
+    ):
         run_probe(ProbeConfig((plain.folder,)))
     plain.code_length_file.write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"code_length\.npz is damaged"):

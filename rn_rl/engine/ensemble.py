@@ -18,12 +18,34 @@ from rn_rl.engine.ops.group_norm import StackedGroupNorms
 from rn_rl.normalization import PhaseNorm, constraints, phase_norms, project
 from rn_rl.normalization.popart import PopArt
 
+LANES = 32
+"""Rows of weights are filled up to a multiple of so many numbers.
+
+Loops over all seeds' weights go in steps of as many, and round the remainder otherwise: without filling,
+the last weights of the last seed.
+"""
+
+
+def filled(length: int) -> int:
+    """Return the length of a row that has room for so many numbers, a multiple of :data:`LANES`."""
+    return -(-length // LANES) * LANES
+
+
+def row_of(parts: Sequence[Tensor]) -> Tensor:
+    """Return tensors ``(S, *shape)``, one for each parameter, in the layout of stacked weights."""
+    rows = [part.flatten(1) for part in parts]
+    length = sum(row.shape[1] for row in rows)
+    more = filled(length) - length
+    if more:
+        rows.append(rows[0].new_zeros((rows[0].shape[0], more)))
+    return torch.cat(rows, 1)
+
 
 class ModuleStack:
     """The weights and normalizer states of S networks of one architecture, one network per seed.
 
     ===============  =================================================================
-    ``weights``       ``(S, P)``: the P parameters of each network in one row
+    ``weights``       ``(S, P)``: the parameters of each network in one row, then zeros
     ``tensors``       the parameters, ``(S, *shape)``, views of ``weights``; then the buffers
     state buffers     ``(rows, S, codes)``, the states of all seeds side by side
     other buffers     ``(S, *shape)``
@@ -46,12 +68,15 @@ class ModuleStack:
         self.norms = phase_norms(self.module)
         self.training = False
         with torch.no_grad():
-            self.weights = torch.stack([parameters_to_vector(m.parameters()) for m in modules])
+            self.weights = row_of(
+                [torch.stack([parameters_to_vector(m.parameters()) for m in modules])]
+            )
         parameters = dict(self.module.named_parameters())
-        sizes = [p.numel() for p in parameters.values()]
+        self.sizes = [p.numel() for p in parameters.values()]
+        """Number of weights of each parameter."""
         self.tensors: list[Tensor] = [
             part.view(self.size, *p.shape)
-            for part, p in zip(self.weights.split(sizes, 1), parameters.values(), strict=True)
+            for part, p in zip(self.split(self.weights), parameters.values(), strict=True)
         ]
         self.num_parameters = len(parameters)
         """Number of leading ``tensors`` that are parameters."""
@@ -115,6 +140,10 @@ class ModuleStack:
         """Give the :attr:`value_layers` the states of other networks' without a change of outputs."""
         for layer, other in zip(self.value_layers, online.value_layers, strict=True):
             layer.adopt(other.running_state)
+
+    def split(self, rows: Tensor) -> list[Tensor]:
+        """Return the columns ``(S, n)`` of each parameter in a tensor with the layout of ``weights``."""
+        return list(rows[:, : sum(self.sizes)].split(self.sizes, 1))
 
     def parameter_view(self, rows: Tensor, name: str) -> Tensor:
         """View of one parameter's columns in a tensor with the layout of ``weights``.

@@ -20,7 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from rn_rl.engine.cuda_graph import CudaGraphed
 from rn_rl.engine.fx_passes import in_place, simplify
-from rn_rl.engine.ops.products import replace_products
+from rn_rl.engine.ops.products import choose_products
 from rn_rl.errors import first_line
 
 aten = torch.ops.aten
@@ -97,7 +97,7 @@ class TracedFunction:
             return try_compile(graph, *tensors)
         if self.num_static:
             return PartialEvaluation(graph, self.num_static, self.cache_invariants)
-        return replace_products(in_place(graph))
+        return choose_products(in_place(graph))
 
 
 @contextlib.contextmanager
@@ -183,8 +183,8 @@ class PartialEvaluation:
         for node in nodes:
             if node not in invariant and node.op != "placeholder":
                 copies[node] = rest.node_copy(node, copies.__getitem__)
-        self.invariant_part = replace_products(GraphModule(graph_module, first))
-        self.rest = replace_products(in_place(GraphModule(graph_module, rest)))
+        self.invariant_part = choose_products(GraphModule(graph_module, first))
+        self.rest = choose_products(in_place(GraphModule(graph_module, rest)))
         self._versions: list[Any] = []
         self._cached: tuple[Any, ...] = ()
 

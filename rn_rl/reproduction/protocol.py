@@ -127,7 +127,7 @@ PROTOCOLS = {
     "lunarlander": Protocol(
         algo="rndqn", recurrent=None, env="LunarLander-v3", timesteps=200_000, quick=40_000, seeds=50,
         phase=4, half_life=2000, ramp=5000, about=", episodes cut at 100 steps", episodes=2000,
-        quick_episodes=400, huber=(200_000, 40_000), whole=Whole(steps=1000, solved=200),
+        quick_episodes=250, huber=(200_000, 40_000), whole=Whole(steps=1000, solved=200),
     ),
     "redbluedoors": Protocol(
         algo="ppo", recurrent="ppo_lstm", env="MiniGrid-RedBlueDoors-6x6-v0", timesteps=1_000_000,

@@ -45,6 +45,9 @@ from rn_rl.reproduction.report import Reproduction, length_of, write_reproductio
 from rn_rl.reproduction.results import Trained, in_arms, read_runs
 from rn_rl.reproduction.trained import read_arm
 
+QUICK_WHOLE = 5
+"""Whole episodes of each last policy with --quick."""
+
 
 def run_reproduce(config: ReproduceConfig) -> None:
     """Train the missing runs, then write and print the table.
@@ -153,6 +156,8 @@ def protocol_of(config: ReproduceConfig) -> Protocol:
     timesteps = config.timesteps or (protocol.quick if quick else protocol.timesteps)
     episodes = config.episodes or (protocol.quick_episodes if config.quick else protocol.episodes)
     protocol = replace(protocol, timesteps=timesteps, episodes=episodes)
+    if config.quick and protocol.whole is not None:
+        protocol = replace(protocol, whole=replace(protocol.whole, episodes=QUICK_WHOLE))
     return protocol.with_memory() if config.recurrent else protocol
 
 

@@ -214,3 +214,26 @@ def test_the_kernel_is_compiled_once(choose: Any, monkeypatch: pytest.MonkeyPatc
     choose("native")
     assert products.kernel() is not None and library.stat().st_mtime_ns == before
     assert (tmp_path / "rn-rl").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("transposed", list(combinations((False, True), repeat=2)))
+def test_the_vector_of_one_seed_is_multiplied_as_those_of_several(
+    choose: Any, transposed: tuple[bool, bool]
+):
+    """torch has another routine for one matrix and one vector, which rounds otherwise."""
+    choose("torch")
+    torch.manual_seed(0)
+    for m, n in ((1, 64), (40, 1), (1, 1)):
+        for k in (17, 64, 256):
+            a = torch.randn(3, k, m).mT if transposed[0] else torch.randn(3, m, k)
+            b = torch.randn(3, n, k).mT if transposed[1] else torch.randn(3, k, n)
+            bias = torch.randn(3, 1, n)
+            for function, inputs in (
+                (torch.bmm, (a, b)),
+                (torch.baddbmm, (bias.expand(3, m, n), a, b)),
+                (lambda c, x, y: (c * 2).baddbmm_(x, y), (bias.expand(3, m, n), a, b)),
+            ):
+                whole = TracedFunction(function)(*inputs)
+                for seed in range(3):
+                    alone = TracedFunction(function)(*(x[seed : seed + 1] for x in inputs))
+                    assert torch.equal(alone[0], whole[seed]), (m, n, k)

@@ -62,9 +62,12 @@ TRAIN += ["--timesteps", "64", "--eval-freq", "0"]
 TRAIN += ["--set", "learning_starts=8", "gradient_steps=1", "batch_size=4", "train_freq=4"]
 
 
-def test_a_seed_batch_warns_too(tmp_path):
+@pytest.mark.parametrize("ends", [(), ("--episodes", "1")])
+def test_a_seed_batch_warns_too(tmp_path, ends):
+    """Once, although the seeds end their episodes, and leave the batch, at different times."""
     with pytest.warns(UserWarning, match="the gain of rn has no bound in DQN") as found:
-        assert main([*TRAIN, "--seeds", "2", "--engine", "batch", "--out", str(tmp_path)]) == 0
+        together = [*TRAIN, "--seeds", "3", "--engine", "batch", *ends]
+        assert main([*together, "--out", str(tmp_path)]) == 0
     assert len([each for each in found if "bound" in str(each.message)]) == 1
 
 

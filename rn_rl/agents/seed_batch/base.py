@@ -22,7 +22,7 @@ from rn_rl.agents.seed_batch.introspection import mixing_layer
 from rn_rl.agents.seed_batch.optimizer import Part
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.vector_envs import Masks, SeedEnvs
-from rn_rl.engine.ensemble import ModuleStack, clip_gradients
+from rn_rl.engine.ensemble import ModuleStack, clip_gradients, row_of
 from rn_rl.engine.host import flush_denormals, raise_mmap_threshold
 from rn_rl.engine.trace import TracedFunction
 from rn_rl.errors import UserError
@@ -210,12 +210,11 @@ class SeedBatch(ABC, Generic[Model]):
     def clipped_gradients(self, losses: Tensor, leaves: Sequence[Tensor]) -> Tensor:
         """Return the gradients of ``(seeds,)`` losses, ``(seeds, P)``, each row clipped by its norm."""
         parts = torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
-        gradients = torch.cat(
+        gradients = row_of(
             [
-                (torch.zeros_like(leaf) if part is None else part).flatten(1)
+                torch.zeros_like(leaf) if part is None else part
                 for part, leaf in zip(parts, leaves, strict=True)
-            ],
-            1,
+            ]
         )
         most: float | None = getattr(self.model, "max_grad_norm", None)
         return clip_gradients(gradients, math.inf if most is None else most)
@@ -397,7 +396,7 @@ class SeedBatch(ABC, Generic[Model]):
         for prefix, (stack, optimizer, _) in self.parts.items():
             for name, tensor in stack.unstack(seed).items():
                 arrays[f"{prefix}network/{name}"] = tensor.cpu().numpy()
-            moments, steps = optimizers.seed_state(optimizer, seed)
+            moments, steps = optimizers.seed_state(optimizer, seed, sum(stack.sizes))
             arrays.update({prefix + name: moment for name, moment in moments.items()})
             numbers.update({prefix + name: step for name, step in steps.items()})
         if self.last_observations is not None:

@@ -68,7 +68,7 @@ class SeedBatchCrossQ(SeedBatchSAC):
         """Take one gradient step of the critics of every seed, and of the actors where one is due."""
         noise = self.tensor(gaussian(self.update_noise.draw()))
         now, following = noise[:, 0], noise[:, 1]
-        ent_coef = self.log_ent_coef.exp()
+        ent_coef = self.entropy_coefficients()
         self.critic.weights.grad, critic_loss = self._critic_gradients(
             *self.actor.tensors, *self.critic.tensors, *minibatch, following, ent_coef
         )

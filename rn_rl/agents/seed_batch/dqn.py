@@ -67,7 +67,6 @@ class SeedBatchDQN(OffPolicySeedBatch[DQN]):
         """Random numbers that permute shuffled priors; None if there are none."""
         self.permutations: Sequence[Tensor] = ()
         """Permutations of the minibatch that is traced, ``(seeds, batch)`` for each shuffled prior."""
-        warn_unbounded_gain(self.network(model), getattr(model.policy, "norm", "none"))
         own = len(self.stack.tensors)
         self._q_values = TracedFunction(
             self._compute_q_values, num_static=own, cache_invariants=True
@@ -82,6 +81,14 @@ class SeedBatchDQN(OffPolicySeedBatch[DQN]):
     def network(cls, model: Any) -> nn.Module:
         online: nn.Module = getattr(model, cls.network_name)
         return online
+
+    def learn(self, *args: Any, **kwargs: Any) -> None:
+        """See :meth:`.SeedBatch.learn`; warns at the beginning of a training if a gain has no bound."""
+        if not self.num_timesteps:
+            warn_unbounded_gain(
+                self.network(self.model), getattr(self.model.policy, "norm", "none")
+            )
+        super().learn(*args, **kwargs)
 
     @classmethod
     def target_network(cls, model: Any) -> nn.Module:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rn_rl.engine.ensemble import ModuleStack
+from rn_rl.engine.ensemble import ModuleStack, row_of
 
 ELEMENTWISE = ("Adam", "AdamW", "RMSprop", "RMSpropTFLike", "SGD", "NAdam", "RAdam", "Adamax")
 """Optimizers that update each weight independently, so that stacked weights can be one parameter."""
@@ -76,9 +76,8 @@ def decays(network: nn.Module, optimizer: Optimizer) -> Tensor | None:
     if len(optimizer.param_groups) == 1:
         return None
     of = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-    return torch.cat(
-        [torch.full_like(p, of[id(p)], dtype=torch.float64).flatten() for p in network.parameters()]
-    ).detach()
+    like = [torch.full_like(p, of[id(p)], dtype=torch.float64) for p in network.parameters()]
+    return row_of([each.detach()[None] for each in like])[0]
 
 
 def state_of(optimizer: Optimizer) -> dict[str, Tensor | int]:
@@ -96,8 +95,10 @@ def state_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
     return {name: value for name, value in stored if isinstance(value, Tensor)}
 
 
-def seed_state(optimizer: Optimizer, seed: int) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Return one seed's state: arrays ``(P,)`` under ``optimizer/<name>``, and scalars by name.
+def seed_state(
+    optimizer: Optimizer, seed: int, length: int
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Return one seed's state: arrays of so many numbers under ``optimizer/<name>``, and scalars by name.
 
     A scalar that is a tensor becomes a ``float``; an ``int`` stays one.
     """
@@ -107,7 +108,7 @@ def seed_state(optimizer: Optimizer, seed: int) -> tuple[dict[str, np.ndarray], 
         if not isinstance(value, Tensor):
             numbers[name] = value
         elif value.dim():
-            arrays[f"optimizer/{name}"] = value[seed].cpu().numpy()
+            arrays[f"optimizer/{name}"] = value[seed, :length].cpu().numpy()
         else:
             numbers[name] = float(value)
     return arrays, numbers
@@ -128,8 +129,8 @@ def restore(
         prefix: beginning of the names in both, as of one of several optimizers.
     """
     state: dict[str, Any] = {
-        name.removeprefix(f"{prefix}optimizer/"): torch.stack(
-            [torch.from_numpy(of_seed[name]) for of_seed in arrays]
+        name.removeprefix(f"{prefix}optimizer/"): row_of(
+            [torch.stack([torch.from_numpy(of_seed[name]) for of_seed in arrays])]
         )
         for name in arrays[0]
         if name.startswith(f"{prefix}optimizer/")
@@ -161,7 +162,8 @@ def load_into(optimizer: Optimizer, seed: int, single: Any, parameters: Sequence
     for name, value in stored.items():
         parts: Sequence[Tensor | int] = [value] * len(parameters)
         if isinstance(value, Tensor) and value.dim():
-            split = value[seed].split([p.numel() for p in parameters])
+            sizes = [p.numel() for p in parameters]
+            split = value[seed, : sum(sizes)].split(sizes)
             parts = [part.view_as(p) for part, p in zip(split, parameters, strict=True)]
         for part, parameter in zip(parts, parameters, strict=True):
             own = part.clone() if isinstance(part, Tensor) else part

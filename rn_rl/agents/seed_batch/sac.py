@@ -27,6 +27,7 @@ from rn_rl.agents.seed_batch.minibatch import Transitions, unflatten
 from rn_rl.agents.seed_batch.rng import Streams, gaussian
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
 from rn_rl.agents.value_targets import TARGET_ROWS
+from rn_rl.engine.ensemble import row_of
 from rn_rl.engine.trace import TracedFunction
 from rn_rl.normalization import PublishedRegularityNorm, phase_norms
 from rn_rl.policies.divergence import evenly_spaced
@@ -63,12 +64,16 @@ class SeedBatchSAC(ContinuousSeedBatch[SAC]):
         """Noise of next actions for layers that scale values; None if there are none."""
         self.entropy_optimizer: Optimizer | None = None
         if model.ent_coef_optimizer is None:
-            self.log_ent_coef = torch.stack([m.ent_coef_tensor.log().view(1) for m in models])
+            each = [m.ent_coef_tensor.log().view(1) for m in models]
         else:
             learned: list[Any] = [m.log_ent_coef for m in models]
-            self.log_ent_coef = torch.stack([each.detach() for each in learned])
+            each = [one.detach() for one in learned]
+        self._entropy_row = row_of([torch.stack(each)])
+        self.log_ent_coef = self._entropy_row[:, :1]
+        """Logarithms of the entropy coefficients, ``(seeds, 1)``."""
+        if model.ent_coef_optimizer is not None:
             self.entropy_optimizer = optimizers.stacked_optimizer(
-                self.log_ent_coef, model.ent_coef_optimizer
+                self._entropy_row, model.ent_coef_optimizer
             )
         self._gradient_step = 0
         actor, critic = len(self.actor.tensors), len(self.critic.tensors)
@@ -95,6 +100,10 @@ class SeedBatchSAC(ContinuousSeedBatch[SAC]):
                 f"{model.policy.norm} changes its state inside an update, in the order of forwards"
             )
         return reason
+
+    def entropy_coefficients(self) -> Tensor:
+        """Return the entropy coefficients, ``(seeds, 1)``."""
+        return self._entropy_row.exp()[:, :1]
 
     # acting
 
@@ -182,7 +191,7 @@ class SeedBatchSAC(ContinuousSeedBatch[SAC]):
         """Take one gradient step of the critics, the actor and the entropy coefficient of every seed."""
         noise = self.tensor(gaussian(self.update_noise.draw()))
         now, following = noise[:, 0], noise[:, 1]
-        ent_coef = self.log_ent_coef.exp()
+        ent_coef = self.entropy_coefficients()
         actor, critic = self.actor, self.critic
         critic.weights.grad, critic_loss = self._critic_gradients(
             *actor.tensors,
@@ -215,7 +224,7 @@ class SeedBatchSAC(ContinuousSeedBatch[SAC]):
         if self.entropy_optimizer is not None:
             # the loss is log_ent_coef times this gradient
             self.losses["train/ent_coef_loss"] = self.log_ent_coef[:, 0] * entropy_gap
-            self.log_ent_coef.grad = entropy_gap[:, None]
+            self._entropy_row.grad = row_of([entropy_gap[:, None]])
             self.entropy_optimizer.step()
 
     def _compute_critic_gradients(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
@@ -283,7 +292,7 @@ class SeedBatchSAC(ContinuousSeedBatch[SAC]):
         arrays, plain = super().state(seed)
         arrays["log_ent_coef"] = self.log_ent_coef[seed].cpu().numpy()
         if self.entropy_optimizer is not None:
-            moments, steps = optimizers.seed_state(self.entropy_optimizer, seed)
+            moments, steps = optimizers.seed_state(self.entropy_optimizer, seed, 1)
             arrays.update({ENTROPY + name: moment for name, moment in moments.items()})
             plain["optimizer"].update({ENTROPY + name: step for name, step in steps.items()})
         return arrays, plain

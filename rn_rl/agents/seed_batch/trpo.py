@@ -19,6 +19,7 @@ from rn_rl.agents.seed_batch.on_policy import SeedBatchOnPolicy
 from rn_rl.agents.seed_batch.rng import Streams, gaussian
 from rn_rl.agents.seed_batch.rollout import by_seed
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
+from rn_rl.engine.ensemble import row_of
 from rn_rl.engine.trace import (
     TracedFunction,
     no_batching_warnings,
@@ -51,7 +52,7 @@ class SeedBatchTRPO(SeedBatchOnPolicy):
         own = len(self.stack.tensors)
         self._gradients = TracedFunction(self._compute_gradients, compile, num_static=own)
         # conjugate gradients begin at small random numbers, one for each weight
-        self.beginnings = Streams(self.seeds, "conjugate gradients", (self.stack.weights.shape[1],))
+        self.beginnings = Streams(self.seeds, "conjugate gradients", (sum(self.stack.sizes),))
 
     def train(self) -> None:
         advantages, returns = self.advantages()
@@ -125,7 +126,7 @@ class SeedBatchTRPO(SeedBatchOnPolicy):
             torch.zeros_like(part) if i in self.region.of_policy else part
             for i, part in enumerate(found)
         ]
-        return flattened(parts), loss.detach()
+        return row_of(parts), loss.detach()
 
     def streams(self) -> list[Streams]:
         return [*super().streams(), self.beginnings]

@@ -69,7 +69,7 @@ def agree(norm: str, monkeypatch: pytest.MonkeyPatch, **kwargs: Any) -> list[tor
     succeeded = []
     for _ in range(3):
         seen, samples = drawn(rng, theirs[0])
-        begins = rng.normal(size=batch.stack.weights.shape)
+        begins = rng.normal(size=(batch.size, sum(batch.stack.sizes)))
         monkeypatch.setattr(batch.region, "step", with_begin(batch.region, 1e-4 * begins))
         batch.stack.set_training_mode(True)
         batch.set_learning_rate()

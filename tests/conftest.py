@@ -27,6 +27,16 @@ hypothesis.settings.load_profile("seeded")
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     """Whatever ran before in this process, and before the fixtures."""
+    seed_all()
+
+
+def pytest_collectstart(collector):
+    """Layers in parameters are made when their module is imported."""
+    if isinstance(collector, pytest.Module):
+        seed_all()
+
+
+def seed_all():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)

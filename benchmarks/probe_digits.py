@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.padding import Padding
 
 from rn_rl.analysis.probe_page import write_page
-from rn_rl.analysis.probes import ProbedArm, ProbedRun
+from rn_rl.analysis.probes import ProbedArm, ProbedRun, is_online_layer
 from rn_rl.commands.probe import probe_table
 from rn_rl.errors import UserError
 from rn_rl.experiment.runs.console import say
@@ -66,9 +66,23 @@ def run_probe_digits(config: ProbeDigitsConfig) -> None:
     write_page(arms, config.out / "probe.html", [])
     for arm in arms:
         console.print(Padding(probe_table(arm, console.width), (1, 0)))
-        for sentence in arm.sentences():
+        for sentence in (*arm.sentences(), *largest(arm)):
             say(console, f"  {sentence}")
     say(console, f"page: {config.out / 'probe.html'}; its return is the test accuracy in percent")
+
+
+def largest(arm: ProbedArm) -> list[str]:
+    """Say where the mean residual of each layer is farthest from 0, and the last test error."""
+    told = []
+    for column in (c for c in arm.columns if is_online_layer(c, arm.columns)):
+        steps, residuals = arm.curve("residual", column)
+        mean = residuals.mean(0)
+        at = np.abs(mean).argmax()
+        told.append(
+            f"{column}: mean residual {mean[at]:.3f} nats at update {steps[at]:.0f}, its largest"
+        )
+    errors = [100 - run.returns[-1] for run in arm.runs]
+    return [*told, f"last test error {np.mean(errors):.1f}%, mean over seeds"]
 
 
 def train(norm: str, seed: int, setting: str, config: ProbeDigitsConfig) -> Path:

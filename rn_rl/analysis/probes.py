@@ -382,7 +382,9 @@ def missing(spec: RunSpec) -> str:
     """Say why a run has no record, and what to do."""
     if not spec.probe:
         return f": {HOW}"
-    return ", although it was trained with --probe: it has not ended a phase; let it go on"
+    return (
+        ", although it was trained with --probe: its training has not written one yet; let it go on"
+    )
 
 
 def checked_length(path: Path, record: ProbeRecord) -> ProbeRecord:

@@ -22,6 +22,7 @@ from rn_rl.analysis.probes import (
     checked_length,
     find_probed,
     is_of_normalizer,
+    is_online_layer,
     missing,
     read_arms,
 )
@@ -146,7 +147,7 @@ def probe_table(arm: ProbedArm, width: int) -> Table:
 
 def shown_columns(columns: list[str]) -> list[str]:
     """Return the columns of online layers that are no normalizers; all columns if there are none."""
-    online = [c for c in columns if "_target." not in c]
+    online = [c for c in columns if is_online_layer(c, columns)]
     return [c for c in online if not is_of_normalizer(c, columns)] or columns
 
 

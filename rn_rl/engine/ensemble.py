@@ -31,7 +31,7 @@ def filled(length: int) -> int:
     return -(-length // LANES) * LANES
 
 
-def row_of(parts: Sequence[Tensor]) -> Tensor:
+def to_rows(parts: Sequence[Tensor]) -> Tensor:
     """Return tensors ``(S, *shape)``, one for each parameter, in the layout of stacked weights."""
     rows = [part.flatten(1) for part in parts]
     length = sum(row.shape[1] for row in rows)
@@ -68,7 +68,7 @@ class ModuleStack:
         self.norms = phase_norms(self.module)
         self.training = False
         with torch.no_grad():
-            self.weights = row_of(
+            self.weights = to_rows(
                 [torch.stack([parameters_to_vector(m.parameters()) for m in modules])]
             )
         parameters = dict(self.module.named_parameters())

@@ -40,6 +40,8 @@ class Whole:
     """Return from which an episode counts as solved."""
     episodes: int = 20
     """Number of episodes."""
+    quick: int = 5
+    """Number of episodes with ``--quick``."""
 
 
 @dataclass(frozen=True)

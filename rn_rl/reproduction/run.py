@@ -45,9 +45,6 @@ from rn_rl.reproduction.report import Reproduction, length_of, write_reproductio
 from rn_rl.reproduction.results import Trained, in_arms, read_runs
 from rn_rl.reproduction.trained import read_arm
 
-QUICK_WHOLE = 5
-"""Whole episodes of each last policy with --quick."""
-
 
 def run_reproduce(config: ReproduceConfig) -> None:
     """Train the missing runs, then write and print the table.
@@ -157,7 +154,7 @@ def protocol_of(config: ReproduceConfig) -> Protocol:
     episodes = config.episodes or (protocol.quick_episodes if config.quick else protocol.episodes)
     protocol = replace(protocol, timesteps=timesteps, episodes=episodes)
     if config.quick and protocol.whole is not None:
-        protocol = replace(protocol, whole=replace(protocol.whole, episodes=QUICK_WHOLE))
+        protocol = replace(protocol, whole=replace(protocol.whole, episodes=protocol.whole.quick))
     return protocol.with_memory() if config.recurrent else protocol
 
 

@@ -22,7 +22,7 @@ from rn_rl.agents.seed_batch.introspection import mixing_layer
 from rn_rl.agents.seed_batch.optimizer import Part
 from rn_rl.agents.seed_batch.rng import Streams
 from rn_rl.agents.seed_batch.vector_envs import Masks, SeedEnvs
-from rn_rl.engine.ensemble import ModuleStack, clip_gradients, row_of
+from rn_rl.engine.ensemble import ModuleStack, clip_gradients, to_rows
 from rn_rl.engine.host import flush_denormals, raise_mmap_threshold
 from rn_rl.engine.trace import TracedFunction
 from rn_rl.errors import UserError
@@ -210,7 +210,7 @@ class SeedBatch(ABC, Generic[Model]):
     def clipped_gradients(self, losses: Tensor, leaves: Sequence[Tensor]) -> Tensor:
         """Return the gradients of ``(seeds,)`` losses, ``(seeds, P)``, each row clipped by its norm."""
         parts = torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
-        gradients = row_of(
+        gradients = to_rows(
             [
                 torch.zeros_like(leaf) if part is None else part
                 for part, leaf in zip(parts, leaves, strict=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rn_rl.engine.ensemble import ModuleStack, row_of
+from rn_rl.engine.ensemble import ModuleStack, to_rows
 
 ELEMENTWISE = ("Adam", "AdamW", "RMSprop", "RMSpropTFLike", "SGD", "NAdam", "RAdam", "Adamax")
 """Optimizers that update each weight independently, so that stacked weights can be one parameter."""
@@ -77,7 +77,7 @@ def decays(network: nn.Module, optimizer: Optimizer) -> Tensor | None:
         return None
     of = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     like = [torch.full_like(p, of[id(p)], dtype=torch.float64) for p in network.parameters()]
-    return row_of([each.detach()[None] for each in like])[0]
+    return to_rows([each.detach()[None] for each in like])[0]
 
 
 def state_of(optimizer: Optimizer) -> dict[str, Tensor | int]:
@@ -129,7 +129,7 @@ def restore(
         prefix: beginning of the names in both, as of one of several optimizers.
     """
     state: dict[str, Any] = {
-        name.removeprefix(f"{prefix}optimizer/"): row_of(
+        name.removeprefix(f"{prefix}optimizer/"): to_rows(
             [torch.stack([torch.from_numpy(of_seed[name]) for of_seed in arrays])]
         )
         for name in arrays[0]

@@ -27,7 +27,7 @@ from rn_rl.agents.seed_batch.minibatch import Transitions, unflatten
 from rn_rl.agents.seed_batch.rng import Streams, gaussian
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
 from rn_rl.agents.value_targets import TARGET_ROWS
-from rn_rl.engine.ensemble import row_of
+from rn_rl.engine.ensemble import to_rows
 from rn_rl.engine.trace import TracedFunction
 from rn_rl.normalization import PublishedRegularityNorm, phase_norms
 from rn_rl.policies.divergence import evenly_spaced
@@ -68,7 +68,7 @@ class SeedBatchSAC(ContinuousSeedBatch[SAC]):
         else:
             learned: list[Any] = [m.log_ent_coef for m in models]
             each = [one.detach() for one in learned]
-        self._entropy_row = row_of([torch.stack(each)])
+        self._entropy_row = to_rows([torch.stack(each)])
         self.log_ent_coef = self._entropy_row[:, :1]
         """Logarithms of the entropy coefficients, ``(seeds, 1)``."""
         if model.ent_coef_optimizer is not None:
@@ -224,7 +224,7 @@ class SeedBatchSAC(ContinuousSeedBatch[SAC]):
         if self.entropy_optimizer is not None:
             # the loss is log_ent_coef times this gradient
             self.losses["train/ent_coef_loss"] = self.log_ent_coef[:, 0] * entropy_gap
-            self._entropy_row.grad = row_of([entropy_gap[:, None]])
+            self._entropy_row.grad = to_rows([entropy_gap[:, None]])
             self.entropy_optimizer.step()
 
     def _compute_critic_gradients(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from rn_rl.agents.seed_batch.on_policy import SeedBatchOnPolicy
 from rn_rl.agents.seed_batch.rng import Streams, gaussian
 from rn_rl.agents.seed_batch.rollout import by_seed
 from rn_rl.agents.seed_batch.vector_envs import SeedEnvs
-from rn_rl.engine.ensemble import row_of
+from rn_rl.engine.ensemble import to_rows
 from rn_rl.engine.trace import (
     TracedFunction,
     no_batching_warnings,
@@ -126,7 +126,7 @@ class SeedBatchTRPO(SeedBatchOnPolicy):
             torch.zeros_like(part) if i in self.region.of_policy else part
             for i, part in enumerate(found)
         ]
-        return row_of(parts), loss.detach()
+        return to_rows(parts), loss.detach()
 
     def streams(self) -> list[Streams]:
         return [*super().streams(), self.beginnings]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from rn_rl.agents.seed_batch.optimizer import stacked_optimizer
-from rn_rl.engine.ensemble import ModuleStack, row_of
+from rn_rl.engine.ensemble import ModuleStack, to_rows
 
 
 def weights_after(optimizer, size, steps=2000):
@@ -17,7 +17,7 @@ def weights_after(optimizer, size, steps=2000):
     stacked = stacked_optimizer(stack.weights, optimizer(networks[0].parameters(), lr=1e-3))
     for _ in range(steps):
         gradients = torch.randn(5, 35, generator=drawn)[:size]
-        stack.weights.grad = row_of([gradients])
+        stack.weights.grad = to_rows([gradients])
         stacked.step()
     return stack.weights[1, :35].clone(), stack
 
